@@ -1,0 +1,142 @@
+"""The 33 tokens of ESM, in ESM's order, and the way from letters to tokens and back.
+
+Source of the order: fair-esm 2.0, `Alphabet.from_architecture("ESM-1b")`, which ESM-2 and its tokenisers share.
+"""
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from protlm.errors import UserError
+
+TOKENS = (
+    *("<cls>", "<pad>", "<eos>", "<unk>"),
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    *("<null_1>", "<mask>"),
+)
+INDEX = {token: index for index, token in enumerate(TOKENS)}
+CLS, PAD, EOS, MASK = INDEX["<cls>"], INDEX["<pad>"], INDEX["<eos>"], INDEX["<mask>"]
+
+STANDARD = "ACDEFGHIKLMNPQRSTVWY"
+"""The twenty amino acids of the universal genetic code."""
+
+LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO"
+"""Every letter that has a token: the twenty, U and O, the ambiguous B and Z, and X for any residue."""
+
+SCORED = np.isin(np.array(TOKENS), [*STANDARD, "U", "O"])
+"""(33,) bool: the tokens a model is asked to predict, the 22 genetically encoded amino acids."""
+
+# Letters to tokens by one bytes.translate; what has no token becomes 255.
+_TO_TOKEN = bytes(INDEX.get(chr(byte), 255) if chr(byte) in LETTERS else 255 for byte in range(256))
+_STANDARD_BYTES = STANDARD.encode()
+_NOT_STANDARD = re.compile(rb"[^%s]" % _STANDARD_BYTES)
+_TOKEN_PATTERN = re.compile(r"<[a-z_0-9]+>|.", re.DOTALL)
+
+
+class ResidueError(ValueError):
+    """A character that cannot be part of a protein sequence; `position` is its 0-based index."""
+
+    def __init__(self, position: int, character: str) -> None:
+        self.position, self.character = position, character
+        super().__init__(
+            f"{character!r} at position {position + 1} is not a residue: expected the letters A to Z, "
+            "'*' for a stop or '-' and '.' for gaps"
+        )
+
+
+def normalise(sequence: str) -> tuple[str, Counter[str]]:
+    """Brings a sequence as found in FASTA files to capital letters that all have a token.
+
+    Lower case becomes upper case, gaps (`-`, `.`) and a final `*` go, J and an inner `*` become X.
+
+    Returns:
+        The sequence, and how many characters were changed or dropped for each reason.
+
+    Raises:
+        ResidueError: for anything that is not a letter, a gap or a stop.
+
+    >>> normalise("MKTAYIAK")
+    ('MKTAYIAK', Counter())
+    >>> sequence, changes = normalise("MK-TJ")
+    >>> sequence, dict(changes)
+    ('MKTX', {'gap removed': 1, 'J replaced by X': 1})
+    """
+    changes: Counter[str] = Counter()
+    if not sequence.isascii():
+        position = next(i for i, character in enumerate(sequence) if ord(character) > 127)
+        raise ResidueError(position, sequence[position])
+    raw = sequence.encode()
+    odd = raw.translate(None, _STANDARD_BYTES)
+    if not odd:
+        return sequence, changes
+    if lower := sum(odd.count(byte) for byte in set(odd) if 97 <= byte <= 122):
+        changes["lower case made upper case"] = lower
+        raw = raw.upper()
+    for match in _NOT_STANDARD.finditer(raw):
+        character = match[0].decode()
+        if not (character.isalpha() or character in "-.*"):
+            raise ResidueError(match.start(), character)
+    if gaps := raw.count(b"-") + raw.count(b"."):
+        changes["gap removed"] = gaps
+        raw = raw.translate(None, b"-.")
+    if raw.endswith(b"*"):
+        changes["final stop removed"] = 1
+        raw = raw[:-1]
+    for letter, reason in ((b"J", "J replaced by X"), (b"*", "inner stop replaced by X")):
+        if count := raw.count(letter):
+            changes[reason] = count
+            raw = raw.replace(letter, b"X")
+    return raw.decode(), changes
+
+
+def encode(sequence: str) -> np.ndarray:
+    """Tokens (length,) uint8 of a normalised sequence, without special tokens.
+
+    Raises:
+        ResidueError: for a character without a token.
+
+    >>> encode("LAG").tolist()
+    [4, 5, 6]
+    """
+    tokens = np.frombuffer(sequence.encode("latin-1", "replace").translate(_TO_TOKEN), dtype=np.uint8)
+    if tokens.size and tokens.max() == 255:
+        position = int(tokens.argmax())
+        raise ResidueError(position, sequence[position])
+    return tokens
+
+
+def encode_with_special(text: str) -> np.ndarray:
+    """Tokens (length,) uint8 of letters and special tokens in angle brackets, as a person types them.
+
+    >>> encode_with_special("mk<mask>").tolist()
+    [20, 15, 32]
+    """
+    tokens = []
+    for token in _TOKEN_PATTERN.findall(re.sub(r"\s", "", text)):
+        token = token if token.startswith("<") and len(token) > 1 else token.upper().replace("J", "X")
+        if token not in INDEX:
+            raise UserError(
+                f"{token!r} is not in the alphabet: expected amino acids in one-letter code and {' '.join(special())}"
+            )
+        tokens.append(INDEX[token])
+    return np.array(tokens, dtype=np.uint8)
+
+
+def decode(tokens: np.ndarray) -> str:
+    """The text of tokens (length,) of any integer dtype.
+
+    >>> decode(encode_with_special("MK<mask>"))
+    'MK<mask>'
+    """
+    return "".join(TOKENS[token] for token in tokens)
+
+
+def special() -> list[str]:
+    """The special tokens a user may type inside a sequence."""
+    return [token for token in TOKENS if token.startswith("<")]
+
+
+def with_ends(tokens: np.ndarray) -> np.ndarray:
+    """`<cls>` tokens `<eos>`: (length + 2,) uint8."""
+    return np.concatenate(([CLS], tokens, [EOS])).astype(np.uint8)

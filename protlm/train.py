@@ -1,0 +1,113 @@
+"""`python -m protlm.train`: composes the Hydra configuration, builds everything, trains and tests. It only wires."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning import seed_everything
+from yaml import YAMLError
+
+from protlm.checkpoint import read_lightning
+from protlm.errors import UserError
+from protlm.metrics import format_results
+from protlm.performer import Performer
+from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.training.task import LanguageModelTask
+
+CONF = Path(__file__).parent / "conf"  # in a wheel
+if not CONF.is_dir():
+    CONF = Path(__file__).parent.parent / "conf"  # in a checkout
+
+
+@dataclass
+class Config:
+    """The root of the configuration: any other name is refused."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    callbacks: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = None
+    seed: int = 1
+    ckpt_path: str | None = None
+
+
+ConfigStore.instance().store("schema", Config)
+
+
+def train(config: DictConfig) -> None:
+    """Trains, tests, and says where everything is."""
+    if odd := set(config) - {field.name for field in fields(Config)}:
+        raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data, _convert_="all")
+    model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
+    optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
+    task = LanguageModelTask(model, optimizer, schedule)
+    resume = resumed_from(config.ckpt_path, folder)
+    callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}
+    trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=list(callbacks.values()))
+    trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    best = getattr(callbacks.get("best"), "best_model_path", "")
+    trainer.test(task, data, ckpt_path=best or None, weights_only=True, verbose=False)
+    if trainer.is_global_zero:
+        (folder / "results.json").write_text(json.dumps(task.results, indent=2) + "\n")
+        model = best or f"{folder}/checkpoints/last.ckpt"
+        print(format_results(task.results), f"everything is in {folder}", f"use the model: --model {model}", sep="\n")
+
+
+def resumed_from(ckpt_path: str | None, folder: Path) -> str | None:
+    """The checkpoint to go on from, checked; "auto" is this run folder's last one, if there is one."""
+    if ckpt_path == "auto":
+        last = folder / "checkpoints" / "last.ckpt"
+        ckpt_path = str(last) if last.exists() else None
+    if ckpt_path:
+        read_lightning(ckpt_path)
+    return ckpt_path
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """A mistake of the user's is printed in one line and ends the program with code 2."""
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+        message = str(error)
+        if isinstance(error, InstantiationException) and error.__cause__:
+            where = "" if isinstance(error.__cause__, UserError) else message.rpartition("full_key: ")[2] + ": "
+            message = f"{where}{error.__cause__}"
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """The command; without arguments it trains the demo."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a stack trace
+    if len(sys.argv) == 1:
+        sys.argv.append("+experiment=demo")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    with mistakes_in_one_line():
+        # once more inside, since Hydra would print its own lines about an error in the job
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(mistakes_in_one_line()(train))()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training by PyTorch Lightning: task, data modules, callbacks."""

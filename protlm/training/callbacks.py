@@ -1,0 +1,143 @@
+"""Redrawing of random features, seeds of dropout, the progress bar, and the learning curve at the end of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+
+from protlm.training.task import LanguageModelTask
+
+
+class RedrawFeatures(Callback):
+    """Replaces the random directions of all layers every so many steps, the same on every rank.
+
+    Draw n begins at step n x `every_n_steps`, so a resumed run draws what the uninterrupted one would have.
+
+    Args:
+        every_n_steps: optimizer steps between two draws; 0 keeps the first.
+    """
+
+    def __init__(self, every_n_steps: int = 1000) -> None:
+        self.every_n_steps = every_n_steps
+        self._draw = -1
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        draw = trainer.global_step // self.every_n_steps if self.every_n_steps else 0
+        if draw != self._draw and isinstance(pl_module, LanguageModelTask):
+            pl_module.model.redraw(draw)
+            self._draw = draw
+
+
+class SeededSteps(Callback):
+    """Seeds dropout anew for every batch, from (seed, rank, step, batch within the step).
+
+    A resumed run then draws what the uninterrupted one would have, on any number of ranks, and no state of a random
+    number generator has to be saved.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._step, self._part = -1, 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._part = self._part + 1 if trainer.global_step == self._step else 0
+        self._step = trainer.global_step
+        key = (self.seed, trainer.global_rank, self._step, self._part)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+class StepProgressBar(RichProgressBar):
+    """Lightning's rich progress bar without a count of epochs, since training batches have no end."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training".ljust(len(self.validation_description))
+
+
+class LearningCurve(Callback):
+    """Draws training loss, accuracy and perplexity against steps, with the unigram baseline, as a PNG when a run ends.
+
+    Args:
+        path: the picture.
+        every_n_steps: steps between two points of the training loss.
+    """
+
+    def __init__(self, path: str, every_n_steps: int = 10) -> None:
+        self.path, self.every_n_steps = Path(path), every_n_steps
+        self._training: list[list[float]] = []
+        self._validation: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"training": self._training, "validation": self._validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._training, self._validation = state_dict["training"], state_dict["validation"]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self._training.append([trainer.global_step, outputs["loss"].item()])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            values = {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("valid/")
+            }
+            self._validation.append({"step": trainer.global_step, **values})
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and (self._training or self._validation):
+            draw_learning_curve(self._training, self._validation, self.path)
+
+
+def draw_learning_curve(training: list[list[float]], validation: list[dict[str, float]], path: Path) -> None:
+    """Writes the picture.
+
+    Args:
+        training: [step, loss in nats].
+        validation: "step" and valid/accuracy, valid/perplexity and the same with unigram_ before the last word.
+        path: a file whose ending says the format, such as .png.
+    """
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    loss, accuracy, perplexity = figure.subplots(1, 3)
+    loss.plot([step for step, _ in training], [value for _, value in training], color="0.75", lw=0.8)
+    smooth = _smoothed([value for _, value in training])
+    loss.plot([step for step, _ in training], smooth, color="C0", lw=1.8)
+    loss.set(title="training loss", ylabel="nats per residue")
+    steps = [point["step"] for point in validation]
+    for axes, name, factor in ((accuracy, "accuracy", 100), (perplexity, "perplexity", 1)):
+        for key, style in (
+            (name, {"color": "C0", "marker": "o", "ms": 3}),
+            (f"unigram_{name}", {"color": "C1", "ls": "--"}),
+        ):
+            values = [factor * point[f"valid/{key}"] for point in validation if f"valid/{key}" in point]
+            axes.plot(steps[: len(values)], values, **style, label="unigram" if "unigram" in key else "model")
+        axes.set(title=f"validation {name}", ylabel="%" if name == "accuracy" else None)
+        if steps:
+            axes.legend(frameon=False)
+    for axes in (loss, accuracy, perplexity):
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _smoothed(values: list[float], keep: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start."""
+    smooth: list[float] = []
+    total = weight = 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smooth.append(total / weight)
+    return smooth

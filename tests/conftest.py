@@ -1,0 +1,81 @@
+"""Fixtures shared by all tests: the sample, a corpus of it, and a model small enough to build in milliseconds."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from protlm.checkpoint import export
+from protlm.performer import Performer, PerformerConfig
+from protlm.sequence.corpus import prepare_corpus
+from protlm.sequence.splits import SplitRule, read_clusters, read_ids
+
+DATA = Path(__file__).parents[1] / "data"
+
+# the same examples in every run, however slow the machine
+settings.register_profile("protlm", deadline=None, derandomize=True, database=None)
+settings.load_profile("protlm")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers must not fight for the cores
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The FASTA file that comes with the project."""
+    return DATA / "families.fasta.gz"
+
+
+@pytest.fixture(scope="session")
+def corpus_path(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of the sample, split as in the demo."""
+    path = tmp_path_factory.mktemp("corpus") / "families.h5"
+    rule = SplitRule(
+        clusters=read_clusters(DATA / "families.clusters.tsv"),
+        whole_clusters=False,
+        held_out=read_ids(DATA / "families.ood.txt"),
+    )
+    prepare_corpus([sample], path, rule)
+    return path
+
+
+@pytest.fixture
+def tiny_model() -> Performer:
+    """A bidirectional Performer with random weights, the same in every test."""
+    config = PerformerConfig(
+        vocab_size=33,
+        pad_id=1,
+        layers=2,
+        heads=2,
+        width=16,
+        feed_forward=32,
+        num_features=16,
+        max_length=64,
+        dropout=0.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Performer(config).eval()
+
+
+@pytest.fixture
+def model_folder(tiny_model: Performer, tmp_path: Path) -> Path:
+    """`tiny_model` as a model folder."""
+    folder = tmp_path / "model"
+    export(tiny_model, folder)
+    return folder
+
+
+@pytest.fixture
+def write_fasta(tmp_path: Path) -> Callable[..., Path]:
+    """Writes (id, sequence) pairs as a FASTA file."""
+
+    def write(records: Iterable[tuple[str, str]], name: str = "proteins.fasta") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f">{identifier}\n{sequence}\n" for identifier, sequence in records))
+        return path
+
+    return write

@@ -1,0 +1,132 @@
+import dataclasses
+
+import pytest
+import torch
+
+from protlm.performer import Performer, PerformerConfig
+from protlm.performer.baselines import ExactAttention
+from protlm.performer.model import ATTENTION, POSITIONS, rotate, sinusoids
+from protlm.performer.reference import exact_attention
+
+PAD = 1
+
+
+def build(**changes) -> Performer:
+    torch.manual_seed(0)
+    sizes = {"layers": 2, "heads": 2, "width": 16, "feed_forward": 32, "max_length": 64, "num_features": 24}
+    return Performer(PerformerConfig(**{"vocab_size": 33, "pad_id": PAD, **sizes, "dropout": 0.0, **changes})).eval()
+
+
+def proteins(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(4, 24, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_padding_and_batch_mates_change_nothing(attention: str, causal: bool, positions: str) -> None:
+    model = build(attention=attention, causal=causal, positions=positions)
+    batch = proteins(3, 40)
+    batch[1, 17:] = PAD
+    batch[2, 1:] = PAD
+    together = model.hidden(batch)
+    for row, length in enumerate((40, 17, 1)):
+        alone = model.hidden(batch[row : row + 1, :length])[0]
+        torch.testing.assert_close(together[row, :length], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_a_causal_model_does_not_see_the_future(attention: str) -> None:
+    model, tokens = build(attention=attention, causal=True), proteins(1, 30)
+    changed = tokens.clone()
+    changed[0, 20:] = 5
+    torch.testing.assert_close(model(changed)[:, :20], model(tokens)[:, :20], atol=1e-6, rtol=0)
+    two_way = build(attention=attention, causal=False)
+    assert not torch.allclose(two_way(changed)[:, :20], two_way(tokens)[:, :20], atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_order_matters(positions: str) -> None:
+    model, tokens = build(positions=positions), proteins(1, 30)
+    model.blocks[0].attention.qkv.weight.data *= 30  # attention that looks at something
+    assert not torch.allclose(model(tokens.flip(1)).flip(1), model(tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_exact_attention_equals_the_reference(causal: bool) -> None:
+    q, k, v = torch.randn(3, 2, 2, 21, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.ones(2, 21, dtype=torch.bool)
+    torch.testing.assert_close(ExactAttention(causal)(q, k, v, mask), exact_attention(q, k, v, causal=causal))
+    mask[1, 9:] = False
+    torch.testing.assert_close(ExactAttention(causal)(q, k, v, mask), exact_attention(q, k, v, mask, causal))
+
+
+def test_rotary_products_depend_on_distance_only() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    frequency = 10_000.0 ** -(torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+
+    def product(i: int, j: int) -> torch.Tensor:
+        return (rotate(q, i * frequency[None]) * rotate(k, j * frequency[None])).sum()
+
+    torch.testing.assert_close(product(3, 10), product(103, 110))
+    assert not torch.isclose(product(3, 10), product(3, 11))
+
+
+def test_learned_positions_begin_as_sinusoids_and_go_on_as_such() -> None:
+    model = build(max_length=10)
+    torch.testing.assert_close(model.position.data, sinusoids(10, 16))
+    torch.testing.assert_close(model._positions(25), sinusoids(25, 16))
+    assert model(proteins(1, 25)).shape == (1, 25, 33)
+
+
+def test_loss_covers_the_targets_only() -> None:
+    model, tokens = build(), proteins(2, 10)
+    targets = torch.full_like(tokens, -100)
+    targets[0, 3] = tokens[0, 3]
+    logits = model(tokens)
+    torch.testing.assert_close(model.loss(logits, targets), -logits.log_softmax(-1)[0, 3, tokens[0, 3]])
+    assert model.loss(logits, torch.full_like(tokens, -100)) == 0
+
+
+def test_every_parameter_learns() -> None:
+    model, tokens = build(dropout=0.1).train(), proteins(2, 64)
+    model.loss(model(tokens), tokens).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("attention", ["relu", "softmax"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_depth_36_keeps_activations_and_gradients_in_bounds(attention: str, causal: bool) -> None:
+    model, tokens = build(attention=attention, causal=causal, layers=36), proteins(2, 64)
+    logits = model(tokens)
+    model.loss(logits, tokens).backward()
+    assert logits.std() < 2
+    norms = torch.stack([block.attention.qkv.weight.grad.norm() for block in model.blocks])
+    assert norms.max() / norms.min() < 100
+
+
+def test_redraw_reaches_every_layer_and_layers_differ() -> None:
+    model = build()
+    before = [block.attention.attention.directions.clone() for block in model.blocks]
+    assert not torch.equal(*before)
+    model.redraw(1)
+    for block, old in zip(model.blocks, before, strict=True):
+        assert not torch.equal(block.attention.attention.directions, old)
+
+
+def test_config_round_trip_and_refusals() -> None:
+    config = PerformerConfig(33, 1)
+    assert PerformerConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="layrs"):
+        PerformerConfig.from_dict({**config.to_dict(), "layrs": 3})
+    for wrong in (
+        {"attention": "linformer"},
+        {"positions": "none"},
+        {"heads": 7},
+        {"dropout": 1.0},
+        {"layers": 0},
+    ):
+        with pytest.raises(ValueError, match=f"model.*{next(iter(wrong))}"):
+            dataclasses.replace(config, **wrong)

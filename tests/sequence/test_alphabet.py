@@ -1,0 +1,107 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protlm.errors import UserError
+from protlm.sequence import alphabet
+from protlm.sequence.alphabet import (
+    LETTERS,
+    SCORED,
+    TOKENS,
+    ResidueError,
+    decode,
+    encode,
+    encode_with_special,
+    normalise,
+    with_ends,
+)
+
+residues = st.text(LETTERS)
+
+
+def test_the_tokens_and_their_order_are_those_of_esm() -> None:
+    esm = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>"
+    assert list(TOKENS) == esm.split()
+    assert (alphabet.CLS, alphabet.PAD, alphabet.EOS, alphabet.MASK) == (0, 1, 2, 32)
+
+
+def test_scored_are_the_22_encoded_amino_acids() -> None:
+    assert {token for token, scored in zip(TOKENS, SCORED, strict=True) if scored} == set("ACDEFGHIKLMNPQRSTVWYUO")
+
+
+@given(residues)
+def test_letters_come_back_from_tokens(sequence: str) -> None:
+    tokens = encode(sequence)
+    assert tokens.dtype == np.uint8
+    assert decode(tokens) == sequence
+    assert decode(with_ends(tokens)) == f"<cls>{sequence}<eos>"
+
+
+@given(st.lists(st.sampled_from(TOKENS)))
+def test_text_with_special_tokens_comes_back(tokens: list[str]) -> None:
+    text = "".join(tokens)
+    assert decode(encode_with_special(text)) == text
+
+
+@given(residues)
+def test_normalised_sequences_stay_and_have_tokens(sequence: str) -> None:
+    assert normalise(sequence) == (sequence, Counter())
+
+
+@given(st.text("ACDEFGHIJKLMNOPQRSTUVWXYZacdefghijklmnopqrstuvwxyz-.*"))
+def test_normalising_leaves_only_letters_with_tokens(found: str) -> None:
+    sequence, changes = normalise(found)
+    assert decode(encode(sequence)) == sequence
+    assert normalise(sequence) == (sequence, Counter())
+    assert len(found) - len(sequence) == changes["gap removed"] + changes["final stop removed"]
+    assert changes["lower case made upper case"] == sum(letter.islower() for letter in found)
+
+
+@pytest.mark.parametrize(
+    ("found", "sequence", "changes"),
+    [
+        ("mkT", "MKT", {"lower case made upper case": 2}),
+        ("M-K.T--", "MKT", {"gap removed": 4}),
+        ("MKT*", "MKT", {"final stop removed": 1}),
+        ("MKT*-", "MKT", {"gap removed": 1, "final stop removed": 1}),
+        ("M*KT**", "MXKTX", {"final stop removed": 1, "inner stop replaced by X": 2}),
+        ("MJjT", "MXXT", {"lower case made upper case": 1, "J replaced by X": 2}),
+        ("*", "", {"final stop removed": 1}),
+        ("MBZUOX", "MBZUOX", {}),
+    ],
+)
+def test_what_is_changed_is_counted(found: str, sequence: str, changes: dict[str, int]) -> None:
+    assert normalise(found) == (sequence, Counter(changes))
+
+
+@pytest.mark.parametrize("character", ["1", "\0", "é", "\ufffd", ">", " ", "\t", "?", "_", "\x7f", "\U0001f9ec"])
+@pytest.mark.parametrize("before", ["", "MKT", "mk-T*"])
+def test_anything_else_is_refused_with_its_position(before: str, character: str) -> None:
+    with pytest.raises(ResidueError) as caught:
+        normalise(f"{before}{character}LLI1")
+    assert (caught.value.position, caught.value.character) == (len(before), character)
+    assert f"position {len(before) + 1} " in str(caught.value)
+
+
+@given(st.text())
+def test_encode_takes_its_letters_or_names_the_first_other_character(text: str) -> None:
+    odd = [position for position, character in enumerate(text) if character not in LETTERS]
+    if odd:
+        with pytest.raises(ResidueError) as caught:
+            encode(text)
+        assert caught.value.position == odd[0]
+    else:
+        assert decode(encode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["MK<nope>T", "MK<mask", "MK1", "MKé", "<MASK>"])
+def test_typed_text_outside_the_alphabet_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="not in the alphabet"):
+        encode_with_special(text)
+
+
+def test_typed_text_may_be_lower_case_and_wrapped() -> None:
+    assert decode(encode_with_special("mk t\n<mask>j")) == "MKT<mask>X"

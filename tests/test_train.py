@@ -1,0 +1,273 @@
+"""`python -m protlm.train`, in process: configurations, mistakes, a whole small run, going on after a stop."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import protlm
+from protlm import train
+from protlm.performer import Performer
+from protlm.sequence.alphabet import PAD, TOKENS
+
+GROUPS = ("model", "data", "trainer", "logger", "callbacks", "optimizer", "schedule")
+QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "callbacks.progress=null"]
+TINY = [
+    *QUICK,
+    "model.layers=1",
+    "model.width=16",
+    "model.feed_forward=16",
+    "model.num_features=8",
+    "data.max_length=64",
+]
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (train.CONF / group).glob("*.yaml"))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["protlm-train", *map(str, arguments)])
+    train.main()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on standard error of a call that exits with code 2."""
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, *arguments)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"{group}={name}" for group in GROUPS for name in names(group)]
+    + [f"+experiment={x}" for x in names("experiment")],
+)
+def test_every_yaml_composes_and_instantiates(override: str, corpus_path: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+        config = compose("config", [override, *QUICK, f"data.corpus={corpus_path}"], return_hydra_config=True)
+    config.hydra.runtime.output_dir = str(tmp_path)
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(config)
+    data = instantiate(config.data, _convert_="all")
+    settings = instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD)
+    with torch.device("meta"):
+        model = Performer(settings)
+    optimizer = instantiate(config.optimizer, _convert_="all")(model.parameters())
+    factor = instantiate(config.schedule)(0, 10)
+    callbacks = [instantiate(node) for node in config.callbacks.values() if node]
+    trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=callbacks)
+    assert data.question.causal == settings.causal
+    assert 0 < factor <= 1
+    assert optimizer.param_groups[0]["lr"] > 0
+    assert trainer.max_steps > 0
+
+
+def test_the_papers_model_is_the_papers_model() -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+        config = compose("config", ["+experiment=trembl"])
+    with torch.device("meta"):
+        model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
+    shape = (len(model.blocks), model.config.heads, model.config.width, model.config.feed_forward)
+    assert shape == (36, 8, 512, 1024)
+    assert (model.config.attention, model.config.num_features, model.config.dropout) == ("relu", 256, 0.1)
+    assert (config.optimizer.lr, list(config.optimizer.betas), config.optimizer.eps) == (1e-3, [0.9, 0.98], 1e-9)
+    assert (config.optimizer.weight_decay, config.trainer.gradient_clip_val) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["+experiment=nonsense"], "experiment/nonsense"),
+        (["model.layrs=3"], "layrs"),
+        (["modle.layers=3"], "modle"),
+        (["+modle=3"], "modle"),
+        (["+optimizer.lrr=1", "data.corpus=x.h5"], "lrr"),
+        (["+data.masking.shre=1", "data.corpus=x.h5"], "shre"),
+        (["data.masking.share=2", "data.corpus=x.h5"], "share"),
+        (["model.attention=linformer", "data.corpus=x.h5"], "linformer"),
+        (["schedule.decay=slow", "data.corpus=x.h5"], "slow"),
+        (["trainer.max_steps=lots", "data.corpus=x.h5"], "trainer: "),
+        (["data.corpus=missing.h5"], "protlm prepare"),
+        (["data.fasta=missing.fasta"], "missing.fasta: no such file"),
+        (["trainer.max_steps=1"], "data.fasta"),
+        (["seed=="], "seed"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, expected, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in refusal(monkeypatch, capsys, *QUICK, *arguments)
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_mistakes_in_a_yaml(monkeypatch, capsys, tmp_path, corpus_path) -> None:
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for text, expected in (
+        ("layrs: 3\n", "layrs"),  # at the root
+        ("model: {layrs: 3}\n", "layrs"),
+        ("optimizer: {lrr: 3}\n", "lrr"),
+        ("schedule: {stesp: 3}\n", "stesp"),
+        ("callbacks: {best: {mood: max}}\n", "mood"),
+        ("data: [\n", "typo"),  # not YAML
+    ):
+        (conf / "experiment").mkdir(exist_ok=True)
+        (conf / "experiment" / "typo.yaml").write_text("# @package _global_\n" + text)
+        message = refusal(
+            monkeypatch, capsys, *QUICK, "+experiment=typo", f"hydra.searchpath=[{conf}]", f"data.corpus={corpus_path}"
+        )
+        assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"", "is empty"), (b"no fasta\n", "not FASTA"), (b">dna\n" + b"ACGTTGCA" * 20, "nucleotides")],
+)
+def test_unusable_fasta(content, expected, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.fasta").write_bytes(content)
+    assert expected in refusal(monkeypatch, capsys, *TINY, "data.fasta=in.fasta", "data.corpus=out.h5")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == ["in.fasta"]
+
+
+def test_unusable_checkpoints(monkeypatch, capsys, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = [*TINY, f"data.corpus={corpus_path}", "hydra.run.dir=run"]
+    (tmp_path / "torn.ckpt").write_bytes(b"PK\x03\x04 torn")
+    assert "damaged" in refusal(monkeypatch, capsys, *start, "ckpt_path=torn.ckpt")
+    assert "no such checkpoint" in refusal(monkeypatch, capsys, *start, "ckpt_path=none.ckpt")
+    run(monkeypatch, *start, "trainer.max_steps=1")
+    capsys.readouterr()
+    last = "run/checkpoints/last.ckpt"
+    message = refusal(monkeypatch, capsys, *start, "model.heads=2", f"ckpt_path={last}")
+    assert "heads 4 is now 2" in message
+    content = torch.load(last, weights_only=True)
+    content["protlm"]["alphabet"] = list("ACDE")
+    torch.save(content, "other.ckpt")
+    assert "alphabet" in refusal(monkeypatch, capsys, *start, "ckpt_path=other.ckpt")
+
+
+def test_a_whole_run(monkeypatch, capsys, tmp_path, sample) -> None:
+    """From FASTA to a checkpoint that can be used, a picture, a table, and a line that says where they are."""
+    monkeypatch.chdir(tmp_path)
+    steps = ["trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1"]
+    held_out = [
+        f"data.clusters={sample.parent}/families.clusters.tsv",
+        f"data.held_out={sample.parent}/families.ood.txt",
+    ]
+    run(
+        monkeypatch,
+        *TINY,
+        *steps,
+        *held_out,
+        f"data.fasta={sample}",
+        "hydra.run.dir=run",
+        "callbacks.redraw.every_n_steps=2",
+    )
+    printed = capsys.readouterr().out
+    assert "run/checkpoints/best.ckpt" in printed
+    results = json.loads(Path("run/results.json").read_text())
+    assert set(results) == {"test", "ood"}
+    assert all(0 <= row["accuracy"] <= 1 < row["perplexity"] for row in results.values())
+    assert f"{results['ood']['unigram_perplexity']:.2f}" in printed
+    assert Path("run/learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    with open("run/metrics/version_0/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {"train/loss", "valid/accuracy", "valid/unigram_accuracy", "valid/perplexity"} <= set(rows[0])
+    model = protlm.load("run/checkpoints/last.ckpt")
+    assert model.blocks[0].attention.attention.draw_number == 2  # steps 4 and 5 use the third draw
+    assert len(list(Path("corpora").iterdir())) == 1
+
+
+def test_a_run_that_goes_on_ends_where_the_uninterrupted_one_does(monkeypatch, tmp_path, corpus_path) -> None:
+    """Weights, optimizer, data order, masks, dropout and redraws: bit for bit."""
+    monkeypatch.chdir(tmp_path)
+    common = [*TINY, f"data.corpus={corpus_path}", "schedule=constant", "model.dropout=0.1"]
+    common += ["callbacks.redraw.every_n_steps=3", "data.token_budget=30000", "trainer.val_check_interval=4"]
+    run(monkeypatch, *common, "trainer.max_steps=12", "hydra.run.dir=whole")
+    run(monkeypatch, *common, "trainer.max_steps=5", "hydra.run.dir=parts")
+    run(monkeypatch, *common, "trainer.max_steps=12", "hydra.run.dir=parts", "ckpt_path=auto")
+    whole, parts = (torch.load(f"{x}/checkpoints/last.ckpt", weights_only=True) for x in ("whole", "parts"))
+    assert whole["global_step"] == parts["global_step"] == 12
+    assert whole["TremblDataModule"] == parts["TremblDataModule"]
+    assert whole["TremblDataModule"]["start"][0] > 0  # the first epoch was left behind
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, parts["state_dict"][name]), name
+
+
+def test_training_learns(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [
+        "model.layers=1",
+        "model.width=32",
+        "model.feed_forward=64",
+        "model.num_features=32",
+        "data.max_length=128",
+    ]
+    steps = ["trainer.max_steps=400", "trainer.val_check_interval=400", "schedule.steps=10", "optimizer.lr=1e-2"]
+    run(monkeypatch, *QUICK, *small, *steps, f"data.corpus={corpus_path}", "hydra.run.dir=run")
+    test = json.loads(Path("run/results.json").read_text())["test"]
+    assert test["perplexity"] < 0.98 * test["unigram_perplexity"]
+
+
+@pytest.mark.parametrize("experiment", ["trembl", "trembl_unidirectional", "trembl_softmax", "trembl_transformer"])
+def test_the_real_36_layer_model_takes_a_step(experiment, monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = [
+        f"data.corpus={corpus_path}",
+        "data.max_length=128",
+        "data.token_budget=128",
+        "trainer.limit_test_batches=1",
+    ]
+    run(monkeypatch, *QUICK, f"+experiment={experiment}", *data, "trainer.max_steps=1", "hydra.run.dir=run")
+    model = protlm.load("run/checkpoints/last.ckpt")
+    assert len(model.blocks) == 36
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_concatenated_blocks_train_in_both_directions(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for causal in ("true", "false"):
+        data = [f"data.corpus={corpus_path}", "data=trembl_concat", "data.max_length=512", "data.token_budget=1024"]
+        run(
+            monkeypatch,
+            *QUICK,
+            *data,
+            f"model.causal={causal}",
+            "model.layers=1",
+            "trainer.max_steps=2",
+            "hydra.run.dir=run",
+        )
+        assert set(json.loads(Path("run/results.json").read_text())) == {"test", "ood"}
+
+
+def test_workers_change_nothing(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for workers in (0, 2):
+        start = [f"data.corpus={corpus_path}", "trainer.max_steps=3", f"data.workers={workers}"]
+        run(monkeypatch, *TINY, *start, f"hydra.run.dir=run{workers}")
+    one, two = (protlm.load(f"run{workers}/checkpoints/last.ckpt").state_dict() for workers in (0, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_wandb_runs_offline_without_an_account(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no login there
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    steps = ["trainer.max_steps=2", "trainer.log_every_n_steps=1"]
+    run(monkeypatch, *TINY, *steps, f"data.corpus={corpus_path}", "logger=wandb", "hydra.run.dir=run")
+    assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
