@@ -7,15 +7,17 @@ READY := $(VENV)/.ready
 .PHONY: demo test check clean
 
 demo: $(READY)
+	mkdir -p $(DEMO)
 	$(BIN)/protlm prepare data/families.fasta.gz --clusters data/families.clusters.tsv --split-by sequence \
-		--ood data/families.ood.txt -o runs/demo/families.h5
-	$(BIN)/python -m protlm.train +experiment=demo data.corpus=runs/demo/families.h5 hydra.run.dir=runs/demo
-	$(BIN)/protlm evaluate runs/demo/families.h5 --model runs/demo/checkpoints/best.ckpt
-	$(BIN)/protlm embed data/families.fasta.gz -o runs/demo/families.embeddings.h5 --model runs/demo/checkpoints/best.ckpt
-	$(BIN)/protlm fill '$(HISTONE)' --model runs/demo/checkpoints/best.ckpt
+		--ood data/families.ood.txt -o $(DEMO)/families.h5
+	$(BIN)/python -m protlm.train +experiment=demo data.corpus=$(DEMO)/families.h5 hydra.run.dir=$(DEMO)
+	$(BIN)/protlm evaluate $(DEMO)/families.h5 --model $(DEMO)/checkpoints/best.ckpt
+	$(BIN)/protlm embed data/families.fasta.gz -o $(DEMO)/embeddings.h5 --model $(DEMO)/checkpoints/best.ckpt
+	$(BIN)/protlm fill '$(HISTONE)' --model $(DEMO)/checkpoints/best.ckpt
 
-# a histone H2B of the test split, with three residues masked
-HISTONE := MPEPA
+DEMO := runs/demo
+# yeast histone H2B (P02293, in the test split) with Y44, F70 and E105 masked
+HISTONE := MSAKAEKKPASKAPAEKKPAAKKTSTSTDGKKRSKARKETYSSYI<mask>KVLKQTHPDTGISQKSMSILNS<mask>VNDIFERIATEASKLAAYNKKSTISAREIQTAVRLILPG<mask>LAKHAVSEGTRAVTKYSSSTQA
 
 test: $(READY)
 	$(BIN)/pytest -q -n auto

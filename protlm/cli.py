@@ -77,6 +77,9 @@ def prepare(
     _print_changes(summary.changes, summary.changed_records)
     if summary.moved_to_identical:
         messages.print(f"{summary.moved_to_identical:,} proteins moved to the split of an identical sequence")
+    if summary.not_found:
+        some = ", ".join(summary.not_found[:3]) + (", ..." if len(summary.not_found) > 3 else "")
+        _warn(f"{len(summary.not_found):,} ids of {ood} are in none of the files: {some}")
     if summary.without_cluster:
         messages.print(f"{summary.without_cluster:,} proteins are not in {clusters}; each counted as its own cluster")
 
@@ -104,11 +107,10 @@ def embed(
     if summary.renamed:
         messages.print(f"{summary.renamed:,} identifiers: '/' replaced by '_'")
     if summary.beyond_positions:
-        text = (
+        _warn(
             f"{summary.beyond_positions:,} proteins are longer than the {network.config.max_length:,} positions this "
             "model has learned; take their embeddings with care"
         )
-        messages.print(Text.assemble(("warning: ", "yellow"), text))
 
 
 @app.command()
@@ -216,6 +218,10 @@ def main() -> None:
     if interrupted:
         messages.print("stopped; no output was left half-written")
         sys.exit(130)
+
+
+def _warn(message: str) -> None:
+    messages.print(Text.assemble(("warning: ", "yellow"), message))
 
 
 def _fail(message: str) -> NoReturn:

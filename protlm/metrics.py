@@ -42,7 +42,8 @@ class ResidueMetrics(Metric):
 
     def beside(self, unigram: Unigram) -> dict[str, float]:
         """`compute`, and "unigram_accuracy" and "unigram_perplexity" over the very same residues."""
-        counts = self.targets.cpu().numpy()
+        with self.sync_context():  # of all ranks, as in compute
+            counts = self.targets.cpu().numpy().copy()
         baseline = {"unigram_accuracy": unigram.accuracy(counts), "unigram_perplexity": unigram.perplexity(counts)}
         return {**self.compute(), **baseline}
 

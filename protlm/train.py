@@ -1,6 +1,5 @@
 """`python -m protlm.train`: composes the Hydra configuration, builds everything, trains and tests. It only wires."""
 
-import json
 import logging
 import os
 import sys
@@ -21,9 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 from yaml import YAMLError
 
-from protlm.checkpoint import read_lightning
+from protlm.checkpoint import resume_point
 from protlm.errors import UserError
-from protlm.metrics import format_results
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.task import LanguageModelTask
@@ -61,26 +59,14 @@ def train(config: DictConfig) -> None:
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
     optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
     task = LanguageModelTask(model, optimizer, schedule)
-    resume = resumed_from(config.ckpt_path, folder)
+    resume = resume_point(config.ckpt_path, folder / "checkpoints" / "last.ckpt")
     callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=list(callbacks.values()))
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     best = getattr(callbacks.get("best"), "best_model_path", "")
     trainer.test(task, data, ckpt_path=best or None, weights_only=True, verbose=False)
     if trainer.is_global_zero:
-        (folder / "results.json").write_text(json.dumps(task.results, indent=2) + "\n")
-        model = best or f"{folder}/checkpoints/last.ckpt"
-        print(format_results(task.results), f"everything is in {folder}", f"use the model: --model {model}", sep="\n")
-
-
-def resumed_from(ckpt_path: str | None, folder: Path) -> str | None:
-    """The checkpoint to go on from, checked; "auto" is this run folder's last one, if there is one."""
-    if ckpt_path == "auto":
-        last = folder / "checkpoints" / "last.ckpt"
-        ckpt_path = str(last) if last.exists() else None
-    if ckpt_path:
-        read_lightning(ckpt_path)
-    return ckpt_path
+        print(f"everything is in {folder}; use the model as --model {best or folder / 'checkpoints' / 'last.ckpt'}")
 
 
 @contextmanager
@@ -88,6 +74,8 @@ def mistakes_in_one_line() -> Iterator[None]:
     """A mistake of the user's is printed in one line and ends the program with code 2."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         message = str(error)
         if isinstance(error, InstantiationException) and error.__cause__:

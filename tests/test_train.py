@@ -2,6 +2,10 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -271,3 +275,32 @@ def test_wandb_runs_offline_without_an_account(monkeypatch, tmp_path, corpus_pat
     steps = ["trainer.max_steps=2", "trainer.log_every_n_steps=1"]
     run(monkeypatch, *TINY, *steps, f"data.corpus={corpus_path}", "logger=wandb", "hydra.run.dir=run")
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(number, monkeypatch, tmp_path, corpus_path) -> None:
+    """A real process, stopped at some step, ends where an uninterrupted run does."""
+    monkeypatch.chdir(tmp_path)
+    common = [
+        *TINY,
+        f"data.corpus={corpus_path}",
+        "model.dropout=0.1",
+        "trainer.max_steps=60",
+        "data.token_budget=2000",
+    ]
+    run(monkeypatch, *common, "hydra.run.dir=whole")
+    parts = [*common, "hydra.run.dir=parts", "trainer.log_every_n_steps=1", "+logger.flush_logs_every_n_steps=1"]
+    command = [sys.executable, "-m", "protlm.train", *parts]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not Path("parts/metrics/version_0/metrics.csv").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "to go on: ckpt_path=" in errors
+    assert "Traceback" not in errors
+    stopped = torch.load("parts/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert 0 < stopped < 60
+    run(monkeypatch, *parts, "ckpt_path=auto")
+    one, two = (protlm.load(f"{x}/checkpoints/last.ckpt").state_dict() for x in ("whole", "parts"))
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -58,12 +58,12 @@ class PerformerConfig:
             raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
         if self.positions not in POSITIONS:
             raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
+        if min(self.layers, self.heads, self.feed_forward, self.max_length, self.num_features) < 1:
+            raise ValueError("model.layers, heads, feed_forward, max_length and num_features: expected numbers from 1")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"
             )
-        if min(self.layers, self.heads, self.feed_forward, self.max_length, self.num_features) < 1:
-            raise ValueError("model.layers, heads, feed_forward, max_length and num_features: expected numbers from 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout}: expected a number from 0 to below 1")
 

@@ -160,6 +160,8 @@ class EndlessBatches(Sampler[Key]):
         epoch, first = self.start
         while True:
             batches = self.samples.plan(epoch)
+            if not batches:
+                raise ValueError(f"{self.samples.corpus.path}: no batch in the {self.samples.split} split")
             # too few for one each: all ranks take the same ones rather than none
             share = batches[self.rank :: self.ranks][: len(batches) // self.ranks] or batches
             self._sizes[epoch] = len(share)

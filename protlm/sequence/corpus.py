@@ -38,6 +38,8 @@ class PrepareSummary:
     changed_records: Counter[str] = field(default_factory=Counter)
     moved_to_identical: int = 0
     """Proteins put into the split of an identical sequence."""
+    not_found: list[str] = field(default_factory=list)
+    """Ids to hold out that are neither a protein nor a cluster of the files."""
     without_cluster: int = 0
     """Proteins that the cluster table does not name."""
 
@@ -71,6 +73,7 @@ def prepare_corpus(
     total = sum(file.size for file in files)
     summary = PrepareSummary()
     ids: list[bytes] = []
+    not_found = set(rule.held_out)
     lengths, digests, codes = array("q"), array("Q"), array("B")
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -88,8 +91,9 @@ def prepare_corpus(
                     lengths.append(len(tokens))
                     digests.append(key)
                     codes.append(rule.assign(record.id, key))
-                    if rule.clusters and record.id not in rule.clusters:
-                        summary.without_cluster += 1
+                    cluster = rule.clusters.get(record.id)
+                    summary.without_cluster += bool(rule.clusters) and cluster is None
+                    not_found -= {record.id, cluster}
                     if progress and number % 2_000 == 0:
                         progress(done + file.position, total)
                 done += file.size
@@ -99,6 +103,7 @@ def prepare_corpus(
             raise UserError(f"{', '.join(map(str, fastas))}: no record has a sequence; expected at least one protein")
         splits = np.frombuffer(codes, dtype=np.uint8).copy()
         summary.moved_to_identical = unite_identical(splits, np.frombuffer(digests, dtype=np.uint64))
+        summary.not_found = sorted(not_found)
         summary.proteins, summary.residues = len(ids), sum(lengths)
         counts = np.bincount(splits, minlength=len(SPLITS))
         summary.proteins_by_split = dict(zip(SPLITS, counts.tolist(), strict=True))

@@ -80,10 +80,9 @@ def accession(header: str) -> str:
     return parts[1] if len(parts) == 3 and parts[0] in ("sp", "tr") and parts[1] else word
 
 
-def decompressed(raw: IO[bytes]) -> io.TextIOWrapper:
+def decompressed(raw: io.BufferedReader) -> io.TextIOWrapper:
     """The text of a file opened as bytes: plain, gzip, bzip2, xz or zstandard, told apart by its first bytes."""
-    start = raw.read(6)
-    raw.seek(0)
+    start = raw.peek(6)
     stream: Any = raw
     for magic, opened in _COMPRESSIONS.items():
         if start.startswith(magic):
@@ -112,7 +111,7 @@ class FastaFile:
         self.allow_nucleotides = allow_nucleotides
         self.changes: Counter[str] = Counter()
         self.changed_records: Counter[str] = Counter()
-        self._raw: IO[bytes] | None = None
+        self._raw: io.BufferedReader | None = None
         if not self.path.exists():
             raise UserError(f"{self.path}: no such file")
         if self.path.is_dir():
@@ -122,7 +121,7 @@ class FastaFile:
     @property
     def position(self) -> int:
         """Bytes of the (compressed) file read so far."""
-        return self._raw.tell() if self._raw and not self._raw.closed else self.size
+        return self._raw.tell() if self.size and self._raw and not self._raw.closed else self.size
 
     def __iter__(self) -> Iterator[Record]:
         number = 0
@@ -199,6 +198,8 @@ class FastaFile:
 
     def _line_of(self, record: int, position: int) -> int:
         """The line of a residue, found by reading the file again: only an error pays for line numbers."""
+        if not self.path.is_file():
+            return 0  # a pipe can be read only once
         with self._open() as text:
             for number, line in enumerate(text, start=1):
                 if line.startswith(">"):
@@ -214,5 +215,6 @@ class FastaFile:
         if nucleotides >= 0.95 * residues:
             raise UserError(
                 f"{self.path}: looks like nucleotides, not proteins ({nucleotides / residues:.0%} of the letters are "
-                "A, C, G, T, U or N); translate it first, or pass --allow-nucleotides if these are proteins"
+                "A, C, G, T, U or N); translate it first, or if these are proteins pass --allow-nucleotides "
+                "(data.allow_nucleotides=true in training)"
             )

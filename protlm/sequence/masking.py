@@ -34,7 +34,7 @@ class Masking:
 
     def __post_init__(self) -> None:
         parts = (self.mask, self.random, self.keep)
-        if not 0 < self.share <= 1 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+        if not (0 < self.share <= 1 and min(parts) >= 0 and abs(sum(parts) - 1) <= 1e-6):
             raise UserError(
                 f"masking share {self.share:g} with mask {self.mask:g}, random {self.random:g}, keep {self.keep:g}: "
                 "expected 0 < share <= 1 and three shares from 0 that sum to 1"

@@ -1,5 +1,9 @@
-"""Redrawing of random features, seeds of dropout, the progress bar, and the learning curve at the end of a run."""
+"""What happens around the steps: redrawing, seeds of dropout, stopping on a signal, progress, the learning curve."""
 
+import json
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 
+from protlm.metrics import format_results
 from protlm.training.task import LanguageModelTask
 
 
@@ -56,11 +61,66 @@ class SeededSteps(Callback):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
+class StopOnSignal(Callback):
+    """Ctrl-C or SIGTERM: finishes the step, writes a checkpoint to go on from, and ends with 128 + the signal's number.
+
+    A second Ctrl-C stops at once.
+
+    Args:
+        path: the checkpoint.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._signal = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # all ranks stop together, since the checkpoint of a distributed run takes all of them
+        if trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False):
+            trainer.save_checkpoint(self.path)
+            if trainer.is_global_zero:
+                print(f"stopped at step {trainer.global_step:,}; to go on: ckpt_path={self.path}", file=sys.stderr)
+            sys.exit(128 + (self._signal or signal.SIGTERM))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._signal:
+            raise KeyboardInterrupt
+        self._signal = number
+        print("stopping behind this step; once more to stop at once", file=sys.stderr)
+
+
 class StepProgressBar(RichProgressBar):
     """Lightning's rich progress bar without a count of epochs, since training batches have no end."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training".ljust(len(self.validation_description))
+
+
+class Results(Callback):
+    """Prints the table of a test beside the unigram baseline, and writes it as JSON.
+
+    Args:
+        path: the JSON file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
+            self.path.write_text(json.dumps(pl_module.results, indent=2) + "\n")
+            print(format_results(pl_module.results))
 
 
 class LearningCurve(Callback):

@@ -30,6 +30,7 @@ class TremblDataModule(pl.LightningDataModule):
         split_by: "cluster" keeps whole clusters on one side, "sequence" splits by hash of the sequence.
         held_out: file of ids of proteins or clusters for the ood split; None for none.
         valid, test: shares of the proteins or clusters.
+        allow_nucleotides: take a FASTA file that looks like DNA or RNA all the same.
         max_length: longest sequence in tokens.
         token_budget: most tokens in a batch on one device, padding included.
         causal: next-token prediction instead of masked residues.
@@ -39,6 +40,7 @@ class TremblDataModule(pl.LightningDataModule):
     """
 
     batches: type[Batches] = ProteinBatches
+    allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no batch of a small split
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class TremblDataModule(pl.LightningDataModule):
         held_out: str | None = None,
         valid: float = 0.05,
         test: float = 0.1,
+        allow_nucleotides: bool = False,
         max_length: int = 1024,
         token_budget: int = 16_384,
         causal: bool = False,
@@ -66,6 +69,7 @@ class TremblDataModule(pl.LightningDataModule):
             raise UserError("no data: give data.fasta=FILE.fasta, or data.corpus=CORPUS.h5 made by 'protlm prepare'")
         self.clusters, self.split_by, self.held_out, self.valid, self.test = clusters, split_by, held_out, valid, test
         self.corpus_path = Path(corpus) if corpus else self._cached()
+        self.allow_nucleotides = allow_nucleotides
         self.max_length, self.token_budget, self.workers, self.seed = max_length, token_budget, workers, seed
         self.question = Question(causal, masking or Masking())
         self._corpus: Corpus | None = None
@@ -104,7 +108,7 @@ class TremblDataModule(pl.LightningDataModule):
             held_out=read_ids(self.held_out) if self.held_out else frozenset(),
         )
         self.corpus_path.parent.mkdir(parents=True, exist_ok=True)
-        summary = prepare_corpus(self.fasta, self.corpus_path, rule)
+        summary = prepare_corpus(self.fasta, self.corpus_path, rule, self.allow_nucleotides)
         print(f"{self.corpus_path}: {summary.proteins:,} proteins, {summary.residues:,} residues")
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -114,9 +118,7 @@ class TremblDataModule(pl.LightningDataModule):
                 f"{self.corpus_path}: no protein in the train split; prepare it again with more proteins or smaller "
                 "--valid and --test"
             )
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        self._sampler = EndlessBatches(samples, rank, ranks, self._start)
+        self._sampler = EndlessBatches(samples, *self._rank(), self._start)
         self._before = self._trained_batches()
         return self._loader(samples, self._sampler)
 
@@ -139,6 +141,10 @@ class TremblDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         epoch, batch = state_dict["start"]
         self._start = (epoch, batch)
+
+    def _rank(self) -> tuple[int, int]:
+        """This process and their number."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _cached(self) -> Path:
         """Where a corpus without a name is kept: another file for other FASTA files or other splits."""
@@ -163,10 +169,11 @@ class TremblDataModule(pl.LightningDataModule):
         return self.batches(self.corpus, split, question, self.max_length, self.token_budget, self.seed)
 
     def _evaluation(self, splits: tuple[str, ...]) -> list[DataLoader[Batch]]:
+        rank, ranks = self._rank()
         loaders = []
         for split in splits:
             samples = self._batches(split, self.question.for_evaluation())
-            loaders.append(self._loader(samples, [(0, indices) for indices in samples.plan(0)]))
+            loaders.append(self._loader(samples, [(0, indices) for indices in samples.plan(0)[rank::ranks]]))
         return loaders
 
     def _loader(self, samples: Batches, keys: Any) -> DataLoader[Batch]:

@@ -125,6 +125,7 @@ def test_config_round_trip_and_refusals() -> None:
         {"attention": "linformer"},
         {"positions": "none"},
         {"heads": 7},
+        {"heads": 0},
         {"dropout": 1.0},
         {"layers": 0},
     ):

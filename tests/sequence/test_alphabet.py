@@ -67,6 +67,7 @@ def test_normalising_leaves_only_letters_with_tokens(found: str) -> None:
         ("M-K.T--", "MKT", {"gap removed": 4}),
         ("MKT*", "MKT", {"final stop removed": 1}),
         ("MKT*-", "MKT", {"gap removed": 1, "final stop removed": 1}),
+        ("M*K", "MXK", {"inner stop replaced by X": 1}),
         ("M*KT**", "MXKTX", {"final stop removed": 1, "inner stop replaced by X": 2}),
         ("MJjT", "MXXT", {"lower case made upper case": 1, "J replaced by X": 2}),
         ("*", "", {"final stop removed": 1}),

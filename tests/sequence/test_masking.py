@@ -33,7 +33,7 @@ def test_special_tokens_and_ambiguous_letters_are_never_selected(masking: Maskin
 @pytest.mark.parametrize("masking", [BERT, PAPER_CODE, Masking(0.4, 0.5, 0.0, 0.5)])
 def test_shares_converge_to_those_configured(masking: Masking, length: int) -> None:
     selected = masked = kept = 0
-    draws = 100_000 // length
+    draws = 50_000 // length
     chance = generator()
     tokens = protein(length)
     for _ in range(draws):

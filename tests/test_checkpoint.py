@@ -1,0 +1,232 @@
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protlm.checkpoint import CONFIG, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning
+from protlm.errors import UserError
+from protlm.performer import Performer
+from protlm.sequence.alphabet import TOKENS
+
+PROTEIN = torch.tensor([[0, *range(4, 24), 2]])
+
+
+def lightning(model: Performer) -> dict[str, Any]:
+    """What training writes, but for what a model does not need."""
+    weights = {PREFIX + name: weight for name, weight in model.state_dict().items()}
+    return {KEY: description(model.config), "state_dict": {**weights, "metrics.correct": torch.tensor(3)}, "epoch": 1}
+
+
+@pytest.fixture(params=["folder", "lightning"])
+def saved(request: pytest.FixtureRequest, tiny_model: Performer, model_folder: Path, tmp_path: Path) -> Path:
+    if request.param == "folder":
+        return model_folder
+    torch.save(lightning(tiny_model), tmp_path / "model.ckpt")
+    return tmp_path / "model.ckpt"
+
+
+def rewrite(saved: Path, change) -> None:
+    """Changes the description of a saved model."""
+    if saved.is_dir():
+        about = json.loads((saved / CONFIG).read_text())
+        change(about)
+        (saved / CONFIG).write_text(json.dumps(about))
+    else:
+        content = torch.load(saved, weights_only=True)
+        change(content[KEY])
+        torch.save(content, saved)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_model_comes_back_bit_by_bit(saved: Path, tiny_model: Performer) -> None:
+    model = load(saved)
+    assert model.config == tiny_model.config
+    assert not model.training
+    assert model.state_dict().keys() == tiny_model.state_dict().keys()
+    for name, weight in tiny_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+    with torch.inference_mode():
+        assert torch.equal(model(PROTEIN), tiny_model(PROTEIN))
+
+
+def test_redrawn_directions_are_part_of_the_model(tiny_model: Performer, tmp_path: Path) -> None:
+    before = tiny_model(PROTEIN)
+    tiny_model.redraw(7)
+    export(tiny_model, tmp_path / "redrawn")
+    assert torch.equal(load(tmp_path / "redrawn")(PROTEIN), tiny_model(PROTEIN))
+    assert not torch.equal(before, tiny_model(PROTEIN))
+
+
+def test_a_folder_can_be_read_without_us(model_folder: Path, tiny_model: Performer) -> None:
+    about = json.loads((model_folder / CONFIG).read_text())
+    assert about["alphabet"] == list(TOKENS)
+    assert about["model"] == tiny_model.config.to_dict()
+    assert sorted(path.name for path in model_folder.iterdir()) == [CONFIG, WEIGHTS]
+
+
+def test_an_existing_folder_is_not_overwritten(tiny_model: Performer, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for folder in (model_folder, tmp_path / "empty", tmp_path / "file"):
+        with pytest.raises(UserError, match="exists already"):
+            export(tiny_model, folder)
+    with pytest.raises(UserError, match="cannot be written"):
+        export(tiny_model, tmp_path / "file" / "model")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_an_export_that_fails_leaves_nothing(tiny_model: Performer, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("protlm.checkpoint.save_file", full)
+    with pytest.raises(UserError, match="No space left"):
+        export(tiny_model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    assert "no such model" in refusal(tmp_path / "absent")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        read_lightning(tmp_path / "absent.ckpt")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_folder_without_one_of_its_files_is_refused(model_folder: Path, name: str) -> None:
+    (model_folder / name).unlink()
+    assert f"{name} is missing" in refusal(model_folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\xff", "MKT"])
+def test_a_configuration_that_is_no_json_is_refused(model_folder: Path, text: str) -> None:
+    (model_folder / CONFIG).write_text(text, encoding="latin-1")
+    assert "not JSON" in refusal(model_folder)
+
+
+@pytest.mark.parametrize("value", [[], 3, "text", None, {}, {"format": "another model"}])
+def test_json_of_something_else_is_refused(model_folder: Path, value: Any) -> None:
+    (model_folder / CONFIG).write_text(json.dumps(value))
+    assert "not a protlm model" in refusal(model_folder)
+
+
+@pytest.mark.parametrize("alphabet", [list(TOKENS[::-1]), list(TOKENS[:-1]), None, 5])
+def test_another_alphabet_is_refused_by_name(saved: Path, alphabet: Any) -> None:
+    rewrite(saved, lambda about: about.update(alphabet=alphabet))
+    assert "another alphabet" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda about: about.update(version=2), "version 2, expected 1"),
+        (lambda about: about.pop("model"), "model"),
+        (lambda about: about.update(model=[]), ""),
+        (lambda about: about["model"].pop("layers"), "layers"),
+        (lambda about: about["model"].update(colour="red"), "colour"),
+        (lambda about: about["model"].update(attention="quadratic"), "quadratic"),
+        (lambda about: about["model"].update(layers="two"), ""),
+        (lambda about: about["model"].update(layers=2.5), ""),
+        (lambda about: about["model"].update(layers=3), "do not fit"),
+        (lambda about: about["model"].update(width=32), "do not fit"),
+    ],
+)
+def test_a_changed_configuration_is_refused(saved: Path, change, match: str) -> None:
+    rewrite(saved, change)
+    assert match in refusal(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
+def test_weights_cut_short_are_refused(saved: Path, kept: float) -> None:
+    path = saved / WEIGHTS if saved.is_dir() else saved
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+    assert "damaged or cut short" in refusal(saved)
+
+
+@given(st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x04\x95"]), st.binary())
+def test_any_bytes_are_refused(tmp_path_factory, start: bytes, rest: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.ckpt"
+    path.write_bytes(start + rest)
+    refusal(path)
+
+
+@given(st.data())
+def test_a_damaged_checkpoint_is_refused(tmp_path_factory, old_layout: bytes, data: st.DataObject) -> None:
+    content = bytearray(old_layout)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=5)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.ckpt"
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.fixture(scope="module")
+def old_layout(tmp_path_factory) -> bytes:
+    """A torch file in the older layout, all of it pickles."""
+    path = tmp_path_factory.mktemp("old") / "old.ckpt"
+    torch.save({"weights": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"weights": torch.ones(2)},
+        {"state_dict": {}, "epoch": 3},
+        {KEY: {}, "weights": 1},
+        {KEY: "text", "state_dict": {}},
+        torch.ones(3),
+        [1, 2],
+        None,
+    ],
+)
+def test_a_torch_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    assert "not of a protlm model" in refusal(tmp_path / "other.ckpt")
+
+
+class Attack:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch", "old torch", "inside a model"])
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path, tiny_model: Performer, way: str) -> None:
+    path, target = tmp_path / "model.ckpt", tmp_path / "hacked"
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(Attack(target)))
+    elif way == "inside a model":
+        torch.save({**lightning(tiny_model), "more": Attack(target)}, path)
+    else:
+        torch.save(Attack(target), path, _use_new_zipfile_serialization=way == "torch")
+    refusal(path)
+    assert not target.exists()
+    if way == "pickle":
+        pickle.loads(path.read_bytes())
+        assert target.exists()  # the attack would have worked
+
+
+def test_a_copied_folder_is_the_same_model(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "copy")
+    with torch.inference_mode():
+        assert torch.equal(load(tmp_path / "copy")(PROTEIN), load(str(model_folder))(PROTEIN))

@@ -1,0 +1,256 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import pytest
+import torch
+
+from protlm import __version__
+from protlm.checkpoint import load
+from protlm.cli import main
+from protlm.sequence.corpus import Corpus
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fasta(write_fasta) -> Path:
+    return write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 8)])
+
+
+def assert_refused(outcome: Outcome, *words: object) -> None:
+    """Exit code 2, nothing on standard output and one line that says what is wrong."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
+    for word in words:
+        assert str(word) in outcome.err
+
+
+def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: Path, tmp_path: Path) -> None:
+    corpus, proteins, residues = (tmp_path / f"{name}.h5" for name in ("corpus", "proteins", "residues"))
+    model = ("--model", model_folder, "--device", "cpu")
+
+    prepared = protlm("prepare", fasta, "-o", corpus)
+    assert prepared.code == 0
+    assert f"{corpus}: 3 proteins, 96 residues (train" in prepared.err
+    assert "1 records: lower case made upper case (2 residues)" in prepared.err
+    assert len(Corpus(corpus)) == 3
+
+    embedded = protlm("embed", fasta, "-o", proteins, "--per-residue", residues, *model)
+    assert embedded.code == 0
+    assert f"{proteins}: 3 proteins, 96 residues, 16 numbers each" in embedded.err
+    assert "1 identifiers: '/' replaced by '_'" in embedded.err
+    assert "warning: 1 proteins are longer than the 64 positions" in embedded.err
+    with h5py.File(proteins) as means, h5py.File(residues) as rows:
+        assert list(means) == list(rows) == ["P1", "b_c", "d"]
+
+    filled = protlm("fill", "MK<mask>LLI<mask>", "--top", 2, *model)
+    assert (filled.code, filled.err) == (0, "")
+    header, *lines = filled.out.splitlines()
+    assert header.split() == ["position", "residue", "probability"]
+    assert [line.split()[0] for line in lines] == ["3", "3", "7", "7"]
+    assert all(0 < float(line.split()[2]) < 1 for line in lines)
+
+    evaluated = protlm("evaluate", corpus, *model)
+    assert evaluated.code == 0
+    assert evaluated.out.splitlines()[0].split()[:2] == ["split", "accuracy"]
+    assert evaluated.out.splitlines()[1].startswith("train")
+
+    exported = protlm("export", tmp_path / "copy", "--model", model_folder)
+    assert (exported.code, exported.out) == (0, "")
+    assert torch.equal(load(tmp_path / "copy").head.weight, load(model_folder).head.weight)
+
+
+def test_prepare_splits_by_clusters_and_holds_out(protlm, sample: Path, corpus_path: Path, tmp_path: Path) -> None:
+    tables = ("--clusters", sample.with_name("families.clusters.tsv"), "--ood", sample.with_name("families.ood.txt"))
+    assert protlm("prepare", sample, "-o", tmp_path / "c.h5", *tables, "--split-by", "sequence").code == 0
+    assert (Corpus(tmp_path / "c.h5").split == Corpus(corpus_path).split).all()
+    assert protlm("prepare", sample, "-o", tmp_path / "w.h5", *tables).code == 0  # whole clusters are the default
+    assert (Corpus(tmp_path / "w.h5").split != Corpus(corpus_path).split).any()
+
+
+def test_proteins_that_the_cluster_table_does_not_name_are_reported(protlm, fasta: Path, tmp_path: Path) -> None:
+    (tmp_path / "clusters.tsv").write_text("P1\tP1\n")
+    outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--clusters", tmp_path / "clusters.tsv")
+    assert outcome.code == 0
+    assert "2 proteins are not in" in outcome.err
+
+
+def test_paths_are_printed_as_they_are(protlm, fasta: Path, tmp_path: Path) -> None:
+    (tmp_path / "[bold]:smile:[").mkdir()
+    odd = tmp_path / "[bold]:smile:[" / "red].h5"  # [/red] is markup to rich
+    outcome = protlm("prepare", fasta, "-o", odd)
+    assert outcome.code == 0
+    assert f"{odd}: 3 proteins" in outcome.err
+    assert_refused(protlm("evaluate", odd.with_name("[none]"), "--model", "m"), odd.with_name("[none]"))
+
+
+def test_a_folder_that_exists_is_not_exported_over(protlm, model_folder: Path) -> None:
+    assert_refused(protlm("export", model_folder, "--model", model_folder), model_folder, "exists already")
+
+
+NASTY = {
+    "missing": (None, "no such file"),
+    "empty": (b"", "is empty"),
+    "blank": (b"\n \n", "is empty"),
+    "no FASTA": (b"ID   P1\nSQ   MKT\n", "not FASTA"),
+    "nucleotides": (b">a\n" + b"ACGT" * 30, "nucleotides"),
+    "digit": (b">a\nMK\nM1\n", "record 1 (a), line 3: '1'"),
+    "no identifier": (b">\nMKT\n", "no identifier"),
+    "only headers": (b">a\n>b\n", "no record has a sequence"),
+    "random": (b"\x1f\x8b\x08rubbish", "damaged"),
+}
+
+
+@pytest.mark.parametrize("command", ["prepare", "embed"])
+@pytest.mark.parametrize(("content", "words"), NASTY.values(), ids=NASTY)
+def test_wrong_fasta(protlm, model_folder: Path, tmp_path: Path, command: str, content: bytes, words: str) -> None:
+    path = tmp_path / "some.fasta"
+    if content is not None:
+        path.write_bytes(content)
+    names = sorted(tmp_path.iterdir())
+    options = ("--model", model_folder, "--device", "cpu") if command == "embed" else ()
+    assert_refused(protlm(command, path, "-o", tmp_path / "out.h5", *options), path, words)
+    assert sorted(tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize("command", ["prepare", "embed"])
+def test_nucleotides_are_taken_when_asked(
+    protlm, write_fasta, model_folder: Path, tmp_path: Path, command: str
+) -> None:
+    fasta = write_fasta([("a", "ACGT" * 30)])
+    options = ("--model", model_folder, "--device", "cpu") if command == "embed" else ()
+    assert protlm(command, fasta, "-o", tmp_path / "out.h5", "--allow-nucleotides", *options).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("prepare FASTA", "Missing option '--output'"),
+        ("prepare -o out.h5", "Missing argument"),
+        ("prepare FASTA -o out.h5 --split-by family", "--split-by 'family'"),
+        ("prepare FASTA -o out.h5 --split-by cluster", "--clusters"),
+        ("prepare FASTA -o out.h5 --clusters absent.tsv", "absent.tsv"),
+        ("prepare FASTA -o out.h5 --clusters FASTA", "line 1"),
+        ("prepare FASTA -o out.h5 --ood absent.txt", "absent.txt"),
+        ("prepare FASTA -o out.h5 --valid 0.6 --test 0.5", "shares valid 0.6, test 0.5"),
+        ("prepare FASTA -o out.h5 --valid many", "--valid"),
+        ("prepare FASTA -o FASTA", "one of the FASTA files"),
+        ("prepare FASTA -o absent/out.h5", "cannot be written"),
+        ("prepare FASTA -o out.h5 --clutsers x", "No such option: --clutsers"),
+        ("embed FASTA -o out.h5", "Missing option '--model'"),
+        ("embed FASTA -o out.h5 --model absent", "absent: no such model"),
+        ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
+        ("embed FASTA -o out.h5 --model MODEL --device abacus", "--device abacus"),
+        ("embed FASTA -o out.h5 --model MODEL --token-budget 0", "--token-budget"),
+        ("embed FASTA -o out.h5 --model MODEL --per-residue out.h5", "different files"),
+        ("embed FASTA -o FASTA --model MODEL", "different files"),
+        ("embed " + 300 * "MK" + " -o out.h5 --model MODEL", "File name too long"),
+        ("fill MKT --model MODEL", "no <mask>"),
+        ("fill MK<mask>1 --model MODEL", "'1'"),
+        ("fill MK<mask>", "Missing option '--model'"),
+        ("fill MK<mask> --model", "'--model' requires an argument"),
+        ("fill MK<mask> --model MODEL --top 21", "--top"),
+        ("evaluate absent.h5 --model MODEL", "absent.h5: no such corpus"),
+        ("evaluate FASTA --model MODEL", "not a corpus"),
+        ("evaluate FASTA MODEL --model MODEL", "unexpected extra argument"),
+        ("export out --model absent", "absent: no such model"),
+        ("embedd FASTA", "No such command 'embedd'"),
+        ("--nope", "No such option: --nope"),
+    ],
+)
+def test_wrong_arguments(
+    protlm, fasta: Path, model_folder: Path, tmp_path: Path, monkeypatch, arguments: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, names = fasta.read_text(), sorted(tmp_path.iterdir())
+    places = {"FASTA": fasta, "MODEL": model_folder}
+    assert_refused(protlm(*(places.get(word, word) for word in arguments.split())), words)
+    assert sorted(tmp_path.iterdir()) == names
+    assert fasta.read_text() == text
+
+
+def test_without_arguments_there_is_help(protlm) -> None:
+    outcome = protlm()
+    assert outcome.code == 2
+    for command in ("prepare", "embed", "fill", "evaluate", "export"):
+        assert command in outcome.out + outcome.err
+    assert "error" not in outcome.err
+
+
+def test_version_and_help(protlm) -> None:
+    assert protlm("--version") == (0, f"{__version__}\n", "")
+    assert "--per-residue" in protlm("embed", "--help").out
+
+
+def test_as_a_module_mistakes_end_without_a_stack_trace(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "protlm", "prepare", "absent.fasta", "-o", "out.h5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "absent.fasta: no such file")
+
+
+@pytest.mark.parametrize("command", ["prepare", "embed"])
+def test_ctrl_c_stops_and_leaves_nothing(model_folder: Path, tmp_path: Path, command: str) -> None:
+    # large enough to be still at work when the signal comes, however fast the machine
+    with (tmp_path / "large.fasta").open("w") as file:
+        file.writelines(f">p{i}\n{'MKTAYIAKQRQISFVKSHFSRQ' * 20}\n" for i in range(200_000))
+    output = tmp_path / "out.h5"
+    output.write_text("precious")
+    names = sorted(tmp_path.iterdir())
+    # a job in the background of a shell would ignore the signal
+    script = "import signal, protlm.cli; signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
+    arguments = [command, "large.fasta", "-o", "out.h5"]
+    arguments += ["--model", str(model_folder), "--device", "cpu"] if command == "embed" else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not list(tmp_path.glob(".out.h5.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "stopped; no output was left half-written\n")
+    assert sorted(tmp_path.iterdir()) == names
+    assert output.read_text() == "precious"
+
+
+def test_ids_to_hold_out_that_are_not_there_are_reported(protlm, fasta: Path, tmp_path: Path) -> None:
+    (tmp_path / "ood.txt").write_text("P1\nP2\n")
+    outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--ood", tmp_path / "ood.txt")
+    assert "warning: 1 ids of" in outcome.err
+    assert outcome.err.rstrip().endswith("in none of the files: P2")

@@ -1,0 +1,95 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from protlm.metrics import ResidueMetrics, format_results
+from protlm.sequence.alphabet import SCORED
+from protlm.sequence.corpus import Unigram
+
+
+def answers(batch: int, length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, length, 33, generator=chance)
+    targets = torch.randint(4, 24, (batch, length), generator=chance)
+    scored = torch.rand(batch, length, generator=chance) < 0.3
+    targets[~scored & (torch.rand(batch, length, generator=chance) < 0.5)] = -100
+    return logits, targets, scored
+
+
+def test_a_calculation_by_hand() -> None:
+    logits = torch.zeros(1, 3, 33)
+    logits[0, 0, 5] = logits[0, 1, 6] = logits[0, 2, 7] = math.log(32.0)  # probability 1/2 of it, 1/64 of others
+    metrics = ResidueMetrics()
+    metrics.update(logits, torch.tensor([[5, 5, 7]]), torch.tensor([[True, True, False]]))
+    assert metrics.compute() == pytest.approx({"accuracy": 0.5, "perplexity": math.sqrt(2 * 64)})
+
+
+def test_any_division_into_batches_gives_the_same() -> None:
+    logits, targets, scored = answers(8, 50)
+    whole, parts = ResidueMetrics(), ResidueMetrics()
+    whole.update(logits, targets, scored)
+    for row in range(8):
+        parts.update(logits[row : row + 1], targets[row : row + 1], scored[row : row + 1])
+    assert parts.compute() == pytest.approx(whole.compute())
+    assert parts.compute()["accuracy"] == whole.compute()["accuracy"]
+
+
+def test_only_scored_positions_count() -> None:
+    logits, targets, scored = answers(4, 30)
+    metrics, others = ResidueMetrics(), ResidueMetrics()
+    metrics.update(logits, targets, scored)
+    logits[~scored] = torch.nan
+    others.update(logits, targets, scored)
+    assert metrics.compute() == others.compute()
+
+
+def test_a_sure_and_right_model_is_perfect_and_an_even_one_knows_nothing() -> None:
+    targets, scored = torch.randint(4, 24, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
+    sure, even = ResidueMetrics(), ResidueMetrics()
+    sure.update(100.0 * torch.nn.functional.one_hot(targets, 33), targets, scored)
+    even.update(torch.zeros(2, 9, 33), targets, scored)
+    assert sure.compute() == pytest.approx({"accuracy": 1, "perplexity": 1})
+    assert even.compute()["perplexity"] == pytest.approx(33)
+
+
+def test_the_baseline_stands_beside_over_the_same_residues() -> None:
+    logits, targets, scored = answers(4, 30)
+    unigram = Unigram(np.arange(33))
+    metrics = ResidueMetrics()
+    metrics.update(logits, targets, scored)
+    row = metrics.beside(unigram)
+    of_targets = unigram.probabilities[targets[scored].numpy()]
+    assert row["unigram_perplexity"] == pytest.approx(np.exp(-np.log(of_targets).mean()))
+    commonest = np.flatnonzero(SCORED).max()
+    assert row["unigram_accuracy"] == pytest.approx((targets[scored] == commonest).float().mean().item())
+    assert {name: row[name] for name in ("accuracy", "perplexity")} == metrics.compute()
+
+
+def test_nothing_scored_is_no_number_and_reset_forgets() -> None:
+    logits, targets, scored = answers(2, 9)
+    metrics = ResidueMetrics()
+    metrics.update(logits, targets, torch.zeros_like(scored))
+    assert all(map(math.isnan, metrics.compute().values()))
+    metrics.update(logits, targets, scored)
+    assert not any(map(math.isnan, metrics.compute().values()))
+    metrics.reset()
+    metrics.update(logits, targets, torch.zeros_like(scored))
+    assert all(map(math.isnan, metrics.compute().values()))
+
+
+def test_a_model_gone_wrong_has_a_large_but_finite_perplexity() -> None:
+    metrics = ResidueMetrics()
+    logits = torch.zeros(1, 1, 33)
+    logits[..., 4] = 1e6
+    metrics.update(logits, torch.tensor([[5]]), torch.tensor([[True]]))
+    assert 1e300 < metrics.compute()["perplexity"] < math.inf
+
+
+def test_the_table_has_a_line_for_each_split() -> None:
+    row = {"accuracy": 0.25, "unigram_accuracy": 0.0901, "perplexity": 9.5, "unigram_perplexity": 18.125}
+    _header, test, ood = format_results({"test": row, "ood": dict.fromkeys(row, math.nan)}).splitlines()
+    assert test.split() == ["test", "25.0", "%", "9.0", "%", "9.50", "18.12"]
+    assert ood.split() == ["ood", "nan", "%", "nan", "%", "nan", "nan"]
+    assert len(test) == len(ood)
