@@ -2,10 +2,11 @@
 
     python data/draw_sample.py SWISSPROT.fasta.zst CLUSTERS.tsv.zst
 
-The rule, so that nobody's taste is in it: clusters of 100 to 150 proteins, whole; a mean length of 80 to 400
-residues, no member under 40; fewer than 5 % of the frequent 4-mers of the cluster shared with any other candidate
-(so that a held-out family has no near relative in training). The candidates are put in the order of the BLAKE2b hash of
-their representative; the first 20 are the sample and the 3rd, 9th and 15th of these are held out whole ("ood").
+The rule, so that nobody's taste is in it. Candidates are whole clusters of 100 to 150 proteins, with a mean length of
+80 to 400 residues and no member under 40, in the order of the BLAKE2b hash of their representative. Two clusters are kin
+if they share at least 10 % of their frequent 4-mers (of the cluster that has fewer), and strangers below 5 %. The sample
+is the first two pairs of kin and the first 16 candidates that are strangers to all others. Held out whole ("ood")
+are the second of each pair, so families whose relatives are trained on, and the third stranger, which has none here.
 """
 
 import collections
@@ -19,8 +20,7 @@ import zstandard
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 HERE = Path(__file__).parent
-FAMILIES = 20
-HELD_OUT = (2, 8, 14)
+PAIRS, STRANGERS, HELD_OUT_STRANGER = 2, 16, 2
 
 
 def open_zst(path: str) -> io.TextIOWrapper:
@@ -52,15 +52,17 @@ def draw(fasta: str, clusters: str) -> None:
 
     def is_candidate(name: str) -> bool:
         lengths = [len(sequence) for sequence in sequences[name]]
-        nearest = max(
-            len(words[name] & words[other]) / max(1, min(len(words[name]), len(words[other])))
-            for other in large
-            if other != name
-        )
-        return min(lengths) >= 40 and 80 <= sum(lengths) / len(lengths) <= 400 and nearest < 0.05
+        return min(lengths) >= 40 and 80 <= sum(lengths) / len(lengths) <= 400
 
-    order = sorted(filter(is_candidate, large), key=lambda name: hashlib.blake2b(name.encode()).digest())
-    chosen = order[:FAMILIES]
+    def shared(one: str, other: str) -> float:
+        return len(words[one] & words[other]) / max(1, min(len(words[one]), len(words[other])))
+
+    order = sorted(large, key=lambda name: hashlib.blake2b(name.encode()).digest())
+    candidates = [name for name in order if is_candidate(name)]
+    kin = [(a, b) for i, a in enumerate(candidates) for b in candidates[i + 1 :] if shared(a, b) >= 0.1][:PAIRS]
+    strangers = [a for a in candidates if all(shared(a, b) < 0.05 for b in large if b != a)][:STRANGERS]
+    held_out = [b for _, b in kin] + [strangers[HELD_OUT_STRANGER]]
+    chosen = [name for pair in kin for name in pair] + strangers
     # no time stamp and no name in the gzip header, so that the same input gives the same bytes
     with open(HERE / "families.fasta.gz", "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as out:
         for name in chosen:
@@ -70,11 +72,12 @@ def draw(fasta: str, clusters: str) -> None:
                 out.write("\n".join([f">{title}", *lines, ""]).encode())
     table = [f"{name}\t{member}" for name in chosen for member in large[name]]
     (HERE / "families.clusters.tsv").write_text("\n".join(table) + "\n")
-    (HERE / "families.ood.txt").write_text("".join(f"{chosen[i]}\n" for i in HELD_OUT))
-    for rank, name in enumerate(chosen):
+    (HERE / "families.ood.txt").write_text("".join(f"{name}\n" for name in held_out))
+    for name in chosen:
         lengths = [len(sequence) for sequence in sequences[name]]
-        role = "held out" if rank in HELD_OUT else ""
-        print(f"| {name} | {len(lengths)} | {sum(lengths) / len(lengths):.0f} | {entries[name][0]} | {role} |")
+        terms = next((word[2:] for word in entries[name][0].split() if word.startswith("M=")), "")
+        role = "" if name not in held_out else "held out, no relative" if name in strangers else "held out"
+        print(f"| {name} | {len(lengths)} | {sum(lengths) / len(lengths):.0f} | {terms} | {role} |")
 
 
 if __name__ == "__main__":

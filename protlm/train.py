@@ -64,7 +64,8 @@ def train(config: DictConfig) -> None:
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=list(callbacks.values()))
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     best = getattr(callbacks.get("best"), "best_model_path", "")
-    trainer.test(task, data, ckpt_path=best or None, weights_only=True, verbose=False)
+    if data.evaluated_splits():
+        trainer.test(task, data, ckpt_path=best or None, weights_only=True, verbose=False)
     if trainer.is_global_zero:
         print(f"everything is in {folder}; use the model as --model {best or folder / 'checkpoints' / 'last.ckpt'}")
 

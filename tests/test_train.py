@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -285,13 +286,14 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(number, monkeypatch, t
         *TINY,
         f"data.corpus={corpus_path}",
         "model.dropout=0.1",
-        "trainer.max_steps=60",
+        "trainer.max_steps=40",
         "data.token_budget=2000",
     ]
     run(monkeypatch, *common, "hydra.run.dir=whole")
     parts = [*common, "hydra.run.dir=parts", "trainer.log_every_n_steps=1", "+logger.flush_logs_every_n_steps=1"]
     command = [sys.executable, "-m", "protlm.train", *parts]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    same = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number adds up in another order
+    with subprocess.Popen(command, env=same, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while not Path("parts/metrics/version_0/metrics.csv").exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
@@ -300,7 +302,23 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(number, monkeypatch, t
     assert "to go on: ckpt_path=" in errors
     assert "Traceback" not in errors
     stopped = torch.load("parts/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert 0 < stopped < 60
+    assert 0 < stopped < 40
     run(monkeypatch, *parts, "ckpt_path=auto")
     one, two = (protlm.load(f"{x}/checkpoints/last.ckpt").state_dict() for x in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_handful_of_proteins_trains_although_other_splits_are_empty(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.fasta").write_text(">a\nMKTAYIAKQRQISFVK\n>b\nMSHFSRQLEERLGLIEV\n")
+    run(
+        monkeypatch,
+        *TINY,
+        "data.fasta=few.fasta",
+        "data.valid=0",
+        "data.test=0",
+        "trainer.max_steps=3",
+        "hydra.run.dir=run",
+    )
+    assert not Path("run/results.json").exists()
+    assert "run/checkpoints/last.ckpt" in capsys.readouterr().out

@@ -113,10 +113,9 @@ def encode_with_special(text: str) -> np.ndarray:
     [20, 15, 32]
     """
     tokens = []
-    if not text.isascii():  # some letters outside ASCII become I, K or S in upper case
-        raise UserError(f"{text!r}: expected amino acids in one-letter code and {' '.join(special())}")
     for token in _TOKEN_PATTERN.findall(re.sub(r"\s", "", text)):
-        token = token if token.startswith("<") and len(token) > 1 else token.upper().replace("J", "X")
+        if len(token) == 1 and token.isascii():  # some letters outside ASCII become I, K or S in upper case
+            token = token.upper().replace("J", "X")
         if token not in INDEX:
             raise UserError(
                 f"{token!r} is not in the alphabet: expected amino acids in one-letter code and {' '.join(special())}"
