@@ -13,11 +13,11 @@ demo: $(READY)
 	$(BIN)/python -m protlm.train +experiment=demo data.corpus=$(DEMO)/families.h5 hydra.run.dir=$(DEMO)
 	$(BIN)/protlm evaluate $(DEMO)/families.h5 --model $(DEMO)/checkpoints/best.ckpt
 	$(BIN)/protlm embed data/families.fasta.gz -o $(DEMO)/embeddings.h5 --model $(DEMO)/checkpoints/best.ckpt
-	$(BIN)/protlm fill '$(HISTONE)' --model $(DEMO)/checkpoints/best.ckpt
+	$(BIN)/protlm fill '$(MASKED)' --top 3 --model $(DEMO)/checkpoints/best.ckpt
 
 DEMO := runs/demo
-# yeast histone H2B (P02293, in the test split) with Y44, F70 and E105 masked
-HISTONE := MSAKAEKKPASKAPAEKKPAAKKTSTSTDGKKRSKARKETYSSYI<mask>KVLKQTHPDTGISQKSMSILNS<mask>VNDIFERIATEASKLAAYNKKSTISAREIQTAVRLILPG<mask>LAKHAVSEGTRAVTKYSSSTQA
+# a ribosomal protein of the test split (A1KVV9) with R20, Q40 and F60 masked
+MASKED := MASKKAGGSTRNGRDSEAK<mask>LGVKAYGNELIPAGSIIVR<mask>RGTKFHAGDNVGMGKDHTL<mask>AKVDGYVEFKTKGALNRKTVSIRPYTGSEE
 
 test: $(READY)
 	$(BIN)/pytest -q -n auto

@@ -2,11 +2,12 @@
 
     python data/draw_sample.py SWISSPROT.fasta.zst CLUSTERS.tsv.zst
 
-The rule, so that nobody's taste is in it. Candidates are whole clusters of 100 to 150 proteins, with a mean length of
-80 to 400 residues and no member under 40, in the order of the BLAKE2b hash of their representative. Two clusters are kin
-if they share at least 10 % of their frequent 4-mers (of the cluster that has fewer), and strangers below 5 %. The sample
-is the first two pairs of kin and the first 16 candidates that are strangers to all others. Held out whole ("ood")
-are the second of each pair, so families whose relatives are trained on, and the third stranger, which has none here.
+The rule, so that nobody's taste is in it. Candidates are whole clusters of 100 to 150 proteins, with a mean length
+of 80 to 400 residues and no member under 40, in the order of the BLAKE2b hash of their representative. Two clusters
+are kin if they share at least 10 % of their frequent 4-mers (of the cluster that has fewer), and strangers below 5 %.
+The sample is the first two pairs of kin and the first 16 candidates that are strangers to all others. Held out whole
+("ood") are the second of each pair, so families whose relatives are trained on, and the third stranger, which has no
+relative here.
 """
 
 import collections

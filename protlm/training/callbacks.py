@@ -101,10 +101,13 @@ class StopOnSignal(Callback):
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's rich progress bar without a count of epochs, since training batches have no end."""
+    """Lightning's rich progress bar without epochs, since training batches have no end, and without v_num."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training".ljust(len(self.validation_description))
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class Results(Callback):
@@ -117,8 +120,9 @@ class Results(Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # here, not at the end of the test, so that the table comes behind the progress bar
+        if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
             self.path.write_text(json.dumps(pl_module.results, indent=2) + "\n")
             print(format_results(pl_module.results))
 
