@@ -11,6 +11,9 @@ from protlm.sequence.alphabet import TOKENS
 from protlm.sequence.corpus import Unigram
 
 
+_UNITS = 1 << 20  # in a nat
+
+
 class ResidueMetrics(Metric):
     """Accuracy and perplexity over the scored positions, and the unigram baseline's over the same residues."""
 
@@ -20,16 +23,16 @@ class ResidueMetrics(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # counted in float64: sums over many residues must not lose the small ones
+        # in whole units: float32 would lose small terms of a long sum, and some devices have no float64
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("negative_log", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("negative_log", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("targets", torch.zeros(len(TOKENS), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
         """Takes logits (B, L, V), targets (B, L) and scored (B, L) bool."""
         logits, targets = logits[scored].float(), targets[scored]
         self.correct += (logits.argmax(-1) == targets).sum()
-        self.negative_log += F.cross_entropy(logits, targets, reduction="sum").double()
+        self.negative_log += (F.cross_entropy(logits, targets, reduction="sum") * _UNITS).round().long()
         self.targets += torch.bincount(targets, minlength=len(TOKENS))
 
     def compute(self) -> dict[str, float]:
@@ -37,7 +40,7 @@ class ResidueMetrics(Metric):
         count = self.targets.sum().item()
         if not count:
             return {"accuracy": math.nan, "perplexity": math.nan}
-        mean = self.negative_log.item() / count
+        mean = self.negative_log.item() / _UNITS / count
         return {"accuracy": self.correct.item() / count, "perplexity": math.exp(min(mean, 700))}
 
     def beside(self, unigram: Unigram) -> dict[str, float]:

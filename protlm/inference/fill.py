@@ -48,7 +48,7 @@ def fill(model: Performer, text: str, top: int = 5) -> list[Prediction]:
     device = next(model.parameters()).device
     with torch.inference_mode():
         logits = model(torch.from_numpy(with_ends(tokens)).long()[None].to(device))[0, 1 + masked]
-        probabilities = logits[:, _STANDARD_TOKENS].double().softmax(-1).cpu().numpy()
+        probabilities = logits[:, _STANDARD_TOKENS].float().cpu().double().softmax(-1).numpy()
     predictions = []
     for position, row in zip(masked, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top]
