@@ -10,7 +10,6 @@ from torchmetrics import Metric
 from protlm.sequence.alphabet import TOKENS
 from protlm.sequence.corpus import Unigram
 
-
 _UNITS = 1 << 20  # in a nat
 
 

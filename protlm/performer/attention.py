@@ -3,6 +3,8 @@
 Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +79,8 @@ class FavorAttention(nn.Module):
             )
         kernel = FEATURE_MAPS[self.kernel]
         dtype = torch.promote_types(v.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        device = q.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             directions, scale = self.directions.to(dtype), width**-0.25
             queries = kernel.queries(q.to(dtype) * scale, directions)
             keys = kernel.keys(k.to(dtype) * scale, directions)

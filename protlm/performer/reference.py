@@ -20,13 +20,7 @@ def attention_matrix(
         logits = torch.logsumexp(queries[..., :, None, :] + keys[..., None, :, :], -1)
     else:
         logits = (queries @ keys.transpose(-2, -1)).log()
-    if key_mask is not None:
-        logits = logits.masked_fill(~key_mask[:, None, None, :], -torch.inf)
-    if causal:
-        length = logits.shape[-1]
-        future = torch.ones(length, length, dtype=torch.bool, device=logits.device).triu(1)
-        logits = logits.masked_fill(future, -torch.inf)
-    return logits.softmax(-1)
+    return _weights(logits, key_mask, causal)
 
 
 def favor_attention(
@@ -53,10 +47,15 @@ def favor_attention(
 def exact_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Softmax attention as an explicit matrix: (B, H, L, e) float64; arguments as in `favor_attention`."""
     logits = q.double() @ k.double().transpose(-2, -1) / q.shape[-1] ** 0.5
+    return _weights(logits, key_mask, causal) @ v.double()
+
+
+def _weights(logits: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
+    """Softmax over the keys that may be seen."""
     if key_mask is not None:
         logits = logits.masked_fill(~key_mask[:, None, None, :], -torch.inf)
     if causal:
         length = logits.shape[-1]
         future = torch.ones(length, length, dtype=torch.bool, device=logits.device).triu(1)
         logits = logits.masked_fill(future, -torch.inf)
-    return logits.softmax(-1) @ v.double()
+    return logits.softmax(-1)

@@ -107,6 +107,14 @@ def test_depth_36_keeps_activations_and_gradients_in_bounds(attention: str, caus
     assert norms.max() / norms.min() < 100
 
 
+@pytest.mark.parametrize("attention", ["relu", "softmax"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_nothing_stays_on_the_cpu(attention: str, positions: str) -> None:
+    """A tensor made on the CPU inside the model would not mix with those of another device, here "meta"."""
+    model = build(attention=attention, positions=positions).to("meta")
+    assert model(torch.zeros(2, 80, dtype=torch.long, device="meta")).device.type == "meta"
+
+
 def test_redraw_reaches_every_layer_and_layers_differ() -> None:
     model = build()
     before = [block.attention.attention.directions.clone() for block in model.blocks]
