@@ -5,8 +5,6 @@ No pickle is executed: Lightning checkpoints are read with torch's `weights_only
 
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from protlm.errors import UserError
+from protlm.output import unfinished
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 
@@ -65,20 +64,13 @@ def export(model: Performer, folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another folder or remove it")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-    try:
-        (partial / CONFIG).write_text(json.dumps(description(model.config), indent=2) + "\n")
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / WEIGHTS)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be written ({error}); nothing was left behind") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with unfinished(folder) as partial:
+        model_folder = partial / folder.name
+        model_folder.mkdir()
+        (model_folder / CONFIG).write_text(json.dumps(description(model.config), indent=2) + "\n")
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, model_folder / WEIGHTS)
+        os.replace(model_folder, folder)
 
 
 def read_lightning(path: str | Path) -> dict[str, Any]:

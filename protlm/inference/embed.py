@@ -4,7 +4,6 @@ Every protein is computed whole, without truncation, as `<cls>` residues `<eos>`
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from protlm.errors import UserError
+from protlm.output import unfinished
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, encode, with_ends
 from protlm.sequence.batching import length_buckets, pad
@@ -97,9 +97,14 @@ def embed_fasta(
     paths = [Path(per_protein), *([Path(per_residue)] if per_residue else [])]
     if len({path.resolve() for path in (file.path, *paths)}) <= len(paths):
         raise UserError(f"{per_protein}: input and outputs have to be different files")
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; expected the name of a file to write")
     seen: dict[str, int] = {}
     with ExitStack() as stack:
-        outputs = [stack.enter_context(_Replacing(path)) for path in paths]
+        drafts = [stack.enter_context(unfinished(path)) / path.name for path in paths]
+        # insertion order is kept, and names are found fast among millions
+        outputs = [stack.enter_context(h5py.File(draft, "w", libver="latest", track_order=True)) for draft in drafts]
         for window in _windows(file):
             for record, name, rows in zip(
                 window,
@@ -108,7 +113,7 @@ def embed_fasta(
                 strict=True,
             ):
                 for output, value in zip(outputs, (rows.mean(0), rows), strict=False):
-                    output.write(name, value)
+                    output.create_dataset(name, data=value.astype(np.float16))
                 summary.proteins += 1
                 summary.residues += len(record.sequence)
                 learned = model.config.positions == "learned"
@@ -117,8 +122,9 @@ def embed_fasta(
                 progress(file.position, file.size)
         if not summary.proteins:
             raise UserError(f"{fasta}: no record has a sequence; expected at least one protein")
-        for output in outputs:
-            output.finish()
+        for output, draft, path in zip(outputs, drafts, paths, strict=True):
+            output.close()
+            os.replace(draft, path)
     summary.changes, summary.changed_records = dict(file.changes), dict(file.changed_records)
     return summary
 
@@ -150,44 +156,3 @@ def _name(record: Record, seen: dict[str, int], summary: EmbedSummary, path: Pat
         )
     seen[name] = number
     return name
-
-
-class _Replacing:
-    """An HDF5 file of float16 datasets that takes its name only when it is finished."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> "_Replacing":
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder; expected the name of a file to write")
-        try:
-            handle, self._partial = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-        os.close(handle)
-        # insertion order is kept, and names are found fast among millions
-        self._file = h5py.File(self._partial, "w", libver="latest", track_order=True)
-        return self
-
-    def write(self, name: str, value: np.ndarray) -> None:
-        """Adds a dataset."""
-        try:
-            self._file.create_dataset(name, data=value.astype(np.float16))
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error}); nothing was left behind") from error
-
-    def finish(self) -> None:
-        """Gives the file its name, with the rights of any new file."""
-        umask = os.umask(0)
-        os.umask(umask)
-        try:
-            self._file.close()
-            os.chmod(self._partial, 0o666 & ~umask)
-            os.replace(self._partial, self.path)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error}); nothing was left behind") from error
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        Path(self._partial).unlink(missing_ok=True)

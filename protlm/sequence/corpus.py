@@ -5,8 +5,6 @@ The layout is in docs/formats.md. Tokens are one contiguous dataset: a protein i
 
 import json
 import os
-import shutil
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ import h5py
 import numpy as np
 
 from protlm.errors import UserError
+from protlm.output import unfinished
 from protlm.sequence.alphabet import SCORED, TOKENS, encode
 from protlm.sequence.fasta import FastaFile
 from protlm.sequence.splits import SPLITS, TRAIN, SplitRule, digest, unite_identical
@@ -75,11 +74,7 @@ def prepare_corpus(
     ids: list[bytes] = []
     not_found = set(rule.held_out)
     lengths, digests, codes = array("q"), array("Q"), array("B")
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    try:
+    with unfinished(out) as folder:
         with (folder / "tokens").open("wb") as spool:
             done = 0
             for file in files:
@@ -116,10 +111,6 @@ def prepare_corpus(
         os.replace(folder / "corpus.h5", out)
         if progress:
             progress(total, total)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); nothing was left behind") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return summary
 
 
