@@ -16,8 +16,10 @@ from hydra.utils import instantiate
 
 import protlm
 from protlm import train
+from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.sequence.corpus import Corpus
 
 GROUPS = ("model", "data", "trainer", "logger", "callbacks", "optimizer", "schedule")
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "callbacks.progress=null"]
@@ -322,3 +324,20 @@ def test_a_handful_of_proteins_trains_although_other_splits_are_empty(monkeypatc
     )
     assert not Path("run/results.json").exists()
     assert "run/checkpoints/last.ckpt" in capsys.readouterr().out
+
+
+def test_two_processes_train_and_test_as_one(tmp_path, corpus_path) -> None:
+    """DDP on the CPU: the run ends, and its metrics are those of one process over the whole split."""
+    options = [f"data.corpus={corpus_path}", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2"]
+    command = [sys.executable, "-m", "protlm.train", *TINY, *options, "hydra.run.dir=run"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    model = protlm.load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    alone = evaluate(model, Corpus(corpus_path), max_length=64, seed=1)
+    for split in ("test", "ood"):
+        assert results[split] == pytest.approx(alone[split], rel=1e-3)
+        assert results[split]["unigram_accuracy"] == alone[split]["unigram_accuracy"]
