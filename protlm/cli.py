@@ -72,16 +72,8 @@ def prepare(
     )
     with _progress("reading", DownloadColumn()) as report:
         summary = prepare_corpus(fasta, output, rule, allow_nucleotides, report)
-    splits = ", ".join(f"{name} {count:,}" for name, count in summary.proteins_by_split.items())
-    messages.print(f"{output}: {summary.proteins:,} proteins, {summary.residues:,} residues ({splits})")
-    _print_changes(summary.changes, summary.changed_records)
-    if summary.moved_to_identical:
-        messages.print(f"{summary.moved_to_identical:,} proteins moved to the split of an identical sequence")
-    if summary.not_found:
-        some = ", ".join(summary.not_found[:3]) + (", ..." if len(summary.not_found) > 3 else "")
-        _warn(f"{len(summary.not_found):,} ids of {ood} are in none of the files: {some}")
-    if summary.without_cluster:
-        messages.print(f"{summary.without_cluster:,} proteins are not in {clusters}; each counted as its own cluster")
+    for line in summary.describe(output):
+        messages.print(line)
 
 
 @app.command()
@@ -96,6 +88,7 @@ def embed(
 ) -> None:
     """Write the embeddings of proteins, in the layout of UniProt's HDF5 files."""
     from protlm.inference.embed import embed_fasta
+    from protlm.sequence.fasta import describe_changes
 
     network = _load(model, device)
     with _progress("embedding", DownloadColumn()) as report:
@@ -103,7 +96,8 @@ def embed(
     messages.print(
         f"{output}: {summary.proteins:,} proteins, {summary.residues:,} residues, {network.config.width} numbers each"
     )
-    _print_changes(summary.changes, summary.changed_records)
+    for line in describe_changes(summary.changes, summary.changed_records):
+        messages.print(line)
     if summary.renamed:
         messages.print(f"{summary.renamed:,} identifiers: '/' replaced by '_'")
     if summary.beyond_positions:
@@ -192,12 +186,6 @@ def _progress(label: str, amount: ProgressColumn) -> Iterator[Callable[[int, int
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _print_changes(changes: dict[str, int], records: dict[str, int]) -> None:
-    for reason, count in changes.items():
-        where = "" if reason.startswith("record") else f" ({count:,} residues)"
-        messages.print(f"{records[reason]:,} records: {reason}{where}")
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def test_proteins_that_the_cluster_table_does_not_name_are_reported(protlm, fast
     (tmp_path / "clusters.tsv").write_text("P1\tP1\n")
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--clusters", tmp_path / "clusters.tsv")
     assert outcome.code == 0
-    assert "2 proteins are not in" in outcome.err
+    assert "2 proteins are not in the table" in outcome.err
 
 
 def test_paths_are_printed_as_they_are(protlm, fasta: Path, tmp_path: Path) -> None:
@@ -252,5 +252,5 @@ def test_ctrl_c_stops_and_leaves_nothing(model_folder: Path, tmp_path: Path, com
 def test_ids_to_hold_out_that_are_not_there_are_reported(protlm, fasta: Path, tmp_path: Path) -> None:
     (tmp_path / "ood.txt").write_text("P1\nP2\n")
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--ood", tmp_path / "ood.txt")
-    assert "warning: 1 ids of" in outcome.err
+    assert "warning: 1 ids to hold out" in outcome.err
     assert outcome.err.rstrip().endswith("in none of the files: P2")

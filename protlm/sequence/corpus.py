@@ -17,7 +17,7 @@ import numpy as np
 from protlm.errors import UserError
 from protlm.output import unfinished
 from protlm.sequence.alphabet import SCORED, TOKENS, encode
-from protlm.sequence.fasta import FastaFile
+from protlm.sequence.fasta import FastaFile, describe_changes
 from protlm.sequence.splits import SPLITS, TRAIN, SplitRule, digest, unite_identical
 
 FORMAT = "protlm corpus"
@@ -41,6 +41,20 @@ class PrepareSummary:
     """Ids to hold out that are neither a protein nor a cluster of the files."""
     without_cluster: int = 0
     """Proteins that the cluster table does not name."""
+
+    def describe(self, out: str | Path) -> list[str]:
+        """Lines for a person: what is in the corpus `out`, and what was changed, moved or not found."""
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.proteins_by_split.items())
+        lines = [f"{out}: {self.proteins:,} proteins, {self.residues:,} residues ({splits})"]
+        lines += describe_changes(self.changes, self.changed_records)
+        if self.moved_to_identical:
+            lines.append(f"{self.moved_to_identical:,} proteins moved to the split of an identical sequence")
+        if self.without_cluster:
+            lines.append(f"{self.without_cluster:,} proteins are not in the table; each counted as its own cluster")
+        if self.not_found:
+            some = ", ".join(self.not_found[:3]) + (", ..." if len(self.not_found) > 3 else "")
+            lines.append(f"warning: {len(self.not_found):,} ids to hold out are in none of the files: {some}")
+        return lines
 
 
 def prepare_corpus(

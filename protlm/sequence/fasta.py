@@ -6,7 +6,7 @@ import io
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,19 @@ def decompressed(raw: io.BufferedReader) -> io.TextIOWrapper:
             stream = opened(raw)
     # A header in another encoding keeps its ASCII; a sequence with such bytes is refused by the alphabet.
     return io.TextIOWrapper(io.BufferedReader(stream, 1 << 18), "utf-8-sig", "replace")
+
+
+def describe_changes(changes: Mapping[str, int], changed_records: Mapping[str, int]) -> list[str]:
+    """A line for each reason: how many records, and how many of their residues, were changed or left out.
+
+    >>> describe_changes({"J replaced by X": 27}, {"J replaced by X": 12})
+    ['12 records: J replaced by X (27 residues)']
+    """
+    lines = []
+    for reason, count in changes.items():
+        residues = "" if reason.startswith("record") else f" ({count:,} residues)"
+        lines.append(f"{changed_records[reason]:,} records: {reason}{residues}")
+    return lines
 
 
 class FastaFile:

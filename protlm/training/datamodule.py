@@ -109,7 +109,7 @@ class TremblDataModule(pl.LightningDataModule):
         )
         self.corpus_path.parent.mkdir(parents=True, exist_ok=True)
         summary = prepare_corpus(self.fasta, self.corpus_path, rule, self.allow_nucleotides)
-        print(f"{self.corpus_path}: {summary.proteins:,} proteins, {summary.residues:,} residues")
+        print(*summary.describe(self.corpus_path), sep="\n")
 
     def train_dataloader(self) -> DataLoader[Batch]:
         samples = self._batches("train", self.question)
