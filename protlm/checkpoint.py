@@ -3,9 +3,11 @@
 No pickle is executed: Lightning checkpoints are read with torch's `weights_only`.
 """
 
+import hashlib
 import json
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +69,10 @@ def export(model: Performer, folder: str | Path) -> None:
     with unfinished(folder) as partial:
         model_folder = partial / folder.name
         model_folder.mkdir()
-        (model_folder / CONFIG).write_text(json.dumps(description(model.config), indent=2) + "\n")
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, model_folder / WEIGHTS)
+        about = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
+        (model_folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
         os.replace(model_folder, folder)
 
 
@@ -83,6 +86,9 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():  # torch.load does not look at the checksums
+                raise zipfile.BadZipFile
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -108,6 +114,11 @@ def resume_point(path: str | None, last: Path) -> str | None:
     return path
 
 
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
@@ -117,6 +128,8 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except ValueError as error:
         raise UserError(f"{path / CONFIG}: not JSON ({error})") from error
     try:
+        if isinstance(about, dict) and about.get("sha256", "") not in ("", _checksum(path / WEIGHTS)):
+            raise UserError(f"{path / WEIGHTS}: damaged or cut short, or not of this {CONFIG}; export the model again")
         return about, load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path / WEIGHTS}: damaged or cut short ({error}); export the model again") from error

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -55,13 +56,14 @@ def train(config: DictConfig) -> None:
         raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
     folder = Path(HydraConfig.get().runtime.output_dir)
     seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config.data, _convert_="all")
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
     optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
     task = LanguageModelTask(model, optimizer, schedule)
-    resume = resume_point(config.ckpt_path, folder / "checkpoints" / "last.ckpt")
     callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=list(callbacks.values()))
+    # last, so that no other mistake hides behind missing data
+    data = instantiate(config.data, _convert_="all")
+    resume = resume_point(config.ckpt_path, folder / "checkpoints" / "last.ckpt")
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     best = getattr(callbacks.get("best"), "best_model_path", "")
     if data.evaluated_splits():
@@ -82,6 +84,8 @@ def mistakes_in_one_line() -> Iterator[None]:
         if isinstance(error, InstantiationException) and error.__cause__:
             where = "" if isinstance(error.__cause__, UserError) else message.rpartition("full_key: ")[2] + ": "
             message = f"{where}{error.__cause__}"
+        # Hydra's advice to append what it does not know, and its search path, help nobody here
+        message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 

@@ -230,3 +230,19 @@ def test_a_copied_folder_is_the_same_model(model_folder: Path, tmp_path: Path) -
     shutil.copytree(model_folder, tmp_path / "copy")
     with torch.inference_mode():
         assert torch.equal(load(tmp_path / "copy")(PROTEIN), load(str(model_folder))(PROTEIN))
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tiny_model, tmp_path: Path) -> None:
+    """In a model folder by the checksum of config.json, in a checkpoint by those of the archive."""
+    export(tiny_model, tmp_path / "model")
+    about = {**description(tiny_model.config)}
+    weights = {f"model.{name}": weight for name, weight in tiny_model.state_dict().items()}
+    torch.save({KEY: about, "state_dict": weights}, tmp_path / "model.ckpt")
+    load(tmp_path / "model.ckpt")
+    for path, target in (("model/model.safetensors", "model"), ("model.ckpt", "model.ckpt")):
+        content = bytearray((tmp_path / path).read_bytes())
+        position = content.index(tiny_model.head.weight.detach().numpy().tobytes())
+        content[position + 3] ^= 0x40
+        (tmp_path / path).write_bytes(content)
+        with pytest.raises(UserError, match="damaged"):
+            load(tmp_path / target)

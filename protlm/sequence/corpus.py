@@ -180,6 +180,8 @@ class Corpus:
         self.path = Path(path)
         if not self.path.exists():
             raise UserError(f"{path}: no such corpus; make one with: protlm prepare FASTA -o {path}")
+        if not self.path.is_file():
+            raise UserError(f"{path}: not a corpus but a folder; make a corpus with: protlm prepare FASTA -o CORPUS.h5")
         try:
             with h5py.File(self.path, "r") as file:
                 if file.attrs.get("format") != FORMAT:

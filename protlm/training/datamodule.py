@@ -64,7 +64,7 @@ class TremblDataModule(pl.LightningDataModule):
             raise UserError(f"data.split_by {split_by!r}: expected 'cluster' or 'sequence'")
         if split_by == "cluster" and not clusters:
             raise UserError("data.split_by is 'cluster': give the table as data.clusters")
-        self.fasta = [fasta] if isinstance(fasta, str) else list(fasta or [])
+        self.fasta = [path for path in ([fasta] if isinstance(fasta, str) else fasta or []) if path]
         if corpus is None and not self.fasta:
             raise UserError("no data: give data.fasta=FILE.fasta, or data.corpus=CORPUS.h5 made by 'protlm prepare'")
         self.clusters, self.split_by, self.held_out, self.valid, self.test = clusters, split_by, held_out, valid, test
