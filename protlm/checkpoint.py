@@ -73,6 +73,7 @@ def export(model: Performer, folder: str | Path) -> None:
         save_file(weights, model_folder / WEIGHTS)
         about = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
         (model_folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+        (model_folder / WEIGHTS).chmod((model_folder / CONFIG).stat().st_mode)  # safetensors keeps it to its owner
         os.replace(model_folder, folder)
 
 

@@ -66,6 +66,8 @@ def train(config: DictConfig) -> None:
     resume = resume_point(config.ckpt_path, folder / "checkpoints" / "last.ckpt")
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     best = getattr(callbacks.get("best"), "best_model_path", "")
+    if Path(best).parent != folder / "checkpoints" or not Path(best).is_file():
+        best = ""  # a checkpoint of another folder remembers the best of that one
     if data.evaluated_splits():
         trainer.test(task, data, ckpt_path=best or None, weights_only=True, verbose=False)
     if trainer.is_global_zero:

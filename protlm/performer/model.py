@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from protlm.performer.attention import FavorAttention
 from protlm.performer.baselines import ExactAttention
 from protlm.performer.features import FEATURE_MAPS
+from protlm.performer.projection import DIRECTIONS
 
 ATTENTION = ("exact", *FEATURE_MAPS)
 POSITIONS = ("learned", "rotary")
@@ -58,8 +59,14 @@ class PerformerConfig:
             raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
         if self.positions not in POSITIONS:
             raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
-        if min(self.layers, self.heads, self.feed_forward, self.max_length, self.num_features) < 1:
-            raise ValueError("model.layers, heads, feed_forward, max_length and num_features: expected numbers from 1")
+        sizes = (self.layers, self.heads, self.width, self.feed_forward, self.max_length, self.num_features)
+        if min(sizes) < 1 or self.feature_seed < 0:
+            raise ValueError(
+                "model.layers, heads, width, feed_forward, max_length, num_features: expected numbers from 1, and "
+                "model.feature_seed from 0"
+            )
+        if self.directions not in DIRECTIONS:
+            raise ValueError(f"model.directions {self.directions!r}: expected one of {', '.join(DIRECTIONS)}")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"

@@ -74,9 +74,12 @@ class LanguageModelTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.model.parameters())
-        factor, total = self._schedule, int(self.trainer.estimated_stepping_batches)
+        factor, steps = self._schedule, self.trainer.estimated_stepping_batches
         if factor is None:
             return optimizer
+        if not math.isfinite(steps) and getattr(factor, "decay", "none") != "none":
+            raise UserError("a schedule that decays needs trainer.max_steps; or take schedule=constant")
+        total = int(steps) if math.isfinite(steps) else 0
         schedule = LambdaLR(optimizer, lambda step: factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
