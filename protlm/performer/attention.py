@@ -3,30 +3,51 @@
 Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from protlm.performer.features import FEATURE_MAPS
+from protlm.performer.estimator import LOG2E, without_autocast
+from protlm.performer.features import Computed, FeatureMap, Generalised, decode, describe, encode, from_description
 from protlm.performer.linear_attention import linear_attention
 from protlm.performer.projection import draw_directions
 
 
-class FavorAttention(nn.Module):
-    """Attention in time and memory linear in L, by positive orthogonal random features.
+class RecurrentState(NamedTuple):
+    """What is kept of the keys so far; its size does not depend on their number.
 
-    One set of directions is shared by the heads; it is a buffer, so it is saved with the model.
+    Args:
+        shift: (B, H, 1, M), or (B, H, 1, 1) for features that may be negative: logarithm to base 2 of the sums' scale.
+        sums: (B, H, e + 1, M): of features times values, and of features.
+    """
+
+    shift: Tensor
+    sums: Tensor
+
+
+class FavorAttention(nn.Module):
+    """Attention in time and memory linear in L, by random features.
+
+    One set of directions is shared by the heads; it is a buffer, so it is saved with the model. The kernels "optimal"
+    and "sderf" choose theirs by the mean of (q + k)(q + k)', which is averaged while the module is in training mode and
+    adopted at the next `redraw`; until then they are "softmax". So attention never depends on the batch it is in.
 
     Args:
         head_dim: d, the width of queries and keys.
-        num_features: M.
-        kernel: "softmax" approximates softmax(q.k / sqrt(d)); "relu" is the generalised kernel of the same paper.
-        directions: "orthogonal" or "iid".
+        num_features: M; "hyperbolic" and "trig" have 2 M.
+        kernel: "softmax", "hyperbolic", "trig", "regularised", "optimal" and "sderf" approximate softmax(q.k / sqrt(d));
+            "relu", "relu_unprojected", "exp", "gelu", "sigmoid", "tanh", "abs", "elu+1", "cos" and "identity" are
+            generalised kernels; or a `FeatureMap`; or a function f of a tensor, for features f(w.x) + 0.001, which takes
+            memory for all L x M of them.
+        directions: "orthogonal", "simplex" or "iid".
         causal: position t sees positions up to t only.
         seed, layer: with the draw number, all that the directions depend on.
+        norms: of the directions, "chi" or "constant".
 
-    Source: Choromanski et al. 2021, "Rethinking Attention with Performers".
+    Source: Choromanski et al. 2021, "Rethinking Attention with Performers"; features.py has that of each kernel.
 
     >>> attention = FavorAttention(head_dim=8, num_features=16)
     >>> q = k = v = torch.ones(1, 2, 5, 8)
@@ -35,64 +56,193 @@ class FavorAttention(nn.Module):
     """
 
     directions: Tensor
+    bias: Tensor
+    moment: Tensor
+    observed: Tensor
     draw_number: Tensor
 
     def __init__(
         self,
         head_dim: int,
         num_features: int = 256,
-        kernel: str = "softmax",
+        kernel: str | FeatureMap | Callable[[Tensor], Tensor] = "softmax",
         directions: str = "orthogonal",
         causal: bool = False,
         seed: int = 0,
         layer: int = 0,
+        norms: str = "chi",
     ) -> None:
         super().__init__()
-        if kernel not in FEATURE_MAPS:
-            raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(FEATURE_MAPS)}")
-        self.kernel, self.causal = kernel, causal
-        self._drawn = (directions, num_features, head_dim, seed, layer)
-        self.register_buffer("directions", torch.empty(num_features, head_dim))
+        self.function = None
+        if isinstance(kernel, str):
+            self.feature_map = from_description(kernel)
+        elif isinstance(kernel, FeatureMap):
+            self.feature_map = kernel
+        else:
+            self.feature_map, self.function = Generalised(), kernel
+        self._encoded = encode(Computed() if self.function else self.feature_map)
+        self.head_dim, self.causal = head_dim, causal
+        self._drawn = (directions, self.feature_map.norms or norms, num_features, head_dim)
+        self._key = (seed, layer)
+        weight, bias = self._draw(0, torch.zeros(head_dim, head_dim))
+        self.register_buffer("directions", weight)
+        if self.feature_map.adaptive:
+            self.register_buffer("bias", bias)
+            self.register_buffer("moment", torch.zeros(head_dim, head_dim))
+            self.register_buffer("observed", torch.tensor(0))
         self.register_buffer("draw_number", torch.tensor(0))
-        self.redraw(0)
+
+    def _draw(self, draw_number: int, moment: Tensor) -> tuple[Tensor, Tensor]:
+        directions = draw_directions(*self._drawn, (*self._key, draw_number))
+        weight, bias = self.feature_map.affine(directions, moment.double().cpu())
+        return weight.float(), bias.float()
 
     @torch.no_grad()
     def redraw(self, draw_number: int) -> None:
-        """Replaces the directions by those of (seed, layer, draw number), the same on every rank."""
-        kind, num_features, head_dim, seed, layer = self._drawn
-        self.directions.copy_(draw_directions(kind, num_features, head_dim, (seed, layer, draw_number)))
+        """Replaces the directions by those of (seed, layer, draw number), the same on every rank.
+
+        If torch.distributed runs, all ranks have to call this together when the kernel is "optimal" or "sderf", since
+        what the ranks have observed is averaged.
+        """
+        moment = torch.zeros(self.head_dim, self.head_dim)
+        if self.feature_map.adaptive:
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                total = self.moment * self.observed
+                dist.all_reduce(total)
+                dist.all_reduce(self.observed)
+                if self.observed > 0:
+                    self.moment.copy_(total / self.observed)
+            self.observed.zero_()
+            moment = self.moment
+        weight, bias = self._draw(draw_number, moment)
+        self.directions.copy_(weight)
+        if self.feature_map.adaptive:
+            self.bias.copy_(bias)
         self.draw_number.fill_(draw_number)
+
+    @torch.no_grad()
+    def observe(self, q: Tensor, k: Tensor, key_mask: Tensor | None = None) -> None:
+        """Adds a batch to the averages that "optimal" and "sderf" adopt at the next `redraw`.
+
+        `forward` does so in training mode. Every protein and head counts the same; arguments as in `forward`.
+        """
+        with without_autocast(q.device):
+            x, y = (tensor.to(self.moment.dtype) * self.head_dim**-0.25 for tensor in (q, k))
+            real = x.new_ones(len(x), x.shape[2]) if key_mask is None else key_mask.to(x)
+            share = (real / real.sum(1, keepdim=True).clamp(min=1))[:, None, :, None]
+            sums = torch.einsum("bhld,bhle->de", x * share, x) + torch.einsum("bhld,bhle->de", y * share, y)
+            cross = torch.einsum("bhd,bhe->de", (x * share).sum(2), (y * share).sum(2))
+            moment = (sums + cross + cross.T) / (x.shape[0] * x.shape[1])
+        self.observed += 1
+        self.moment += (moment - self.moment) / self.observed
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attention (B, H, L, e) in the dtype of v.
 
         Args:
-            q, k: (B, H, L, d), v: (B, H, L, e); any float dtype. Sums are float32 (float64 for float64), also under
-                autocast.
+            q, k: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Sums are float32 (float64 for float64),
+                also under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
             key_mask: (B, L) bool, true where a key is real; None if all are.
+
+        Raises:
+            ValueError: for shapes that do not fit.
         """
-        width = self.directions.shape[1]
-        if q.shape[-1] != width or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
+        self._check(q, k, v, key_mask)
+        if self.training and self.feature_map.adaptive:
+            self.observe(q, k, key_mask)
+        q, k, weight, bias, scale = self._operands(q, k, v)
+        return linear_attention(q, k, v, self._encoded, weight, bias, key_mask, scale, self.causal)[0]
+
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """Causal attention of the next positions, and the state for those behind them; for inference.
+
+        Args:
+            q, k, v: as in `forward`; usually L = 1.
+            state: what the step before returned; None at the beginning.
+        """
+        self._check(q, k, v, None)
+        if not self.causal:
+            raise ValueError("only causal attention can be computed step by step")
+        q, k, weight, bias, scale = self._operands(q, k, v)
+        if state is None:
+            out, shift, sums = linear_attention(q, k, v, self._encoded, weight, bias, None, scale, True)
+            return out, RecurrentState(shift + _weight(k[:, :, :1].to(shift), decode(self._encoded), scale), sums)
+        outs = []
+        with without_autocast(q.device), torch.no_grad():
+            for t in range(q.shape[2]):
+                here = (x[:, :, t : t + 1].to(state.sums.dtype) for x in (q, k, v))
+                out, state = _step(*here, decode(self._encoded), weight, bias, scale, state)
+                outs.append(out)
+        return torch.cat(outs, 2).to(v.dtype), state
+
+    def _operands(
+        self, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, float]:
+        dtype, scale = torch.promote_types(v.dtype, torch.float32), self.head_dim**-0.25
+        if not self.feature_map.projected:
+            return q, k, None, None, scale
+        weight = self.directions.to(dtype) * scale
+        if self.function is None:
+            return q, k, weight, self.bias.to(dtype) if self.feature_map.adaptive else None, scale
+        epsilon = Generalised().epsilon
+        with without_autocast(q.device):
+            q, k = (self.function(x.to(dtype) @ weight.T) + epsilon for x in (q, k))
+        return q, k, None, None, 1.0
+
+    def _check(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+        if q.dim() != 4 or q.shape[-1] != self.head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
             raise ValueError(
-                f"expected q and k of one shape (B, H, L, {width}) and v (B, H, L, e), got {tuple(q.shape)}, "
+                f"expected q and k of one shape (B, H, L, {self.head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
                 f"{tuple(k.shape)}, {tuple(v.shape)}"
             )
-        kernel = FEATURE_MAPS[self.kernel]
-        dtype = torch.promote_types(v.dtype, torch.float32)
-        device = q.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            directions, scale = self.directions.to(dtype), width**-0.25
-            queries = kernel.queries(q.to(dtype) * scale, directions)
-            keys = kernel.keys(k.to(dtype) * scale, directions)
-            if key_mask is not None:
-                padding = ~key_mask[:, None, :, None]
-                keys = keys.masked_fill(padding, -torch.inf if kernel.log else 0.0)
-            result = linear_attention(queries, keys, v.to(dtype), kernel.log, self.causal)
-        return result.to(v.dtype)
+        expected = (q.shape[0], q.shape[2])
+        if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
+            raise ValueError(
+                f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
+            )
 
     def extra_repr(self) -> str:
-        kind, num_features, head_dim, seed, layer = self._drawn
+        directions, norms, num_features, head_dim = self._drawn
+        kernel = self.function or describe(self.feature_map)
         return (
-            f"head_dim={head_dim}, num_features={num_features}, kernel={self.kernel!r}, directions={kind!r}, "
-            f"causal={self.causal}, seed={seed}, layer={layer}"
+            f"head_dim={head_dim}, num_features={num_features}, kernel={kernel!r}, directions={directions!r}, "
+            f"norms={norms!r}, causal={self.causal}, seed={self._key[0]}, layer={self._key[1]}"
         )
+
+
+def _step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    feature_map: FeatureMap,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    state: RecurrentState,
+) -> tuple[Tensor, RecurrentState]:
+    """One position: q, k (B, H, 1, d), v (B, H, 1, e), all of the state's dtype."""
+
+    def features(x: Tensor) -> Tensor:
+        p = x * scale if weight is None else x @ weight.T.to(x)
+        return feature_map.features(p if bias is None else p + bias.to(x))
+
+    size = _weight(k, feature_map, scale)
+    values = torch.cat((v, torch.ones_like(v[..., :1])), -1).transpose(2, 3)
+    if feature_map.log:
+        before = state.shift + state.sums[..., -1:, :].log2()
+        u = features(k) * LOG2E + size
+        shift = torch.logaddexp2(before, u)
+        sums = state.sums * (before - shift).exp2() + values * (u - shift).exp2()
+        weights = (features(q) + shift / LOG2E).softmax(-1)
+        return weights @ sums[..., :-1, :].transpose(2, 3), RecurrentState(shift, sums)
+    shift = torch.maximum(state.shift, size)
+    sums = state.sums * (state.shift - shift).exp2() + values * features(k) * (size - shift).exp2()
+    both = features(q) @ sums.transpose(2, 3)
+    return both[..., :-1] / both[..., -1:], RecurrentState(shift, sums)
+
+
+def _weight(k: Tensor, feature_map: FeatureMap, scale: float) -> Tensor:
+    """The logarithm to base 2 of exp(c |x|^2 / 2): (B, H, L, 1)."""
+    return k.square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)

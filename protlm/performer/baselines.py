@@ -24,3 +24,11 @@ class ExactAttention(nn.Module):
             length = q.shape[-2]
             mask = mask & mask.new_ones(length, length).tril()
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class IdentityAttention(nn.Module):
+    """Returns the values: what a model costs without attention, "OPT" in Choromanski et al. 2021, 4.1."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """v; arguments as in `FavorAttention.forward`."""
+        return v

@@ -1,45 +1,264 @@
-"""Feature maps phi with phi(q).phi(k) ~ kernel(q, k), as log-features where the kernel is an exponential.
+"""Feature maps phi with phi(q).phi(k) / M ~ kernel(q, k).
 
-Legend: B batch, H heads, L length, d head width, M features. Inputs x are (B, H, L, d), directions (M, d), results
-(B, H, L, M).
+Legend: d head width, M features, ... any leading dimensions. x is a query or key times d^(-1/4).
+
+Every map is an affine one, p = W x + b with W (M, d) and b (M) made from random directions, and a function of p:
+
+    phi(x)_i = exp(f(p)_i + c |x|^2 / 2)    if `log`, and f is the identity unless said otherwise
+    phi(x)_i = f(p)_i exp(c |x|^2 / 2)      else
+
+A new map is a class here (or a line in FUNCTIONS), its name in FEATURE_MAPS, and a file of a line in
+conf/model/attention.
 """
 
+import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A map of queries and one of keys.
+    """What all maps share."""
 
-    Args:
-        queries, keys: functions of (x, directions).
-        log: whether they return logarithms of positive features.
+    log: ClassVar[bool] = False
+    """Features are positive, and `features` are their logarithms."""
+    linear: ClassVar[bool] = True
+    """The function of p is the identity."""
+    quadratic: ClassVar[float] = 0.0
+    """c above."""
+    redrawn: ClassVar[bool] = False
+    """The kernel is softmax, of which directions are a mere estimate, so a new draw changes nothing on average."""
+    adaptive: ClassVar[bool] = False
+    """`affine` depends on the moment of queries and keys."""
+    norms: ClassVar[str | None] = None
+    """Norms that the directions must have; None for any."""
+    projected = True
+    """False if p = x, and M = d."""
+
+    def affine(self, directions: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        """W (M, d) and b (M).
+
+        Args:
+            directions: (M, d) float64.
+            moment: (d, d) float64, the mean of (x + y)(x + y)' over pairs of a query x and a key y; 0 if unknown.
+        """
+        return directions, directions.new_zeros(len(directions))
+
+    def features(self, p: Tensor) -> Tensor:
+        """f(p): (..., M) from (..., M); a new tensor, but for `linear` maps."""
+        return p
+
+    def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of p from that of f(p)."""
+        return grad
+
+
+@dataclass(frozen=True)
+class Softmax(FeatureMap):
+    """exp(w.x - |x|^2 / 2): positive features; Choromanski et al. 2021, Lemma 1."""
+
+    log = True
+    quadratic = -1.0
+    redrawn = True
+
+
+@dataclass(frozen=True)
+class Hyperbolic(Softmax):
+    """Softmax features of w and of -w, 2M in all; Choromanski et al. 2021, Lemma 1."""
+
+    def affine(self, directions: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        return super().affine(torch.cat((directions, -directions)), moment)
+
+
+@dataclass(frozen=True)
+class Regularised(Softmax):
+    """SMREG: softmax features of directions with norm sqrt(d) exactly; Choromanski et al. 2021, Theorem 1."""
+
+    norms = "constant"
+
+
+def optimal_coefficient(f: Tensor) -> Tensor:
+    """A <= 0, which minimises the variance of the features where |x + y|^2 is d f; Likhosherstov et al. 2022.
+
+    Their (1 - 2f - sqrt((2f + 1)^2 + 8f)) / 16, written so that it keeps its digits near f = 0.
+    """
+    return -f / (1 - 2 * f + ((2 * f + 1).square() + 8 * f).sqrt())
+
+
+@dataclass(frozen=True)
+class Optimal(Softmax):
+    """OPRF (FAVOR++): exp(A |w|^2 + sqrt(1 - 4A) w.x - |x|^2 / 2 + d log(1 - 4A) / 4); Likhosherstov et al. 2022.
+
+    A is one number for all directions, from the mean of |x + y|^2.
     """
 
-    queries: Callable[[Tensor, Tensor], Tensor]
-    keys: Callable[[Tensor, Tensor], Tensor]
-    log: bool
+    adaptive = True
+
+    def affine(self, directions: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        dim = directions.shape[1]
+        a = optimal_coefficient(moment.trace() / dim)
+        bias = a * directions.square().sum(1) + dim / 4 * torch.log1p(-4 * a)
+        return directions * (1 - 4 * a).sqrt(), bias
 
 
-def log_positive_query(x: Tensor, directions: Tensor) -> Tensor:
-    """w.x, the log-feature of a query but for its own |x|^2 / 2, which cancels when attention is normalised."""
-    return x @ directions.T
+@dataclass(frozen=True)
+class DiagonalExponential(Softmax):
+    """SDERF (FAVOR#): as OPRF with one A per principal axis of x + y; Likhosherstov et al. 2023."""
+
+    adaptive = True
+
+    def affine(self, directions: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        spectrum, axes = torch.linalg.eigh(moment)
+        a = optimal_coefficient(spectrum.clamp(min=0))
+        bias = directions.square() @ a + torch.log1p(-4 * a).sum() / 4
+        return directions * (1 - 4 * a).sqrt() @ axes.T, bias
 
 
-def log_positive(x: Tensor, directions: Tensor) -> Tensor:
-    """w.x - |x|^2 / 2: positive features of the softmax kernel exp(x.y); Choromanski et al. 2021, Lemma 1."""
-    return x @ directions.T - x.square().sum(-1, keepdim=True) / 2
+@dataclass(frozen=True)
+class Trigonometric(FeatureMap):
+    """exp(|x|^2 / 2) [cos w.x, sin w.x]: signed, for comparison, 2M in all; Rahimi & Recht 2007."""
+
+    linear = False
+    quadratic = 1.0
+    redrawn = True
+
+    def features(self, p: Tensor) -> Tensor:
+        return torch.cat((p.cos(), p.sin()), -1)
+
+    def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
+        cos, sin = grad.chunk(2, -1)
+        return sin * p.cos() - cos * p.sin()
 
 
-def relu(x: Tensor, directions: Tensor) -> Tensor:
-    """max(w.x, 0) + 0.001: the generalised kernel that did best on proteins; Choromanski et al. 2021, 2.2 and D.4."""
-    return (x @ directions.T).relu() + 1e-3
+@dataclass(frozen=True)
+class Exponential(FeatureMap):
+    """exp(w.x) + epsilon, kept in logarithms; Choromanski et al. 2021, D.2.
+
+    Args:
+        epsilon: above 0.
+    """
+
+    log = True
+    linear = False
+    epsilon: float = 1e-3
+
+    def features(self, p: Tensor) -> Tensor:
+        return torch.logaddexp(p, p.new_tensor(math.log(self.epsilon)))
+
+    def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
+        return grad * torch.sigmoid(p - math.log(self.epsilon))
 
 
-FEATURE_MAPS = {
-    "softmax": FeatureMap(log_positive_query, log_positive, log=True),
-    "relu": FeatureMap(relu, relu, log=False),
+def _gelu_derivative(p: Tensor) -> Tensor:
+    return (1 + torch.erf(p / math.sqrt(2))) / 2 + p * torch.exp(-p * p / 2) / math.sqrt(2 * math.pi)
+
+
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "relu": (torch.relu, lambda p: (p > 0).to(p)),
+    "gelu": (F.gelu, _gelu_derivative),
+    "sigmoid": (torch.sigmoid, lambda p: torch.sigmoid(p) * torch.sigmoid(-p)),
+    "tanh": (torch.tanh, lambda p: 1 - torch.tanh(p).square()),
+    "abs": (torch.abs, torch.sign),
+    "elu+1": (lambda p: F.elu(p) + 1, lambda p: p.clamp(max=0).exp()),
+    "cos": (torch.cos, lambda p: -torch.sin(p)),
+    "identity": (lambda p: p, torch.ones_like),
 }
+"""Functions of the generalised kernels and their derivatives."""
+
+
+@dataclass(frozen=True)
+class Generalised(FeatureMap):
+    """f(w.x) + epsilon, whose kernel is what it is and estimates nothing; Choromanski et al. 2021, 2.2, D.2 and D.4.
+
+    Args:
+        function: one of FUNCTIONS. "relu" did best on proteins.
+        epsilon: added to every feature.
+        projected: false takes x itself for w.x, M = d, as the experiments of the paper did.
+    """
+
+    linear = False
+    function: str = "relu"
+    epsilon: float = 1e-3
+    projected: bool = True  # type: ignore[reportIncompatibleVariableOverride]
+
+    def __post_init__(self) -> None:
+        if self.function not in FUNCTIONS:
+            raise ValueError(f"function {self.function!r}: expected one of {', '.join(FUNCTIONS)}")
+
+    def features(self, p: Tensor) -> Tensor:
+        return FUNCTIONS[self.function][0](p) + self.epsilon
+
+    def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
+        return grad * FUNCTIONS[self.function][1](p)
+
+
+@dataclass(frozen=True)
+class Computed(FeatureMap):
+    """Features that were computed elsewhere: phi(x) = x."""
+
+    projected = False
+
+
+FEATURE_MAPS: dict[str, FeatureMap] = {
+    "softmax": Softmax(),
+    "hyperbolic": Hyperbolic(),
+    "trig": Trigonometric(),
+    "regularised": Regularised(),
+    "optimal": Optimal(),
+    "sderf": DiagonalExponential(),
+    "exp": Exponential(),
+    **{name: Generalised(name) for name in FUNCTIONS},
+    "relu_unprojected": Generalised("relu", projected=False),
+}
+
+
+def describe(feature_map: FeatureMap) -> str | dict[str, Any]:
+    """A name of FEATURE_MAPS, or else the name of the class and its fields; ready for JSON."""
+    for name, known in FEATURE_MAPS.items():
+        if known == feature_map:
+            return name
+    return {"map": type(feature_map).__name__, **asdict(feature_map)}
+
+
+def from_description(description: str | dict[str, Any]) -> FeatureMap:
+    """The reverse of `describe`.
+
+    Raises:
+        ValueError: for a name or fields that are unknown.
+    """
+    if isinstance(description, str):
+        if description not in FEATURE_MAPS:
+            raise ValueError(f"{description!r}: expected one of {', '.join(FEATURE_MAPS)}")
+        return FEATURE_MAPS[description]
+    fields = dict(description)
+    name = fields.pop("map", None)
+    kinds = {kind.__name__: kind for kind in _kinds(FeatureMap)}
+    if name not in kinds:
+        raise ValueError(f"feature map {name!r}: expected one of {', '.join(kinds)}")
+    try:
+        return kinds[name](**fields)
+    except TypeError as error:
+        raise ValueError(f"feature map {name}: {error}") from error
+
+
+def _kinds(kind: type[FeatureMap]) -> list[type[FeatureMap]]:
+    """All classes below one."""
+    return [known for below in kind.__subclasses__() for known in (below, *_kinds(below))]
+
+
+def encode(feature_map: FeatureMap) -> str:
+    """A map as a string, which PyTorch operators can take."""
+    return json.dumps(describe(feature_map))
+
+
+@lru_cache
+def decode(text: str) -> FeatureMap:
+    """The reverse of `encode`."""
+    return from_description(json.loads(text))

@@ -1,95 +1,317 @@
-"""Attention from features, linear in length, stabilised without an epsilon.
+"""Attention from random features as one PyTorch operator, linear in length, with its own backward.
 
-Legend: B batch, H heads, L length, C chunk, M features, e value width. Features are (B, H, L, M), values (B, H, L, e).
+Legend: B batch, H heads, L length, d head width, e value width, M features.
 
-With log-features u (keys) and s (queries), attention of position t is
+Queries, keys and values are taken block by block, so that features stay in the processor's cache and never exist for
+the whole length; the backward pass computes them again. With logarithms u of the keys' and s of the queries' positive
+features, attention of position t is
 
-    sum_j sum_i exp(s_ti + u_ji) v_j / sum_j sum_i exp(s_ti + u_ji).
+    sum_ji exp(s_ti + u_ji) v_j / sum_ji exp(s_ti + u_ji).
 
-A constant m_i per feature moves from keys to queries, and a constant per query cancels in the ratio: with
-K = exp(u_ji - m_i), m_i the maximum of u_ji over j, and Q = exp(s_ti + m_i - max_i(s_ti + m_i)), nothing overflows,
-and the denominator is at least 1, since the query's largest feature meets a key where K = 1. The constants need no
-gradient. A padded key has u = -inf, or a plain feature of 0.
-
-Causally, m_i is the maximum so far, and a chunk's maximum includes its later keys. An early row of a chunk can then
-underflow; such a chunk is halved until it does not. At a chunk of one position the bound above holds again.
+Keys are kept as sums per feature i, relative to a shift m_i that moves to the queries: exp(u_ji - m_i), exp(s_ti + m_i).
+Where m_i is the logarithm of the sum itself and the largest weight of a query is scaled to 1, the denominator is at least
+1, without an epsilon, and nothing overflows. docs/algorithm.md has the proof.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from protlm.performer.bidirectional import bidirectional, bidirectional_backward
+from protlm.performer.blocks import Keys
+from protlm.performer.causal import causal, causal_backward
+from protlm.performer.estimator import Estimator, Scratch, without_autocast
+from protlm.performer.features import decode
+
+CHUNK = 64
+"""Positions whose pairs are computed in the causal case."""
 
 
 def linear_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, log: bool, causal: bool = False, chunk: int = 128
-) -> Tensor:
-    """Attention (B, H, L, e) from features.
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    feature_map: str,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    scale: float = 1.0,
+    causal: bool = False,
+    chunk: int = CHUNK,
+    block: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention, and what is kept of the keys.
 
     Args:
-        queries, keys: (B, H, L, M) features, or their logarithms if `log`; float32 or float64. Keys that are padding
-            have the feature 0 (logarithm -inf).
-        values: (B, H, L, e) of the same dtype.
+        q, k: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Sums are float32 (float64 for float64).
+        feature_map: the map, by `features.encode`; its affine part is given by the next two.
+        weight: (M, d) with `scale` in it, or None if the map has no projection; bias: (M), None for zeros.
+        key_mask: (B, L) bool, true where a key is real.
+        scale: what q and k are multiplied with, usually d^(-1/4).
         causal: position t sees positions up to t only.
-        chunk: positions handled by one matrix product in the causal case.
+        chunk: positions whose pairs are computed in the causal case.
+        block: positions done at once; 0 for what suits the device.
 
     Returns:
-        The weighted means of the values; 0 for a position that sees no key.
+        Weighted means of the values (B, H, L, e) in the dtype of v, 0 for a position that sees no key, and the state of
+        `FavorAttention.step`: shift (B, H, 1, M or 1), relative to the first key's exp(c |x|^2 / 2), and sums
+        (B, H, e + 1, M). Gradients reach q, k and v from the first only.
     """
-    with_ones = F.pad(values, (0, 1), value=1.0)  # the last column of every sum is the denominator
-    if causal:
-        sums = _causal_log(queries, keys, with_ones, chunk) if log else _causal(queries, keys, with_ones, chunk)
-    else:
-        if log:
-            highest = _finite(keys.detach().amax(-2, keepdim=True))
-            keys = (keys - highest).exp()
-            queries = _exp_rows(queries + highest)
-        sums = queries @ (keys.transpose(-2, -1) @ with_ones)
-    denominator = sums[..., -1:]
-    return sums[..., :-1] / torch.where(denominator > 0, denominator, 1)
+    out, _, shift, sums = _LinearAttention.apply(q, k, v, key_mask, weight, bias, scale, feature_map, causal, chunk, block)
+    return out, shift, sums
 
 
-def _finite(maximum: Tensor) -> Tensor:
-    """A maximum over nothing but -inf counts as 0."""
-    return maximum.masked_fill(maximum == -torch.inf, 0)
+def _like(x: Tensor, width: int) -> Tensor:
+    """An empty tensor (B, H, L, width), with heads inside of positions in memory if x is so."""
+    batch, heads, length, _ = x.shape
+    if x.stride(1) < x.stride(2):
+        return x.new_empty(batch, length, heads, width).transpose(1, 2)
+    return x.new_empty(batch, heads, length, width)
 
 
-def _exp_rows(logarithms: Tensor) -> Tensor:
-    """exp of each row, scaled so that its largest entry is 1."""
-    return (logarithms - _finite(logarithms.detach().amax(-1, keepdim=True))).exp()
+def _precision(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
-def _causal(queries: Tensor, keys: Tensor, values: Tensor, chunk: int) -> Tensor:
-    sums = []
-    state = values.new_zeros(*keys.shape[:2], keys.shape[-1], values.shape[-1])
-    for q, k, v in zip(queries.split(chunk, -2), keys.split(chunk, -2), values.split(chunk, -2), strict=True):
-        sums.append((q @ k.transpose(-2, -1)).tril() @ v + q @ state)
-        state = state + k.transpose(-2, -1) @ v
-    return torch.cat(sums, -2)
+@contextmanager
+def _products_of(dtype: torch.dtype) -> Iterator[None]:
+    """For inputs of 16 bits, products of float32 tensors may use the processor's 16-bit units, with float32 sums."""
+    backends = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+    before = [backend.fp32_precision for backend in backends]
+    if dtype.itemsize == 2:
+        for backend, precision in zip(backends, ("bf16", "tf32"), strict=True):
+            backend.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
-def _causal_log(queries: Tensor, keys: Tensor, values: Tensor, chunk: int) -> Tensor:
-    sums = []
-    state = values.new_zeros(*keys.shape[:2], keys.shape[-1], values.shape[-1])
-    highest = torch.full_like(keys[..., :1, :], -torch.inf, requires_grad=False)
-    # (queries, keys, values) still to do, the next one last
-    todo = list(zip(queries.split(chunk, -2), keys.split(chunk, -2), values.split(chunk, -2), strict=True))[::-1]
-    smallest = torch.finfo(values.dtype).tiny * 1e13  # lost terms are under tiny x chunk x M, so under 1e-8 of this
-    while todo:
-        s, u, v = todo.pop()
-        risen = torch.maximum(highest, u.detach().amax(-2, keepdim=True))
-        shift = _finite(risen)
-        k = (u - shift).exp()
-        q = _exp_rows(s + risen)
-        scaled = state * (highest - shift).exp().transpose(-2, -1)
-        rows = (q @ k.transpose(-2, -1)).tril() @ v + q @ scaled
-        length = s.shape[-2]
-        if length > 1:
-            sees_a_key = (torch.cat((highest, u.detach()), -2).amax(-1) > -torch.inf).cumsum(-1)[..., 1:] > 0
-            if ((rows.detach()[..., -1] < smallest) & sees_a_key).any():
-                halves = zip(*(x.split((length + 1) // 2, -2) for x in (s, u, v)), strict=True)
-                todo.extend(list(halves)[::-1])
-                continue
-        sums.append(rows)
-        state = scaled + k.transpose(-2, -1) @ v
-        highest = risen
-    return torch.cat(sums, -2)
+def _groups(q: Tensor, features: int, block: int) -> Iterator[tuple[slice, int]]:
+    """Parts of the batch to be done together, each with the positions of a block."""
+    elements = 2**20 if q.device.type == "cpu" else 2**26
+    batch, heads, length, _ = q.shape
+    together = max(1, min(batch, elements // (heads * features * min(length, 512))))
+    positions = block or max(128, elements // (together * heads * features))
+    for start in range(0, batch, together):
+        yield slice(start, start + together), positions
+
+
+@torch.library.custom_op("protlm::linear_attention", mutates_args=())
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    feature_map: str,
+    is_causal: bool,
+    chunk: int,
+    block: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = _outputs(q, v, weight, scale, feature_map)
+    with without_autocast(q.device), _products_of(v.dtype):
+        estimator = _estimator(q, k, weight, bias, scale, feature_map)
+        _fill(results, estimator, q, k, v, key_mask, is_causal, chunk, block)
+    return results
+
+
+def _estimator(
+    q: Tensor, k: Tensor, weight: Tensor | None, bias: Tensor | None, scale: float, feature_map: str
+) -> Estimator:
+    scratch = Scratch(q.new_empty(0, dtype=_precision(q.dtype)))
+    estimator = Estimator(decode(feature_map), weight, bias, scale, scratch)
+    if weight is not None and estimator.needs_float64(q, k):
+        wide = None if bias is None else bias.double()
+        estimator = Estimator(decode(feature_map), weight.double(), wide, scale, Scratch(weight.new_empty(0).double()))
+    return estimator
+
+
+def _fill(
+    results: tuple[Tensor, Tensor, Tensor, Tensor],
+    estimator: Estimator,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    is_causal: bool,
+    chunk: int,
+    block: int,
+) -> None:
+    out, norm, shift, sums = results
+    for part, size in _groups(q, sums.shape[3], block):
+        keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part], estimator.scratch.dtype)
+        if is_causal:
+            state = causal(estimator, q[part], keys, out[part], norm[part], size, chunk)
+        else:
+            state = bidirectional(estimator, q[part], keys, out[part], norm[part], size)
+        for whole, value in zip((shift, sums), state, strict=True):
+            whole[part] = value.view_as(whole[part])
+
+
+def _outputs(
+    q: Tensor, v: Tensor, weight: Tensor | None, scale: float, feature_map: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, heads, length, width = q.shape
+    chosen = decode(feature_map)
+    features = Estimator(chosen, weight, None, scale, Scratch(q)).count(width)
+    float32 = v.new_empty(0, dtype=_precision(v.dtype))
+    return (
+        _like(v, v.shape[-1]),
+        float32.new_empty(batch, heads, length, 1),
+        float32.new_empty(batch, heads, 1, features if chosen.log else 1),
+        float32.new_empty(batch, heads, v.shape[-1] + 1, features),
+    )
+
+
+@_attention.register_fake
+def _(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal, chunk, block):  # noqa: ANN001
+    return _outputs(q, v, weight, scale, feature_map)
+
+
+@torch.library.custom_op("protlm::linear_attention_backward", mutates_args=())
+def _attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    norm: Tensor,
+    shift: Tensor,
+    sums: Tensor,
+    scale: float,
+    feature_map: str,
+    is_causal: bool,
+    chunk: int,
+    block: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    gradients = _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
+    with without_autocast(q.device), _products_of(v.dtype):
+        estimator = _estimator(q, k, weight, bias, scale, feature_map)
+        dtype = estimator.scratch.dtype
+        results = out, norm, shift, sums
+        if dtype != norm.dtype:  # what was saved has lost its digits
+            results = tuple(torch.empty_like(x, dtype=dtype) for x in results)
+            _fill(results, estimator, q, k, v, key_mask, is_causal, chunk, block)
+        for part, size in _groups(q, sums.shape[3], block):
+            keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part], dtype)
+            here = tuple(x[part] for x in gradients)
+            out, norm, shift, sums = (x[part] for x in results)
+            if is_causal:
+                causal_backward(estimator, q[part], keys, out, norm, grad[part], size, chunk, here)
+            else:
+                state = shift.flatten(0, 1), sums.flatten(0, 1)
+                bidirectional_backward(estimator, q[part], keys, out, norm, state, grad[part], size, here)
+    return gradients
+
+
+@_attention_backward.register_fake
+def _(grad, q, k, v, *others):  # noqa: ANN001, ANN002
+    return _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
+
+
+class _LinearAttention(torch.autograd.Function):
+    """The two operators joined; unlike operators with a gradient of their own, it works under torch.func."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        scale: float,
+        feature_map: str,
+        is_causal: bool,
+        chunk: int,
+        block: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _attention(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal, chunk, block)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:6], *output)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.options = inputs[6:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_Gradients.apply(grads[0], *ctx.saved_tensors, *ctx.options), *[None] * 8)
+
+
+class _Gradients(torch.autograd.Function):
+    """Second derivatives fail loudly; they would be wrong without this."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        out: Tensor,
+        norm: Tensor,
+        shift: Tensor,
+        sums: Tensor,
+        scale: float,
+        feature_map: str,
+        is_causal: bool,
+        chunk: int,
+        block: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _attention_backward(
+            grad, q, k, v, key_mask, weight, bias, out, norm, shift, sums, scale, feature_map, is_causal, chunk, block
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError("linear attention has no second derivatives")
+
+
+def _register_vmap(operator: Any, shared: tuple[int, ...]) -> None:
+    """One more batch dimension becomes part of the batch.
+
+    Args:
+        operator: one of the two above.
+        shared: which arguments are directions.
+    """
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        if any(in_dims[i] is not None for i in shared):
+            raise NotImplementedError("vmap over random directions: use the same for all")
+
+        def fold(i: int, x: Any) -> Any:
+            if not isinstance(x, Tensor) or i in shared:
+                return x
+            dim = in_dims[i]
+            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            return x.flatten(0, 1)
+
+        results = operator(*(fold(i, x) for i, x in enumerate(arguments)))
+        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in results), (0,) * len(results)
+
+    operator.register_vmap(rule)
+
+
+_register_vmap(_attention, (4, 5))
+_register_vmap(_attention_backward, (5, 6))

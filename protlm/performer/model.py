@@ -4,6 +4,7 @@ Legend: B batch, L length, H heads, d head width, D model width, V vocabulary.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protlm.performer.attention import FavorAttention
-from protlm.performer.baselines import ExactAttention
-from protlm.performer.features import FEATURE_MAPS
-from protlm.performer.projection import DIRECTIONS
+from protlm.performer.baselines import ExactAttention, IdentityAttention
+from protlm.performer.features import FEATURE_MAPS, FeatureMap, describe, from_description
+from protlm.performer.projection import DIRECTIONS, NORMS
 
-ATTENTION = ("exact", *FEATURE_MAPS)
+ATTENTION = ("exact", "opt", *FEATURE_MAPS)
 POSITIONS = ("learned", "rotary")
 
 
@@ -28,13 +29,15 @@ class PerformerConfig:
         vocab_size: V.
         pad_id: the token whose positions are no keys.
         layers, heads, width, feed_forward: blocks; attention heads; D; hidden width of the feed-forward.
-        attention: "relu" or "softmax" (FAVOR+), or "exact".
+        attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or "opt", which
+            returns the values as they are, to compare with.
         causal: unidirectional, for next-token prediction; else bidirectional, for masked residues.
         positions: "learned" (one vector per position, begun as sinusoids) or "rotary".
         max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
             no limit.
         num_features: random features M of FAVOR+.
-        directions: "orthogonal" or "iid".
+        directions: "orthogonal", "simplex" or "iid".
+        norms: of the directions, "chi" or "constant".
         dropout: of embeddings and of both branches of a block.
         feature_seed: of the random directions.
     """
@@ -45,17 +48,18 @@ class PerformerConfig:
     heads: int = 8
     width: int = 512
     feed_forward: int = 2048
-    attention: str = "relu"
+    attention: str | FeatureMap = "relu"
     causal: bool = False
     positions: str = "learned"
     max_length: int = 1024
     num_features: int = 256
     directions: str = "orthogonal"
+    norms: str = "chi"
     dropout: float = 0.1
     feature_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.attention not in ATTENTION:
+        if not isinstance(self.attention, FeatureMap) and self.attention not in ATTENTION:
             raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
         if self.positions not in POSITIONS:
             raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
@@ -67,6 +71,8 @@ class PerformerConfig:
             )
         if self.directions not in DIRECTIONS:
             raise ValueError(f"model.directions {self.directions!r}: expected one of {', '.join(DIRECTIONS)}")
+        if self.norms not in NORMS:
+            raise ValueError(f"model.norms {self.norms!r}: expected one of {', '.join(NORMS)}")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"
@@ -76,18 +82,33 @@ class PerformerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "attention": self.attention_name}
+
+    @property
+    def attention_name(self) -> str | dict[str, Any]:
+        """The kind of attention, ready for JSON; see `describe`."""
+        return describe(self.attention) if isinstance(self.attention, FeatureMap) else self.attention
+
+    @property
+    def feature_map(self) -> FeatureMap | None:
+        """Of FAVOR+; None for another kind of attention."""
+        if isinstance(self.attention, FeatureMap):
+            return self.attention
+        return FEATURE_MAPS.get(self.attention)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PerformerConfig":
-        """The reverse of `to_dict`.
+        """The reverse of `to_dict`; fields that an earlier version did not know have their defaults.
 
         Raises:
-            ValueError: for a field that is missing or unknown.
+            ValueError: for a field that is unknown, or for one that is missing and has no default.
         """
-        known = {field.name for field in fields(cls)}
-        if odd := set(values) ^ known:
-            raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are missing or unknown")
+        if odd := set(values) - {field.name for field in fields(cls)}:
+            raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are unknown")
+        if lost := {"vocab_size", "pad_id"} - set(values):
+            raise ValueError(f"model configuration: fields {', '.join(sorted(lost))} are missing")
+        if isinstance(kind := values.get("attention"), dict):
+            values = {**values, "attention": from_description(kind)}
         return cls(**values)
 
 
@@ -116,18 +137,19 @@ class SelfAttention(nn.Module):
         self.head_dim = config.width // config.heads
         self.rotary = config.positions == "rotary"
         self.qkv = nn.Linear(config.width, 3 * config.width)
-        if config.attention == "exact":
-            self.attention: nn.Module = ExactAttention(config.causal)
-        else:
-            self.attention = FavorAttention(
+        if config.feature_map is not None:
+            self.attention: nn.Module = FavorAttention(
                 self.head_dim,
                 config.num_features,
-                kernel=config.attention,
+                kernel=config.feature_map,
                 directions=config.directions,
                 causal=config.causal,
                 seed=config.feature_seed,
                 layer=layer,
+                norms=config.norms,
             )
+        else:
+            self.attention = IdentityAttention() if config.attention == "opt" else ExactAttention(config.causal)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -191,9 +213,16 @@ class Performer(nn.Module):
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
-        for module in self.modules():
-            if isinstance(module, FavorAttention):
-                module.redraw(draw_number)
+        for attention in self._favor():
+            attention.redraw(draw_number)
+
+    @property
+    def draw_number(self) -> int:
+        """Of the directions as they are; 0 without any."""
+        return max((int(attention.draw_number) for attention in self._favor()), default=0)
+
+    def _favor(self) -> Iterator[FavorAttention]:
+        return (module for module in self.modules() if isinstance(module, FavorAttention))
 
     def hidden(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Representations (B, L, D) behind the last norm, from tokens (B, L) int64.

@@ -1,6 +1,7 @@
-"""Random directions for FAVOR+: rows w_1 ... w_M whose marginals are standard Gaussian in d dimensions.
+"""Random directions for FAVOR+: rows w_1 ... w_M, and their norms.
 
-Legend: d head width, M features.
+Legend: d head width, M directions. With norms "chi" each row alone is standard Gaussian, whatever the kind of
+directions, so estimates of the softmax kernel are unbiased.
 """
 
 import math
@@ -10,40 +11,63 @@ import torch
 from torch import Tensor
 
 
-def iid_directions(num_features: int, head_dim: int, generator: torch.Generator) -> Tensor:
-    """(M, d) float64, independent standard Gaussian rows."""
-    return torch.randn(num_features, head_dim, generator=generator, dtype=torch.float64)
+def haar(dim: int, generator: torch.Generator) -> Tensor:
+    """(d, d) float64: an orthogonal matrix, uniform over all of them.
 
-
-def orthogonal_directions(num_features: int, head_dim: int, generator: torch.Generator) -> Tensor:
-    """(M, d) float64: blocks of d exactly orthogonal rows, each block Haar-distributed and independent of the others.
-
-    The norms are those of independent Gaussian vectors (chi with d degrees of freedom), so each row alone is standard
-    Gaussian and estimates stay unbiased. The QR decomposition of a Gaussian matrix is Haar only after its columns are
-    multiplied by the signs of R's diagonal (Mezzadri 2007, "How to generate random matrices from the classical compact
-    groups"); without that the estimates are biased. Source: Choromanski et al. 2021, section 2.4.
+    The QR decomposition of a Gaussian matrix is that only after its columns are multiplied by the signs of R's diagonal
+    (Mezzadri 2007, "How to generate random matrices from the classical compact groups"); without it the estimates are
+    biased.
     """
-    blocks = []
-    for _ in range(math.ceil(num_features / head_dim)):
-        gaussian = torch.randn(head_dim, head_dim, generator=generator, dtype=torch.float64)
-        q, r = torch.linalg.qr(gaussian)
-        blocks.append((q * torch.sign(torch.diagonal(r))).T)
-    norms = torch.randn(num_features, head_dim, generator=generator, dtype=torch.float64).norm(dim=1, keepdim=True)
-    return torch.cat(blocks)[:num_features] * norms
+    q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
+    return q * torch.sign(torch.diagonal(r))
 
 
-DIRECTIONS = {"iid": iid_directions, "orthogonal": orthogonal_directions}
+def iid(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(M, d) float64: independent unit vectors."""
+    rows = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    return rows / rows.norm(dim=1, keepdim=True)
 
 
-def draw_directions(kind: str, num_features: int, head_dim: int, key: tuple[int, ...]) -> Tensor:
-    """Directions (M, d) float32 that depend on `key` only: the same on every rank, device and day.
+def orthogonal(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(M, d) float64: blocks of d orthonormal rows, each block Haar-distributed; Choromanski et al. 2021, 2.4."""
+    return torch.cat([haar(dim, generator) for _ in range(math.ceil(count / dim))])[:count]
+
+
+def simplex(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(M, d) float64: blocks of d unit rows with inner products -1 / (d - 1), turned at random; Reid et al. 2023."""
+    if dim == 1:
+        return orthogonal(count, dim, generator)
+    corners = (torch.eye(dim, dtype=torch.float64) - 1 / dim) * math.sqrt(dim / (dim - 1))
+    return torch.cat([corners @ haar(dim, generator) for _ in range(math.ceil(count / dim))])[:count]
+
+
+def chi(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(M, 1) float64: the norms of independent standard Gaussian vectors."""
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64).norm(dim=1, keepdim=True)
+
+
+def constant(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(M, 1) float64: sqrt(d) exactly; Choromanski et al. 2021, Theorem 1."""
+    return torch.full((count, 1), math.sqrt(dim), dtype=torch.float64)
+
+
+DIRECTIONS = {"iid": iid, "orthogonal": orthogonal, "simplex": simplex}
+NORMS = {"chi": chi, "constant": constant}
+
+
+def draw_directions(kind: str, norms: str, num_features: int, head_dim: int, key: tuple[int, ...]) -> Tensor:
+    """Directions (M, d) float64 that depend on `key` only: the same on every rank, device and day.
 
     Args:
-        kind: "orthogonal" or "iid".
+        kind: "orthogonal", "simplex" or "iid".
+        norms: "chi" or "constant".
         num_features, head_dim: M and d.
         key: integers from 0, here (seed, layer, draw number).
     """
     if kind not in DIRECTIONS:
         raise ValueError(f"directions {kind!r}: expected one of {', '.join(DIRECTIONS)}")
+    if norms not in NORMS:
+        raise ValueError(f"norms {norms!r}: expected one of {', '.join(NORMS)}")
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-    return DIRECTIONS[kind](num_features, head_dim, generator).float()
+    directions = DIRECTIONS[kind](num_features, head_dim, generator)
+    return directions * NORMS[norms](num_features, head_dim, generator)

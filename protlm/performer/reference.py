@@ -9,26 +9,51 @@ from torch import Tensor
 from protlm.performer.features import FeatureMap
 
 
+def phi(x: Tensor, feature_map: FeatureMap, directions: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Features (..., M) or their logarithms, and the logarithm (..., 1) of a factor they have besides, in float64.
+
+    Args:
+        x: (..., d), d^(-1/4) q or k.
+        directions, bias: (M, d) and (M), the affine part of the map.
+    """
+    x = x.double()
+    p = x
+    if feature_map.projected:
+        p = x @ directions.double().T + (0 if bias is None else bias.double())
+    return feature_map.features(p), feature_map.quadratic * x.square().sum(-1, keepdim=True) / 2
+
+
 def attention_matrix(
-    q: Tensor, k: Tensor, directions: Tensor, kernel: FeatureMap, key_mask: Tensor | None = None, causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    feature_map: FeatureMap,
+    directions: Tensor,
+    bias: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    causal: bool = False,
 ) -> Tensor:
     """The normalised (B, H, L, L) float64 matrix of FAVOR+; all arguments as in `favor_attention`."""
-    q, k, directions = q.double(), k.double(), directions.double()
     scale = q.shape[-1] ** -0.25
-    queries, keys = kernel.queries(q * scale, directions), kernel.keys(k * scale, directions)
-    if kernel.log:
-        logits = torch.logsumexp(queries[..., :, None, :] + keys[..., None, :, :], -1)
-    else:
-        logits = (queries @ keys.transpose(-2, -1)).log()
-    return _weights(logits, key_mask, causal)
+    queries, _ = phi(q.double() * scale, feature_map, directions, bias)  # a factor of a query cancels
+    keys, factor = phi(k.double() * scale, feature_map, directions, bias)
+    factor = factor.transpose(-2, -1)
+    if feature_map.log:
+        logits = torch.logsumexp(queries[..., :, None, :] + keys[..., None, :, :], -1) + factor
+        return _softmax(logits, key_mask, causal)
+    hidden = _hidden(queries, key_mask, causal)
+    factor = factor.expand(*factor.shape[:-2], factor.shape[-1], -1).masked_fill(hidden, -torch.inf)
+    factor = (factor - factor.amax(-1, keepdim=True)).exp()
+    weights = queries @ keys.transpose(-2, -1) * factor
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def favor_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    feature_map: FeatureMap,
     directions: Tensor,
-    kernel: FeatureMap,
+    bias: Tensor | None = None,
     key_mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
@@ -36,26 +61,29 @@ def favor_attention(
 
     Args:
         q, k, v: (B, H, L, d), (B, H, L, d), (B, H, L, e).
-        directions: (M, d).
-        kernel: the feature map.
+        feature_map: the map.
+        directions, bias: (M, d) and (M), its affine part.
         key_mask: (B, L) bool, true where a key is real.
         causal: position t sees positions up to t only.
     """
-    return attention_matrix(q, k, directions, kernel, key_mask, causal) @ v.double()
+    return attention_matrix(q, k, feature_map, directions, bias, key_mask, causal) @ v.double()
 
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Softmax attention as an explicit matrix: (B, H, L, e) float64; arguments as in `favor_attention`."""
     logits = q.double() @ k.double().transpose(-2, -1) / q.shape[-1] ** 0.5
-    return _weights(logits, key_mask, causal) @ v.double()
+    return _softmax(logits, key_mask, causal) @ v.double()
 
 
-def _weights(logits: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
-    """Softmax over the keys that may be seen."""
+def _hidden(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
+    """(B, 1, L, L) bool: which keys a query must not see."""
+    batch, length = x.shape[0], x.shape[-2]
+    hidden = torch.zeros(batch, 1, length, length, dtype=torch.bool, device=x.device)
     if key_mask is not None:
-        logits = logits.masked_fill(~key_mask[:, None, None, :], -torch.inf)
-    if causal:
-        length = logits.shape[-1]
-        future = torch.ones(length, length, dtype=torch.bool, device=logits.device).triu(1)
-        logits = logits.masked_fill(future, -torch.inf)
-    return logits.softmax(-1)
+        hidden = hidden | ~key_mask[:, None, None, :]
+    return hidden | torch.ones_like(hidden).triu(1) if causal else hidden
+
+
+def _softmax(logits: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
+    """Softmax over the keys that may be seen."""
+    return logits.masked_fill(_hidden(logits, key_mask, causal), -torch.inf).softmax(-1)

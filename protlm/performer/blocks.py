@@ -1,0 +1,70 @@
+"""Blocks of positions, and the state that attention keeps of the keys it has seen.
+
+Legend: B batch, H heads, n = B x H, L length, T positions of a block, d head width, e value width, M features.
+"""
+
+import torch
+from torch import Tensor
+
+from protlm.performer.estimator import Estimator
+
+State = tuple[Tensor, Tensor]
+"""(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2) of its scale, and the sums over the keys of
+features times values and of features, both divided by that scale. Features that may be negative have one shift (n, 1, 1).
+"""
+
+
+def rows(x: Tensor, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Positions of (B, H, L, w) as (n, T, w), without a copy where strides and dtype permit."""
+    return x[:, :, start:stop].reshape(-1, stop - start, x.shape[-1]).to(dtype)
+
+
+def write(target: Tensor, start: int, stop: int, values: Tensor) -> None:
+    """Puts (n, T, w) into positions of (B, H, L, w)."""
+    target[:, :, start:stop] = values.unflatten(0, target.shape[:2])
+
+
+def finite(shift: Tensor) -> Tensor:
+    """The shift where there is no key at all is 0."""
+    return shift.masked_fill(shift == -torch.inf, 0.0)
+
+
+def nonzero(denominator: Tensor) -> Tensor:
+    """A position that sees no key gets 0 / 1."""
+    return denominator.masked_fill(denominator == 0, 1.0)
+
+
+def first_real(k: Tensor, mask: Tensor | None) -> Tensor:
+    """The first key (B, H, 1, d) of each protein that is not padding, by the mask (B, L)."""
+    if mask is None:
+        return k[:, :, :1]
+    first = mask.int().argmax(-1)[:, None, None, None]
+    return k.gather(2, first.expand(-1, k.shape[1], 1, k.shape[-1]))
+
+
+class Keys:
+    """Blocks of keys and values of one call.
+
+    Args:
+        estimator: of the features.
+        k, v: (B, H, L, d), (B, H, L, e).
+        mask: (B, L) bool or None.
+        dtype: of the computation.
+    """
+
+    def __init__(self, estimator: Estimator, k: Tensor, v: Tensor, mask: Tensor | None, dtype: torch.dtype) -> None:
+        self.estimator, self.k, self.v, self.dtype = estimator, k, v, dtype
+        self.mask = None if mask is None else mask[:, None, :, None].expand(-1, k.shape[1], -1, -1)
+        self.first = rows(first_real(k, mask), 0, 1, dtype)
+        """(n, 1, d)"""
+        self._origin = estimator.weights(self.first)
+
+    def block(self, start: int, stop: int, step: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Keys (n, T, d) and the logarithms (n, T, 1) of their weights, relative to that of the first."""
+        k = rows(self.k[:, :, start:stop:step], 0, len(range(start, stop, step)), self.dtype)
+        mask = None if self.mask is None else self.mask[:, :, start:stop:step].reshape(len(k), -1, 1)
+        return k, self.estimator.weights(k, mask, self._origin)
+
+    def values(self, start: int, stop: int) -> Tensor:
+        """(n, T, e)."""
+        return rows(self.v, start, stop, self.dtype)
