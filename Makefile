@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench-attention bench-error clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -27,6 +27,13 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# half an hour, with the machine to itself
+bench-attention: $(READY)
+	$(BIN)/python -m benchmarks.attention
+
+bench-error: $(READY)
+	$(BIN)/python -m benchmarks.error
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

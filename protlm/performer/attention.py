@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from protlm.performer.estimator import LOG2E, without_autocast
+from protlm.performer.estimator import LOG2E, precision, without_autocast
 from protlm.performer.features import Computed, FeatureMap, Generalised, decode, describe, encode, from_description
 from protlm.performer.linear_attention import linear_attention
 from protlm.performer.projection import draw_directions
@@ -38,10 +38,10 @@ class FavorAttention(nn.Module):
     Args:
         head_dim: d, the width of queries and keys.
         num_features: M; "hyperbolic" and "trig" have 2 M.
-        kernel: "softmax", "hyperbolic", "trig", "regularised", "optimal" and "sderf" approximate softmax(q.k / sqrt(d));
-            "relu", "relu_unprojected", "exp", "gelu", "sigmoid", "tanh", "abs", "elu+1", "cos" and "identity" are
-            generalised kernels; or a `FeatureMap`; or a function f of a tensor, for features f(w.x) + 0.001, which takes
-            memory for all L x M of them.
+        kernel: "softmax", "hyperbolic", "trig", "regularised", "optimal" and "sderf" approximate softmax(q.k /
+            sqrt(d)); "relu", "relu_unprojected", "exp", "gelu", "sigmoid", "tanh", "abs", "elu+1", "cos" and
+            "identity" are generalised kernels; or a `FeatureMap`; or a function f of a tensor, for features f(w.x) +
+            0.001, which takes memory for all L x M of them.
         directions: "orthogonal", "simplex" or "iid".
         causal: position t sees positions up to t only.
         seed, layer: with the draw number, all that the directions depend on.
@@ -171,16 +171,13 @@ class FavorAttention(nn.Module):
             return out, RecurrentState(shift + _weight(k[:, :, :1].to(shift), decode(self._encoded), scale), sums)
         outs = []
         with without_autocast(q.device), torch.no_grad():
-            for t in range(q.shape[2]):
-                here = (x[:, :, t : t + 1].to(state.sums.dtype) for x in (q, k, v))
-                out, state = _step(*here, decode(self._encoded), weight, bias, scale, state)
+            for q_t, k_t, v_t in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
+                out, state = _step(q_t, k_t, v_t, decode(self._encoded), weight, bias, scale, state)
                 outs.append(out)
         return torch.cat(outs, 2).to(v.dtype), state
 
-    def _operands(
-        self, q: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, float]:
-        dtype, scale = torch.promote_types(v.dtype, torch.float32), self.head_dim**-0.25
+    def _operands(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, float]:
+        dtype, scale = precision(q, k, v), self.head_dim**-0.25
         if not self.feature_map.projected:
             return q, k, None, None, scale
         weight = self.directions.to(dtype) * scale

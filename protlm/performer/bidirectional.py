@@ -6,61 +6,30 @@ Legend: B batch, H heads, n = B x H, L length, T positions of a block, d head wi
 import torch
 from torch import Tensor
 
-from protlm.performer.blocks import Keys, State, finite, nonzero, rows, write
+from protlm.performer.blocks import Keys, State, extended, finite, nonzero, rows, upstream_gradient, write
 from protlm.performer.estimator import Estimator
 
 GROWTH = 2.0**60  # sums may outgrow a guessed shift by so much; float32 has 2^127
+SAMPLE = 64  # keys that the guess looks at
 
 
 def bidirectional(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm: Tensor, block: int) -> State:
     """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1), which `bidirectional_backward` needs; returns the state."""
-    length, scratch = q.shape[2], estimator.scratch
-    blocks = [(start, min(start + block, length)) for start in range(0, length, block)]
-    k, weights = keys.block(0, length, max(1, length // 64))
-    shift = finite(estimator.log_keys(k, weights).amax(1, keepdim=True))  # a guess from some of the keys
-    if estimator.log:
-        ones, sums = _sums(keys, blocks, shift)
-        if not bool(((ones >= 0.5) & (ones <= GROWTH)).all()):
-            highest = [estimator.log_keys(*keys.block(*ends)).amax(1, keepdim=True) for ends in blocks]
-            shift = finite(torch.stack(highest).amax(0))
-            ones, sums = _sums(keys, blocks, shift)
-            ones = nonzero(ones)
-        shift = shift + ones.log2()
-        sums = sums / ones
-        ones = torch.ones_like(ones)
-    else:
-        if estimator.quadratic:
-            highest = [estimator.log_keys(*keys.block(*ends)).amax(1, keepdim=True) for ends in blocks]
-            shift = finite(torch.stack(highest).amax(0))
-        ones, sums = _sums(keys, blocks, shift)
-    for start, stop in blocks:
+    shift, sums = _state(keys, _blocks(q, block))
+    for start, stop in _blocks(q, block):
         features, _, scale = estimator.queries(rows(q, start, stop, keys.dtype), shift)
+        wanted = sums if scale is None else sums[:, :-1]
+        means = estimator.scratch("means", *features.shape[:2], wanted.shape[1])
+        torch.bmm(features, wanted.transpose(1, 2), out=means)
         if scale is None:
-            denominator = nonzero((features * ones).sum(-1, keepdim=True))
+            denominator = nonzero(means[..., -1:])
+            write(out, start, stop, means[..., :-1] / denominator)
             write(norm, start, stop, denominator.reciprocal())
         else:
-            denominator = features.sum(-1, keepdim=True)
+            denominator = features.sum(-1, keepdim=True)  # the sums are normalised
+            write(out, start, stop, means.div_(denominator))
             write(norm, start, stop, scale + denominator.log2())
-        means = torch.bmm(features, sums.transpose(1, 2), out=scratch("means", *features.shape[:2], sums.shape[1]))
-        write(out, start, stop, means.div_(denominator))
-    return shift.expand(len(sums), -1, -1), torch.cat((sums, ones), 1)
-
-
-def _sums(keys: Keys, blocks: list[tuple[int, int]], shift: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of features (n, 1, M), and of features times values (n, e, M)."""
-    ones: Tensor | None = None
-    sums: Tensor | None = None
-    for start, stop in blocks:
-        features, _ = keys.estimator.keys(*keys.block(start, stop), shift)
-        values = keys.values(start, stop).transpose(1, 2)
-        if ones is None or sums is None:
-            ones, sums = features.sum(1, keepdim=True), torch.bmm(values, features)
-        else:
-            ones += features.sum(1, keepdim=True)
-            sums.baddbmm_(values, features)
-    assert ones is not None
-    assert sums is not None
-    return ones, sums
+    return shift.expand(len(sums), -1, -1), sums
 
 
 def bidirectional_backward(
@@ -77,34 +46,60 @@ def bidirectional_backward(
     """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `out`."""
     grad_q, grad_k, grad_v = gradients
     shift, sums = state
-    ones, sums = sums[:, -1:], sums[:, :-1]
-    length, dtype, scratch = q.shape[2], keys.dtype, estimator.scratch
-    blocks = [(start, min(start + block, length)) for start in range(0, length, block)]
     grad_sums = torch.zeros_like(sums)
-    grad_ones = torch.zeros_like(ones)
-    for start, stop in blocks:
-        upstream = rows(grad, start, stop, dtype)
-        drift = (upstream * rows(out, start, stop, dtype)).sum(-1, keepdim=True)
-        scale = rows(norm, start, stop, dtype)
-        features, p, _ = estimator.queries(rows(q, start, stop, dtype), shift, scale)
+    for start, stop in _blocks(q, block):
+        upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, keys.dtype)
+        features, p, _ = estimator.queries(rows(q, start, stop, keys.dtype), shift, scale)
         if not estimator.log:
             upstream, drift = upstream * scale, drift * scale
-        grad_features = torch.bmm(upstream, sums, out=scratch("gradient", *features.shape))
-        grad_sums.baddbmm_(upstream.transpose(1, 2), features)
+        both = extended(upstream, -drift, estimator.scratch)
+        grad_sums.baddbmm_(both.transpose(1, 2), features)
+        grad_features = estimator.scratch("gradient", *features.shape)
         if estimator.log:
-            grad_features.sub_(drift).mul_(features)
-            grad_ones += grad_features.sum(1, keepdim=True)
+            torch.bmm(upstream, sums[:, :-1], out=grad_features).sub_(drift).mul_(features)
         else:
-            grad_features.addcmul_(drift, ones, value=-1)
-            grad_ones -= (features * drift).sum(1, keepdim=True)
+            torch.bmm(both, sums, out=grad_features)
         write(grad_q, start, stop, estimator.queries_backward(p, grad_features))
-    if estimator.log:  # here the sum of features times gradients was added up
-        grad_ones -= (sums * grad_sums).sum(1, keepdim=True)
-    for start, stop in blocks:
+    for start, stop in _blocks(q, block):
         k, weights = keys.block(start, stop)
         features, p = estimator.keys(k, weights, shift)
-        values = keys.values(start, stop)
-        write(grad_v, start, stop, torch.bmm(features, grad_sums.transpose(1, 2)))
-        grad_features = scratch("gradient", *features.shape)
-        torch.baddbmm(grad_ones, values, grad_sums, out=grad_features)
+        write(grad_v, start, stop, torch.bmm(features, grad_sums[:, :-1].transpose(1, 2)))
+        grad_features = estimator.scratch("gradient", *features.shape)
+        torch.bmm(keys.values_and_ones(start, stop), grad_sums, out=grad_features)
         write(grad_k, start, stop, estimator.keys_backward(k, weights, shift, p, features, grad_features))
+
+
+def _blocks(q: Tensor, block: int) -> list[tuple[int, int]]:
+    return [(start, min(start + block, q.shape[2])) for start in range(0, q.shape[2], block)]
+
+
+def _state(keys: Keys, blocks: list[tuple[int, int]]) -> State:
+    """Shift and sums over all keys; normalised, if features are positive."""
+    estimator, length = keys.estimator, keys.k.shape[2]
+    k, weights = keys.block(0, length, max(1, length // SAMPLE))
+    shift = finite(estimator.log_keys(k, weights).amax(1, keepdim=True))  # a guess
+    sums = _sums(keys, blocks, shift) if estimator.log or not estimator.shifted else None
+    if sums is None or (estimator.log and not bool(_in_range(sums[:, -1]))):
+        highest = [estimator.log_keys(*keys.block(*ends)).amax(1, keepdim=True) for ends in blocks]
+        shift = finite(torch.stack(highest).amax(0))
+        sums = _sums(keys, blocks, shift)
+    if estimator.log:
+        ones = nonzero(sums[:, -1:])
+        return shift + ones.log2(), sums / ones
+    return shift, sums
+
+
+def _in_range(ones: Tensor) -> Tensor:
+    """Whether the guess has seen a key of each feature, and the sums have not outgrown it."""
+    return ((ones >= 0.5) & (ones <= GROWTH)).all()
+
+
+def _sums(keys: Keys, blocks: list[tuple[int, int]], shift: Tensor) -> Tensor:
+    """(n, e + 1, M): the sums of features times values, and of features."""
+    sums: Tensor | None = None
+    for start, stop in blocks:
+        features, _ = keys.estimator.keys(*keys.block(start, stop), shift)
+        values = keys.values_and_ones(start, stop).transpose(1, 2)
+        sums = torch.bmm(values, features) if sums is None else sums.baddbmm_(values, features)
+    assert sums is not None
+    return sums

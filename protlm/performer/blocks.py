@@ -6,12 +6,12 @@ Legend: B batch, H heads, n = B x H, L length, T positions of a block, d head wi
 import torch
 from torch import Tensor
 
-from protlm.performer.estimator import Estimator
+from protlm.performer.estimator import Estimator, Scratch
 
 State = tuple[Tensor, Tensor]
 """(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2) of its scale, and the sums over the keys of
-features times values and of features, both divided by that scale. Features that may be negative have one shift (n, 1, 1).
-"""
+features times values and of features, both divided by that scale. Features that may be negative have one shift for all
+i: (n, 1, 1)."""
 
 
 def rows(x: Tensor, start: int, stop: int, dtype: torch.dtype) -> Tensor:
@@ -32,6 +32,14 @@ def finite(shift: Tensor) -> Tensor:
 def nonzero(denominator: Tensor) -> Tensor:
     """A position that sees no key gets 0 / 1."""
     return denominator.masked_fill(denominator == 0, 1.0)
+
+
+def extended(x: Tensor, column: Tensor | float, scratch: Scratch, name: str = "extended") -> Tensor:
+    """x (n, T, w) and one column (n, T, 1): (n, T, w + 1)."""
+    result = scratch(name, *x.shape[:2], x.shape[2] + 1)
+    result[..., :-1] = x
+    result[..., -1:] = column
+    return result
 
 
 def first_real(k: Tensor, mask: Tensor | None) -> Tensor:
@@ -65,6 +73,16 @@ class Keys:
         mask = None if self.mask is None else self.mask[:, :, start:stop:step].reshape(len(k), -1, 1)
         return k, self.estimator.weights(k, mask, self._origin)
 
-    def values(self, start: int, stop: int) -> Tensor:
-        """(n, T, e)."""
-        return rows(self.v, start, stop, self.dtype)
+    def values_and_ones(self, start: int, stop: int) -> Tensor:
+        """(n, T, e + 1): the values and a column of 1, whose sums are denominators."""
+        values = rows(self.v, start, stop, self.dtype)
+        return extended(values, 1.0, self.estimator.scratch, "values")
+
+
+def upstream_gradient(
+    out: Tensor, norm: Tensor, grad: Tensor, start: int, stop: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient (n, T, e) of a block of `out`, its inner product with `out` (n, T, 1), and `norm` (n, T, 1)."""
+    upstream = rows(grad, start, stop, dtype)
+    drift = (upstream * rows(out, start, stop, dtype)).sum(-1, keepdim=True)
+    return upstream, drift, rows(norm, start, stop, dtype)

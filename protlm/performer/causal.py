@@ -3,20 +3,21 @@
 Legend: B batch, H heads, n = B x H, L length, T positions of a block, C of a chunk, N chunks of a block, d head width,
 e value width, M features.
 
-Within a chunk, weights of pairs are computed (C x C); what came before it is in the state. The chunks of a block are done
-together: their own sums in one product, then the prefix sums.
+Within a chunk, weights of pairs are computed (C x C); what came before it is in the state. The chunks of a block are
+done together: their own sums in one product, then the prefix sums.
 
-A block is measured by the shift of the keys before it, which each of its rows sees, so no denominator can underflow; but
-later keys can overflow it. A block whose sums outgrow the shift by more than GROWTH is done in two halves, down to one
-position, for which the shift is raised first. What earlier positions get does not depend on it.
+A block is measured by the shift of the keys before it, which each of its rows sees, so no denominator can underflow;
+but later keys can overflow it. A block whose sums outgrow the shift by more than GROWTH is done in two halves, down
+to one position, for which the shift is raised first. What earlier positions get does not depend on it.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from protlm.performer.blocks import Keys, State, nonzero, rows, write
+from protlm.performer.blocks import Keys, State, extended, nonzero, rows, upstream_gradient, write
 from protlm.performer.estimator import Estimator
 
 GROWTH = 2.0**60  # a query's weight that underflows at 2^-126 is then under 2^-66 of its denominator
@@ -41,10 +42,7 @@ class Block:
             raised = torch.maximum(self.shift, self.estimator.log_keys(self.k, self.weights))
             self.shift, before = raised, rescaled(before, self.shift, raised)
         self.features, self.p = self.estimator.keys(self.k, self.weights, self.shift)
-        values = keys.values(start, stop)
-        self.values = self.estimator.scratch("values", *values.shape[:2], values.shape[2] + 1)
-        self.values[..., :-1] = values
-        self.values[..., -1] = 1.0
+        self.values = keys.values_and_ones(start, stop)
         own = self.sums(self.values, self.features, "own")
         self.before, self.after = accumulated(before, own, self.estimator.scratch("before", *own.shape))
 
@@ -109,7 +107,7 @@ def blocks(keys: Keys, state: State, block: int, chunk: int) -> Iterator[Block]:
     length = keys.k.shape[2]
     whole = length - length % chunk
     cuts = [*range(0, whole, max(chunk, block - block % chunk)), *([whole] if whole < length else []), length]
-    todo = list(zip(cuts[:-1], cuts[1:], strict=True))[::-1]
+    todo = list(pairwise(cuts))[::-1]
     while todo:
         start, stop = todo.pop()
         current = Block(keys, start, stop, chunk, state)
@@ -198,9 +196,7 @@ def _upstream(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features and p of the queries, and the gradient (n, T, e + 1) of numerator and denominator."""
     start, stop = block.start, block.stop
-    scale = rows(norm, start, stop, dtype)
+    upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, dtype)
     features, p, _ = estimator.queries(rows(q, start, stop, dtype), block.shift, scale)
-    upstream = rows(grad, start, stop, dtype)
-    drift = (upstream * rows(out, start, stop, dtype)).sum(-1, keepdim=True)
-    both = torch.cat((upstream, -drift), -1)
-    return features, p, both if estimator.log else both * scale
+    both = extended(upstream, -drift, estimator.scratch)
+    return features, p, both if estimator.log else both.mul_(scale)

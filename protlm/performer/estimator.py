@@ -2,9 +2,9 @@
 
 Legend: n batch x heads, T positions of a block, d head width, M features.
 
-Positive features are kept as logarithms to base 2, since exp2 is the faster function. They are shifted per feature: keys
-by -m_i, queries by +m_i, which cancels (linear_attention.py). Features that may be negative have one shift for all i, and
-only for the factor exp(c |x|^2 / 2) of the keys; that of a query always cancels.
+Positive features are kept as logarithms to base 2, since exp2 is the faster function. They are shifted per feature:
+keys by -m_i, queries by +m_i, which cancels (linear_attention.py). Features that may be negative have one shift for
+all i, and only for the factor exp(c |x|^2 / 2) of the keys; that of a query always cancels.
 """
 
 import math
@@ -31,6 +31,23 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def precision(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if one of them is."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def needs_float64(feature_map: FeatureMap, q: Tensor, k: Tensor, weight: Tensor) -> bool:
+    """Whether logarithms of features may get so large that float32 loses more than 1e-5 of what they are of.
+
+    Args:
+        q, k: (B, H, L, d); weight: (M, d).
+    """
+    if not feature_map.log or q.dtype != torch.float32 or widest(q) == torch.float32:
+        return False
+    largest = torch.stack([torch.linalg.vector_norm(x, dim=-1).amax() for x in (q, k, weight)])
+    return bool(largest[:2].max() * largest[2] * LOG2E > LARGEST)
 
 
 class Scratch:
@@ -62,6 +79,7 @@ class Estimator:
         bias: (M), or None for zeros.
         scale: the d^(-1/4).
         scratch: memory for the features.
+        together: features of queries and of keys are needed at the same time.
     """
 
     feature_map: FeatureMap
@@ -69,6 +87,7 @@ class Estimator:
     bias: Tensor | None
     scale: float
     scratch: Scratch
+    together: bool = True
 
     def __post_init__(self) -> None:
         self.log = self.feature_map.log
@@ -99,13 +118,6 @@ class Estimator:
         if mask is None:
             return weights
         return (k.new_zeros(1, 1, 1) if weights is None else weights).masked_fill(~mask, -torch.inf)
-
-    def needs_float64(self, q: Tensor, k: Tensor) -> bool:
-        """Whether logarithms get so large that float32 loses more than 1e-5 of what they are of."""
-        if not self.log or self.weight is None or self.weight.dtype != torch.float32 or q.dtype != torch.float32:
-            return False
-        largest = torch.stack([torch.linalg.vector_norm(x, dim=-1).amax() for x in (q, k, self.weight)])
-        return bool(largest[:2].max() * largest[2] * LOG2E > LARGEST) and widest(q) == torch.float64
 
     def log_keys(self, k: Tensor, weights: Tensor | None) -> Tensor:
         """What `shift` has to follow: logarithms (n, T, M) of positive features; else `weights`, or zeros (1, 1, 1)."""
@@ -176,6 +188,7 @@ class Estimator:
         return self._columns.expand(len(x), -1, -1)
 
     def _buffer(self, name: str, x: Tensor) -> Tensor:
+        name = name if self.together else "features"
         return self.scratch(name, *x.shape[:2], x.shape[-1] if self.weight is None else len(self.weight))
 
     def _project(self, x: Tensor, name: str) -> Tensor:

@@ -156,21 +156,22 @@ class Exponential(FeatureMap):
         return grad * torch.sigmoid(p - math.log(self.epsilon))
 
 
-def _gelu_derivative(p: Tensor) -> Tensor:
-    return (1 + torch.erf(p / math.sqrt(2))) / 2 + p * torch.exp(-p * p / 2) / math.sqrt(2 * math.pi)
+def _gelu_backward(p: Tensor, grad: Tensor) -> Tensor:
+    density = torch.exp(-p * p / 2) / math.sqrt(2 * math.pi)
+    return grad * ((1 + torch.erf(p / math.sqrt(2))) / 2 + p * density)
 
 
-FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "relu": (torch.relu, lambda p: (p > 0).to(p)),
-    "gelu": (F.gelu, _gelu_derivative),
-    "sigmoid": (torch.sigmoid, lambda p: torch.sigmoid(p) * torch.sigmoid(-p)),
-    "tanh": (torch.tanh, lambda p: 1 - torch.tanh(p).square()),
-    "abs": (torch.abs, torch.sign),
-    "elu+1": (lambda p: F.elu(p) + 1, lambda p: p.clamp(max=0).exp()),
-    "cos": (torch.cos, lambda p: -torch.sin(p)),
-    "identity": (lambda p: p, torch.ones_like),
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "relu": (torch.relu, lambda p, grad: grad.masked_fill(p <= 0, 0.0)),
+    "gelu": (F.gelu, _gelu_backward),
+    "sigmoid": (torch.sigmoid, lambda p, grad: grad * torch.sigmoid(p) * torch.sigmoid(-p)),
+    "tanh": (torch.tanh, lambda p, grad: grad * (1 - torch.tanh(p).square())),
+    "abs": (torch.abs, lambda p, grad: grad * torch.sign(p)),
+    "elu+1": (lambda p: F.elu(p) + 1, lambda p, grad: grad * p.clamp(max=0).exp()),
+    "cos": (torch.cos, lambda p, grad: -grad * torch.sin(p)),
+    "identity": (lambda p: p, lambda p, grad: grad),
 }
-"""Functions of the generalised kernels and their derivatives."""
+"""Functions f of the generalised kernels, and the gradient of p from p and the gradient of f(p)."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +194,13 @@ class Generalised(FeatureMap):
             raise ValueError(f"function {self.function!r}: expected one of {', '.join(FUNCTIONS)}")
 
     def features(self, p: Tensor) -> Tensor:
-        return FUNCTIONS[self.function][0](p) + self.epsilon
+        features = FUNCTIONS[self.function][0](p)
+        if features is p or p.requires_grad:
+            return features + self.epsilon
+        return features.add_(self.epsilon)
 
     def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
-        return grad * FUNCTIONS[self.function][1](p)
+        return FUNCTIONS[self.function][1](p, grad)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ features, attention of position t is
 
     sum_ji exp(s_ti + u_ji) v_j / sum_ji exp(s_ti + u_ji).
 
-Keys are kept as sums per feature i, relative to a shift m_i that moves to the queries: exp(u_ji - m_i), exp(s_ti + m_i).
-Where m_i is the logarithm of the sum itself and the largest weight of a query is scaled to 1, the denominator is at least
-1, without an epsilon, and nothing overflows. docs/algorithm.md has the proof.
+Keys are kept as sums per feature i, relative to a shift m_i that moves to the queries: exp(u_ji - m_i) and
+exp(s_ti + m_i). Where m_i is the logarithm of the sum itself and the largest weight of a query is scaled to 1, the
+denominator is at least 1, without an epsilon, and nothing overflows. docs/algorithm.md has the proof.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from torch import Tensor
 from protlm.performer.bidirectional import bidirectional, bidirectional_backward
 from protlm.performer.blocks import Keys
 from protlm.performer.causal import causal, causal_backward
-from protlm.performer.estimator import Estimator, Scratch, without_autocast
+from protlm.performer.estimator import Estimator, Scratch, needs_float64, precision, without_autocast
 from protlm.performer.features import decode
 
 CHUNK = 64
@@ -60,7 +60,9 @@ def linear_attention(
         `FavorAttention.step`: shift (B, H, 1, M or 1), relative to the first key's exp(c |x|^2 / 2), and sums
         (B, H, e + 1, M). Gradients reach q, k and v from the first only.
     """
-    out, _, shift, sums = _LinearAttention.apply(q, k, v, key_mask, weight, bias, scale, feature_map, causal, chunk, block)
+    out, _, shift, sums = _LinearAttention.apply(
+        q, k, v, key_mask, weight, bias, scale, feature_map, causal, chunk, block
+    )
     return out, shift, sums
 
 
@@ -72,14 +74,10 @@ def _like(x: Tensor, width: int) -> Tensor:
     return x.new_empty(batch, heads, length, width)
 
 
-def _precision(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
 @contextmanager
 def _products_of(dtype: torch.dtype) -> Iterator[None]:
     """For inputs of 16 bits, products of float32 tensors may use the processor's 16-bit units, with float32 sums."""
-    backends = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+    backends: list[Any] = [getattr(torch.backends, name).matmul for name in ("mkldnn", "cuda")]
     before = [backend.fp32_precision for backend in backends]
     if dtype.itemsize == 2:
         for backend, precision in zip(backends, ("bf16", "tf32"), strict=True):
@@ -115,22 +113,30 @@ def _attention(
     chunk: int,
     block: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _outputs(q, v, weight, scale, feature_map)
+    results = _outputs(q, k, v, weight, scale, feature_map)
+    if not results[0].numel():
+        return results
     with without_autocast(q.device), _products_of(v.dtype):
-        estimator = _estimator(q, k, weight, bias, scale, feature_map)
+        estimator = _estimator(q, k, v, weight, bias, scale, feature_map, is_causal)
         _fill(results, estimator, q, k, v, key_mask, is_causal, chunk, block)
     return results
 
 
 def _estimator(
-    q: Tensor, k: Tensor, weight: Tensor | None, bias: Tensor | None, scale: float, feature_map: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    feature_map: str,
+    is_causal: bool,
 ) -> Estimator:
-    scratch = Scratch(q.new_empty(0, dtype=_precision(q.dtype)))
-    estimator = Estimator(decode(feature_map), weight, bias, scale, scratch)
-    if weight is not None and estimator.needs_float64(q, k):
-        wide = None if bias is None else bias.double()
-        estimator = Estimator(decode(feature_map), weight.double(), wide, scale, Scratch(weight.new_empty(0).double()))
-    return estimator
+    dtype = precision(q, k, v)
+    if weight is not None and needs_float64(decode(feature_map), q, k, weight):
+        dtype = torch.float64
+    weight, bias = (x if x is None else x.to(dtype) for x in (weight, bias))
+    return Estimator(decode(feature_map), weight, bias, scale, Scratch(q.new_empty(0, dtype=dtype)), is_causal)
 
 
 def _fill(
@@ -156,23 +162,23 @@ def _fill(
 
 
 def _outputs(
-    q: Tensor, v: Tensor, weight: Tensor | None, scale: float, feature_map: str
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, scale: float, feature_map: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, heads, length, width = q.shape
     chosen = decode(feature_map)
     features = Estimator(chosen, weight, None, scale, Scratch(q)).count(width)
-    float32 = v.new_empty(0, dtype=_precision(v.dtype))
+    wide = v.new_empty(0, dtype=precision(q, k, v))
     return (
         _like(v, v.shape[-1]),
-        float32.new_empty(batch, heads, length, 1),
-        float32.new_empty(batch, heads, 1, features if chosen.log else 1),
-        float32.new_empty(batch, heads, v.shape[-1] + 1, features),
+        wide.new_empty(batch, heads, length, 1),
+        wide.new_empty(batch, heads, 1, features if chosen.log else 1),
+        wide.new_empty(batch, heads, v.shape[-1] + 1, features),
     )
 
 
 @_attention.register_fake
-def _(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal, chunk, block):  # noqa: ANN001
-    return _outputs(q, v, weight, scale, feature_map)
+def _(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal, chunk, block):
+    return _outputs(q, k, v, weight, scale, feature_map)
 
 
 @torch.library.custom_op("protlm::linear_attention_backward", mutates_args=())
@@ -194,28 +200,30 @@ def _attention_backward(
     chunk: int,
     block: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
+    grad_q, grad_k, grad_v = _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
+    if not out.numel():
+        return grad_q, grad_k, grad_v
     with without_autocast(q.device), _products_of(v.dtype):
-        estimator = _estimator(q, k, weight, bias, scale, feature_map)
+        estimator = _estimator(q, k, v, weight, bias, scale, feature_map, is_causal)
         dtype = estimator.scratch.dtype
         results = out, norm, shift, sums
         if dtype != norm.dtype:  # what was saved has lost its digits
-            results = tuple(torch.empty_like(x, dtype=dtype) for x in results)
+            results = out.to(dtype), norm.to(dtype), shift.to(dtype), sums.to(dtype)
             _fill(results, estimator, q, k, v, key_mask, is_causal, chunk, block)
         for part, size in _groups(q, sums.shape[3], block):
             keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part], dtype)
-            here = tuple(x[part] for x in gradients)
+            here = grad_q[part], grad_k[part], grad_v[part]
             out, norm, shift, sums = (x[part] for x in results)
             if is_causal:
                 causal_backward(estimator, q[part], keys, out, norm, grad[part], size, chunk, here)
             else:
                 state = shift.flatten(0, 1), sums.flatten(0, 1)
                 bidirectional_backward(estimator, q[part], keys, out, norm, state, grad[part], size, here)
-    return gradients
+    return grad_q, grad_k, grad_v
 
 
 @_attention_backward.register_fake
-def _(grad, q, k, v, *others):  # noqa: ANN001, ANN002
+def _(grad, q, k, v, *others):
     return _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
 
 

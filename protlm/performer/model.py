@@ -154,7 +154,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
+        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # the gradients come back in one piece
         if self.rotary:
             frequency = 10_000.0 ** -(torch.arange(0, self.head_dim, 2, device=x.device) / self.head_dim)
             angles = torch.arange(x.shape[1], device=x.device)[:, None] * frequency

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 
 from protlm.metrics import format_results
+from protlm.performer import Performer
 from protlm.training.task import LanguageModelTask
 
 
@@ -22,26 +23,33 @@ class RedrawFeatures(Callback):
     Draw n begins at step n x `every_n_steps`, so a resumed run draws what the uninterrupted one would have.
 
     Args:
-        every_n_steps: optimizer steps between two draws; 0 keeps the first; None takes 1,000 for a kernel that estimates
-            softmax attention and 0 for others, whose meaning a new draw would change.
+        every_n_steps: optimizer steps between two draws; 0 keeps the first; None takes 1,000 for a kernel that
+            estimates softmax attention and 0 for others, whose meaning a new draw would change.
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
         self.every_n_steps = every_n_steps
         self._interval, self._draw = 0, 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: LanguageModelTask) -> None:
-        model = pl_module.model
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        model = self._model(pl_module)
         feature_map = model.config.feature_map
         automatic = 1000 if feature_map is not None and feature_map.redrawn else 0
         self._interval = automatic if self.every_n_steps is None else self.every_n_steps
         self._draw = model.draw_number
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: LanguageModelTask, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         draw = trainer.global_step // self._interval if self._interval else 0
         if draw != self._draw:
-            pl_module.model.redraw(draw)
+            self._model(pl_module).redraw(draw)
             self._draw = draw
+
+    @staticmethod
+    def _model(pl_module: pl.LightningModule) -> Performer:
+        assert isinstance(pl_module, LanguageModelTask)
+        return pl_module.model
 
 
 class SeededSteps(Callback):

@@ -1,0 +1,222 @@
+"""How far the estimators of softmax attention are from it, and float32 from the estimators themselves.
+
+    python -m benchmarks.error                # three minutes
+
+The figure repeats the approximation experiment of Choromanski et al. 2021 (their figure 4): L=4096, d=16, Gaussian
+queries, keys and values, 15 draws of the directions; with queries and keys of deviation 1, where random features have
+a hard time, and 0.5. Medians, since the errors of signed features have no useful mean. The table compares float32 and
+bfloat16 with the float64 value of the same estimator, of which performer-pytorch computes its own.
+"""
+
+import argparse
+import csv
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protlm.performer import FavorAttention
+from protlm.performer.features import FEATURE_MAPS
+from protlm.performer.reference import favor_attention
+
+LENGTH, WIDTH = 4096, 16
+FEATURES = [16, 32, 64, 128, 256, 512]
+SIZES = [0.5, 1.0]
+"""Standard deviations of queries and keys in the figure."""
+SCALES = [1, 3, 10, 30, 100]
+DOUBLED = ("hyperbolic", "trig")
+"""Maps that make two features of each direction."""
+ESTIMATORS = [
+    ("softmax", "orthogonal"),
+    ("softmax", "simplex"),
+    ("softmax", "iid"),
+    ("hyperbolic", "orthogonal"),
+    ("regularised", "orthogonal"),
+    ("optimal", "orthogonal"),
+    ("optimal", "iid"),
+    ("sderf", "orthogonal"),
+    ("trig", "orthogonal"),
+    ("trig", "iid"),
+]
+
+
+def distance(x: Tensor, y: Tensor) -> float:
+    """Relative in norm."""
+    return ((x.double() - y.double()).norm() / y.double().norm()).item()
+
+
+def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
+    """Error of the attention output against exact attention, by estimator and number of features."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, length, WIDTH, generator=generator)
+    q, k = q * size, k * size
+    exact = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v)))
+    rows = []
+    print(
+        f"\nrelative error of the output against exact attention: L={length}, d={WIDTH}, queries and keys of deviation"
+    )
+    print(f"{size}, median of {draws} draws")
+    print(" " * 24 + "".join(f"{'M=' + str(m):>9}" for m in FEATURES))
+    for kernel, directions in ESTIMATORS:
+        cells = []
+        for features in FEATURES:
+            count = features // 2 if kernel in DOUBLED else features
+            attention = FavorAttention(WIDTH, count, kernel, directions=directions).eval()
+            if attention.feature_map.adaptive:
+                attention.observe(q, k)
+            errors = []
+            for number in range(draws):
+                attention.redraw(number)
+                errors.append(distance(attention(q, k, v), exact))
+            low, middle, high = torch.tensor(errors).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+            rows.append(
+                {
+                    "size": size,
+                    "kernel": kernel,
+                    "directions": directions,
+                    "features": features,
+                    "error": middle,
+                    "quartile_1": low,
+                    "quartile_3": high,
+                }
+            )
+            cells.append(f"{middle:9.3f}")
+        print(f"{kernel + ', ' + directions:<24}" + "".join(cells), flush=True)
+    return rows
+
+
+def performer_pytorch(causal: bool) -> tuple[Any, Any]:
+    """Its softmax attention in two precisions with the same directions: functions of (q, k, v)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for distutils
+        from performer_pytorch import performer_pytorch as theirs
+    projection = theirs.gaussian_orthogonal_random_matrix(128, 64)
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float | None = None) -> Tensor:
+        options = {} if epsilon is None else {"eps": epsilon}
+        kernel = {"projection_matrix": projection.to(q.dtype), **options}
+        features = [theirs.softmax_kernel(x, is_query=i == 0, **kernel) for i, x in enumerate((q, k))]
+        return (theirs.causal_linear_attention_noncuda if causal else theirs.linear_attention)(*features, v)
+
+    def true(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weight, softmax = projection.double(), FEATURE_MAPS["softmax"]
+        return favor_attention(q, k, v, softmax, weight, causal=causal)
+
+    return attention, true
+
+
+def rounding(length: int = 257, width: int = 64, features: int = 128) -> list[dict[str, Any]]:
+    """Error against the float64 value of the same estimator."""
+    rows = []
+    print(f"\nrelative error against the float64 value of the same estimator: L={length}, d={width}, M={features}")
+    print(" " * 44 + "".join(f"{'x' + str(scale):>9}" for scale in SCALES))
+    for causal in (False, True):
+        theirs, true = performer_pytorch(causal)
+        for kernel in [*FEATURE_MAPS, "performer-pytorch"]:
+            for dtype in (torch.float32, torch.bfloat16):
+                if kernel == "performer-pytorch" and dtype != torch.float32:
+                    continue
+                cells = []
+                for scale in SCALES:
+                    generator = torch.Generator().manual_seed(0)
+                    q, k, v = torch.randn(3, 1, 4, length, width, generator=generator)
+                    q, k, v = ((x * factor).to(dtype) for x, factor in ((q, scale), (k, scale), (v, 1)))
+                    if kernel == "performer-pytorch":
+                        error = distance(theirs(q, k, v), true(q, k, v))
+                    else:
+                        attention = FavorAttention(width, features, kernel, causal=causal).eval()
+                        if attention.feature_map.adaptive:
+                            attention.observe(q, k)
+                            attention.redraw(0)
+                        bias = attention.bias if attention.feature_map.adaptive else None
+                        expected = favor_attention(
+                            q, k, v, attention.feature_map, attention.directions, bias, causal=causal
+                        )
+                        error = distance(attention(q, k, v), expected)
+                    cells.append(f"{error:9.1e}")
+                    rows.append(
+                        {
+                            "kernel": kernel,
+                            "causal": causal,
+                            "dtype": str(dtype).removeprefix("torch."),
+                            "scale": scale,
+                            "error": error,
+                        }
+                    )
+                name = f"{kernel}, {'causal' if causal else 'bidirectional'}, {str(dtype).removeprefix('torch.')}"
+                print(f"{name:<44}" + "".join(cells), flush=True)
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Error against the number of features."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import ScalarFormatter
+
+    figure, axes = plt.subplots(1, len(SIZES), figsize=(12, 5.5), constrained_layout=True)
+    colours = {kernel: f"C{i}" for i, kernel in enumerate(dict.fromkeys(kernel for kernel, _ in ESTIMATORS))}
+    styles = {"orthogonal": "o-", "simplex": "s--", "iid": "x:"}
+    for axis, size in zip(axes, SIZES, strict=True):
+        for kernel, directions in ESTIMATORS:
+            line = [r for r in rows if (r["size"], r["kernel"], r["directions"]) == (size, kernel, directions)]
+            error = [row["error"] for row in line]
+            axis.errorbar(
+                [row["features"] for row in line],
+                error,
+                [
+                    [row["error"] - row["quartile_1"] for row in line],
+                    [row["quartile_3"] - row["error"] for row in line],
+                ],
+                fmt=styles[directions],
+                color=colours[kernel],
+                label=f"{kernel}, {directions}" if axis is axes[0] else None,
+                markersize=4,
+                capsize=2,
+                linewidth=1,
+            )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="features M (two features a direction: M / 2 directions)",
+            title=f"queries and keys of deviation {size}",
+        )
+        axis.set_xticks(FEATURES)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("relative error of the output against exact attention")
+    figure.legend(loc="outside lower center", ncol=5, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """Rows with the same keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--length", type=int, default=LENGTH)
+    parser.add_argument("--draws", type=int, default=15)
+    parser.add_argument("--figure", type=Path, default=Path("docs/figures/error.png"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder for the CSV files")
+    options = parser.parse_args()
+    torch.manual_seed(0)  # performer-pytorch draws from the global generator
+    errors = [row for size in SIZES for row in approximation(options.length, options.draws, size)]
+    write_csv(errors, options.results / "approximation.csv")
+    draw(errors, options.figure)
+    write_csv(rounding(), options.results / "rounding.csv")
+    print(f"\nfigure: {options.figure}\nfigures: {options.results}/approximation.csv, {options.results}/rounding.csv")
+
+
+if __name__ == "__main__":
+    main()

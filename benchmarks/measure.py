@@ -1,0 +1,69 @@
+"""Time and memory of a function of tensors, in pairs and in processes of their own."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Function = Callable[..., Tensor]
+
+
+def forward(function: Function, inputs: list[Tensor]) -> Callable[[], None]:
+    """A call without gradients."""
+
+    def run() -> None:
+        with torch.no_grad():
+            function(*inputs)
+
+    return run
+
+
+def forward_backward(function: Function, inputs: list[Tensor]) -> Callable[[], None]:
+    """A call, and the gradients of all inputs."""
+
+    def run() -> None:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        result = function(*leaves)
+        result.backward(torch.ones_like(result))
+
+    return run
+
+
+PASSES = {"forward": forward, "forward+backward": forward_backward}
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def medians(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds by name; the functions take turns, so that a noisy moment meets all of them."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            times[name].append(seconds(run))
+    return {name: statistics.median(values[1:]) for name, values in times.items()}  # the first call warms up
+
+
+def peak_bytes(run: Callable[[], None]) -> int:
+    """How much more memory the process holds at the peak of one call than before (Linux).
+
+    To be called in a process that has done nothing large before, since memory that was freed is not always given back.
+    """
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is in use now
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
