@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from protlm.performer.blocks import nonzero
 from protlm.performer.estimator import LOG2E, precision, without_autocast
 from protlm.performer.features import Computed, FeatureMap, Generalised, decode, describe, encode, from_description
 from protlm.performer.linear_attention import linear_attention
@@ -20,7 +21,8 @@ class RecurrentState(NamedTuple):
     """What is kept of the keys so far; its size does not depend on their number.
 
     Args:
-        shift: (B, H, 1, M), or (B, H, 1, 1) for features that may be negative: logarithm to base 2 of the sums' scale.
+        shift: (B, H, 1, M), or (B, H, 1, 1) for features that may be negative: logarithm to base 2 of the sums' scale,
+            float64 where the device has it.
         sums: (B, H, e + 1, M): of features times values, and of features.
     """
 
@@ -102,7 +104,8 @@ class FavorAttention(nn.Module):
         """Replaces the directions by those of (seed, layer, draw number), the same on every rank.
 
         If torch.distributed runs, all ranks have to call this together when the kernel is "optimal" or "sderf", since
-        what the ranks have observed is averaged.
+        what the ranks have observed is averaged. (DistributedDataParallel copies rank 0's buffers to the others before
+        each forward, unless broadcast_buffers=False; it is then rank 0's share of the data that counts.)
         """
         moment = torch.zeros(self.head_dim, self.head_dim)
         if self.feature_map.adaptive:
@@ -133,8 +136,10 @@ class FavorAttention(nn.Module):
             sums = torch.einsum("bhld,bhle->de", x * share, x) + torch.einsum("bhld,bhle->de", y * share, y)
             cross = torch.einsum("bhd,bhe->de", (x * share).sum(2), (y * share).sum(2))
             moment = (sums + cross + cross.T) / (x.shape[0] * x.shape[1])
-        self.observed += 1
-        self.moment += (moment - self.moment) / self.observed
+        good = moment.isfinite().all()  # a batch that overflowed must not spoil the average for good
+        self.observed += good
+        change = (moment - self.moment) / self.observed.clamp(min=1)
+        self.moment += torch.where(good, change, 0.0)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attention (B, H, L, e) in the dtype of v.
@@ -168,7 +173,7 @@ class FavorAttention(nn.Module):
         q, k, weight, bias, scale = self._operands(q, k, v)
         if state is None:
             out, shift, sums = linear_attention(q, k, v, self._encoded, weight, bias, None, scale, True)
-            return out, RecurrentState(shift + _weight(k[:, :, :1].to(shift), decode(self._encoded), scale), sums)
+            return out, RecurrentState(shift, sums)
         outs = []
         with without_autocast(q.device), torch.no_grad():
             for q_t, k_t, v_t in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
@@ -222,24 +227,22 @@ def _step(
     """One position: q, k (B, H, 1, d), v (B, H, 1, e), all of the state's dtype."""
 
     def features(x: Tensor) -> Tensor:
+        x = x.to(state.shift.dtype)
         p = x * scale if weight is None else x @ weight.T.to(x)
         return feature_map.features(p if bias is None else p + bias.to(x))
 
-    size = _weight(k, feature_map, scale)
+    dtype = state.sums.dtype
+    size = k.to(state.shift).square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
     values = torch.cat((v, torch.ones_like(v[..., :1])), -1).transpose(2, 3)
     if feature_map.log:
         before = state.shift + state.sums[..., -1:, :].log2()
         u = features(k) * LOG2E + size
         shift = torch.logaddexp2(before, u)
-        sums = state.sums * (before - shift).exp2() + values * (u - shift).exp2()
-        weights = (features(q) + shift / LOG2E).softmax(-1)
+        sums = state.sums * (state.shift - shift).exp2().to(dtype) + values * (u - shift).exp2().to(dtype)
+        weights = (features(q) + shift / LOG2E).softmax(-1).to(dtype)
         return weights @ sums[..., :-1, :].transpose(2, 3), RecurrentState(shift, sums)
     shift = torch.maximum(state.shift, size)
-    sums = state.sums * (state.shift - shift).exp2() + values * features(k) * (size - shift).exp2()
-    both = features(q) @ sums.transpose(2, 3)
-    return both[..., :-1] / both[..., -1:], RecurrentState(shift, sums)
-
-
-def _weight(k: Tensor, feature_map: FeatureMap, scale: float) -> Tensor:
-    """The logarithm to base 2 of exp(c |x|^2 / 2): (B, H, L, 1)."""
-    return k.square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
+    sums = state.sums * (state.shift - shift).exp2().to(dtype)
+    sums = sums + values * (features(k) * (size - shift).exp2()).to(dtype)
+    both = features(q).to(dtype) @ sums.transpose(2, 3)
+    return both[..., :-1] / nonzero(both[..., -1:]), RecurrentState(shift, sums)

@@ -17,7 +17,7 @@ def bidirectional(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm
     """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1), which `bidirectional_backward` needs; returns the state."""
     shift, sums = _state(keys, _blocks(q, block))
     for start, stop in _blocks(q, block):
-        features, _, scale = estimator.queries(rows(q, start, stop, keys.dtype), shift)
+        features, _, scale = estimator.queries(rows(q, start, stop, estimator.scratch.dtype), shift)
         wanted = sums if scale is None else sums[:, :-1]
         means = estimator.scratch("means", *features.shape[:2], wanted.shape[1])
         torch.bmm(features, wanted.transpose(1, 2), out=means)
@@ -29,7 +29,7 @@ def bidirectional(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm
             denominator = features.sum(-1, keepdim=True)  # the sums are normalised
             write(out, start, stop, means.div_(denominator))
             write(norm, start, stop, scale + denominator.log2())
-    return shift.expand(len(sums), -1, -1), sums
+    return (shift + keys.highest()).expand(len(sums), -1, -1), sums
 
 
 def bidirectional_backward(
@@ -45,11 +45,12 @@ def bidirectional_backward(
 ) -> None:
     """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `out`."""
     grad_q, grad_k, grad_v = gradients
-    shift, sums = state
+    origin, dtype = keys.highest(), estimator.scratch.dtype
+    shift, sums = (state[0] - origin).to(dtype), state[1].to(dtype)
     grad_sums = torch.zeros_like(sums)
     for start, stop in _blocks(q, block):
-        upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, keys.dtype)
-        features, p, _ = estimator.queries(rows(q, start, stop, keys.dtype), shift, scale)
+        upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, dtype)
+        features, p, _ = estimator.queries(rows(q, start, stop, dtype), shift, scale)
         if not estimator.log:
             upstream, drift = upstream * scale, drift * scale
         both = extended(upstream, -drift, estimator.scratch)
@@ -61,11 +62,11 @@ def bidirectional_backward(
             torch.bmm(both, sums, out=grad_features)
         write(grad_q, start, stop, estimator.queries_backward(p, grad_features))
     for start, stop in _blocks(q, block):
-        k, weights = keys.block(start, stop)
+        k, weights = keys.block(start, stop, origin, estimator)
         features, p = estimator.keys(k, weights, shift)
         write(grad_v, start, stop, torch.bmm(features, grad_sums[:, :-1].transpose(1, 2)))
         grad_features = estimator.scratch("gradient", *features.shape)
-        torch.bmm(keys.values_and_ones(start, stop), grad_sums, out=grad_features)
+        torch.bmm(keys.values_and_ones(start, stop, estimator), grad_sums, out=grad_features)
         write(grad_k, start, stop, estimator.keys_backward(k, weights, shift, p, features, grad_features))
 
 
@@ -74,19 +75,20 @@ def _blocks(q: Tensor, block: int) -> list[tuple[int, int]]:
 
 
 def _state(keys: Keys, blocks: list[tuple[int, int]]) -> State:
-    """Shift and sums over all keys; normalised, if features are positive."""
-    estimator, length = keys.estimator, keys.k.shape[2]
-    k, weights = keys.block(0, length, max(1, length // SAMPLE))
-    shift = finite(estimator.log_keys(k, weights).amax(1, keepdim=True))  # a guess
-    sums = _sums(keys, blocks, shift) if estimator.log or not estimator.shifted else None
-    if sums is None or (estimator.log and not bool(_in_range(sums[:, -1]))):
-        highest = [estimator.log_keys(*keys.block(*ends)).amax(1, keepdim=True) for ends in blocks]
+    """Shift, relative to the largest weight, and sums over all keys; normalised, if features are positive."""
+    estimator, origin, length = keys.estimator, keys.highest(), keys.k.shape[2]
+    if not estimator.log:
+        shift = keys.k.new_zeros(1, 1, 1, dtype=estimator.scratch.dtype)
+        return shift, _sums(keys, blocks, shift, origin)
+    some = keys.block(0, length, origin, estimator, max(1, length // SAMPLE))
+    shift = finite(estimator.log_keys(*some).amax(1, keepdim=True))  # a guess
+    sums = _sums(keys, blocks, shift, origin)
+    if not bool(_in_range(sums[:, -1])):
+        highest = [estimator.log_keys(*keys.block(*ends, origin, estimator)).amax(1, keepdim=True) for ends in blocks]
         shift = finite(torch.stack(highest).amax(0))
-        sums = _sums(keys, blocks, shift)
-    if estimator.log:
-        ones = nonzero(sums[:, -1:])
-        return shift + ones.log2(), sums / ones
-    return shift, sums
+        sums = _sums(keys, blocks, shift, origin)
+    ones = nonzero(sums[:, -1:])
+    return shift + ones.log2(), sums / ones
 
 
 def _in_range(ones: Tensor) -> Tensor:
@@ -94,12 +96,12 @@ def _in_range(ones: Tensor) -> Tensor:
     return ((ones >= 0.5) & (ones <= GROWTH)).all()
 
 
-def _sums(keys: Keys, blocks: list[tuple[int, int]], shift: Tensor) -> Tensor:
+def _sums(keys: Keys, blocks: list[tuple[int, int]], shift: Tensor, origin: Tensor) -> Tensor:
     """(n, e + 1, M): the sums of features times values, and of features."""
     sums: Tensor | None = None
     for start, stop in blocks:
-        features, _ = keys.estimator.keys(*keys.block(start, stop), shift)
-        values = keys.values_and_ones(start, stop).transpose(1, 2)
+        features, _ = keys.estimator.keys(*keys.block(start, stop, origin, keys.estimator), shift)
+        values = keys.values_and_ones(start, stop, keys.estimator).transpose(1, 2)
         sums = torch.bmm(values, features) if sums is None else sums.baddbmm_(values, features)
     assert sums is not None
     return sums

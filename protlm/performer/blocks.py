@@ -8,10 +8,12 @@ from torch import Tensor
 
 from protlm.performer.estimator import Estimator, Scratch
 
+Block = tuple[Tensor, Tensor | None]
+"""Keys (n, T, d) and the logarithms of their weights (n, T, 1); see `Estimator.weights`."""
 State = tuple[Tensor, Tensor]
-"""(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2) of its scale, and the sums over the keys of
-features times values and of features, both divided by that scale. Features that may be negative have one shift for all
-i: (n, 1, 1)."""
+"""(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2, float64) of its scale, and the sums over the
+keys of features times values and of features, both divided by that scale. Features that may be negative have one shift
+for all i: (n, 1, 1)."""
 
 
 def rows(x: Tensor, start: int, stop: int, dtype: torch.dtype) -> Tensor:
@@ -42,14 +44,6 @@ def extended(x: Tensor, column: Tensor | float, scratch: Scratch, name: str = "e
     return result
 
 
-def first_real(k: Tensor, mask: Tensor | None) -> Tensor:
-    """The first key (B, H, 1, d) of each protein that is not padding, by the mask (B, L)."""
-    if mask is None:
-        return k[:, :, :1]
-    first = mask.int().argmax(-1)[:, None, None, None]
-    return k.gather(2, first.expand(-1, k.shape[1], 1, k.shape[-1]))
-
-
 class Keys:
     """Blocks of keys and values of one call.
 
@@ -57,26 +51,39 @@ class Keys:
         estimator: of the features.
         k, v: (B, H, L, d), (B, H, L, e).
         mask: (B, L) bool or None.
-        dtype: of the computation.
     """
 
-    def __init__(self, estimator: Estimator, k: Tensor, v: Tensor, mask: Tensor | None, dtype: torch.dtype) -> None:
-        self.estimator, self.k, self.v, self.dtype = estimator, k, v, dtype
+    def __init__(self, estimator: Estimator, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+        self.estimator, self.k, self.v = estimator, k, v
         self.mask = None if mask is None else mask[:, None, :, None].expand(-1, k.shape[1], -1, -1)
-        self.first = rows(first_real(k, mask), 0, 1, dtype)
-        """(n, 1, d)"""
-        self._origin = estimator.weights(self.first)
+        weights = estimator.weights(k, self.mask)
+        self.weights = None if weights is None else weights.flatten(0, 1)
+        """(n, L, 1)"""
 
-    def block(self, start: int, stop: int, step: int = 1) -> tuple[Tensor, Tensor | None]:
-        """Keys (n, T, d) and the logarithms (n, T, 1) of their weights, relative to that of the first."""
-        k = rows(self.k[:, :, start:stop:step], 0, len(range(start, stop, step)), self.dtype)
-        mask = None if self.mask is None else self.mask[:, :, start:stop:step].reshape(len(k), -1, 1)
-        return k, self.estimator.weights(k, mask, self._origin)
+    def block(self, start: int, stop: int, origin: Tensor, estimator: Estimator, step: int = 1) -> Block:
+        """Keys (n, T, d) and the logarithms (n, T, 1) of their weights, relative to `origin` (n, 1, 1)."""
+        dtype = estimator.scratch.dtype
+        k = self._real(self.k, start, stop, dtype, step)
+        weights = None if self.weights is None else (self.weights[:, start:stop:step] - origin).to(dtype)
+        return k, weights
 
-    def values_and_ones(self, start: int, stop: int) -> Tensor:
+    def values_and_ones(self, start: int, stop: int, estimator: Estimator) -> Tensor:
         """(n, T, e + 1): the values and a column of 1, whose sums are denominators."""
-        values = rows(self.v, start, stop, self.dtype)
-        return extended(values, 1.0, self.estimator.scratch, "values")
+        values = self._real(self.v, start, stop, estimator.scratch.dtype)
+        return extended(values, 1.0, estimator.scratch, "values")
+
+    def highest(self) -> Tensor:
+        """The largest weight (n, 1, 1)."""
+        if self.weights is None:
+            return self.k.new_zeros(1, 1, 1)
+        return finite(self.weights.amax(1, keepdim=True))
+
+    def _real(self, x: Tensor, start: int, stop: int, dtype: torch.dtype, step: int = 1) -> Tensor:
+        """Positions as (n, T, w), with 0 for padding, where anything may stand."""
+        x = x[:, :, start:stop:step]
+        if self.mask is not None:
+            x = x.masked_fill(~self.mask[:, :, start:stop:step], 0.0)
+        return rows(x, 0, x.shape[2], dtype)
 
 
 def upstream_gradient(

@@ -11,16 +11,32 @@ but later keys can overflow it. A block whose sums outgrow the shift by more tha
 to one position, for which the shift is raised first. What earlier positions get does not depend on it.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from protlm.performer.blocks import Keys, State, extended, nonzero, rows, upstream_gradient, write
-from protlm.performer.estimator import Estimator
+from protlm.performer.estimator import Estimator, widest
 
 GROWTH = 2.0**60  # a query's weight that underflows at 2^-126 is then under 2^-66 of its denominator
+
+
+class Past(NamedTuple):
+    """What is kept of the keys so far.
+
+    Args:
+        shift: (n, 1, M) or (n, 1, 1) float64, the logarithm of the sums' scale.
+        sums: (n, e + 1, M).
+        highest: (n, 1, 1) float64, the largest weight of a key; what others are relative to, to keep their digits.
+    """
+
+    shift: Tensor
+    sums: Tensor
+    highest: Tensor
 
 
 class Block:
@@ -28,42 +44,51 @@ class Block:
 
     Args:
         keys: all of them.
+        estimator: of the features, in float32 or float64.
         start, stop: the positions of the block.
         chunk: C; a longer block is a multiple of it.
-        state: of the keys before.
+        past: the keys before.
     """
 
-    def __init__(self, keys: Keys, start: int, stop: int, chunk: int, state: State) -> None:
-        self.estimator, self.start, self.stop = keys.estimator, start, stop
+    def __init__(self, keys: Keys, estimator: Estimator, start: int, stop: int, chunk: int, past: Past) -> None:
+        self.estimator, self.start, self.stop, self.past = estimator, start, stop, past
         self.chunks = max(1, (stop - start) // chunk)
-        self.k, self.weights = keys.block(start, stop)
-        self.shift, before = state
-        if stop - start == 1 and self.estimator.shifted:
-            raised = torch.maximum(self.shift, self.estimator.log_keys(self.k, self.weights))
+        dtype = estimator.scratch.dtype
+        self.highest = past.highest if keys.weights is None else keys.weights[:, start:stop].amax(1, keepdim=True)
+        alone = stop - start == 1
+        self.origin = torch.maximum(past.highest, self.highest) if alone else past.highest
+        self.k, self.weights = keys.block(start, stop, self.origin, estimator)
+        self.shift, before = (past.shift - self.origin).to(dtype), past.sums.to(dtype)
+        if alone and estimator.shifted:
+            raised = torch.maximum(self.shift, estimator.log_keys(self.k, self.weights))
             self.shift, before = raised, rescaled(before, self.shift, raised)
-        self.features, self.p = self.estimator.keys(self.k, self.weights, self.shift)
-        self.values = keys.values_and_ones(start, stop)
+        self.features, self.p = estimator.keys(self.k, self.weights, self.shift)
+        self.values = keys.values_and_ones(start, stop, estimator)
         own = self.sums(self.values, self.features, "own")
-        self.before, self.after = accumulated(before, own, self.estimator.scratch("before", *own.shape))
+        self.before, self.after = accumulated(before, own, estimator.scratch("before", *own.shape))
 
-    def outgrown(self) -> bool:
-        """Whether the block's own keys are too large for its shift."""
+    def outgrown(self) -> int | None:
+        """The first chunk whose keys are too large for the shift."""
         if self.stop - self.start == 1 or not self.estimator.shifted:
-            return False
+            return None
         if self.estimator.log:
-            return not bool((self.after[:, -1] <= GROWTH).all())
-        assert self.weights is not None
-        return not bool(((self.weights - self.shift).exp2() <= GROWTH).all())
+            largest = torch.cat((self.before[:, 1:, -1], self.after[:, None, -1]), 1).amax((0, 2))
+        else:
+            assert self.weights is not None
+            largest = self.chunked(self.weights - self.shift).exp2().unflatten(0, (-1, self.chunks)).amax((0, 2, 3))
+        bad = (~(largest <= GROWTH)).tolist()
+        return bad.index(True) if any(bad) else None
 
-    def state(self) -> State:
-        """Of the keys up to the block's end, normalised."""
+    def next(self) -> Past:
+        """The keys up to the block's end, normalised."""
+        highest = torch.maximum(self.past.highest, self.highest)
         if self.estimator.log:
             ones = nonzero(self.after[:, -1:])
-            return self.shift + ones.log2(), self.after / ones
+            return Past(self.shift + ones.log2() + self.origin, self.after / ones, highest)
         if not self.estimator.shifted:
-            return self.shift, self.after
-        raised = torch.maximum(self.shift, self.estimator.log_keys(self.k, self.weights).amax(1, keepdim=True))
-        return raised, rescaled(self.after, self.shift, raised)
+            return Past(self.past.shift, self.after, highest)
+        raised = (highest - self.origin).to(self.shift)
+        return Past(highest, rescaled(self.after, self.shift, torch.maximum(self.shift, raised)), highest)
 
     def chunked(self, x: Tensor) -> Tensor:
         """(n, T, w) -> (n N, C, w)."""
@@ -102,45 +127,66 @@ def rescaled(sums: Tensor, before: Tensor, after: Tensor) -> Tensor:
     return sums * (before - after).exp2()
 
 
-def blocks(keys: Keys, state: State, block: int, chunk: int) -> Iterator[Block]:
-    """Blocks in order, as long as their keys permit."""
+def blocks(keys: Keys, q: Tensor, block: int, chunk: int) -> Iterator[Block]:
+    """Blocks in order, as long as their keys permit; where numbers are very large, in float64."""
     length = keys.k.shape[2]
-    whole = length - length % chunk
-    cuts = [*range(0, whole, max(chunk, block - block % chunk)), *([whole] if whole < length else []), length]
-    todo = list(pairwise(cuts))[::-1]
+    large = keys.estimator.too_large(q, keys.k, keys.mask)
+    wide = [False] * math.ceil(length / chunk)
+    if large is not None and bool(large.any()):
+        wide = [bool(part.any()) for part in large.split(chunk)]
+    estimators = {False: keys.estimator, True: keys.estimator.wide() if any(wide) else keys.estimator}
+    # a block is cut where the precision changes, and before an incomplete chunk
+    most, cuts = max(1, block // chunk), [0]
+    for i in range(1, len(wide)):
+        incomplete = i == len(wide) - 1 and length % chunk
+        if wide[i] != wide[i - 1] or incomplete or i * chunk - cuts[-1] >= most * chunk:
+            cuts.append(i * chunk)
+    todo = list(pairwise([*cuts, length]))[::-1]
+    past = _beginning(keys)
     while todo:
         start, stop = todo.pop()
-        current = Block(keys, start, stop, chunk, state)
-        if current.outgrown():
-            half = (stop - start) // 2
-            middle = start + (half - half % chunk if stop - start > chunk else half)
-            todo += [(middle, stop), (start, middle)]
-        else:
-            state = current.state()
+        current = Block(keys, estimators[wide[start // chunk]], start, stop, chunk, past)
+        bad = current.outgrown()
+        if bad is None:
+            past = current.next()
             yield current
+        elif current.chunks > 1:  # what is before the chunk, the chunk, and what is behind it
+            ends = sorted({start, start + bad * chunk, start + (bad + 1) * chunk, stop})
+            todo += list(pairwise(ends))[::-1]
+        else:
+            middle = (start + stop) // 2
+            todo += [(middle, stop), (start, middle)]
 
 
-def initial_state(keys: Keys) -> State:
+def _beginning(keys: Keys) -> Past:
     """No sums yet, and the shift of each protein's first real key."""
-    k, estimator = keys.first, keys.estimator
-    zero = k.new_zeros(1, 1, 1) if estimator.quadratic else None  # its weight is what the others are relative to
-    shift = estimator.log_keys(k, zero).expand(len(k), -1, -1)
-    return shift, k.new_zeros(len(k), keys.v.shape[-1] + 1, estimator.count(k.shape[-1]))
+    k, estimator = keys.k, keys.estimator
+    first = torch.zeros(len(k), dtype=torch.long, device=k.device)
+    if keys.mask is not None:
+        first = keys.mask[:, 0, :, 0].int().argmax(-1)
+    k = k.gather(2, first[:, None, None, None].expand(-1, k.shape[1], 1, k.shape[-1]))
+    k = rows(k, 0, 1, estimator.scratch.dtype)
+    weights = estimator.weights(k)
+    highest = k.new_zeros(1, 1, 1, dtype=widest(k)) if weights is None else weights
+    nothing = None if weights is None else torch.zeros_like(weights, dtype=k.dtype)
+    shift = estimator.log_keys(k, nothing) + highest
+    sums = k.new_zeros(len(k), keys.v.shape[-1] + 1, estimator.count(k.shape[-1]))
+    return Past(shift.expand(len(k), -1, -1), sums, highest)
 
 
 def causal(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm: Tensor, block: int, chunk: int) -> State:
     """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1), which `causal_backward` needs; returns the state at the end."""
-    state = initial_state(keys)
-    for current in blocks(keys, state, block, chunk):
+    current: Block | None = None
+    for current in blocks(keys, q, block, chunk):
         start, stop = current.start, current.stop
-        features, _, scale = estimator.queries(rows(q, start, stop, keys.dtype), current.shift)
+        features, _, scale = current.estimator.queries(rows(q, start, stop, current.features.dtype), current.shift)
         pairs = current.pairs(features, current.features)
         sums = current.combined(pairs, current.values, features, current.before.transpose(2, 3))
         denominator = nonzero(sums[..., -1:])
         write(out, start, stop, sums[..., :-1] / denominator)
         write(norm, start, stop, denominator.reciprocal() if scale is None else scale + denominator.log2())
-        state = current.state()
-    return state
+    assert current is not None
+    return current.next()[:2]
 
 
 def causal_backward(
@@ -160,24 +206,26 @@ def causal_backward(
     behind.
     """
     grad_q, grad_k, grad_v = gradients
-    dtype = keys.dtype
-    done: list[tuple[int, int, Tensor]] = []
-    for current in blocks(keys, initial_state(keys), block, chunk):
+    done: list[tuple[Estimator, int, int, Past]] = []
+    current: Block | None = None
+    for current in blocks(keys, q, block, chunk):
         start, stop = current.start, current.stop
-        features, p, upstream = _upstream(estimator, q, out, norm, grad, current, dtype)
+        features, p, upstream = _upstream(current, q, out, norm, grad)
         pairs = current.pairs(upstream, current.values)
         grad_features = current.combined(pairs, current.features, upstream, current.before)
         if estimator.log:
             grad_features.mul_(features)
-        write(grad_q, start, stop, estimator.queries_backward(p, grad_features))
-        done.append((start, stop, current.shift))
-    behind = torch.zeros_like(initial_state(keys)[1])
-    shift = done[-1][2]
+        write(grad_q, start, stop, current.estimator.queries_backward(p, grad_features))
+        shift = current.shift + current.origin
+        done.append((current.estimator, start, stop, Past(shift, current.past.sums[:, :, :0], current.origin)))
+    assert current is not None
+    behind, later = torch.zeros_like(current.after), done[-1][3].shift
     while done:
-        start, stop, before = done.pop()
-        behind, shift = rescaled(behind, before, shift), before
-        current = Block(keys, start, stop, chunk, (shift, torch.zeros_like(behind)))
-        features, _, upstream = _upstream(estimator, q, out, norm, grad, current, dtype)
+        wanted, start, stop, past = done.pop()
+        nothing = torch.zeros_like(behind)
+        current = Block(keys, wanted, start, stop, chunk, past._replace(sums=nothing))
+        behind, later = rescaled(behind, past.shift, later).to(current.features.dtype), past.shift
+        features, _, upstream = _upstream(current, q, out, norm, grad)
         own = current.sums(upstream, features, "own").flip(1)
         after, behind = accumulated(behind, own, torch.empty_like(own))
         after = after.flip(1)
@@ -185,17 +233,15 @@ def causal_backward(
         write(grad_v, start, stop, current.combined(pairs, upstream, current.features, after.transpose(2, 3))[..., :-1])
         pairs = current.pairs(upstream, current.values).transpose(1, 2)
         grad_features = current.combined(pairs, features, current.values, after)
-        k_grad = estimator.keys_backward(
+        k_grad = wanted.keys_backward(
             current.k, current.weights, current.shift, current.p, current.features, grad_features
         )
         write(grad_k, start, stop, k_grad)
 
 
-def _upstream(
-    estimator: Estimator, q: Tensor, out: Tensor, norm: Tensor, grad: Tensor, block: Block, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def _upstream(block: Block, q: Tensor, out: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features and p of the queries, and the gradient (n, T, e + 1) of numerator and denominator."""
-    start, stop = block.start, block.stop
+    start, stop, estimator, dtype = block.start, block.stop, block.estimator, block.features.dtype
     upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, dtype)
     features, p, _ = estimator.queries(rows(q, start, stop, dtype), block.shift, scale)
     both = extended(upstream, -drift, estimator.scratch)

@@ -38,18 +38,6 @@ def precision(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
-def needs_float64(feature_map: FeatureMap, q: Tensor, k: Tensor, weight: Tensor) -> bool:
-    """Whether logarithms of features may get so large that float32 loses more than 1e-5 of what they are of.
-
-    Args:
-        q, k: (B, H, L, d); weight: (M, d).
-    """
-    if not feature_map.log or q.dtype != torch.float32 or widest(q) == torch.float32:
-        return False
-    largest = torch.stack([torch.linalg.vector_norm(x, dim=-1).amax() for x in (q, k, weight)])
-    return bool(largest[:2].max() * largest[2] * LOG2E > LARGEST)
-
-
 class Scratch:
     """Memory that is used again for every block: fresh memory costs more than the sums that are put into it.
 
@@ -60,6 +48,10 @@ class Scratch:
     def __init__(self, like: Tensor) -> None:
         self._like, self.dtype = like, like.dtype
         self._buffers: dict[str, Tensor] = {}
+
+    def wide(self) -> "Scratch":
+        """The same for float64."""
+        return Scratch(self._like.double())
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """An uninitialised tensor, valid until the same name is asked for again."""
@@ -103,21 +95,36 @@ class Estimator:
         rows = width if self.weight is None else len(self.weight)
         return self.feature_map.features(torch.empty(0, rows)).shape[-1]
 
-    def weights(self, k: Tensor, mask: Tensor | None = None, origin: Tensor | None = None) -> Tensor | None:
-        """Logarithms (n, T, 1) of what depends on the key alone: c |x|^2 / 2, and -inf for padding; None for zeros.
+    def weights(self, k: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Logarithms (..., 1) of what depends on the key (..., d) alone: c |x|^2 / 2, and -inf for padding.
+
+        In float64, since large ones have to keep their digits; None for zeros.
+        """
+        if not self.quadratic:
+            if mask is None:
+                return None
+            return k.new_zeros(*k.shape[:-1], 1).masked_fill_(~mask, -torch.inf)
+        weights = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=widest(k)).square_()
+        weights.mul_(self.quadratic * LOG2E)
+        return weights if mask is None else weights.masked_fill_(~mask, -torch.inf)
+
+    def wide(self) -> "Estimator":
+        """The same in float64."""
+        weight, bias = (x if x is None else x.double() for x in (self.weight, self.bias))
+        return Estimator(self.feature_map, weight, bias, self.scale, self.scratch.wide(), self.together)
+
+    def too_large(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Where (L) logarithms may get so large that float32 loses more than 1e-5 of what they are of; None: nowhere.
 
         Args:
-            origin: (n, 1, 1) float64, subtracted, so that large numbers keep their digits.
+            q, k: (B, H, L, d); mask: (B, 1, L, 1) or None.
         """
-        weights = None
-        if self.quadratic:
-            weights = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=widest(k)).square_()
-            weights.mul_(self.quadratic * LOG2E)
-            if origin is not None:
-                weights = weights.sub_(origin).to(k.dtype)
-        if mask is None:
-            return weights
-        return (k.new_zeros(1, 1, 1) if weights is None else weights).masked_fill(~mask, -torch.inf)
+        if not self.log or self.weight is None or q.dtype.itemsize != 4 or widest(q) == torch.float32:
+            return None
+        norms = torch.maximum(*(torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (q, k)))
+        if mask is not None:
+            norms = norms.masked_fill(~mask, 0.0)
+        return norms.amax((0, 1, 3)) * torch.linalg.vector_norm(self.weight, dim=-1).amax() * LOG2E > LARGEST
 
     def log_keys(self, k: Tensor, weights: Tensor | None) -> Tensor:
         """What `shift` has to follow: logarithms (n, T, M) of positive features; else `weights`, or zeros (1, 1, 1)."""

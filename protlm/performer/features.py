@@ -149,6 +149,10 @@ class Exponential(FeatureMap):
     linear = False
     epsilon: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if self.epsilon <= 0:
+            raise ValueError(f"epsilon {self.epsilon}: expected a number above 0")
+
     def features(self, p: Tensor) -> Tensor:
         return torch.logaddexp(p, p.new_tensor(math.log(self.epsilon)))
 

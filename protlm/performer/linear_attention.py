@@ -23,7 +23,7 @@ from torch import Tensor
 from protlm.performer.bidirectional import bidirectional, bidirectional_backward
 from protlm.performer.blocks import Keys
 from protlm.performer.causal import causal, causal_backward
-from protlm.performer.estimator import Estimator, Scratch, needs_float64, precision, without_autocast
+from protlm.performer.estimator import Estimator, Scratch, precision, widest, without_autocast
 from protlm.performer.features import decode
 
 CHUNK = 64
@@ -57,8 +57,8 @@ def linear_attention(
 
     Returns:
         Weighted means of the values (B, H, L, e) in the dtype of v, 0 for a position that sees no key, and the state of
-        `FavorAttention.step`: shift (B, H, 1, M or 1), relative to the first key's exp(c |x|^2 / 2), and sums
-        (B, H, e + 1, M). Gradients reach q, k and v from the first only.
+        `FavorAttention.step`: shift (B, H, 1, M or 1) and sums (B, H, e + 1, M). Gradients reach q, k and v from
+        the first only.
     """
     out, _, shift, sums = _LinearAttention.apply(
         q, k, v, key_mask, weight, bias, scale, feature_map, causal, chunk, block
@@ -117,7 +117,7 @@ def _attention(
     if not results[0].numel():
         return results
     with without_autocast(q.device), _products_of(v.dtype):
-        estimator = _estimator(q, k, v, weight, bias, scale, feature_map, is_causal)
+        estimator = _estimator(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal)
         _fill(results, estimator, q, k, v, key_mask, is_causal, chunk, block)
     return results
 
@@ -126,6 +126,7 @@ def _estimator(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    key_mask: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     scale: float,
@@ -133,10 +134,14 @@ def _estimator(
     is_causal: bool,
 ) -> Estimator:
     dtype = precision(q, k, v)
-    if weight is not None and needs_float64(decode(feature_map), q, k, weight):
-        dtype = torch.float64
     weight, bias = (x if x is None else x.to(dtype) for x in (weight, bias))
-    return Estimator(decode(feature_map), weight, bias, scale, Scratch(q.new_empty(0, dtype=dtype)), is_causal)
+    scratch = Scratch(q.new_empty(0, dtype=dtype))
+    estimator = Estimator(decode(feature_map), weight, bias, scale, scratch, is_causal)
+    if not is_causal:  # the other decides it for each block
+        large = estimator.too_large(q, k, None if key_mask is None else key_mask[:, None, :, None])
+        if large is not None and bool(large.any()):
+            return estimator.wide()
+    return estimator
 
 
 def _fill(
@@ -152,7 +157,7 @@ def _fill(
 ) -> None:
     out, norm, shift, sums = results
     for part, size in _groups(q, sums.shape[3], block):
-        keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part], estimator.scratch.dtype)
+        keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part])
         if is_causal:
             state = causal(estimator, q[part], keys, out[part], norm[part], size, chunk)
         else:
@@ -167,12 +172,11 @@ def _outputs(
     batch, heads, length, width = q.shape
     chosen = decode(feature_map)
     features = Estimator(chosen, weight, None, scale, Scratch(q)).count(width)
-    wide = v.new_empty(0, dtype=precision(q, k, v))
     return (
         _like(v, v.shape[-1]),
-        wide.new_empty(batch, heads, length, 1),
-        wide.new_empty(batch, heads, 1, features if chosen.log else 1),
-        wide.new_empty(batch, heads, v.shape[-1] + 1, features),
+        q.new_empty(batch, heads, length, 1, dtype=widest(q)),
+        q.new_empty(batch, heads, 1, features if chosen.log else 1, dtype=widest(q)),
+        q.new_empty(batch, heads, v.shape[-1] + 1, features, dtype=precision(q, k, v)),
     )
 
 
@@ -204,21 +208,15 @@ def _attention_backward(
     if not out.numel():
         return grad_q, grad_k, grad_v
     with without_autocast(q.device), _products_of(v.dtype):
-        estimator = _estimator(q, k, v, weight, bias, scale, feature_map, is_causal)
-        dtype = estimator.scratch.dtype
-        results = out, norm, shift, sums
-        if dtype != norm.dtype:  # what was saved has lost its digits
-            results = out.to(dtype), norm.to(dtype), shift.to(dtype), sums.to(dtype)
-            _fill(results, estimator, q, k, v, key_mask, is_causal, chunk, block)
+        estimator = _estimator(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal)
         for part, size in _groups(q, sums.shape[3], block):
-            keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part], dtype)
+            keys = Keys(estimator, k[part], v[part], None if key_mask is None else key_mask[part])
             here = grad_q[part], grad_k[part], grad_v[part]
-            out, norm, shift, sums = (x[part] for x in results)
             if is_causal:
-                causal_backward(estimator, q[part], keys, out, norm, grad[part], size, chunk, here)
+                causal_backward(estimator, q[part], keys, out[part], norm[part], grad[part], size, chunk, here)
             else:
-                state = shift.flatten(0, 1), sums.flatten(0, 1)
-                bidirectional_backward(estimator, q[part], keys, out, norm, state, grad[part], size, here)
+                state = shift[part].flatten(0, 1), sums[part].flatten(0, 1)
+                bidirectional_backward(estimator, q[part], keys, out[part], norm[part], state, grad[part], size, here)
     return grad_q, grad_k, grad_v
 
 
