@@ -51,15 +51,14 @@ def bidirectional_backward(
     for start, stop in _blocks(q, block):
         upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, dtype)
         features, p, _ = estimator.queries(rows(q, start, stop, dtype), shift, scale)
-        if not estimator.log:
-            upstream, drift = upstream * scale, drift * scale
         both = extended(upstream, -drift, estimator.scratch)
+        if not estimator.log:
+            both.mul_(scale)
         grad_sums.baddbmm_(both.transpose(1, 2), features)
         grad_features = estimator.scratch("gradient", *features.shape)
+        torch.bmm(both, sums, out=grad_features)
         if estimator.log:
-            torch.bmm(upstream, sums[:, :-1], out=grad_features).sub_(drift).mul_(features)
-        else:
-            torch.bmm(both, sums, out=grad_features)
+            grad_features.mul_(features)
         write(grad_q, start, stop, estimator.queries_backward(p, grad_features))
     for start, stop in _blocks(q, block):
         k, weights = keys.block(start, stop, origin, estimator)

@@ -11,9 +11,9 @@ from protlm.performer.estimator import Estimator, Scratch
 Block = tuple[Tensor, Tensor | None]
 """Keys (n, T, d) and the logarithms of their weights (n, T, 1); see `Estimator.weights`."""
 State = tuple[Tensor, Tensor]
-"""(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2, float64) of its scale, and the sums over the
-keys of features times values and of features, both divided by that scale. Features that may be negative have one shift
-for all i: (n, 1, 1)."""
+"""(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2, float64) of its scale, and the sums over
+the keys of features times values and of features, both divided by that scale. Features that may be negative have one
+shift for all i: (n, 1, 1)."""
 
 
 def rows(x: Tensor, start: int, stop: int, dtype: torch.dtype) -> Tensor:
@@ -79,10 +79,10 @@ class Keys:
         return finite(self.weights.amax(1, keepdim=True))
 
     def _real(self, x: Tensor, start: int, stop: int, dtype: torch.dtype, step: int = 1) -> Tensor:
-        """Positions as (n, T, w), with 0 for padding, where anything may stand."""
+        """Positions as (n, T, w), with 0 for padding, where any finite number may stand."""
         x = x[:, :, start:stop:step]
         if self.mask is not None:
-            x = x.masked_fill(~self.mask[:, :, start:stop:step], 0.0)
+            x = x * self.mask[:, :, start:stop:step]
         return rows(x, 0, x.shape[2], dtype)
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from protlm.performer.features import FeatureMap
 
 LOG2E = 1 / math.log(2)
-LARGEST = 1024.0  # neighbouring float32 numbers are 1e-4 apart there
+LARGEST = 1024.0  # of a logarithm in float32: neighbouring numbers are 1e-4 apart there
+SMALL = 8.0  # norm of a key up to which |x|^2 / 2 is known to 4e-6 in float32
 
 
 def widest(x: Tensor) -> torch.dtype:
@@ -104,8 +105,14 @@ class Estimator:
             if mask is None:
                 return None
             return k.new_zeros(*k.shape[:-1], 1).masked_fill_(~mask, -torch.inf)
-        weights = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=widest(k)).square_()
-        weights.mul_(self.quadratic * LOG2E)
+        norms = torch.linalg.vector_norm(k, dim=-1, keepdim=True).to(widest(k))
+        large = norms * self.scale > SMALL
+        if mask is not None:
+            large &= mask
+        if k.dtype.itemsize < 8 and bool(large.any()):
+            exact = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=widest(k))
+            norms = torch.where(large, exact, norms)
+        weights = norms.square_().mul_(self.quadratic * LOG2E)
         return weights if mask is None else weights.masked_fill_(~mask, -torch.inf)
 
     def wide(self) -> "Estimator":

@@ -56,7 +56,7 @@ class FeatureMap:
         return p
 
     def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
-        """The gradient of p from that of f(p)."""
+        """The gradient of p from that of f(p), which may be overwritten."""
         return grad
 
 
@@ -166,7 +166,7 @@ def _gelu_backward(p: Tensor, grad: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relu": (torch.relu, lambda p, grad: grad.masked_fill(p <= 0, 0.0)),
+    "relu": (torch.relu, lambda p, grad: torch.ops.aten.threshold_backward.grad_input(grad, p, 0.0, grad_input=grad)),
     "gelu": (F.gelu, _gelu_backward),
     "sigmoid": (torch.sigmoid, lambda p, grad: grad * torch.sigmoid(p) * torch.sigmoid(-p)),
     "tanh": (torch.tanh, lambda p, grad: grad * (1 - torch.tanh(p).square())),
