@@ -18,10 +18,11 @@ import protlm
 from protlm import train
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
+from protlm.performer.features import FeatureMap
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.sequence.corpus import Corpus
 
-GROUPS = ("model", "data", "trainer", "logger", "callbacks", "optimizer", "schedule")
+GROUPS = ("model", "model/attention", "data", "trainer", "logger", "callbacks", "optimizer", "schedule")
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "callbacks.progress=null"]
 TINY = [
     *QUICK,
@@ -88,7 +89,7 @@ def test_the_papers_model_is_the_papers_model() -> None:
         model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
     shape = (len(model.blocks), model.config.heads, model.config.width, model.config.feed_forward)
     assert shape == (36, 8, 512, 1024)
-    assert (model.config.attention, model.config.num_features, model.config.dropout) == ("relu", 256, 0.1)
+    assert (model.config.attention_name, model.config.num_features, model.config.dropout) == ("relu", 256, 0.1)
     assert (config.optimizer.lr, list(config.optimizer.betas), config.optimizer.eps) == (1e-3, [0.9, 0.98], 1e-9)
     assert (config.optimizer.weight_decay, config.trainer.gradient_clip_val) == (0.1, 0.5)
 
@@ -341,3 +342,22 @@ def test_two_processes_train_and_test_as_one(tmp_path, corpus_path) -> None:
     for split in ("test", "ood"):
         assert results[split] == pytest.approx(alone[split], rel=1e-3)
         assert results[split]["unigram_accuracy"] == alone[split]["unigram_accuracy"]
+
+
+@pytest.mark.parametrize("kernel", names("model/attention"))
+def test_a_kernel_by_name_and_by_its_file_are_the_same(kernel: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+        configs = [compose("config", [f"model{dot}attention={kernel}", "data.corpus=x.h5"]) for dot in (".", "/")]
+    by_name, by_file = (instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD) for config in configs)
+    assert isinstance(by_file.attention, FeatureMap)
+    assert by_name.to_dict() == by_file.to_dict()
+    assert by_file.to_dict()["attention"] == kernel
+
+
+def test_a_run_with_an_adaptive_kernel_adopts_what_it_saw(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*TINY, f"data.corpus={corpus_path}", "model/attention=optimal", "callbacks.redraw.every_n_steps=2"]
+    run(monkeypatch, *common, "trainer.max_steps=3", "schedule=constant", "hydra.run.dir=run")
+    attention = protlm.load("run/checkpoints/last.ckpt").blocks[0].attention.attention
+    assert (attention.draw_number, attention.observed) == (1, 1)
+    assert attention.bias.abs().max() > 0

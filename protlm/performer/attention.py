@@ -86,10 +86,10 @@ class FavorAttention(nn.Module):
         self.head_dim, self.causal = head_dim, causal
         self._drawn = (directions, self.feature_map.norms or norms, num_features, head_dim)
         self._key = (seed, layer)
-        weight, bias = self._draw(0, torch.zeros(head_dim, head_dim))
-        self.register_buffer("directions", weight)
+        weight, bias = self._draw(0, torch.zeros(head_dim, head_dim, device="cpu"))
+        self.register_buffer("directions", torch.empty(weight.shape).copy_(weight))  # wherever modules are made now
         if self.feature_map.adaptive:
-            self.register_buffer("bias", bias)
+            self.register_buffer("bias", torch.empty(bias.shape).copy_(bias))
             self.register_buffer("moment", torch.zeros(head_dim, head_dim))
             self.register_buffer("observed", torch.tensor(0))
         self.register_buffer("draw_number", torch.tensor(0))
@@ -107,7 +107,7 @@ class FavorAttention(nn.Module):
         what the ranks have observed is averaged. (DistributedDataParallel copies rank 0's buffers to the others before
         each forward, unless broadcast_buffers=False; it is then rank 0's share of the data that counts.)
         """
-        moment = torch.zeros(self.head_dim, self.head_dim)
+        moment = torch.zeros(self.head_dim, self.head_dim, device="cpu")
         if self.feature_map.adaptive:
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
                 total = self.moment * self.observed

@@ -19,6 +19,8 @@ from protlm.performer.projection import DIRECTIONS, NORMS
 
 ATTENTION = ("exact", "opt", *FEATURE_MAPS)
 POSITIONS = ("learned", "rotary")
+ADDED = {"norms"}
+"""Fields that configurations written by an earlier version do not have."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,11 @@ class PerformerConfig:
         """The reverse of `to_dict`; fields that an earlier version did not know have their defaults.
 
         Raises:
-            ValueError: for a field that is unknown, or for one that is missing and has no default.
+            ValueError: for a field that is missing or unknown.
         """
-        if odd := set(values) - {field.name for field in fields(cls)}:
-            raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are unknown")
-        if lost := {"vocab_size", "pad_id"} - set(values):
-            raise ValueError(f"model configuration: fields {', '.join(sorted(lost))} are missing")
+        known = {field.name for field in fields(cls)}
+        if odd := (set(values) - known) | (known - ADDED - set(values)):
+            raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are missing or unknown")
         if isinstance(kind := values.get("attention"), dict):
             values = {**values, "attention": from_description(kind)}
         return cls(**values)

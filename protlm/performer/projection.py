@@ -18,13 +18,13 @@ def haar(dim: int, generator: torch.Generator) -> Tensor:
     (Mezzadri 2007, "How to generate random matrices from the classical compact groups"); without it the estimates are
     biased.
     """
-    q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
+    q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64, device="cpu"))
     return q * torch.sign(torch.diagonal(r))
 
 
 def iid(count: int, dim: int, generator: torch.Generator) -> Tensor:
     """(M, d) float64: independent unit vectors."""
-    rows = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    rows = torch.randn(count, dim, generator=generator, dtype=torch.float64, device="cpu")
     return rows / rows.norm(dim=1, keepdim=True)
 
 
@@ -37,18 +37,18 @@ def simplex(count: int, dim: int, generator: torch.Generator) -> Tensor:
     """(M, d) float64: blocks of d unit rows with inner products -1 / (d - 1), turned at random; Reid et al. 2023."""
     if dim == 1:
         return orthogonal(count, dim, generator)
-    corners = (torch.eye(dim, dtype=torch.float64) - 1 / dim) * math.sqrt(dim / (dim - 1))
+    corners = (torch.eye(dim, dtype=torch.float64, device="cpu") - 1 / dim) * math.sqrt(dim / (dim - 1))
     return torch.cat([corners @ haar(dim, generator) for _ in range(math.ceil(count / dim))])[:count]
 
 
 def chi(count: int, dim: int, generator: torch.Generator) -> Tensor:
     """(M, 1) float64: the norms of independent standard Gaussian vectors."""
-    return torch.randn(count, dim, generator=generator, dtype=torch.float64).norm(dim=1, keepdim=True)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64, device="cpu").norm(dim=1, keepdim=True)
 
 
 def constant(count: int, dim: int, generator: torch.Generator) -> Tensor:
     """(M, 1) float64: sqrt(d) exactly; Choromanski et al. 2021, Theorem 1."""
-    return torch.full((count, 1), math.sqrt(dim), dtype=torch.float64)
+    return torch.full((count, 1), math.sqrt(dim), dtype=torch.float64, device="cpu")
 
 
 DIRECTIONS = {"iid": iid, "orthogonal": orthogonal, "simplex": simplex}

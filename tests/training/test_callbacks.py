@@ -1,7 +1,9 @@
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.image import imread
 
@@ -10,21 +12,43 @@ from protlm.training.callbacks import RedrawFeatures, SeededSteps, draw_learning
 from protlm.training.task import LanguageModelTask
 
 
+def at(callback: RedrawFeatures, model: Performer, *steps: int) -> list[np.ndarray]:
+    """The directions at these steps of a run that begins at the first."""
+    task = LanguageModelTask(model, torch.optim.SGD)
+    callback.on_train_start(None, task)
+    seen = []
+    for step in steps:
+        callback.on_train_batch_start(SimpleNamespace(global_step=step), task, None, 0)
+        seen.append(model.blocks[0].attention.attention.directions.numpy().copy())
+    return seen
+
+
 def test_redraw_depends_on_the_step_only(tiny_model: Performer) -> None:
     """A run that begins at step 7 has the directions of one that has been there all along."""
-    task = LanguageModelTask(tiny_model, torch.optim.SGD)
-    directions = tiny_model.blocks[0].attention.attention
-
-    def at(callback: RedrawFeatures, step: int) -> np.ndarray:
-        callback.on_train_batch_start(SimpleNamespace(global_step=step), task, None, 0)
-        return directions.directions.numpy().copy()
-
-    steady = RedrawFeatures(3)
-    seen = [at(steady, step) for step in range(9)]
+    seen = at(RedrawFeatures(3), tiny_model, *range(9))
     assert [any(np.array_equal(a, b) for b in seen[:i]) for i, a in enumerate(seen)] == 3 * [False, True, True]
-    assert np.array_equal(at(RedrawFeatures(3), 7), seen[7])
-    kept = RedrawFeatures(0)
-    assert np.array_equal(at(kept, 0), at(kept, 1000))
+    assert np.array_equal(at(RedrawFeatures(3), tiny_model, 7)[0], seen[7])
+    first, last = at(RedrawFeatures(0), tiny_model, 0, 5000)
+    assert np.array_equal(first, last)
+
+
+@pytest.mark.parametrize(("attention", "changes"), [("softmax", True), ("optimal", True), ("relu", False)])
+def test_by_default_kernels_that_estimate_softmax_are_redrawn(tiny_model, attention: str, changes: bool) -> None:
+    model = Performer(dataclasses.replace(tiny_model.config, attention=attention))
+    first, before, after = at(RedrawFeatures(), model, 0, 999, 1000)
+    assert np.array_equal(first, before)
+    assert np.array_equal(before, after) != changes
+
+
+def test_a_run_that_goes_on_does_not_redraw_what_it_has(tiny_model: Performer) -> None:
+    """Adaptive kernels would adopt what they have observed since the last draw."""
+    model = Performer(dataclasses.replace(tiny_model.config, attention="optimal"))
+    at(RedrawFeatures(3), model, 0, 3)
+    attention = model.blocks[0].attention.attention
+    attention.observe(*torch.randn(2, 1, 2, 10, 8, generator=torch.Generator().manual_seed(0)))
+    before = attention.directions.numpy().copy()
+    assert np.array_equal(at(RedrawFeatures(3), model, 4)[0], before)
+    assert attention.observed == 1
 
 
 def test_dropout_depends_on_step_rank_and_part_only() -> None:
