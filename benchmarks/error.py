@@ -88,18 +88,16 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
     return rows
 
 
-def performer_pytorch(causal: bool) -> tuple[Any, Any]:
-    """Its softmax attention in two precisions with the same directions: functions of (q, k, v)."""
+def performer_pytorch(causal: bool, width: int, features: int) -> tuple[Any, Any]:
+    """Its softmax attention, and its estimator in float64: functions of (q, k, v)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks for distutils
         from performer_pytorch import performer_pytorch as theirs
-    projection = theirs.gaussian_orthogonal_random_matrix(128, 64)
+    projection = theirs.gaussian_orthogonal_random_matrix(features, width)
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float | None = None) -> Tensor:
-        options = {} if epsilon is None else {"eps": epsilon}
-        kernel = {"projection_matrix": projection.to(q.dtype), **options}
-        features = [theirs.softmax_kernel(x, is_query=i == 0, **kernel) for i, x in enumerate((q, k))]
-        return (theirs.causal_linear_attention_noncuda if causal else theirs.linear_attention)(*features, v)
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        made = [theirs.softmax_kernel(x, projection_matrix=projection, is_query=x is q) for x in (q, k)]
+        return (theirs.causal_linear_attention_noncuda if causal else theirs.linear_attention)(*made, v)
 
     def true(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weight, softmax = projection.double(), FEATURE_MAPS["softmax"]
@@ -114,7 +112,7 @@ def rounding(length: int = 257, width: int = 64, features: int = 128) -> list[di
     print(f"\nrelative error against the float64 value of the same estimator: L={length}, d={width}, M={features}")
     print(" " * 44 + "".join(f"{'x' + str(scale):>9}" for scale in SCALES))
     for causal in (False, True):
-        theirs, true = performer_pytorch(causal)
+        theirs, true = performer_pytorch(causal, width, features)
         for kernel in [*FEATURE_MAPS, "performer-pytorch"]:
             for dtype in (torch.float32, torch.bfloat16):
                 if kernel == "performer-pytorch" and dtype != torch.float32:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from protlm.performer.estimator import Estimator, Scratch
 
-Block = tuple[Tensor, Tensor | None]
-"""Keys (n, T, d) and the logarithms of their weights (n, T, 1); see `Estimator.weights`."""
 State = tuple[Tensor, Tensor]
 """(shift (n, 1, M), sums (n, e + 1, M)): per feature the logarithm (base 2, float64) of its scale, and the sums over
 the keys of features times values and of features, both divided by that scale. Features that may be negative have one
@@ -60,7 +58,9 @@ class Keys:
         self.weights = None if weights is None else weights.flatten(0, 1)
         """(n, L, 1)"""
 
-    def block(self, start: int, stop: int, origin: Tensor, estimator: Estimator, step: int = 1) -> Block:
+    def block(
+        self, start: int, stop: int, origin: Tensor, estimator: Estimator, step: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
         """Keys (n, T, d) and the logarithms (n, T, 1) of their weights, relative to `origin` (n, 1, 1)."""
         dtype = estimator.scratch.dtype
         k = self._real(self.k, start, stop, dtype, step)

@@ -105,7 +105,7 @@ class Estimator:
             if mask is None:
                 return None
             return k.new_zeros(*k.shape[:-1], 1).masked_fill_(~mask, -torch.inf)
-        norms = torch.linalg.vector_norm(k, dim=-1, keepdim=True).to(widest(k))
+        norms = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=precision(k)).to(widest(k))
         large = norms * self.scale > SMALL
         if mask is not None:
             large &= mask

@@ -1,0 +1,65 @@
+"""The benchmarks run, on sizes that take a moment; what they measure is not tested."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import attention, error
+from benchmarks.measure import PASSES, medians, peak_bytes
+
+
+def test_attention_is_timed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    times = list(attention.measure_times([32, 64], repeats=1, limit=60))
+    assert len(times) == 2 * len(PASSES) * len(attention.DTYPES) * 2
+    assert all(set(row["seconds"]) == set(attention.METHODS) for row in times)
+    blocks = list(attention.measure_block([32], repeats=1))
+    assert {"opt", "softmax", "relu"} <= set(blocks[0]["seconds"])
+    memories = [{"causal": False, "pass": "forward", "length": 32, "bytes": {"SDPA": 2**20}}]
+    attention.summary(times)
+    attention.write_csv(times, memories, tmp_path / "results" / "times.csv")
+    attention.draw(times, memories, tmp_path / "figures" / "times.png")
+    with open(tmp_path / "results" / "times.csv") as file:
+        assert len(list(csv.DictReader(file))) == len(times) * len(attention.METHODS)
+    assert (tmp_path / "figures" / "times.png").read_bytes().startswith(b"\x89PNG")
+    assert "bidirectional, forward+backward, bfloat16" in capsys.readouterr().out
+
+
+def test_what_would_take_too_long_is_left_out(capsys: pytest.CaptureFixture) -> None:
+    row = next(attention.measure_times([32, 64], repeats=1, limit=0.0))
+    assert set(row["seconds"]) == set(attention.METHODS)  # the shortest length is always run
+    *_, second = (row for row, _ in zip(attention.measure_times([32, 64], repeats=1, limit=0.0), range(2), strict=False))
+    assert not second["seconds"]
+    assert "-" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_peak_memory_is_what_was_held_at_once() -> None:
+    size = 2**26
+
+    def run() -> None:
+        a = torch.ones(size // 4)
+        del a
+        b = torch.ones(size // 4)
+        del b
+
+    assert 0.9 * size < peak_bytes(run) < 1.3 * size
+
+
+def test_medians_take_every_function() -> None:
+    calls: list[str] = []
+    found = medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    assert calls == ["a", "b"] * 3
+    assert set(found) == {"a", "b"}
+
+
+def test_errors_are_tabulated_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [row for size in error.SIZES for row in error.approximation(48, 2, size)]
+    error.draw(rows, tmp_path / "error.png")
+    assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
+    rounding = error.rounding(length=20, width=8, features=16)
+    error.write_csv(rounding, tmp_path / "rounding.csv")
+    ours = [r for r in rounding if r["kernel"] == "softmax" and r["dtype"] == "float32"]
+    assert max(r["error"] for r in ours) < 1e-5
+    assert min(r["error"] for r in rounding if r["kernel"] == "performer-pytorch") > 0.1
+    assert "softmax, simplex" in capsys.readouterr().out
