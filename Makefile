@@ -28,7 +28,7 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# half an hour, with the machine to itself
+# 35 minutes, with the machine to itself
 bench-attention: $(READY)
 	$(BIN)/python -m benchmarks.attention
 

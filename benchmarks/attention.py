@@ -1,11 +1,11 @@
 """Time and memory of attention against length: protlm, exact attention, performer-pytorch, and none at all (OPT).
 
-    python -m benchmarks.attention            # all of it, about half an hour
+    python -m benchmarks.attention            # all of it, about 35 minutes
     python -m benchmarks.attention --lengths 512 1024 --repeats 3
 
 B=1, H=8, d=64, M=256. Times are medians, the methods taking turns. Memory is the growth of a process of its own above
-its inputs, output and gradients. A method is not run where a call would take longer than --limit, or where it needs
-more memory than MEMORY; its place in the table says "-".
+its inputs, output and gradients. A method is not timed where a call would take longer than --limit, nor run where it
+needs more memory than MEMORY; its place in the table says "-".
 """
 
 import argparse
@@ -60,9 +60,9 @@ class Case:
         return performer_pytorch(self.causal)
 
     def too_large(self) -> bool:
-        """performer-pytorch keeps M x e numbers for each position of a causal sequence when it computes gradients."""
-        needed = HEADS * self.length * FEATURES * WIDTH * 4 * 3
-        return self.method == "performer-pytorch" and self.causal and "backward" in self.step and needed > MEMORY
+        """performer-pytorch holds M x e numbers for each position of a causal sequence, three times with gradients."""
+        needed = HEADS * self.length * FEATURES * WIDTH * 4 * (3 if "backward" in self.step else 1)
+        return self.method == "performer-pytorch" and self.causal and needed > MEMORY
 
 
 def performer_pytorch(causal: bool) -> Function:
@@ -116,8 +116,8 @@ def measure_times(lengths: list[int], repeats: int, limit: float) -> Iterator[di
                     yield {"causal": causal, "pass": step, "dtype": dtype, "length": length, "seconds": times}
 
 
-def measure_memory(lengths: list[int], slow: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """Rows with the peak memory of each method, float32."""
+def measure_memory(lengths: list[int]) -> Iterator[dict[str, Any]]:
+    """Rows with the peak memory of each method, float32; one call, however long it takes."""
     context = multiprocessing.get_context("spawn")
     for causal in (False, True):
         for step in PASSES:
@@ -126,7 +126,7 @@ def measure_memory(lengths: list[int], slow: set[tuple[Any, ...]]) -> Iterator[d
             for row in cases(lengths, step, causal, "float32"):
                 found = {}
                 for case in row:
-                    if not case.too_large() and (case.method, step, causal, case.length) not in slow:
+                    if not case.too_large():
                         with context.Pool(1) as pool:
                             found[case.method] = pool.apply(memory, (case,))
                 cells = (f"{found[m] / 2**20:.0f}" if m in found else "-" for m in METHODS)
@@ -221,16 +221,18 @@ def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path
 
 def write_csv(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path) -> None:
     """All figures, one a line."""
-    peak = {(r["causal"], r["pass"], r["length"], m): b for r in memories for m, b in r["bytes"].items()}
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for r in times:
+        for method, value in r["seconds"].items():
+            found[r["causal"], r["pass"], r["dtype"], r["length"], method] = [f"{value:.6f}", ""]
+    for r in memories:
+        for method, value in r["bytes"].items():
+            found.setdefault((r["causal"], r["pass"], "float32", r["length"], method), ["", ""])[1] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["causal", "pass", "dtype", "length", "method", "seconds", "peak_bytes"])
-        for r in times:
-            for method, value in r["seconds"].items():
-                key = (r["causal"], r["pass"], r["length"], method)
-                extra = peak.get(key, "") if r["dtype"] == "float32" else ""
-                writer.writerow([*key[:2], r["dtype"], r["length"], method, f"{value:.6f}", extra])
+        writer.writerows([*key, *values] for key, values in found.items())
 
 
 def main() -> None:
@@ -240,24 +242,20 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=8.0, help="seconds that one call may take")
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/attention.png"))
     parser.add_argument("--csv", type=Path, default=Path("docs/results/attention.csv"))
+    parser.add_argument("--block", action="store_true", help="only the block of a model, without files")
     options = parser.parse_args()
-    threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {threads} threads, B=1, H={HEADS}, d={WIDTH}, M={FEATURES}")
-    times = list(measure_times(options.lengths, options.repeats, options.limit))
-    done = {(m, r["pass"], r["causal"], r["length"]) for r in times if r["dtype"] == "float32" for m in r["seconds"]}
-    slow = {
-        (method, step, causal, length)
-        for method in METHODS
-        for step in PASSES
-        for causal in (False, True)
-        for length in options.lengths
-    } - done
-    memories = list(measure_memory([length for length in options.lengths if length in MEMORY_LENGTHS], slow))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, B=1, H={HEADS}, d={WIDTH}, M={FEATURES}")
+    if not options.block:
+        times = list(measure_times(options.lengths, options.repeats, options.limit))
+        done = {
+            (m, r["pass"], r["causal"], r["length"]) for r in times if r["dtype"] == "float32" for m in r["seconds"]
+        }
+        memories = list(measure_memory([length for length in options.lengths if length in MEMORY_LENGTHS], done))
+        summary(times)
+        write_csv(times, memories, options.csv)
+        draw(times, memories, options.figure)
+        print(f"\nfigure: {options.figure}\nfigures: {options.csv}")
     list(measure_block([length for length in options.lengths if 1024 <= length <= 16384], options.repeats))
-    summary(times)
-    write_csv(times, memories, options.csv)
-    draw(times, memories, options.figure)
-    print(f"\nfigure: {options.figure}\nfigures: {options.csv}")
 
 
 if __name__ == "__main__":

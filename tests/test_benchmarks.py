@@ -1,6 +1,7 @@
 """The benchmarks run, on sizes that take a moment; what they measure is not tested."""
 
 import csv
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,10 @@ def test_attention_is_timed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_what_would_take_too_long_is_left_out(capsys: pytest.CaptureFixture) -> None:
-    row = next(attention.measure_times([32, 64], repeats=1, limit=0.0))
-    assert set(row["seconds"]) == set(attention.METHODS)  # the shortest length is always run
-    *_, second = (row for row, _ in zip(attention.measure_times([32, 64], repeats=1, limit=0.0), range(2), strict=False))
+    first, second = islice(attention.measure_times([32, 64], repeats=1, limit=0.0), 2)
+    assert set(first["seconds"]) == set(attention.METHODS)  # the shortest length is always run
     assert not second["seconds"]
-    assert "-" in capsys.readouterr().out.splitlines()[-1]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["64", *"-----"]
 
 
 def test_peak_memory_is_what_was_held_at_once() -> None:
@@ -61,5 +61,6 @@ def test_errors_are_tabulated_and_drawn(tmp_path: Path, capsys: pytest.CaptureFi
     error.write_csv(rounding, tmp_path / "rounding.csv")
     ours = [r for r in rounding if r["kernel"] == "softmax" and r["dtype"] == "float32"]
     assert max(r["error"] for r in ours) < 1e-5
-    assert min(r["error"] for r in rounding if r["kernel"] == "performer-pytorch") > 0.1
+    theirs = [r["error"] for r in rounding if r["kernel"] == "performer-pytorch" and r["scale"] > 1]
+    assert min(theirs) > 0.1
     assert "softmax, simplex" in capsys.readouterr().out
