@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import PASSES, Function, forward_backward, medians, peak_bytes
+from benchmarks.measure import PASSES, Function, forward_backward, medians, peak_bytes, positive
 from protlm.performer import FavorAttention, PerformerConfig
 from protlm.performer.model import Block
 
@@ -78,9 +78,9 @@ def performer_pytorch(causal: bool) -> Function:
             sys.stdout = stdout
 
 
-def memory(case: Case) -> int:
+def memory(case: Case, threads: int) -> int:
     """Bytes above inputs, output and gradients, measured in this process."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     small = Case(case.method, case.step, case.causal, case.dtype, 128)
     PASSES[case.step](small.function(), small.inputs())()  # libraries load
     inputs = case.inputs()
@@ -128,7 +128,7 @@ def measure_memory(lengths: list[int]) -> Iterator[dict[str, Any]]:
                 for case in row:
                     if not case.too_large():
                         with context.Pool(1) as pool:
-                            found[case.method] = pool.apply(memory, (case,))
+                            found[case.method] = pool.apply(memory, (case, torch.get_num_threads()))
                 cells = (f"{found[m] / 2**20:.0f}" if m in found else "-" for m in METHODS)
                 print(f"{row[0].length:>7}" + "".join(f"{cell:>19}" for cell in cells), flush=True)
                 yield {"causal": causal, "pass": step, "length": row[0].length, "bytes": found}
@@ -211,7 +211,7 @@ def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path
         for axis in (top, bottom):
             axis.grid(alpha=0.3)
             axis.xaxis.set_major_formatter(ScalarFormatter())
-            axis.set_xticks([row for row in LENGTHS[::2] if row in {r["length"] for r in times}] or LENGTHS[:1])
+            axis.set_xticks(sorted({row["length"] for row in times})[::2])
             axis.minorticks_off()
     figure.legend(loc="outside lower center", ncol=5, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,8 +237,8 @@ def write_csv(times: list[dict[str, Any]], memories: list[dict[str, Any]], path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
-    parser.add_argument("--repeats", type=int, default=5, help="calls of which the median is taken")
+    parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS)
+    parser.add_argument("--repeats", type=positive, default=5, help="calls of which the median is taken")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds that one call may take")
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/attention.png"))
     parser.add_argument("--csv", type=Path, default=Path("docs/results/attention.csv"))
@@ -259,4 +259,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

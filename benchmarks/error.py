@@ -10,6 +10,7 @@ bfloat16 with the float64 value of the same estimator, of which performer-pytorc
 
 import argparse
 import csv
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measure import positive
 from protlm.performer import FavorAttention
 from protlm.performer.features import FEATURE_MAPS
 from protlm.performer.reference import favor_attention
@@ -178,9 +180,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set(
             xscale="log",
             yscale="log",
-            xlabel="features M (two features a direction: M / 2 directions)",
+            xlabel="features M (hyperbolic and trig: of M / 2 directions)",
             title=f"queries and keys of deviation {size}",
         )
+        axis.set_ylim(0.05, 5)  # what is above is useless
         axis.set_xticks(FEATURES)
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.minorticks_off()
@@ -203,8 +206,8 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--length", type=int, default=LENGTH)
-    parser.add_argument("--draws", type=int, default=15)
+    parser.add_argument("--length", type=positive, default=LENGTH)
+    parser.add_argument("--draws", type=positive, default=15)
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/error.png"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder for the CSV files")
     options = parser.parse_args()
@@ -217,4 +220,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -36,6 +36,14 @@ def forward_backward(function: Function, inputs: list[Tensor]) -> Callable[[], N
 PASSES = {"forward": forward, "forward+backward": forward_backward}
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def seconds(run: Callable[[], None]) -> float:
     """Of one call."""
     start = time.perf_counter()

@@ -47,7 +47,7 @@ class FavorAttention(nn.Module):
         directions: "orthogonal", "simplex" or "iid".
         causal: position t sees positions up to t only.
         seed, layer: with the draw number, all that the directions depend on.
-        norms: of the directions, "chi" or "constant".
+        norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
 
     Source: Choromanski et al. 2021, "Rethinking Attention with Performers"; features.py has that of each kernel.
 
@@ -75,13 +75,18 @@ class FavorAttention(nn.Module):
         norms: str = "chi",
     ) -> None:
         super().__init__()
+        sizes = {"head_dim": (head_dim, 1), "num_features": (num_features, 1), "seed": (seed, 0), "layer": (layer, 0)}
+        for name, (value, least) in sizes.items():
+            _whole(name, value, least)
         self.function = None
         if isinstance(kernel, str):
             self.feature_map = from_description(kernel)
         elif isinstance(kernel, FeatureMap):
             self.feature_map = kernel
-        else:
+        elif callable(kernel):
             self.feature_map, self.function = Generalised(), kernel
+        else:
+            raise ValueError(f"kernel {kernel!r}: expected a name, a FeatureMap or a function")
         self._encoded = encode(Computed() if self.function else self.feature_map)
         self.head_dim, self.causal = head_dim, causal
         self._drawn = (directions, self.feature_map.norms or norms, num_features, head_dim)
@@ -107,6 +112,7 @@ class FavorAttention(nn.Module):
         what the ranks have observed is averaged. (DistributedDataParallel copies rank 0's buffers to the others before
         each forward, unless broadcast_buffers=False; it is then rank 0's share of the data that counts.)
         """
+        _whole("draw_number", draw_number, 0)
         moment = torch.zeros(self.head_dim, self.head_dim, device="cpu")
         if self.feature_map.adaptive:
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -147,7 +153,8 @@ class FavorAttention(nn.Module):
         Args:
             q, k: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Sums are float32 (float64 for float64),
                 also under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
-            key_mask: (B, L) bool, true where a key is real; None if all are.
+            key_mask: (B, L) bool, true where a key is real; None if all are. Keys and values of the others may be any
+                finite numbers.
 
         Raises:
             ValueError: for shapes that do not fit.
@@ -161,19 +168,25 @@ class FavorAttention(nn.Module):
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None
     ) -> tuple[Tensor, RecurrentState]:
-        """Causal attention of the next positions, and the state for those behind them; for inference.
+        """Causal attention of the next positions, and the state for those behind them; without gradients.
 
         Args:
             q, k, v: as in `forward`; usually L = 1.
             state: what the step before returned; None at the beginning.
+
+        Raises:
+            ValueError: for shapes that do not fit, also those of the state, and for attention that is not causal.
         """
         self._check(q, k, v, None)
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
         q, k, weight, bias, scale = self._operands(q, k, v)
-        if state is None:
-            out, shift, sums = linear_attention(q, k, v, self._encoded, weight, bias, None, scale, True)
-            return out, RecurrentState(shift, sums)
+        if state is None or not q.numel():
+            before = state
+            with torch.no_grad():
+                out, shift, sums = linear_attention(q, k, v, self._encoded, weight, bias, None, scale, True)
+            return out, before or RecurrentState(shift, sums)
+        self._check_state(q, v, state, weight)
         outs = []
         with without_autocast(q.device), torch.no_grad():
             for q_t, k_t, v_t in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
@@ -190,8 +203,24 @@ class FavorAttention(nn.Module):
             return q, k, weight, self.bias.to(dtype) if self.feature_map.adaptive else None, scale
         epsilon = Generalised().epsilon
         with without_autocast(q.device):
-            q, k = (self.function(x.to(dtype) @ weight.T) + epsilon for x in (q, k))
+            q, k = (self._called(x.to(dtype) @ weight.T) + epsilon for x in (q, k))
         return q, k, None, None, 1.0
+
+    def _called(self, p: Tensor) -> Tensor:
+        assert self.function is not None
+        result = self.function(p)
+        if not isinstance(result, Tensor) or result.dim() != 4 or result.shape[:3] != p.shape[:3]:
+            shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"kernel: expected a function to (B, H, L, any) from {tuple(p.shape)}, got {shape}")
+        return result
+
+    def _check_state(self, q: Tensor, v: Tensor, state: RecurrentState, weight: Tensor | None) -> None:
+        feature_map = decode(self._encoded)
+        rows = q.shape[-1] if weight is None else len(weight)
+        features = feature_map.features(torch.empty(0, rows)).shape[-1]
+        expected = (*q.shape[:2], 1, features if feature_map.log else 1), (*q.shape[:2], v.shape[-1] + 1, features)
+        if not isinstance(state, RecurrentState) or (state.shift.shape, state.sums.shape) != expected:
+            raise ValueError(f"expected the state of a step of the same kernel and batch, of shapes {expected}")
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
         if q.dim() != 4 or q.shape[-1] != self.head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
@@ -199,7 +228,11 @@ class FavorAttention(nn.Module):
                 f"expected q and k of one shape (B, H, L, {self.head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
                 f"{tuple(k.shape)}, {tuple(v.shape)}"
             )
+        if not (q.is_floating_point() and k.is_floating_point() and v.is_floating_point()):
+            raise ValueError(f"expected q, k and v of floating point, got {q.dtype}, {k.dtype}, {v.dtype}")
         expected = (q.shape[0], q.shape[2])
+        if key_mask is not None and not isinstance(key_mask, Tensor):
+            raise ValueError(f"expected key_mask a tensor, got {type(key_mask).__name__}")
         if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
             raise ValueError(
                 f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
@@ -212,6 +245,11 @@ class FavorAttention(nn.Module):
             f"head_dim={head_dim}, num_features={num_features}, kernel={kernel!r}, directions={directions!r}, "
             f"norms={norms!r}, causal={self.causal}, seed={self._key[0]}, layer={self._key[1]}"
         )
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} {value!r}: expected a whole number from {least}")
 
 
 def _step(

@@ -243,7 +243,7 @@ def from_description(description: str | dict[str, Any]) -> FeatureMap:
     """
     if isinstance(description, str):
         if description not in FEATURE_MAPS:
-            raise ValueError(f"{description!r}: expected one of {', '.join(FEATURE_MAPS)}")
+            raise ValueError(f"kernel {description!r}: expected one of {', '.join(FEATURE_MAPS)}")
         return FEATURE_MAPS[description]
     fields = dict(description)
     name = fields.pop("map", None)

@@ -39,7 +39,7 @@ class PerformerConfig:
             no limit.
         num_features: random features M of FAVOR+.
         directions: "orthogonal", "simplex" or "iid".
-        norms: of the directions, "chi" or "constant".
+        norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
         dropout: of embeddings and of both branches of a block.
         feature_seed: of the random directions.
     """

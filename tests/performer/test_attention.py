@@ -733,3 +733,53 @@ def test_the_reference_itself_has_rows_that_sum_to_one_and_hides_what_it_must() 
         matrix = attention_matrix(q, k, attention.feature_map, attention.directions, bias, mask, causal=True)
         torch.testing.assert_close(matrix.sum(-1), torch.ones_like(matrix.sum(-1)))
         assert torch.equal(matrix, matrix.tril() * mask[:, None, None])
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    q, k, v = inputs((1, 2, 4, 8))
+    attention = FavorAttention(8, 12, causal=True)
+    _, state = attention.step(q, k, v)
+    for other, tensors in (
+        (FavorAttention(8, 12, "relu", causal=True), (q, k, v)),
+        (attention, tuple(x.expand(3, -1, -1, -1) for x in (q, k, v))),
+        (attention, (q, k, v[..., :3])),
+    ):
+        with pytest.raises(ValueError, match="state"):
+            other.step(*tensors, state)
+    with pytest.raises(ValueError, match="state"):
+        attention.step(q, k, v, tuple(state))
+    out, same = attention.step(*(x[:, :, :0] for x in (q, k, v)), state)
+    assert out.shape == (1, 2, 0, 8)
+    assert same is state
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"head_dim": 0},
+        {"num_features": 0},
+        {"seed": -1},
+        {"layer": -1},
+        {"head_dim": 8.0},
+        {"kernel": None},
+        {"kernel": "swish"},
+        {"directions": "haar"},
+        {"norms": "one"},
+    ],
+)
+def test_wrong_arguments_are_named(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FavorAttention(**{"head_dim": 8, **wrong})
+
+
+def test_wrong_calls_are_named() -> None:
+    q, k, v = inputs((1, 2, 4, 8))
+    attention = FavorAttention(8, 12)
+    with pytest.raises(ValueError, match="draw_number"):
+        attention.redraw(-1)
+    with pytest.raises(ValueError, match="floating"):
+        attention(q, k, v.long())
+    with pytest.raises(ValueError, match="key_mask"):
+        attention(q, k, v, [True] * 4)
+    with pytest.raises(ValueError, match="kernel"):
+        FavorAttention(8, 12, lambda p: p.sum())(q, k, v)
