@@ -7,8 +7,9 @@ Within a chunk, weights of pairs are computed (C x C); what came before it is in
 done together: their own sums in one product, then the prefix sums.
 
 A block is measured by the shift of the keys before it, which each of its rows sees, so no denominator can underflow;
-but later keys can overflow it. A block whose sums outgrow the shift by more than GROWTH is done in two halves, down
-to one position, for which the shift is raised first. What earlier positions get does not depend on it.
+but later keys can overflow it. Where the sums of a chunk outgrow the shift by more than GROWTH, the chunks before it
+are done first, then the chunk in halves, down to one position, for which the shift is raised. What earlier positions
+get does not depend on it.
 """
 
 import math
