@@ -30,7 +30,14 @@ from protlm.performer.model import Block
 HEADS, WIDTH, FEATURES = 8, 64, 256
 MEMORY_LENGTHS = [1024, 4096, 16384, 65536]
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
-METHODS = ["protlm softmax", "protlm relu", "SDPA", "performer-pytorch", "OPT"]
+COLOURS = {
+    "protlm softmax": "tab:blue",
+    "protlm relu": "tab:cyan",
+    "SDPA": "tab:red",
+    "performer-pytorch": "tab:orange",
+    "OPT": "tab:gray",
+}
+METHODS = list(COLOURS)
 MEMORY = 12e9  # bytes that one call may take
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -184,7 +191,6 @@ def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path
     import matplotlib.pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
-    colours = dict(zip(METHODS, ("tab:blue", "tab:cyan", "tab:red", "tab:orange", "tab:gray"), strict=True))
     figure, axes = plt.subplots(2, 4, figsize=(17, 8), sharex=True, constrained_layout=True)
     panels = [(causal, step) for causal in (False, True) for step in PASSES]
     for column, (causal, step) in enumerate(panels):
@@ -198,14 +204,15 @@ def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path
                     if (row["causal"], row["pass"], row["dtype"]) == (causal, step, dtype) and method in row["seconds"]
                 ]
                 label = f"{method}, {dtype}" if column == 0 else None
-                top.plot(*zip(*points, strict=True), style, color=colours[method], label=label, markersize=4)
+                if points:
+                    top.plot(*zip(*points, strict=True), style, color=COLOURS[method], label=label, markersize=4)
             points = [
                 (row["length"], row["bytes"][method] / 2**20)
                 for row in memories
                 if (row["causal"], row["pass"]) == (causal, step) and row["bytes"].get(method, 0) > 2**18
             ]
             if points:
-                bottom.plot(*zip(*points, strict=True), "o-", color=colours[method], markersize=4)
+                bottom.plot(*zip(*points, strict=True), "o-", color=COLOURS[method], markersize=4)
         top.set(title=name, xscale="log", yscale="log", ylabel="ms" if column == 0 else None)
         bottom.set(xscale="log", yscale="log", xlabel="length", ylabel="peak MiB (float32)" if column == 0 else None)
         for axis in (top, bottom):
@@ -247,10 +254,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, B=1, H={HEADS}, d={WIDTH}, M={FEATURES}")
     if not options.block:
         times = list(measure_times(options.lengths, options.repeats, options.limit))
-        done = {
-            (m, r["pass"], r["causal"], r["length"]) for r in times if r["dtype"] == "float32" for m in r["seconds"]
-        }
-        memories = list(measure_memory([length for length in options.lengths if length in MEMORY_LENGTHS], done))
+        memories = list(measure_memory([length for length in options.lengths if length in MEMORY_LENGTHS]))
         summary(times)
         write_csv(times, memories, options.csv)
         draw(times, memories, options.figure)

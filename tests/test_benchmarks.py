@@ -27,6 +27,17 @@ def test_attention_is_timed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "bidirectional, forward+backward, bfloat16" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [[], ["--block"]])
+def test_the_command_writes_what_it_says(options: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(attention, "METHODS", attention.METHODS[:1])
+    monkeypatch.setattr(attention, "MEMORY_LENGTHS", [32])
+    files = ["--figure", tmp_path / "a.png", "--csv", tmp_path / "a.csv"]
+    monkeypatch.setattr("sys.argv", ["attention", "--lengths", "32", "--repeats", "1", *map(str, files), *options])
+    attention.main()
+    assert (tmp_path / "a.png").exists() == (tmp_path / "a.csv").exists() == (not options)
+    assert ("peak MiB" in capsys.readouterr().out) == (not options)
+
+
 def test_what_would_take_too_long_is_left_out(capsys: pytest.CaptureFixture) -> None:
     first, second = islice(attention.measure_times([32, 64], repeats=1, limit=0.0), 2)
     assert set(first["seconds"]) == set(attention.METHODS)  # the shortest length is always run

@@ -191,7 +191,7 @@ class Generalised(FeatureMap):
     linear = False
     function: str = "relu"
     epsilon: float = 1e-3
-    projected: bool = True  # type: ignore[reportIncompatibleVariableOverride]
+    projected: bool = True
 
     def __post_init__(self) -> None:
         if self.function not in FUNCTIONS:
