@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench-attention bench-error clean
+.PHONY: demo test check bench-attention bench-error bench-ingest clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -34,6 +34,10 @@ bench-attention: $(READY)
 
 bench-error: $(READY)
 	$(BIN)/python -m benchmarks.error
+
+# 10 minutes; FASTA is Swiss-Prot or something as large
+bench-ingest: $(READY)
+	$(BIN)/python -m benchmarks.ingest $(FASTA)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """The `protlm` command. Each command is a few lines over a function that anyone can import."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,19 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
 from protlm import __version__
 from protlm.errors import UserError
@@ -30,8 +18,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
 # click's UsageError, from the click that typer depends on or, since 0.26, brings along
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -43,7 +29,9 @@ Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Take a f
 
 @app.command()
 def prepare(
-    fasta: Annotated[list[Path], typer.Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst).")],
+    fasta: Annotated[
+        list[Path], typer.Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - is standard input.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The corpus to write (HDF5).")],
     clusters: Annotated[Path | None, typer.Option(help="Table of clusters: representative, tab, member.")] = None,
     split_by: Annotated[
@@ -52,28 +40,62 @@ def prepare(
     ood: Annotated[Path | None, typer.Option(help="File of ids of proteins or clusters to hold out as 'ood'.")] = None,
     valid: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
     test: Annotated[float, typer.Option(help="Share for testing.")] = 0.1,
+    min_length: Annotated[int, typer.Option(help="Leave out shorter proteins (residues).")] = 1,
+    max_length: Annotated[int | None, typer.Option(help="Leave out longer proteins (residues).")] = None,
+    drop_fragments: Annotated[
+        bool, typer.Option("--drop-fragments", help="Leave out records with '(Fragment' in the header.")
+    ] = False,
+    nonstandard: Annotated[
+        str, typer.Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
+    ] = "keep",
+    deduplicate: Annotated[
+        bool, typer.Option("--deduplicate", help="Keep one record of each sequence, and the ids of the others.")
+    ] = False,
+    id_from: Annotated[
+        str, typer.Option("--id", help="'accession' of UniProt's headers, or the first 'word' as it is.")
+    ] = "accession",
+    workers: Annotated[int, typer.Option(help="Processes; each file is read by one.")] = 1,
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Turn FASTA files into a corpus for training."""
-    from protlm.sequence.corpus import prepare_corpus
-    from protlm.sequence.splits import SplitRule, read_clusters, read_ids
+    from protlm.sequence.ingest import Selection
+    from protlm.sequence.prepare import prepare_corpus
+    from protlm.sequence.splits import SplitRule, read_ids
 
     split_by = split_by or ("cluster" if clusters else "sequence")
     if split_by not in ("cluster", "sequence"):
         raise UserError(f"--split-by {split_by!r}: expected 'cluster' or 'sequence'")
     if split_by == "cluster" and not clusters:
         raise UserError("--split-by cluster: give the table with --clusters")
-    rule = SplitRule(
-        valid=valid,
-        test=test,
-        clusters=read_clusters(clusters) if clusters else {},
-        whole_clusters=split_by == "cluster",
-        held_out=read_ids(ood) if ood else frozenset(),
-    )
-    with _progress("reading", DownloadColumn()) as report:
-        summary = prepare_corpus(fasta, output, rule, allow_nucleotides, report)
-    for line in summary.describe(output):
-        messages.print(line)
+    rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(ood) if ood else frozenset())
+    selection = Selection(min_length, max_length, not drop_fragments, nonstandard, id_from, allow_nucleotides)
+    with _progress("reading", "bytes") as report:
+        summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
+    _say(*summary.describe(output))
+
+
+@app.command()
+def info(
+    corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
+    histogram: Annotated[Path | None, typer.Option(help="Also draw the lengths here (.png, .pdf or .svg).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """Print what is in a corpus: lengths by split, clusters, residue frequencies, the unigram baseline."""
+    from json import dumps
+
+    from protlm.output import unfinished
+    from protlm.sequence.corpus import Corpus
+    from protlm.sequence.statistics import describe, draw_lengths, format_description
+
+    if histogram and histogram.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--histogram {histogram}: expected a name that ends in .png, .pdf or .svg")
+    opened = Corpus(corpus)
+    figures = describe(opened)
+    print(dumps(figures, indent=2) if json else format_description(figures))
+    if histogram:
+        with unfinished(histogram) as folder:
+            draw_lengths(opened, folder / histogram.name)
+            (folder / histogram.name).replace(histogram)
 
 
 @app.command()
@@ -88,18 +110,16 @@ def embed(
 ) -> None:
     """Write the embeddings of proteins, in the layout of UniProt's HDF5 files."""
     from protlm.inference.embed import embed_fasta
-    from protlm.sequence.fasta import describe_changes
 
     network = _load(model, device)
-    with _progress("embedding", DownloadColumn()) as report:
+    with _progress("embedding", "bytes") as report:
         summary = embed_fasta(network, fasta, output, per_residue, token_budget, allow_nucleotides, report)
-    messages.print(
-        f"{output}: {summary.proteins:,} proteins, {summary.residues:,} residues, {network.config.width} numbers each"
+    _say(
+        f"{output}: {summary.proteins:,} proteins, {summary.residues:,} residues, {network.config.width} numbers each",
+        *summary.tally.describe(),
     )
-    for line in describe_changes(summary.changes, summary.changed_records):
-        messages.print(line)
     if summary.renamed:
-        messages.print(f"{summary.renamed:,} identifiers: '/' replaced by '_'")
+        _say(f"{summary.renamed:,} identifiers: '/' replaced by '_'")
     if summary.beyond_positions:
         _warn(
             f"{summary.beyond_positions:,} proteins are longer than the {network.config.max_length:,} positions this "
@@ -115,6 +135,9 @@ def fill(
     device: Device = "auto",
 ) -> None:
     """Show the likeliest residues where a sequence has <mask>."""
+    from rich.console import Console
+    from rich.table import Table
+
     from protlm.inference.fill import fill as predict
 
     table = Table(box=None, pad_edge=False)
@@ -140,7 +163,7 @@ def evaluate(
     from protlm.sequence.corpus import Corpus
 
     opened, network = Corpus(corpus), _load(model, device)
-    with _progress("evaluating", MofNCompleteColumn()) as report:
+    with _progress("evaluating", "batches") as report:
         results = measure(network, opened, max_length, token_budget, progress=report)
     print(format_results(results))
 
@@ -154,7 +177,7 @@ def export(
     from protlm.checkpoint import export as write
 
     write(_load(model, "cpu"), output)
-    messages.print(f"{output}: written; use it as --model {output}")
+    _say(f"{output}: written; use it as --model {output}")
 
 
 @app.callback(invoke_without_command=True)
@@ -180,16 +203,41 @@ def _load(path: Path, device: str) -> Any:
 
 
 @contextmanager
-def _progress(label: str, amount: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, gone when it is done; a function of (done, all) moves it."""
-    columns = (TextColumn(label), BarColumn(), amount, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+def _progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, gone when it is done; a function of (done, all) moves it, all 0 is unknown."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress
+
+    amount = progress.DownloadColumn() if unit == "bytes" else progress.MofNCompleteColumn()
+    columns = (progress.TextColumn(label), progress.BarColumn(), amount)
+    times = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
+    with progress.Progress(*columns, *times, console=_console(), transient=True) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def _console() -> Any:
+    """Standard error; rich is imported only when something is to be said, since that takes time."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+
+def _say_coloured(label: str, colour: str, message: str) -> None:
+    from rich.text import Text
+
+    _console().print(Text.assemble((label, colour), message))
 
 
 def main() -> None:
-    """The command: a mistake of the user's is one line and exit code 2; Ctrl-C is exit code 130."""
+    """The command: a mistake of the user's is one line and exit code 2; Ctrl-C is exit code 130, SIGTERM 143."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that unfinished files go
     try:
         interrupted = app(standalone_mode=False) == 130
     except UserError as error:
@@ -204,16 +252,16 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
     if interrupted:
-        messages.print("stopped; no output was left half-written")
+        _say("stopped; no output was left half-written")
         sys.exit(130)
 
 
 def _warn(message: str) -> None:
-    messages.print(Text.assemble(("warning: ", "yellow"), message))
+    _say_coloured("warning: ", "yellow", message)
 
 
 def _fail(message: str) -> NoReturn:
-    messages.print(Text.assemble(("error: ", "red"), message))
+    _say_coloured("error: ", "red", message)
     sys.exit(2)
 
 

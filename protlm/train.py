@@ -63,6 +63,8 @@ def train(config: DictConfig) -> None:
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=list(callbacks.values()))
     # last, so that no other mistake hides behind missing data
     data = instantiate(config.data, _convert_="all")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        data.prepare_data()  # before Lightning, which would take Ctrl-C for an error of its own
     resume = resume_point(config.ckpt_path, folder / "checkpoints" / "last.ckpt")
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     best = getattr(callbacks.get("best"), "best_model_path", "")

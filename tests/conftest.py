@@ -10,8 +10,8 @@ from hypothesis import settings
 
 from protlm.checkpoint import export
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.corpus import prepare_corpus
-from protlm.sequence.splits import SplitRule, read_clusters, read_ids
+from protlm.sequence.prepare import prepare_corpus
+from protlm.sequence.splits import SplitRule, read_ids
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -34,7 +34,7 @@ def corpus_path(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of the sample, split as in the demo."""
     path = tmp_path_factory.mktemp("corpus") / "families.h5"
     rule = SplitRule(
-        clusters=read_clusters(DATA / "families.clusters.tsv"),
+        clusters=DATA / "families.clusters.tsv",
         whole_clusters=False,
         held_out=read_ids(DATA / "families.ood.txt"),
     )

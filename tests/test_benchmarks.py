@@ -1,13 +1,14 @@
 """The benchmarks run, on sizes that take a moment; what they measure is not tested."""
 
 import csv
+import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import attention, error
+from benchmarks import attention, error, ingest
 from benchmarks.measure import PASSES, medians, peak_bytes
 
 
@@ -75,3 +76,25 @@ def test_errors_are_tabulated_and_drawn(tmp_path: Path, capsys: pytest.CaptureFi
     theirs = [r["error"] for r in rounding if r["kernel"] == "performer-pytorch" and r["scale"] > 1]
     assert min(theirs) > 0.1
     assert "softmax, simplex" in capsys.readouterr().out
+
+
+def test_ingestion_is_measured_and_leaves_only_its_table(sample: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "temporary").mkdir()
+    options = ["--repeats", "1", "--synthetic", "1000", "--folder", tmp_path / "temporary", "--csv", tmp_path / "i.csv"]
+    monkeypatch.setattr(sys, "argv", ["ingest", *map(str, (sample, *options))])
+    monkeypatch.setattr(ingest, "BATCHES", 3)
+    ingest.main()
+    with open(tmp_path / "i.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) - 1
+    assert all(row["measured"] for row in rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.csv", "temporary"]
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_short_proteins_are_as_many_and_as_long_as_asked_for(tmp_path: Path) -> None:
+    ingest.synthesise(tmp_path / "short.fasta", 20_000, mean=30)
+    lengths = [len(line) for line in (tmp_path / "short.fasta").read_text().splitlines()[1::2]]
+    assert len(lengths) == 20_000
+    assert min(lengths) >= 1
+    assert 29 < sum(lengths) / len(lengths) < 31

@@ -1,3 +1,5 @@
+import gzip
+import json
 import os
 import re
 import signal
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import h5py
 import pytest
 import torch
+import xxhash
 
 from protlm import __version__
 from protlm.checkpoint import load
@@ -54,6 +57,29 @@ def assert_refused(outcome: Outcome, *words: object) -> None:
         assert str(word) in outcome.err
 
 
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    # a job in the background of a shell would ignore the signal
+    script = "import signal, protlm.cli; signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_folder(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until the command has begun to write."""
+    while not list(folder.glob(".out.h5.*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
 def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: Path, tmp_path: Path) -> None:
     corpus, proteins, residues = (tmp_path / f"{name}.h5" for name in ("corpus", "proteins", "residues"))
     model = ("--model", model_folder, "--device", "cpu")
@@ -61,7 +87,8 @@ def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: P
     prepared = protlm("prepare", fasta, "-o", corpus)
     assert prepared.code == 0
     assert f"{corpus}: 3 proteins, 96 residues (train" in prepared.err
-    assert "1 records: lower case made upper case (2 residues)" in prepared.err
+    assert "1 record: lower case made upper case (2 residues)" in prepared.err
+    assert prepared.out == ""
     assert len(Corpus(corpus)) == 3
 
     embedded = protlm("embed", fasta, "-o", proteins, "--per-residue", residues, *model)
@@ -101,7 +128,85 @@ def test_proteins_that_the_cluster_table_does_not_name_are_reported(protlm, fast
     (tmp_path / "clusters.tsv").write_text("P1\tP1\n")
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--clusters", tmp_path / "clusters.tsv")
     assert outcome.code == 0
-    assert "2 proteins are not in the table" in outcome.err
+    assert "2 records: not in the table" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "ids", "line"),
+    [
+        ("", ["P1", "P1", "c", "d", "Q2"], ""),
+        ("--min-length 4", ["c", "d", "Q2"], "2 records: left out, shorter than 4 residues (6 residues)"),
+        ("--max-length 3", ["P1", "P1"], "3 records: left out, longer than 3 residues (18 residues)"),
+        ("--drop-fragments", ["P1", "P1", "c"], "2 records: left out, fragment (13 residues)"),
+        ("--nonstandard drop", ["P1", "P1", "d", "Q2"], "1 record: left out, residues that are none of the twenty"),
+        ("--nonstandard keep", ["P1", "P1", "c", "d", "Q2"], ""),
+        ("--deduplicate", ["P1", "c", "d", "Q2"], "1 record: merged with an identical sequence"),
+        ("--id word", ["sp|P1|A_B", "P1", "c", "d", "tr|Q2|C_D"], ""),
+        ("--id accession", ["P1", "P1", "c", "d", "Q2"], ""),
+    ],
+)
+def test_prepare_takes_what_it_is_asked_to_take(
+    protlm, tmp_path: Path, options: str, ids: list[str], line: str
+) -> None:
+    fasta = tmp_path / "some.fasta"
+    fasta.write_text(
+        ">sp|P1|A_B\nMKT\n>P1 again\nMKT\n>c\nMKTUW\n>d x (Fragment)\nMKTW\n>tr|Q2|C_D (Fragments) y\nMKTAYIAKQ\n"
+    )
+    outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", *options.split())
+    assert (outcome.code, outcome.out) == (0, "")
+    assert Corpus(tmp_path / "c.h5").ids() == ids
+    assert line in outcome.err
+
+
+def test_several_files_and_workers_make_one_corpus(protlm, fasta: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "more.fasta.gz"
+    packed.write_bytes(gzip.compress(b">more\nMKT\n"))
+    for workers in (1, 2):
+        outcome = protlm("prepare", fasta, packed, fasta, "-o", tmp_path / f"{workers}.h5", "--workers", workers)
+        assert (outcome.code, outcome.out) == (0, "")
+        assert Corpus(tmp_path / f"{workers}.h5").ids() == ["P1", "b/c", "d", "more", "P1", "b/c", "d"]
+
+
+def test_info_prints_a_table(protlm, fasta: Path, tmp_path: Path) -> None:
+    assert protlm("prepare", fasta, "-o", tmp_path / "c.h5").code == 0
+    outcome = protlm("info", tmp_path / "c.h5")
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    size, checksum = fasta.stat().st_size, xxhash.xxh3_128_hexdigest(fasta.read_bytes())
+    assert lines[0] == f"made from {fasta.name} ({size} bytes, XXH3-128 {checksum})"
+    (row,) = (line.split() for line in lines if line.startswith("all"))
+    assert row[:5] == ["all", "3", "96", "6", "80"]
+
+
+def test_info_prints_json(protlm, corpus_path: Path) -> None:
+    outcome = protlm("info", corpus_path, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    figures = json.loads(outcome.out)
+    assert figures["splits"]["all"]["count"] == len(Corpus(corpus_path))
+    assert figures["sources"] == Corpus(corpus_path).attributes["sources"]
+    assert sum(figures["frequencies"]["train"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_info_draws_lengths(protlm, corpus_path: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    outcome = protlm("info", corpus_path, "--histogram", tmp_path / "lengths.png", *options)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == protlm("info", corpus_path, *options).out
+    assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["lengths.png"]
+
+
+@pytest.mark.parametrize("name", ["lengths", "lengths.txt", "lengths.png.exe"])
+def test_info_refuses_a_picture_it_cannot_draw(protlm, corpus_path: Path, tmp_path: Path, name: str) -> None:
+    assert_refused(protlm("info", corpus_path, "--histogram", tmp_path / name), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_info_names_a_picture_it_cannot_write(protlm, corpus_path: Path, tmp_path: Path) -> None:
+    outcome = protlm("info", corpus_path, "--histogram", tmp_path / "absent" / "lengths.png")
+    assert outcome.code == 2
+    start = re.escape(f"error: {tmp_path / 'absent' / 'lengths.png'}: cannot be written")
+    assert re.fullmatch(rf"{start}[^\n]+\n", outcome.err)
 
 
 def test_paths_are_printed_as_they_are(protlm, fasta: Path, tmp_path: Path) -> None:
@@ -119,13 +224,19 @@ def test_a_folder_that_exists_is_not_exported_over(protlm, model_folder: Path) -
 
 NASTY = {
     "missing": (None, "no such file"),
+    "cut short": (gzip.compress(b">a\nMKT\n" * 99)[:-9], "damaged or cut short"),
+    "text before": (b"\n;comment\n>a\nMKT\n", "line 2: not FASTA"),
+    "NUL": (b">a\nMKT\n>b\nM\0T\n", "record 2 (b), line 4"),
+    "NUL in a name": (b">a\0\nMKT\n", "record 1: NUL"),
+    "blank line that is not empty": (b">a\nMKT\n \nM1\n", "record 1 (a), line 4: '1'"),
+    "too long": (b">a\n" + b"M" * 1_200_000, "record 1: goes on for more than 1,000,000 characters"),
     "empty": (b"", "is empty"),
     "blank": (b"\n \n", "is empty"),
     "no FASTA": (b"ID   P1\nSQ   MKT\n", "not FASTA"),
     "nucleotides": (b">a\n" + b"ACGT" * 30, "nucleotides"),
     "digit": (b">a\nMK\nM1\n", "record 1 (a), line 3: '1'"),
     "no identifier": (b">\nMKT\n", "no identifier"),
-    "only headers": (b">a\n>b\n", "no record has a sequence"),
+    "only headers": (b">a\n>b\n", "no record "),
     "random": (b"\x1f\x8b\x08rubbish", "damaged"),
 }
 
@@ -163,7 +274,19 @@ def test_nucleotides_are_taken_when_asked(
         ("prepare FASTA -o out.h5 --ood absent.txt", "absent.txt"),
         ("prepare FASTA -o out.h5 --valid 0.6 --test 0.5", "shares valid 0.6, test 0.5"),
         ("prepare FASTA -o out.h5 --valid many", "--valid"),
-        ("prepare FASTA -o FASTA", "one of the FASTA files"),
+        ("prepare FASTA -o FASTA", "one of the inputs"),
+        ("prepare FASTA -o FASTA --clusters FASTA", "one of the inputs"),
+        ("prepare FASTA absent.fasta -o out.h5", "absent.fasta: no such file"),
+        ("prepare FASTA -o out.h5 --min-length 0", "lengths from 0"),
+        ("prepare FASTA -o out.h5 --min-length 9 --max-length 8", "lengths from 9 to 8"),
+        ("prepare FASTA -o out.h5 --min-length 99", "3 records: left out, shorter than 99 residues"),
+        ("prepare FASTA -o out.h5 --nonstandard some", "nonstandard 'some'"),
+        ("prepare FASTA -o out.h5 --id name", "identifier 'name'"),
+        ("prepare FASTA -o out.h5 --workers 0", "workers"),
+        ("prepare - - -o out.h5", "only once"),
+        ("info absent.h5", "absent.h5: no such corpus"),
+        ("info FASTA", "not a corpus"),
+        ("info", "Missing argument"),
         ("prepare FASTA -o absent/out.h5", "cannot be written"),
         ("prepare FASTA -o out.h5 --clutsers x", "No such option: --clutsers"),
         ("embed FASTA -o out.h5", "Missing option '--model'"),
@@ -201,7 +324,7 @@ def test_wrong_arguments(
 def test_without_arguments_there_is_help(protlm) -> None:
     outcome = protlm()
     assert outcome.code == 2
-    for command in ("prepare", "embed", "fill", "evaluate", "export"):
+    for command in ("prepare", "info", "embed", "fill", "evaluate", "export"):
         assert command in outcome.out + outcome.err
     assert "error" not in outcome.err
 
@@ -217,31 +340,16 @@ def test_as_a_module_mistakes_end_without_a_stack_trace(tmp_path: Path) -> None:
     assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "absent.fasta: no such file")
 
 
-@pytest.mark.parametrize("command", ["prepare", "embed"])
-def test_ctrl_c_stops_and_leaves_nothing(model_folder: Path, tmp_path: Path, command: str) -> None:
+def test_ctrl_c_stops_embedding_and_leaves_nothing(model_folder: Path, tmp_path: Path) -> None:
     # large enough to be still at work when the signal comes, however fast the machine
     with (tmp_path / "large.fasta").open("w") as file:
-        file.writelines(f">p{i}\n{'MKTAYIAKQRQISFVKSHFSRQ' * 20}\n" for i in range(200_000))
+        file.writelines(f">p{i}\n{'MKTAYIAKQRQISFVKSHFSRQ' * 20}\n" for i in range(20_000))
     output = tmp_path / "out.h5"
     output.write_text("precious")
     names = sorted(tmp_path.iterdir())
-    # a job in the background of a shell would ignore the signal
-    script = "import signal, protlm.cli; signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
-    arguments = [command, "large.fasta", "-o", "out.h5"]
-    arguments += ["--model", str(model_folder), "--device", "cpu"] if command == "embed" else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not list(tmp_path.glob(".out.h5.*")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(0.1)
+    arguments = ["embed", "large.fasta", "-o", "out.h5", "--model", str(model_folder), "--device", "cpu"]
+    with started(tmp_path, *arguments) as process:
+        wait_for_folder(tmp_path, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "stopped; no output was left half-written\n")
@@ -252,5 +360,25 @@ def test_ctrl_c_stops_and_leaves_nothing(model_folder: Path, tmp_path: Path, com
 def test_ids_to_hold_out_that_are_not_there_are_reported(protlm, fasta: Path, tmp_path: Path) -> None:
     (tmp_path / "ood.txt").write_text("P1\nP2\n")
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--ood", tmp_path / "ood.txt")
-    assert "warning: 1 ids to hold out" in outcome.err
-    assert outcome.err.rstrip().endswith("in none of the files: P2")
+    assert outcome.err.rstrip().endswith("warning: not found in the files, though to be held out: 1 id: P2")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "stopped; no output was left half-written\n")],
+)
+def test_stopped_while_preparing_nothing_is_left(
+    tmp_path: Path, number: signal.Signals, code: int, message: str
+) -> None:
+    output = tmp_path / "out.h5"
+    output.write_text("precious")
+    with started(tmp_path, "prepare", "-", "-o", "out.h5") as process:
+        assert process.stdin
+        process.stdin.write(">a\nMKT\n>b\nMK")  # and then it waits for more
+        process.stdin.flush()
+        wait_for_folder(tmp_path, process)
+        process.send_signal(number)
+        assert process.wait(timeout=20) == code
+        assert process.communicate() == ("", message)
+    assert list(tmp_path.iterdir()) == [output]
+    assert output.read_text() == "precious"

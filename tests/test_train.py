@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,11 @@ from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.performer.features import FeatureMap
 from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.sequence.batching import EndlessBatches
 from protlm.sequence.corpus import Corpus
+from protlm.sequence.prepare import prepare_corpus
+from protlm.sequence.splits import SplitRule
+from protlm.training.datamodule import TremblDataModule
 
 GROUPS = ("model", "model/attention", "data", "trainer", "logger", "callbacks", "optimizer", "schedule")
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "callbacks.progress=null"]
@@ -210,7 +216,7 @@ def test_a_run_that_goes_on_ends_where_the_uninterrupted_one_does(monkeypatch, t
     whole, parts = (torch.load(f"{x}/checkpoints/last.ckpt", weights_only=True) for x in ("whole", "parts"))
     assert whole["global_step"] == parts["global_step"] == 12
     assert whole["TremblDataModule"] == parts["TremblDataModule"]
-    assert whole["TremblDataModule"]["start"][0] > 0  # the first epoch was left behind
+    assert whole["TremblDataModule"]["place"][0] > 0  # the first epoch was left behind
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, parts["state_dict"][name]), name
 
@@ -259,6 +265,93 @@ def test_concatenated_blocks_train_in_both_directions(monkeypatch, tmp_path, cor
             "hydra.run.dir=run",
         )
         assert set(json.loads(Path("run/results.json").read_text())) == {"test", "ood"}
+
+
+def test_blocks_of_separate_proteins_train_in_both_directions(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = ["data=trembl_concat", "data.max_length=256", "data.token_budget=512", "trainer.val_check_interval=1"]
+    sizes += ["trainer.limit_val_batches=2", f"data.corpus={corpus_path}", "trainer.max_steps=2"]
+    for causal in ("true", "false"):
+        weights = []
+        for separate in ("true", "false"):
+            options = [f"data.separate={separate}", f"model.causal={causal}", f"hydra.run.dir=run-{separate}"]
+            run(monkeypatch, *TINY, *sizes, *options)
+            assert set(json.loads(Path(f"run-{separate}/results.json").read_text())) == {"test", "ood"}
+            weights.append(protlm.load(f"run-{separate}/checkpoints/last.ckpt").head.weight)
+        assert weights[0].isfinite().all()
+        assert not torch.equal(*weights)
+
+
+@pytest.fixture
+def without_clusters(tmp_path: Path) -> Path:
+    fasta, path = tmp_path / "more.fasta", tmp_path / "more.h5"
+    fasta.write_text("".join(f">m{i}\nMKT{'ACDEFGHIKL'[i] * 9}\n" for i in range(10)))
+    prepare_corpus([fasta], path, SplitRule(0, 0))
+    return path
+
+
+def test_several_corpora_train_as_one_with_weights_and_go_on(
+    monkeypatch, capsys, tmp_path, corpus_path, without_clusters
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpora = f"data.corpus=[{corpus_path},{without_clusters}]"
+    common = [*TINY, corpora, "data.weights=[0.25,0.75]", "schedule=constant", "hydra.run.dir=run"]
+    run(monkeypatch, *common, "trainer.max_steps=2")
+    run(monkeypatch, *common, "trainer.max_steps=4", "ckpt_path=auto")
+    stored = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert stored["global_step"] == 4
+    data = TremblDataModule(
+        [str(corpus_path), str(without_clusters)], [0.25, 0.75], max_length=64, token_budget=4000, seed=1
+    )
+    counts, batches = Counter(), iter(EndlessBatches(data.train_dataloader().dataset))
+    for key in islice(batches, 4):
+        counts.update((key[:, 1] >= data.corpora.starts[1]).tolist())
+    assert counts[True] > counts[False] > 0
+    data.load_state_dict(stored["TremblDataModule"])
+    following = next(iter(EndlessBatches(data.train_dataloader().dataset, start=data._start)))
+    assert following.tolist() == next(batches).tolist()
+    capsys.readouterr()
+    for changes, expected in (
+        (["data.seed=2"], "data.seed 1 is now 2"),
+        (["data.token_budget=5000"], "data.token_budget 4000 is now 5000"),
+        (["data.weights=[1,1]"], "data.weights [0.25, 0.75] is now [1, 1]"),
+        (["data.weights=null"], "data.weights [0.25, 0.75] is now None"),
+        ([f"data.corpus=[{without_clusters},{corpus_path}]"], "data.corpus"),
+    ):
+        message = refusal(monkeypatch, capsys, *common, *changes, "trainer.max_steps=6", "ckpt_path=auto")
+        assert expected in message
+        assert "resume with the same options" in message
+
+
+def test_training_by_cluster(monkeypatch, capsys, tmp_path, corpus_path, without_clusters) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*TINY, "data.sample_by=cluster", "trainer.max_steps=3", "hydra.run.dir=run"]
+    run(monkeypatch, *common, f"data.corpus={corpus_path}")
+    place = torch.load("run/checkpoints/last.ckpt", weights_only=True)["TremblDataModule"]["place"]
+    assert place[0] == 3  # 17 clusters make one batch
+    assert "has no clusters" in refusal(monkeypatch, capsys, *common, f"data.corpus=[{corpus_path},{without_clusters}]")
+    message = refusal(monkeypatch, capsys, *common, f"data.corpus={without_clusters}")
+    assert "more.h5: has no clusters; prepare it again with --clusters" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["data.weights=[1,2]"], "weights [1, 2]: expected 1 numbers"),
+        (["data.weights=[-1]"], "weights [-1]: expected"),
+        (["data.weights=1"], "weights"),
+        (["data.weights=[a]"], "weights"),
+        (["data.sample_by=family"], "expected one of protein, cluster"),
+        (["data.corpus=[]"], "data.corpus"),
+        (["data.corpus=[none.h5,other.h5]"], "none.h5: no such corpus"),
+        (["data.corpus=[a.h5,b.h5]", "data.fasta=a.fasta"], "protlm prepare"),
+    ],
+)
+def test_mistakes_about_corpora(options, expected, monkeypatch, capsys, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.fasta").write_text(">a\nMKT\n")
+    start = [*TINY, "trainer.max_steps=1", f"data.corpus={corpus_path}"]
+    assert expected in refusal(monkeypatch, capsys, *start, *options)
 
 
 def test_workers_change_nothing(monkeypatch, tmp_path, corpus_path) -> None:
@@ -359,5 +452,5 @@ def test_a_run_with_an_adaptive_kernel_adopts_what_it_saw(monkeypatch, tmp_path,
     common = [*TINY, f"data.corpus={corpus_path}", "model/attention=optimal", "callbacks.redraw.every_n_steps=2"]
     run(monkeypatch, *common, "trainer.max_steps=3", "schedule=constant", "hydra.run.dir=run")
     attention = protlm.load("run/checkpoints/last.ckpt").blocks[0].attention.attention
-    assert (attention.draw_number, attention.observed) == (1, 1)
+    assert attention.draw_number == 1 < attention.observed
     assert attention.bias.abs().max() > 0

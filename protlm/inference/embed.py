@@ -18,7 +18,7 @@ from protlm.output import unfinished
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, encode, with_ends
 from protlm.sequence.batching import length_buckets, pad
-from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.fasta import FastaFile, Record, Tally
 
 _WINDOW = 1_024  # proteins sorted by length together
 
@@ -62,8 +62,7 @@ class EmbedSummary:
     """Proteins longer than the positions that the model has learned."""
     renamed: int = 0
     """Identifiers in which '/' became '_', since HDF5 would take it for a folder."""
-    changes: dict[str, int] = field(default_factory=dict)
-    changed_records: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
 
 def embed_fasta(
@@ -95,7 +94,7 @@ def embed_fasta(
     file = FastaFile(fasta, allow_nucleotides)
     summary = EmbedSummary()
     paths = [Path(per_protein), *([Path(per_residue)] if per_residue else [])]
-    if len({path.resolve() for path in (file.path, *paths)}) <= len(paths):
+    if len({path.resolve() for path in (Path(fasta), *paths)}) <= len(paths):
         raise UserError(f"{per_protein}: input and outputs have to be different files")
     for path in paths:
         if path.is_dir():
@@ -125,7 +124,7 @@ def embed_fasta(
         for output, draft, path in zip(outputs, drafts, paths, strict=True):
             output.close()
             os.replace(draft, path)
-    summary.changes, summary.changed_records = dict(file.changes), dict(file.changed_records)
+    summary.tally = file.tally
     return summary
 
 
@@ -143,7 +142,7 @@ def _windows(file: FastaFile, residues: int = 1 << 18) -> Iterator[list[Record]]
         yield window
 
 
-def _name(record: Record, seen: dict[str, int], summary: EmbedSummary, path: Path) -> str:
+def _name(record: Record, seen: dict[str, int], summary: EmbedSummary, path: str) -> str:
     """The name of a record's dataset; notes it as seen."""
     name = record.id.replace("/", "_")
     summary.renamed += name != record.id

@@ -40,11 +40,11 @@ def evaluate(
     work = []
     for split in SPLITS:
         batches = ProteinBatches(corpus, split, question, max_length, max(max_length, token_budget), seed)
-        work.extend((split, batches, indices) for indices in batches.plan(0))
+        work.extend((split, batches, key) for key in batches.plan(0))
     device = next(model.parameters()).device
     metrics: dict[str, ResidueMetrics] = {}
-    for done, (split, batches, indices) in enumerate(work, start=1):
-        inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batches[0, indices])
+    for done, (split, batches, key) in enumerate(work, start=1):
+        inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batches[key][:4])
         with torch.inference_mode():
             logits = model(inputs, key_mask)
         metrics.setdefault(split, ResidueMetrics().to(device)).update(logits, targets, scored)

@@ -143,8 +143,8 @@ class FavorAttention(nn.Module):
             cross = torch.einsum("bhd,bhe->de", (x * share).sum(2), (y * share).sum(2))
             moment = (sums + cross + cross.T) / (x.shape[0] * x.shape[1])
         good = moment.isfinite().all()  # a batch that overflowed must not spoil the average for good
-        self.observed += good
-        change = (moment - self.moment) / self.observed.clamp(min=1)
+        self.observed += good * len(x)
+        change = (moment - self.moment) * len(x) / self.observed.clamp(min=1)
         self.moment += torch.where(good, change, 0.0)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from protlm.performer.attention import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.features import FEATURE_MAPS, FeatureMap, describe, from_description
 from protlm.performer.projection import DIRECTIONS, NORMS
+from protlm.performer.segments import restarted, within_segments
 
 ATTENTION = ("exact", "opt", *FEATURE_MAPS)
 POSITIONS = ("learned", "rotary")
@@ -123,7 +124,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary positions: turns each pair (x_i, x_{i + d/2}) of (B, H, L, d) by angles (L, d/2); Su et al. 2021."""
+    """Rotary positions (Su et al. 2021): turns pairs (x_i, x_{i + d/2}) of (B, H, L, d) by angles (..., L, d/2)."""
     first, second = x.chunk(2, -1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
@@ -153,15 +154,20 @@ class SelfAttention(nn.Module):
             self.attention = IdentityAttention() if config.attention == "opt" else ExactAttention(config.causal)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         heads = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # the gradients come back in one piece
         if self.rotary:
             frequency = 10_000.0 ** -(torch.arange(0, self.head_dim, 2, device=x.device) / self.head_dim)
-            angles = torch.arange(x.shape[1], device=x.device)[:, None] * frequency
+            place = torch.arange(x.shape[1], device=x.device) if segments is None else restarted(segments)[:, None]
+            angles = place[..., None] * frequency
             q, k = rotate(q, angles), rotate(k, angles)
-        return self.out(self.attention(q, k, v, key_mask).transpose(1, 2).flatten(2))
+        if segments is None:
+            attended = self.attention(q, k, v, key_mask)
+        else:
+            attended = within_segments(self.attention, q, k, v, key_mask, segments)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -177,9 +183,9 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), key_mask))
+        x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -226,25 +232,29 @@ class Performer(nn.Module):
     def _favor(self) -> Iterator[FavorAttention]:
         return (module for module in self.modules() if isinstance(module, FavorAttention))
 
-    def hidden(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Representations (B, L, D) behind the last norm, from tokens (B, L) int64.
 
         Args:
-            tokens: (B, L); `key_mask`: (B, L) bool, true where a token is real; by default all that is not padding.
+            tokens: (B, L).
+            key_mask: (B, L) bool, true where a token is real; by default all that is not padding.
+            segments: (B, L) integers, equal within each of several sequences that share a row: attention stays within
+                each, and positions begin anew, as if it stood alone. None for one sequence a row.
         """
         if key_mask is None:
             key_mask = tokens != self.config.pad_id
         x = self.embedding(tokens)
         if self.config.positions == "learned":
-            x = x + self._positions(tokens.shape[1])
+            positions = self._positions(tokens.shape[1])
+            x = x + (positions if segments is None else positions[restarted(segments)])
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, key_mask)
+            x = block(x, key_mask, segments)
         return self.norm(x)
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits (B, L, V); arguments as in `hidden`."""
-        return self.head(self.hidden(tokens, key_mask))
+        return self.head(self.hidden(tokens, key_mask, segments))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats over the targets (B, L) that are not -100; 0 if there are none."""

@@ -27,10 +27,10 @@ LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO"
 SCORED = np.isin(np.array(TOKENS), [*STANDARD, "U", "O"])
 """(33,) bool: the tokens a model is asked to predict, the 22 genetically encoded amino acids."""
 
-# Letters to tokens by one bytes.translate; what has no token becomes 255.
-_TO_TOKEN = bytes(INDEX.get(chr(byte), 255) if chr(byte) in LETTERS else 255 for byte in range(256))
+NOT_A_TOKEN = 255
+_TO_TOKEN = bytes(INDEX[chr(byte)] if chr(byte) in LETTERS else NOT_A_TOKEN for byte in range(256))
 _STANDARD_BYTES = STANDARD.encode()
-_NOT_STANDARD = re.compile(rb"[^%s]" % _STANDARD_BYTES)
+_NOT_IN_FASTA = re.compile(r"[^A-Za-z*.-]")
 _TOKEN_PATTERN = re.compile(r"<[a-z_0-9]+>|.", re.DOTALL)
 
 
@@ -63,9 +63,8 @@ def normalise(sequence: str) -> tuple[str, Counter[str]]:
     ('MKTX', {'gap removed': 1, 'J replaced by X': 1})
     """
     changes: Counter[str] = Counter()
-    if not sequence.isascii():
-        position = next(i for i, character in enumerate(sequence) if ord(character) > 127)
-        raise ResidueError(position, sequence[position])
+    if odd := _NOT_IN_FASTA.search(sequence):
+        raise ResidueError(odd.start(), odd[0])
     raw = sequence.encode()
     odd = raw.translate(None, _STANDARD_BYTES)
     if not odd:
@@ -73,10 +72,6 @@ def normalise(sequence: str) -> tuple[str, Counter[str]]:
     if lower := sum(odd.count(byte) for byte in set(odd) if 97 <= byte <= 122):
         changes["lower case made upper case"] = lower
         raw = raw.upper()
-    for match in _NOT_STANDARD.finditer(raw):
-        character = match[0].decode()
-        if not (character.isalpha() or character in "-.*"):
-            raise ResidueError(match.start(), character)
     if gaps := raw.count(b"-") + raw.count(b"."):
         changes["gap removed"] = gaps
         raw = raw.translate(None, b"-.")
@@ -99,11 +94,25 @@ def encode(sequence: str) -> np.ndarray:
     >>> encode("LAG").tolist()
     [4, 5, 6]
     """
-    tokens = np.frombuffer(sequence.encode("latin-1", "replace").translate(_TO_TOKEN), dtype=np.uint8)
-    if tokens.size and tokens.max() == 255:
+    tokens = translate(sequence.encode("latin-1", "replace"))
+    if tokens.size and tokens.max() == NOT_A_TOKEN:
         position = int(tokens.argmax())
         raise ResidueError(position, sequence[position])
     return tokens
+
+
+def translate(letters: bytes) -> np.ndarray:
+    """Tokens (length,) uint8 of letters, `NOT_A_TOKEN` where a byte has none."""
+    return np.frombuffer(letters.translate(_TO_TOKEN), dtype=np.uint8)
+
+
+def count_tokens(tokens: np.ndarray) -> np.ndarray:
+    """(33,) int64, how often each token stands in (n,) uint8; two at a time, which takes half the time."""
+    whole = len(tokens) // 2 * 2
+    pairs = np.bincount(tokens[:whole].view(np.uint16), minlength=1 << 16).reshape(1 << 8, 1 << 8)
+    counts = pairs.sum(0) + pairs.sum(1)
+    counts[tokens[whole:]] += 1
+    return counts[: len(TOKENS)]
 
 
 def encode_with_special(text: str) -> np.ndarray:
@@ -140,4 +149,6 @@ def special() -> list[str]:
 
 def with_ends(tokens: np.ndarray) -> np.ndarray:
     """`<cls>` tokens `<eos>`: (length + 2,) uint8."""
-    return np.concatenate(([CLS], tokens, [EOS])).astype(np.uint8)
+    framed = np.empty(len(tokens) + 2, dtype=np.uint8)
+    framed[0], framed[1:-1], framed[-1] = CLS, tokens, EOS
+    return framed

@@ -1,9 +1,11 @@
-"""From proteins to batches: length buckets under a token budget, padding, endless deterministic order.
+"""From draws to batches: length buckets under a token budget, padding, blocks, an endless deterministic order.
 
-Everything random depends only on (seed, epoch, index of the protein), never on workers, batch or rank.
+Everything random depends only on (seed, epoch, index), never on workers, batch or rank. Batches are planned pool by
+pool: nothing is held that grows with the corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +15,16 @@ from torch.utils.data import Dataset, Sampler
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import EOS, PAD, with_ends
-from protlm.sequence.corpus import Corpus
+from protlm.sequence.corpus import Corpora, Corpus
 from protlm.sequence.masking import IGNORE, Masking, next_token
+from protlm.sequence.randomness import KeyedGenerator
+from protlm.sequence.sampling import Draws
 
-_POOL = 64  # batches sorted by length together: little padding, and the order stays well mixed
+POOL = 64
+"""Batches planned together. Its sequences are a uniform draw from the epoch, sorted by length and cut; the batches are
+shuffled. So a batch is random but for its length; a larger pool pads less and mixes lengths over a longer stretch."""
+
+_EMPTY = 1_000  # epochs without a batch; one that draws too little for a block may be followed by one that does not
 
 
 class Batch(NamedTuple):
@@ -30,10 +38,18 @@ class Batch(NamedTuple):
     """(B, L) bool, the positions that accuracy and perplexity count."""
     key_mask: Tensor
     """(B, L) bool, false at padding."""
+    segments: Tensor | None = None
+    """(B, L) int64, the number of the protein within its row, where attention must not cross proteins; else None."""
 
 
-Key = tuple[int, np.ndarray]
-"""(epoch, indices of the samples in the batch): all that is needed to make a batch, anywhere."""
+Key = np.ndarray
+"""(B, 2) or (B, 4) int64, a row a sequence: all that is needed to make a batch, anywhere."""
+
+Cursor = tuple[int, ...]
+"""Where a pool begins within its epoch; (0,) or (0, 0, 0) is the beginning."""
+
+Place = tuple[int, Cursor, int]
+"""Epoch, pool, and batch within the pool: a place in the endless order of batches."""
 
 
 class Question(NamedTuple):
@@ -60,47 +76,75 @@ class Batches(Dataset[Batch]):
         max_length: longest sequence in tokens.
         token_budget: most tokens in a batch, padding included.
         seed: of crops, masks and order.
+        sample_by, weights: see `Draws`.
     """
 
+    first: Cursor
+
     def __init__(
-        self, corpus: Corpus, split: str, question: Question, max_length: int, token_budget: int, seed: int
+        self,
+        corpus: Corpus | Corpora,
+        split: str,
+        question: Question,
+        max_length: int,
+        token_budget: int,
+        seed: int,
+        sample_by: str = "protein",
+        weights: Sequence[float] | None = None,
     ) -> None:
         if not 3 <= max_length <= token_budget:
             raise UserError(
                 f"max_length {max_length}, token_budget {token_budget}: expected 3 <= max_length <= token_budget"
             )
-        self.corpus, self.split, self.question, self.seed = corpus, split, question, seed
+        self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
+        self.split, self.question, self.seed = split, question, seed
         self.max_length, self.token_budget = max_length, token_budget
-        self.members = corpus.members(split)
+        self.draws = Draws(self.corpora, split, seed, sample_by, weights)
+        proteins, residues = self.corpora.count(split)
+        self.mean_length = residues / max(1, proteins)
+        self._chance = KeyedGenerator(seed, 2)
 
-    def plan(self, epoch: int) -> list[np.ndarray]:
-        """The batches of one epoch, each as the indices of its sequences."""
+    def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        """The pools of an epoch from `cursor` on: where each begins, and its batches."""
         raise NotImplementedError
 
-    def sequence(self, epoch: int, index: int, generator: np.random.Generator) -> np.ndarray:
-        """Tokens (at most max_length,) uint8 of one sequence."""
+    def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        """Tokens (at most max_length,) uint8 of one sequence, from a row of a key."""
         raise NotImplementedError
+
+    def plan(self, epoch: int) -> Iterator[Key]:
+        """All batches of one epoch."""
+        for _, batches in self.pools(epoch, self.first):
+            yield from batches
 
     def __getitem__(self, key: Key) -> Batch:
-        epoch, indices = key
         samples = []
-        for index in map(int, indices):
-            generator = np.random.default_rng((self.seed, 2, epoch, index))
-            samples.append(self.question(self.sequence(epoch, index, generator), generator))
+        for row in key.tolist():
+            generator = self._chance(row[0], row[1])
+            samples.append(self.question(self.sequence(row, generator), generator))
         return collate(samples)
 
 
 class ProteinBatches(Batches):
-    """Single proteins as `<cls>` residues `<eos>`, cut at random to `max_length`, in batches of similar length."""
+    """Single proteins as `<cls>` residues `<eos>`, cut at random to `max_length`, in batches of similar length.
 
-    def plan(self, epoch: int) -> list[np.ndarray]:
-        generator = np.random.default_rng((self.seed, 1, epoch))
-        order = generator.permutation(self.members)
-        batches = length_buckets(np.minimum(self.corpus.lengths[order] + 2, self.max_length), self.token_budget)
-        return [order[batches[i]] for i in generator.permutation(len(batches))]
+    A row of a key is (pass, protein).
+    """
 
-    def sequence(self, epoch: int, index: int, generator: np.random.Generator) -> np.ndarray:
-        tokens = with_ends(self.corpus[index])
+    first = (0,)
+
+    def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        size = max(1, round(POOL * self.token_budget / min(self.mean_length + 2, self.max_length)))
+        for start in range(cursor[0], self.draws.size, size):
+            passes, proteins = self.draws(epoch, start, start + size)
+            lengths = np.minimum(self.corpora.lengths_of(proteins) + 2, self.max_length)
+            rows = np.stack((passes, proteins), axis=1)
+            batches = length_buckets(lengths, self.token_budget)
+            order = np.random.default_rng((self.seed, 6, epoch, start)).permutation(len(batches))
+            yield (start,), [rows[batches[i]] for i in order]
+
+    def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        tokens = with_ends(self.corpora[key[1]])
         start = int(generator.integers(max(0, len(tokens) - self.max_length) + 1))
         return tokens[start : start + self.max_length]
 
@@ -109,80 +153,173 @@ class BlockBatches(Batches):
     """All proteins of a split joined by `<eos>` and cut into blocks of `max_length`, without gap or overlap.
 
     The order of the proteins is new in every epoch. The last, shorter block is left out in training and kept otherwise.
+    A row of a key is (epoch, block, first draw, tokens of it that belong to the block before).
+
+    Args:
+        separate: number the proteins of a block, so that attention can be kept within each.
     """
 
+    first = (0, 0, 0)
+
     def __init__(
-        self, corpus: Corpus, split: str, question: Question, max_length: int, token_budget: int, seed: int
+        self,
+        corpus: Corpus | Corpora,
+        split: str,
+        question: Question,
+        max_length: int,
+        token_budget: int,
+        seed: int,
+        sample_by: str = "protein",
+        weights: Sequence[float] | None = None,
+        separate: bool = False,
     ) -> None:
-        super().__init__(corpus, split, question, max_length, token_budget, seed)
-        self.tokens = int(corpus.lengths[self.members].sum()) + len(self.members)
-        if split == "train" and 0 < self.tokens < max_length:
+        super().__init__(corpus, split, question, max_length, token_budget, seed, sample_by, weights)
+        self.separate = separate
+        tokens = sum(self.corpora.count(split))
+        if split == "train" and 0 < tokens < max_length:
             raise UserError(
-                f"{corpus.path}: the train split has {self.tokens:,} tokens, not enough for one block of "
-                f"{max_length:,}; lower data.max_length"
+                f"{self.corpora}: the train split has {tokens:,} tokens, not enough for one block of {max_length:,}; "
+                "lower data.max_length"
             )
-        self._epoch, self._order, self._ends = -1, self.members, np.zeros(0, dtype=np.int64)
 
-    def plan(self, epoch: int) -> list[np.ndarray]:
-        whole, rest = divmod(self.tokens, self.max_length)
-        blocks = whole + (rest > 1 and self.split != "train")
-        order = np.random.default_rng((self.seed, 1, epoch)).permutation(blocks)
-        size = self.token_budget // self.max_length
-        return [order[start : start + size] for start in range(0, blocks, size)]
+    def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        size = self.token_budget // self.max_length  # blocks in a batch
+        block, draw, offset = cursor
+        while draw < self.draws.size:
+            begins, ends = self._stream(epoch, draw, offset + POOL * size * self.max_length)
+            count = min(POOL * size, (int(ends[-1]) - offset) // self.max_length)
+            last = draw + len(ends) >= self.draws.size
+            rest = int(ends[-1]) - offset - count * self.max_length
+            partial = last and count < POOL * size and rest > 1 and self.split != "train"
+            places = offset + self.max_length * np.arange(count + 1)
+            first = np.searchsorted(ends, places, side="right")
+            behind = places - begins[np.minimum(first, len(begins) - 1)]
+            rows = np.stack((np.full_like(places, epoch), block + np.arange(count + 1), draw + first, behind), axis=1)
+            blocks = rows[: count + partial]
+            blocks = blocks[np.random.default_rng((self.seed, 6, epoch, block)).permutation(len(blocks))]
+            if len(blocks):
+                yield (block, draw, offset), [blocks[i : i + size] for i in range(0, len(blocks), size)]
+            if last and count < POOL * size:
+                return
+            block, draw, offset = block + count, int(rows[count, 2]), int(rows[count, 3])
 
-    def sequence(self, epoch: int, index: int, generator: np.random.Generator) -> np.ndarray:
-        if epoch != self._epoch:
-            self._order = np.random.default_rng((self.seed, 3, epoch)).permutation(self.members)
-            self._ends = np.cumsum(self.corpus.lengths[self._order] + 1)
-            self._epoch = epoch
-        start = index * self.max_length
-        first = int(np.searchsorted(self._ends, start, side="right"))
-        last = int(np.searchsorted(self._ends, start + self.max_length, side="left"))
-        begin = int(self._ends[first - 1]) if first else 0
-        pieces = [part for protein in self._order[first : last + 1] for part in (self.corpus[protein], [EOS])]
-        return np.concatenate(pieces).astype(np.uint8)[start - begin : start - begin + self.max_length]
+    def _stream(self, epoch: int, draw: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the draws from `draw` on begin and end in the stream of tokens, so many that they make up `tokens`."""
+        ends = np.zeros(0, dtype=np.int64)
+        while draw + len(ends) < self.draws.size and (not len(ends) or ends[-1] <= tokens):
+            missing = tokens - (int(ends[-1]) if len(ends) else 0)
+            more = 8 + int(1.1 * missing / (self.mean_length + 1))
+            start = draw + len(ends)
+            _, proteins = self.draws(epoch, start, start + more)
+            before = ends[-1] if len(ends) else 0
+            ends = np.concatenate((ends, before + np.cumsum(self.corpora.lengths_of(proteins) + 1)))
+        return np.concatenate(([0], ends[:-1])), ends
+
+    def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        epoch, _, draw, offset = key
+        pieces: list[np.ndarray] = []
+        missing = offset + self.max_length
+        while missing > 0 and draw < self.draws.size:
+            more = 4 + int(missing / (self.mean_length + 1))
+            for protein in self.draws(epoch, draw, draw + more)[1].tolist():
+                tokens = self.corpora[protein]
+                pieces.append(tokens)
+                pieces.append(_EOS)
+                missing -= len(tokens) + 1
+                if missing <= 0:
+                    break
+            draw += more
+        return np.concatenate(pieces)[offset : offset + self.max_length]
+
+    def __getitem__(self, key: Key) -> Batch:
+        batch = super().__getitem__(key)
+        if not self.separate:
+            return batch
+        ends = (batch.inputs == EOS).long()
+        return batch._replace(segments=ends.cumsum(1) - ends)
+
+
+_EOS = np.array([EOS], dtype=np.uint8)
 
 
 class EndlessBatches(Sampler[Key]):
-    """Keys of batches, epoch after epoch without end; ranks get disjoint batches, equally many.
+    """Keys of batches, epoch after epoch without end, dealt to the ranks in turn.
+
+    So ranks get disjoint batches, equally many, and none is left over at the end of an epoch.
 
     Args:
-        samples: the dataset whose plans are followed.
+        samples: the dataset whose pools are followed.
         rank, ranks: this process and their number.
-        start: (epoch, batch of this rank within it) to begin with, to go on where a run stopped.
+        start: the place of the first batch of the first rank, to go on where a run stopped.
+        consumed: says how many batches of this rank were used so far; one that is iterated anew goes on behind them.
     """
 
-    def __init__(self, samples: Batches, rank: int = 0, ranks: int = 1, start: tuple[int, int] = (0, 0)) -> None:
-        self.samples, self.rank, self.ranks, self.start = samples, rank, ranks, start
-        self._sizes: dict[int, int] = {}
+    def __init__(
+        self,
+        samples: Batches,
+        rank: int = 0,
+        ranks: int = 1,
+        start: Place | None = None,
+        consumed: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.samples, self.rank, self.ranks, self.consumed = samples, rank, ranks, consumed
+        self.start: Place = start or (0, samples.first, 0)
+        self._before = 0  # consumed when the iteration began
+        self._pools: list[tuple[int, int, Cursor]] = []
 
     def __iter__(self) -> Iterator[Key]:
-        epoch, first = self.start
-        while True:
-            batches = self.samples.plan(epoch)
-            if not batches:
-                raise ValueError(f"{self.samples.corpus.path}: no batch in the {self.samples.split} split")
-            # too few for one each: all ranks take the same ones rather than none
-            share = batches[self.rank :: self.ranks][: len(batches) // self.ranks] or batches
-            self._sizes[epoch] = len(share)
-            for indices in share[first:]:
-                yield epoch, indices
-            epoch, first = epoch + 1, 0
+        if (consumed := self.consumed()) != self._before:
+            self.start, self._before = self.place(consumed), consumed
+        self._pools = []
+        epoch, cursor, skipped = self.start
+        number = -skipped  # of the batch, counted from the start over all ranks
+        empty = 0  # epochs in a row
+        while empty < _EMPTY:
+            empty += 1
+            for place, batches in self.samples.pools(epoch, cursor):
+                empty = 0
+                self._pools.append((number, epoch, place))
+                for key in batches:
+                    if number >= 0 and number % self.ranks == self.rank:
+                        yield key
+                    number += 1
+            epoch, cursor = epoch + 1, self.samples.first
+        raise UserError(f"{self.samples.corpora}: no batch in the {self.samples.split} split")
 
-    def place(self, consumed: int) -> tuple[int, int]:
-        """The `start` of a run that goes on after `consumed` batches of this one."""
-        epoch, batch = self.start[0], self.start[1] + consumed
-        while epoch in self._sizes and batch >= self._sizes[epoch]:
-            batch -= self._sizes[epoch]
-            epoch += 1
-        return epoch, batch
+    def place(self, consumed: int | None = None) -> Place:
+        """The `start` of a run that goes on behind so many batches of each rank; by default those that were used."""
+        target = ((self.consumed() if consumed is None else consumed) - self._before) * self.ranks
+        while len(self._pools) > 1 and self._pools[1][0] <= target:
+            self._pools.pop(0)
+        if not self._pools:
+            return self.start
+        number, epoch, cursor = self._pools[0]
+        return epoch, cursor, target - number
+
+
+class Plan(Sampler[Key]):
+    """Keys of the batches of one epoch for one rank, to evaluate on.
+
+    Args:
+        samples: the dataset.
+        rank, ranks: this process and their number.
+    """
+
+    def __init__(self, samples: Batches, rank: int = 0, ranks: int = 1) -> None:
+        self.samples, self.rank, self.ranks = samples, rank, ranks
+        self._size: int | None = None
+
+    def __iter__(self) -> Iterator[Key]:
+        return islice(self.samples.plan(0), self.rank, None, self.ranks)
+
+    def __len__(self) -> int:
+        if self._size is None:
+            self._size = sum(1 for _ in self)
+        return self._size
 
 
 def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
     """Groups sequences of similar length so that number x longest stays within the budget.
-
-    Pools of about 64 batches, taken in the order given, are sorted by length and cut: sequences are mixed within a pool
-    only, so a shuffled order stays shuffled, and padding stays small.
 
     Args:
         lengths: (n,) integers, in tokens.
@@ -191,14 +328,13 @@ def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
     Returns:
         Indices into `lengths`, each exactly once.
     """
-    pools = np.cumsum(lengths) // (_POOL * token_budget)
-    batches = []
-    for pool in np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(pools)) + 1):
-        pool = pool[np.argsort(lengths[pool], kind="stable")[::-1]]
-        while len(pool):
-            count = max(1, token_budget // int(lengths[pool[0]]))
-            batches.append(pool[:count])
-            pool = pool[count:]
+    order = np.argsort(lengths, kind="stable")[::-1]
+    longest = lengths[order].tolist()
+    batches, start = [], 0
+    while start < len(order):
+        count = max(1, token_budget // longest[start])
+        batches.append(order[start : start + count])
+        start += count
     return batches
 
 

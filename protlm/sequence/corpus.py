@@ -1,180 +1,51 @@
-"""The corpus: every protein of some FASTA files as tokens in one HDF5 file, ready for random access.
+"""The corpus: every protein of some FASTA files as tokens in one HDF5 file, mapped into memory for random access.
 
-The layout is in docs/formats.md. Tokens are one contiguous dataset: a protein is a slice of a memory map.
+The layout is in docs/formats.md; `prepare` writes it. Nothing of it has to be in memory: what is read stays in the
+system's cache, shared by all processes.
 """
 
 import json
-import os
-from array import array
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import mmap
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 
 from protlm.errors import UserError
-from protlm.output import unfinished
-from protlm.sequence.alphabet import SCORED, TOKENS, encode
-from protlm.sequence.fasta import FastaFile, describe_changes
-from protlm.sequence.splits import SPLITS, TRAIN, SplitRule, digest, unite_identical
+from protlm.sequence.alphabet import SCORED, TOKENS
+from protlm.sequence.assemble import FORMAT, VERSION
+from protlm.sequence.splits import SPLITS, TRAIN
+from protlm.sequence.stream import STDIN, check_readable
 
-FORMAT = "protlm corpus"
-VERSION = 1
-_BLOCK = 1 << 24  # tokens copied at a time
-
-
-@dataclass
-class PrepareSummary:
-    """What became of the records of a `prepare`."""
-
-    proteins: int = 0
-    residues: int = 0
-    proteins_by_split: dict[str, int] = field(default_factory=dict)
-    changes: Counter[str] = field(default_factory=Counter)
-    """Reason -> characters changed or dropped (records, where a record was left out)."""
-    changed_records: Counter[str] = field(default_factory=Counter)
-    moved_to_identical: int = 0
-    """Proteins put into the split of an identical sequence."""
-    not_found: list[str] = field(default_factory=list)
-    """Ids to hold out that are neither a protein nor a cluster of the files."""
-    without_cluster: int = 0
-    """Proteins that the cluster table does not name."""
-
-    def describe(self, out: str | Path) -> list[str]:
-        """Lines for a person: what is in the corpus `out`, and what was changed, moved or not found."""
-        splits = ", ".join(f"{name} {count:,}" for name, count in self.proteins_by_split.items())
-        lines = [f"{out}: {self.proteins:,} proteins, {self.residues:,} residues ({splits})"]
-        lines += describe_changes(self.changes, self.changed_records)
-        if self.moved_to_identical:
-            lines.append(f"{self.moved_to_identical:,} proteins moved to the split of an identical sequence")
-        if self.without_cluster:
-            lines.append(f"{self.without_cluster:,} proteins are not in the table; each counted as its own cluster")
-        if self.not_found:
-            some = ", ".join(self.not_found[:3]) + (", ..." if len(self.not_found) > 3 else "")
-            lines.append(f"warning: {len(self.not_found):,} ids to hold out are in none of the files: {some}")
-        return lines
-
-
-def prepare_corpus(
-    fastas: Sequence[str | Path],
-    out: str | Path,
-    rule: SplitRule | None = None,
-    allow_nucleotides: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> PrepareSummary:
-    """Writes the proteins of FASTA files into one corpus, in order.
-
-    The file appears under its final name only when it is complete; a run that is stopped leaves nothing.
-
-    Args:
-        fastas: one or more files, plain or compressed.
-        out: the corpus to write; an existing one is replaced at the end.
-        rule: how splits are assigned.
-        allow_nucleotides: take files that look like DNA or RNA all the same.
-        progress: called now and then with the bytes read and the bytes in all.
-
-    Raises:
-        UserError: for a file that is missing or no FASTA, for an output that cannot be written, for no protein at all.
-    """
-    rule = rule or SplitRule()
-    out = Path(out)
-    files = [FastaFile(path, allow_nucleotides) for path in fastas]
-    if out.resolve() in (file.path.resolve() for file in files):
-        raise UserError(f"{out}: is one of the FASTA files; the corpus has to be another file")
-    total = sum(file.size for file in files)
-    summary = PrepareSummary()
-    ids: list[bytes] = []
-    not_found = set(rule.held_out)
-    lengths, digests, codes = array("q"), array("Q"), array("B")
-    with unfinished(out) as folder:
-        with (folder / "tokens").open("wb") as spool:
-            done = 0
-            for file in files:
-                for number, record in enumerate(file):
-                    tokens = encode(record.sequence).tobytes()
-                    spool.write(tokens)
-                    key = digest(tokens)
-                    ids.append(record.id.encode())
-                    lengths.append(len(tokens))
-                    digests.append(key)
-                    codes.append(rule.assign(record.id, key))
-                    cluster = rule.clusters.get(record.id)
-                    summary.without_cluster += bool(rule.clusters) and cluster is None
-                    not_found -= {record.id, cluster}
-                    if progress and number % 2_000 == 0:
-                        progress(done + file.position, total)
-                done += file.size
-                summary.changes += file.changes
-                summary.changed_records += file.changed_records
-        if not ids:
-            raise UserError(f"{', '.join(map(str, fastas))}: no record has a sequence; expected at least one protein")
-        splits = np.frombuffer(codes, dtype=np.uint8).copy()
-        summary.moved_to_identical = unite_identical(splits, np.frombuffer(digests, dtype=np.uint64))
-        summary.not_found = sorted(not_found)
-        summary.proteins, summary.residues = len(ids), sum(lengths)
-        counts = np.bincount(splits, minlength=len(SPLITS))
-        summary.proteins_by_split = dict(zip(SPLITS, counts.tolist(), strict=True))
-        attributes = {
-            "sources": [{"name": file.path.name, "bytes": file.size} for file in files],
-            "changes": dict(summary.changes),
-        }
-        offsets = np.concatenate(([0], np.cumsum(np.frombuffer(lengths, dtype=np.int64))))
-        _write(folder / "corpus.h5", folder / "tokens", offsets, ids, splits, attributes)
-        os.replace(folder / "corpus.h5", out)
-        if progress:
-            progress(total, total)
-    return summary
-
-
-def _write(
-    path: Path, spool: Path, offsets: np.ndarray, ids: list[bytes], splits: np.ndarray, attributes: dict[str, object]
-) -> None:
-    counts = np.zeros((len(SPLITS), len(TOKENS)), dtype=np.int64)
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS)})
-        file.attrs.update({name: json.dumps(value) for name, value in attributes.items()})
-        tokens = file.create_dataset("tokens", shape=(int(offsets[-1]),), dtype=np.uint8)
-        # one pass over the spool copies the tokens and counts them, block by block of whole proteins
-        source = np.memmap(spool, dtype=np.uint8, mode="r")
-        start = 0
-        while start < len(splits):
-            stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + _BLOCK, side="right")) - 1)
-            block = source[offsets[start] : offsets[stop]]
-            tokens[offsets[start] : offsets[stop]] = block
-            owner = np.repeat(splits[start:stop].astype(np.int64), np.diff(offsets[start : stop + 1]))
-            cells = np.bincount(owner * len(TOKENS) + block, minlength=counts.size)
-            counts += cells.reshape(counts.shape)
-            start = stop
-        file["offsets"] = offsets
-        file.create_dataset("ids", data=np.array(ids), compression="gzip", shuffle=True)
-        codes = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype=np.uint8)
-        file.create_dataset("split", data=splits, dtype=codes)
-        file["residue_counts"] = counts
-
-
-def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise KeyError(f"{name} is no dataset")
-    return dataset
+_MAPPED = ("tokens", "offsets", "split", "members", "member_offsets", "clusters", "groups", "group_offsets")
 
 
 class Corpus:
-    """A corpus opened for reading. Can be pickled and sent to worker processes, each of which maps the file itself.
+    """A corpus opened for reading. Can be pickled or forked: each process maps the file itself.
 
     Args:
         path: a file written by `prepare_corpus`.
 
     Attributes:
         offsets: (proteins + 1,) int64, where each protein begins in the tokens.
-        lengths: (proteins,) int64, in residues.
         split: (proteins,) uint8, indices into `SPLITS`.
+        clusters: (proteins,) int64, the number of each protein's cluster; None without clusters.
+        residue_counts: (4, 33) int64, how often each token stands in each split.
+        attributes: what `prepare` noted: sources, changes, options.
 
     Raises:
         UserError: for a file that is missing, no corpus, or made with another alphabet.
     """
+
+    offsets: np.ndarray
+    split: np.ndarray
+    clusters: np.ndarray | None
+    residue_counts: np.ndarray
+    attributes: dict[str, Any]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -183,37 +54,63 @@ class Corpus:
         if not self.path.is_file():
             raise UserError(f"{path}: not a corpus but a folder; make a corpus with: protlm prepare FASTA -o CORPUS.h5")
         try:
-            with h5py.File(self.path, "r") as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise UserError(f"{path}: HDF5, but not a corpus; make one with: protlm prepare FASTA -o CORPUS.h5")
-                if file.attrs["version"] != VERSION:
-                    raise UserError(
-                        f"{path}: corpus of version {file.attrs['version']}, expected {VERSION}; prepare it again"
-                    )
-                if list(np.asarray(file.attrs["alphabet"])) != list(TOKENS):
-                    raise UserError(f"{path}: made with another alphabet; prepare it again from the FASTA")
-                self.offsets: np.ndarray = _dataset(file, "offsets")[:]
-                self.split: np.ndarray = _dataset(file, "split")[:]
-                self._residue_counts: np.ndarray = _dataset(file, "residue_counts")[:]
-                self._sources = json.loads(str(file.attrs["sources"]))
-                self._start: int = _dataset(file, "tokens").id.get_offset()
-        except (OSError, KeyError) as error:
+            self._map()
+        except UserError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not a corpus, or damaged ({error}); prepare it again from the FASTA") from error
-        self.lengths = np.diff(self.offsets)
-        self._tokens: np.ndarray | None = None
+
+    def _map(self) -> None:
+        with h5py.File(self.path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise UserError(f"{self.path}: HDF5, but no corpus; make one with: protlm prepare FASTA -o CORPUS.h5")
+            if file.attrs["version"] != VERSION:
+                raise UserError(
+                    f"{self.path}: corpus of version {file.attrs['version']}, expected {VERSION}; prepare it again"
+                )
+            if list(np.asarray(file.attrs["alphabet"])) != list(TOKENS):
+                raise UserError(f"{self.path}: made with another alphabet; prepare it again from the FASTA")
+            self.attributes = {name: json.loads(str(file.attrs[name])) for name in ("sources", "changes", "options")}
+            self.residue_counts = _dataset(file, "residue_counts")[:]
+            places = {}
+            for name in _MAPPED:
+                if name in file:
+                    dataset = _dataset(file, name)
+                    places[name] = (dataset.dtype, dataset.size, dataset.id.get_offset() if dataset.size else 0)
+        with self.path.open("rb") as raw:
+            memory = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+        arrays = {name: np.frombuffer(memory, dtype, size, start) for name, (dtype, size, start) in places.items()}
+        self._tokens, self.offsets, self.split = arrays["tokens"], arrays["offsets"], arrays["split"]
+        self._members, self._member_offsets = arrays["members"], arrays["member_offsets"]
+        self.clusters, self._groups = arrays.get("clusters"), arrays.get("groups")
+        self._group_offsets = arrays.get("group_offsets")
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Tokens (length,) uint8 of one protein, without special tokens; a view of the memory map."""
-        if self._tokens is None:
-            size = int(self.offsets[-1])
-            self._tokens = np.memmap(self.path, dtype=np.uint8, mode="r", offset=self._start, shape=(size,))
-        return self._tokens[self.offsets[index] : self.offsets[index + 1]]
+        """Tokens (length,) uint8 of one protein, without special tokens; a read-only view of the memory map."""
+        start, stop = self.offsets[index : index + 2].tolist()
+        return self._tokens[start:stop]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_tokens": None}
+    def __reduce__(self) -> tuple[type["Corpus"], tuple[Path]]:
+        return Corpus, (self.path,)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(proteins,) int64, in residues; computed anew at each call."""
+        return np.diff(self.offsets)
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64, in residues, of the proteins `indices` (n,)."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for corpora of the same content: 32 hexadecimal digits from the sources' checksums and the options."""
+        sources = [(source["bytes"], source["xxh3_128"]) for source in self.attributes["sources"]]
+        content = [len(self), int(self.offsets[-1]), sources, self.attributes["options"]]
+        return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
     def check_sources(self, fastas: Sequence[str | Path]) -> None:
         """Makes sure that the corpus was made from these files, by their names and sizes; an empty list is no question.
@@ -221,25 +118,104 @@ class Corpus:
         Raises:
             UserError: if it was made from others.
         """
-        given = [{"name": Path(path).name, "bytes": FastaFile(path).size} for path in fastas]
-        if given and given != self._sources:
-            made = ", ".join(f"{source['name']} ({source['bytes']:,} bytes)" for source in self._sources)
+        for path in fastas:
+            check_readable(path)
+        given = [(Path(path).name, Path(path).stat().st_size) for path in fastas if str(path) != STDIN]
+        made = [(source["name"], source["bytes"]) for source in self.attributes["sources"]]
+        if given and given != made:
+            text = ", ".join(f"{name} ({size:,} bytes)" for name, size in made)
             raise UserError(
-                f"{self.path}: was made from {made}, not from the FASTA given now; name another data.corpus"
+                f"{self.path}: was made from {text}, not from the FASTA given now; name another data.corpus"
             )
 
-    def ids(self) -> list[str]:
-        """The identifiers of all proteins, in order."""
+    def ids(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """The identifiers of the proteins from `start` to before `stop`, in order; by default all."""
         with h5py.File(self.path, "r") as file:
-            return [name.decode() for name in _dataset(file, "ids")[:]]
+            return [name.decode() for name in _dataset(file, "ids")[start:stop]]
+
+    def merged(self) -> dict[str, int]:
+        """Identifiers of records that were left out as identical -> the protein that stands for them."""
+        with h5py.File(self.path, "r") as file:
+            if "merged_ids" not in file:
+                return {}
+            names, proteins = _dataset(file, "merged_ids")[:], _dataset(file, "merged_into")[:]
+            return {name.decode(): int(protein) for name, protein in zip(names, proteins, strict=True)}
 
     def members(self, split: str) -> np.ndarray:
-        """Indices (n,) int64 of the proteins of a split."""
-        return np.flatnonzero(self.split == SPLITS.index(split))
+        """Indices (n,) int64 of the proteins of a split; ascending, or if there are clusters by cluster."""
+        code = SPLITS.index(split)
+        return self._members[self._member_offsets[code] : self._member_offsets[code + 1]]
+
+    def groups(self, split: str) -> np.ndarray:
+        """Where the clusters of a split begin in `members`: (clusters + 1,) int64, the last is its end.
+
+        Raises:
+            UserError: if the corpus was prepared without clusters.
+        """
+        if self._groups is None or self._group_offsets is None:
+            raise UserError(f"{self.path}: has no clusters; prepare it again with --clusters TABLE.tsv")
+        code = SPLITS.index(split)
+        start, stop = self._group_offsets[code : code + 2]
+        return self._groups[start : stop + 1] - self._member_offsets[code]
 
     def unigram(self) -> "Unigram":
         """The baseline that knows only how frequent each residue is in the training split."""
-        return Unigram(self._residue_counts[TRAIN])
+        return Unigram(self.residue_counts[TRAIN])
+
+
+class Corpora:
+    """Several corpora as one: the proteins of the first, then those of the second, and so on.
+
+    Args:
+        corpora: one or more.
+
+    Attributes:
+        starts: (corpora + 1,) int64, where each begins.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus]) -> None:
+        self.corpora = list(corpora)
+        self.starts = np.concatenate(([0], np.cumsum([len(corpus) for corpus in corpora]))).astype(np.int64)
+        self._starts = self.starts.tolist()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Tokens (length,) uint8 of one protein, without special tokens."""
+        shard = bisect_right(self._starts, index) - 1
+        return self.corpora[shard][index - self._starts[shard]]
+
+    def __str__(self) -> str:
+        return ", ".join(str(corpus.path) for corpus in self.corpora)
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64, in residues, of the proteins `indices` (n,)."""
+        if len(self.corpora) == 1:
+            return self.corpora[0].lengths_of(indices)
+        shards = np.searchsorted(self.starts, indices, side="right") - 1
+        lengths = np.empty(len(indices), dtype=np.int64)
+        for shard in np.unique(shards):
+            rows = shards == shard
+            lengths[rows] = self.corpora[shard].lengths_of(indices[rows] - self.starts[shard])
+        return lengths
+
+    def count(self, split: str) -> tuple[int, int]:
+        """Proteins and residues of a split."""
+        code = SPLITS.index(split)
+        residues = sum(int(corpus.residue_counts[code].sum()) for corpus in self.corpora)
+        return sum(len(corpus.members(split)) for corpus in self.corpora), residues
+
+    def unigram(self) -> "Unigram":
+        """The baseline that knows only how frequent each residue is in the training splits."""
+        return Unigram(np.sum([corpus.residue_counts[TRAIN] for corpus in self.corpora], axis=0))
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise KeyError(f"{name} is no dataset")
+    return dataset
 
 
 class Unigram:
@@ -254,7 +230,7 @@ class Unigram:
         self.probabilities = smoothed / smoothed.sum()
 
     def accuracy(self, targets: np.ndarray) -> float:
-        """Share of the targets that are the commonest residue; `targets` (33,) are counts of each token."""
+        """Share of the targets that are the commonest residue; `targets` (33,) are counts of each scored token."""
         return float(targets[self.probabilities.argmax()] / max(1, targets.sum()))
 
     def perplexity(self, targets: np.ndarray) -> float:

@@ -1,61 +1,72 @@
-"""FASTA as it is found: streamed through Biopython, compressed or not, and refused with file, record and line."""
+"""FASTA as it is found: streamed through Biopython, and refused with file, record and line."""
 
-import bz2
-import gzip
 import io
-import lzma
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import zstandard
+import numpy as np
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protlm.errors import UserError
-from protlm.sequence.alphabet import ResidueError, normalise
+from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, translate
+from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
 
+IDENTIFIERS = ("accession", "word")
+"""How a header names its protein: by UniProt's accession where there is one, or by the first word as it is."""
 
-class _Zstandard(io.RawIOBase):
-    """The content of zstandard frames; zstandard's own reader takes a file that is cut short for a whole one."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._content = raw, memoryview(b"")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._content:
-            data = self._frame.unused_data or self._raw.read(1 << 16)
-            if not data:
-                if self._frame.eof:
-                    return 0
-                raise EOFError("Compressed file ended before the end of a frame")
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._content = memoryview(self._frame.decompress(data))
-        count = min(len(buffer), len(self._content))
-        buffer[:count], self._content = self._content[:count], self._content[count:]
-        return count
-
-
-DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError)
-"""What reading a damaged or cut file raises."""
-
-_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
-    b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-    b"\x28\xb5\x2f\xfd": _Zstandard,
-}
 _NUCLEOTIDES = b"ACGTUNacgtun"
 _JUDGED_AFTER = 10_000  # residues: enough to tell proteins from nucleotides, little enough to fail at once
 _MAX_ID = 1_000  # characters
+_MAX_RECORD = 1_000_000  # characters; the longest known proteins have less than 50,000 residues
+_BLOCK = 1 << 17  # bytes read at a time: few enough to stay in the processor's cache
+
+
+class _TooLongError(Exception):
+    """A record without end."""
+
+
+class Tally:
+    """What was changed or left out, by reason: how many records, and how many of their residues.
+
+    >>> tally = Tally()
+    >>> tally.add("J replaced by X", 27, 12)
+    >>> tally.describe()
+    ['12 records: J replaced by X (27 residues)']
+    """
+
+    def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        self.residues: Counter[str] = Counter()
+        self.records: Counter[str] = Counter()
+        for reason, count in (counts or {}).items():
+            self.add(reason, count["residues"], count["records"])
+
+    def add(self, reason: str, residues: int, records: int = 1) -> None:
+        """Notes some more; nothing if there are no records."""
+        if records:
+            self.residues[reason] += residues
+            self.records[reason] += records
+
+    def update(self, other: "Tally") -> None:
+        """Adds all that another has counted."""
+        self.residues.update(other.residues)
+        self.records.update(other.records)
+
+    def to_dict(self) -> dict[str, dict[str, int]]:
+        """Plain values, ready for JSON; the constructor takes them back."""
+        return {reason: {"records": n, "residues": self.residues[reason]} for reason, n in self.records.items()}
+
+    def describe(self) -> list[str]:
+        """A line for each reason."""
+        lines = []
+        for reason, records in self.records.items():
+            residues = self.residues[reason]
+            tail = f" ({residues:,} residue{'s' * (residues != 1)})" if residues else ""
+            lines.append(f"{records:,} record{'s' * (records != 1)}: {reason}{tail}")
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,124 +78,187 @@ class Record:
     sequence: str
 
 
-def accession(header: str) -> str:
-    """The identifier of a FASTA header: the accession of `db|ACCESSION|NAME`, else the first word.
+@dataclass(slots=True)
+class Chunk:
+    """Some consecutive records with a sequence, n of them with T residues in all."""
 
-    >>> accession("sp|P69905|HBA_HUMAN Hemoglobin subunit alpha OS=Homo sapiens")
+    names: bytes
+    """The n identifiers in UTF-8, joined by newlines."""
+    headers: list[bytes]
+    """The n lines that begin with '>'."""
+    sequences: list[bytes]
+    """Normalised, in capital letters."""
+    tokens: np.ndarray
+    """(T,) uint8, of all sequences one behind the other."""
+    lengths: np.ndarray
+    """(n,) int64, in residues."""
+
+    def select(self, keep: np.ndarray) -> "Chunk":
+        """The records where `keep` (n,) bool is true."""
+        if keep.all():
+            return self
+        names = b"\n".join(compress(self.names.split(b"\n"), keep))
+        headers, sequences = (list(compress(column, keep)) for column in (self.headers, self.sequences))
+        return Chunk(names, headers, sequences, self.tokens[np.repeat(keep, self.lengths)], self.lengths[keep])
+
+
+def accession(word: str) -> str:
+    """The accession in the first word of a FASTA header: that of `db|ACCESSION|NAME` in UniProt, else the whole word.
+
+    UniRef (`UniRef50_P69905`), UniParc (`UPI0000000001`) and plain accessions are whole words.
+
+    >>> accession("sp|P69905|HBA_HUMAN")
     'P69905'
-    >>> accession("A0A183 B=0031424")
-    'A0A183'
+    >>> accession("UniRef50_P69905")
+    'UniRef50_P69905'
     """
-    word = header.split(maxsplit=1)[0] if header.strip() else ""
     parts = word.split("|")
     return parts[1] if len(parts) == 3 and parts[0] in ("sp", "tr") and parts[1] else word
-
-
-def decompressed(raw: io.BufferedReader) -> io.TextIOWrapper:
-    """The text of a file opened as bytes: plain, gzip, bzip2, xz or zstandard, told apart by its first bytes."""
-    start = raw.peek(6)
-    stream: Any = raw
-    for magic, opened in _COMPRESSIONS.items():
-        if start.startswith(magic):
-            stream = opened(raw)
-    # A header in another encoding keeps its ASCII; a sequence with such bytes is refused by the alphabet.
-    return io.TextIOWrapper(io.BufferedReader(stream, 1 << 18), "utf-8-sig", "replace")
-
-
-def describe_changes(changes: Mapping[str, int], changed_records: Mapping[str, int]) -> list[str]:
-    """A line for each reason: how many records, and how many of their residues, were changed or left out.
-
-    >>> describe_changes({"J replaced by X": 27}, {"J replaced by X": 12})
-    ['12 records: J replaced by X (27 residues)']
-    """
-    lines = []
-    for reason, count in changes.items():
-        residues = "" if reason.startswith("record") else f" ({count:,} residues)"
-        lines.append(f"{changed_records[reason]:,} records: {reason}{residues}")
-    return lines
 
 
 class FastaFile:
     """The records of one FASTA file, in order, in constant memory.
 
     Plain, gzip, bzip2, xz and zstandard are told apart by content. Records without a sequence are left out. What was
-    changed or left out is counted: `changes[reason]` characters in `changed_records[reason]` records. `position` and
-    `size` are in bytes of the file, for a progress bar.
+    changed or left out is counted in `tally`.
 
     Args:
-        path: the file.
+        path: the file, or "-" for standard input, which can be read only once.
         allow_nucleotides: take a file that looks like DNA or RNA all the same.
+        identifier: "accession" or "word", see `IDENTIFIERS`.
+
+    Attributes:
+        size, position: bytes of the (compressed) file, and how many of them were read; size 0 is unknown.
 
     Raises:
         UserError: while iterating, for a file that is missing, empty, damaged, no FASTA, or looks like nucleotides.
     """
 
-    def __init__(self, path: str | Path, allow_nucleotides: bool = False) -> None:
-        self.path = Path(path)
-        self.allow_nucleotides = allow_nucleotides
-        self.changes: Counter[str] = Counter()
-        self.changed_records: Counter[str] = Counter()
-        self._raw: io.BufferedReader | None = None
-        if not self.path.exists():
-            raise UserError(f"{self.path}: no such file")
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder; expected a FASTA file")
-        self.size = self.path.stat().st_size
+    def __init__(self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession") -> None:
+        if identifier not in IDENTIFIERS:
+            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+        self.path = "standard input" if str(path) == STDIN else str(path)
+        self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
+        self.tally = Tally()
+        self._source: Source | None = None
+        check_readable(path)
+        self.size = Path(path).stat().st_size if str(path) != STDIN else 0
 
     @property
     def position(self) -> int:
         """Bytes of the (compressed) file read so far."""
-        return self._raw.tell() if self.size and self._raw and not self._raw.closed else self.size
+        return self._source.position if self._source else 0
+
+    def describe(self) -> dict[str, Any]:
+        """Name, bytes and checksum of what was read, ready for JSON; to be called at the end."""
+        assert self._source is not None
+        return self._source.describe()
 
     def __iter__(self) -> Iterator[Record]:
-        number = 0
-        seen = nucleotides = 0
+        for chunk in self.chunks():
+            names = chunk.names.decode().split("\n") if chunk.sequences else []
+            for name, header, sequence in zip(names, chunk.headers, chunk.sequences, strict=True):
+                words = header[1:].decode().strip().split(maxsplit=1)
+                yield Record(name, words[1] if len(words) > 1 else "", sequence.decode())
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The records, some at a time."""
+        self._source = Source(self._path)
+        number = seen = nucleotides = 0
         try:
-            with self._open() as text:
-                for number, (header, letters) in enumerate(SimpleFastaParser(self._checked(text)), start=1):
-                    if not self.allow_nucleotides and seen < _JUDGED_AFTER:
-                        raw = letters.encode("ascii", "replace")
-                        seen += len(raw)
-                        nucleotides += len(raw) - len(raw.translate(None, _NUCLEOTIDES))
+            with self._source as source, source.content() as content:
+                for block in self._blocks(content):
+                    if not self._allow_nucleotides and seen < _JUDGED_AFTER:
+                        letters = b"".join(line for line in block.split(b"\n") if not line.startswith(b">"))
+                        seen += len(letters)
+                        nucleotides += len(letters) - len(letters.translate(None, _NUCLEOTIDES))
                         if seen >= _JUDGED_AFTER:
                             self._judge(seen, nucleotides)
-                    record = self._record(number, header, letters)
-                    if record is not None:
-                        yield record
+                    chunk, count = self._chunk(number, block)
+                    yield chunk
+                    number += count
+        except _TooLongError as error:
+            raise UserError(
+                f"{self.path}, record {number + 1}: goes on for more than {_MAX_RECORD:,} characters; expected "
+                "proteins, each with a line that begins with '>'"
+            ) from error
         except DAMAGED as error:
             raise UserError(
                 f"{self.path}: damaged or cut short behind record {number} ({error}); fetch or compress it again"
             ) from error
-        if not self.allow_nucleotides and 30 <= seen < _JUDGED_AFTER:
+        if not self._allow_nucleotides and 30 <= seen < _JUDGED_AFTER:
             self._judge(seen, nucleotides)
 
-    @contextmanager
-    def _open(self) -> Iterator[io.TextIOWrapper]:
-        try:
-            self._raw = self.path.open("rb")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
-        with self._raw, decompressed(self._raw) as text:
-            yield text
-
-    def _checked(self, lines: io.TextIOWrapper) -> Iterator[str]:
-        """The lines from the first record on; Biopython would skip anything before it without a word."""
-        first, number = "", 0
-        while not first.strip() and (first := next(lines, "")):
-            number += 1
-        if not first.strip():
+    def _blocks(self, content: io.BufferedReader) -> Iterator[bytes]:
+        """Whole records, from the first '>' on, with plain newlines; the last newline of a block may be missing."""
+        rest, line = b"", 1
+        while data := content.read(_BLOCK):
+            while data.endswith(b"\r") and (more := content.read(1)):
+                data += more
+            if b"\r" in data:
+                data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            rest += data
+            if line:  # nothing but blank lines so far; Biopython would skip any text before the first record
+                begin = rest.rfind(b"\n", 0, len(rest) - len(rest.lstrip())) + 1
+                line += rest.count(b"\n", 0, begin)
+                rest = rest[begin:]
+                if not rest.strip():
+                    continue
+                if not rest.startswith(b">"):
+                    found = rest.split(b"\n")[0].decode("utf-8", "replace").strip()
+                    raise UserError(
+                        f"{self.path}, line {line}: not FASTA, expected '>' and an identifier, found {found[:40]!r}"
+                    )
+                line = 0
+            end = rest.find(b"\n>")  # only the first record can be longer than what is read at a time
+            if (end if end > 0 else len(rest)) > _MAX_RECORD:
+                raise _TooLongError
+            if (cut := rest.rfind(b"\n>")) > 0:
+                yield rest[:cut]
+                rest = rest[cut + 1 :]
+        if line:
             raise UserError(f"{self.path}: is empty; expected FASTA records ('>identifier', then the sequence)")
-        if not first.startswith(">"):
-            raise UserError(
-                f"{self.path}, line {number}: not FASTA, expected '>' and an identifier, found {first.strip()[:40]!r}"
-            )
-        yield first
-        yield from lines
+        yield rest
 
-    def _record(self, number: int, header: str, letters: str) -> Record | None:
-        name = accession(header)
-        if not name:
+    def _chunk(self, before: int, block: bytes) -> tuple[Chunk, int]:
+        """The records of a block, `before` of which came earlier, and how many there were."""
+        plain = _one_line_records(block)
+        if plain is None:
+            return self._parsed(before, block)
+        headers, sequences, names, tokens = plain
+        if self._identifier == "accession" and b"|" in names:
+            names = "\n".join(map(accession, names.decode().split("\n"))).encode()
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        return Chunk(names, headers, sequences, tokens, lengths), len(headers)
+
+    def _parsed(self, before: int, block: bytes) -> tuple[Chunk, int]:
+        """The same for any layout, with what is not a residue changed and counted, or refused."""
+        names, headers, sequences = [], [], []
+        pairs = SimpleFastaParser(io.StringIO(block.decode("utf-8", "replace")))
+        for number, (header, letters) in enumerate(pairs, start=before + 1):
+            names.append(self._name(number, header))
+            try:
+                sequence, changes = normalise(letters)
+            except ResidueError as error:
+                line = self._line_of(number, error.position)
+                where = f", line {line}" if line else ""
+                raise UserError(
+                    f"{self.path}, record {number} ({names[-1]}){where}: {error}; mend or remove the record"
+                ) from error
+            for reason, count in changes.items():
+                self.tally.add(reason, count)
+            headers.append(b">" + header.encode())
+            sequences.append(sequence.encode())
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        self.tally.add("left out, no sequence", 0, int((lengths == 0).sum()))
+        chunk = Chunk("\n".join(names).encode(), headers, sequences, translate(b"".join(sequences)), lengths)
+        return chunk.select(lengths > 0), len(names)
+
+    def _name(self, number: int, header: str) -> str:
+        words = header.split(None, 1)
+        if not words:
             raise UserError(f"{self.path}, record {number}: no identifier behind '>'; give every record a name")
+        name = accession(words[0]) if self._identifier == "accession" else words[0]
         if "\0" in name:
             raise UserError(f"{self.path}, record {number}: NUL character in the identifier; expected a text file")
         if len(name) > _MAX_ID:
@@ -192,28 +266,13 @@ class FastaFile:
                 f"{self.path}, record {number}: identifier of {len(name)} characters; expected a header line of one "
                 f"identifier (at most {_MAX_ID}), a space and a description"
             )
-        try:
-            sequence, changes = normalise(letters)
-        except ResidueError as error:
-            line = self._line_of(number, error.position)
-            where = f", line {line}" if line else ""
-            raise UserError(
-                f"{self.path}, record {number} ({name}){where}: {error}; mend or remove the record"
-            ) from error
-        if not sequence:
-            changes = Counter({"record without a sequence left out": 1})
-        self.changes.update(changes)
-        self.changed_records.update(changes.keys())
-        if not sequence:
-            return None
-        description = header.split(maxsplit=1)
-        return Record(name, description[1] if len(description) > 1 else "", sequence)
+        return name
 
     def _line_of(self, record: int, position: int) -> int:
         """The line of a residue, found by reading the file again: only an error pays for line numbers."""
-        if not self.path.is_file():
+        if not Path(self._path).is_file():
             return 0  # a pipe can be read only once
-        with self._open() as text:
+        with Source(self._path) as source, source.text() as text:
             for number, line in enumerate(text, start=1):
                 if line.startswith(">"):
                     record -= 1
@@ -231,3 +290,26 @@ class FastaFile:
                 "A, C, G, T, U or N); translate it first, or if these are proteins pass --allow-nucleotides "
                 "(data.allow_nucleotides=true in training)"
             )
+
+
+def _one_line_records(block: bytes) -> tuple[list[bytes], list[bytes], bytes, np.ndarray] | None:
+    """Headers, sequences, first words and tokens of a block in which each sequence is one line of plain residues.
+
+    That needs no parser, and takes a third of Biopython's time. None for any other block.
+    """
+    lines = block.rstrip(b"\n").split(b"\n")
+    headers, sequences = lines[0::2], lines[1::2]
+    if len(headers) != len(sequences) or not all(sequences) or not block.isascii():
+        return None
+    tokens = translate(b"".join(sequences))
+    words = [header.split(None, 1)[0] for header in headers if header.startswith(b">")]
+    names = b"\n".join(words)
+    if (
+        tokens.max() == NOT_A_TOKEN
+        or names.count(b"\n>") != len(sequences) - 1  # a line of residues in the place of a header
+        or b"\n>\n" in b"\n%b\n" % names  # without a name
+        or max(map(len, words)) > _MAX_ID
+        or not names.decode().replace("\n", "").isprintable()
+    ):
+        return None
+    return headers, sequences, names[1:].replace(b"\n>", b"\n"), tokens

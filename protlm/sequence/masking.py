@@ -67,7 +67,7 @@ class Masking:
         masked = chosen[fate < self.mask]
         exchanged = chosen[(fate >= self.mask) & (fate < self.mask + self.random)]
         inputs[masked] = MASK
-        inputs[exchanged] = generator.choice(_STANDARD_TOKENS, len(exchanged))
+        inputs[exchanged] = _STANDARD_TOKENS[generator.integers(len(_STANDARD_TOKENS), size=len(exchanged))]
         scored[masked] = True
         return inputs, targets, scored
 

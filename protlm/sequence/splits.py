@@ -1,14 +1,15 @@
 """Which protein is trained on and which is kept for testing: by hash of the sequence, by cluster, by list."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from protlm.errors import UserError
-from protlm.sequence.fasta import DAMAGED, decompressed
+from protlm.sequence.stream import DAMAGED, Source
 
 SPLITS = ("train", "valid", "test", "ood")
 """Split codes are indices into this tuple; `ood` holds what is unlike anything in training."""
@@ -16,26 +17,31 @@ SPLITS = ("train", "valid", "test", "ood")
 TRAIN, VALID, TEST, OOD = range(4)
 
 
-def digest(data: bytes) -> int:
-    """A 64-bit BLAKE2b hash: the same on every machine and in every process."""
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+def digests(texts: Sequence[bytes]) -> np.ndarray:
+    """XXH3 hashes (n, 2) uint64 of n byte strings, 128 bits each, high half first: the same on every machine.
+
+    >>> [f"{half:016x}" for half in digests([b"MKT"])[0]]
+    ['824f4b7216e7f0a0', '9d659fcc2c86db31']
+    """
+    joined = b"".join(map(xxhash.xxh3_128_digest, texts))
+    return np.frombuffer(joined, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitRule:
-    """Assigns a split to each protein, the same whatever its place in the file.
+    """Assigns a split to each protein, the same whatever its place in the files.
 
     Args:
         valid: share of the proteins (or clusters) for validation, 0 to 1.
         test: share for the test split.
-        clusters: protein id -> cluster id; empty for none.
+        clusters: table of clusters (representative, tab, member), maybe compressed; None for none.
         whole_clusters: put each cluster as a whole into one of train, valid, test.
         held_out: ids of proteins or clusters for the `ood` split.
     """
 
     valid: float = 0.05
     test: float = 0.1
-    clusters: dict[str, str] = field(default_factory=dict)
+    clusters: str | Path | None = None
     whole_clusters: bool = True
     held_out: frozenset[str] = frozenset()
 
@@ -45,51 +51,29 @@ class SplitRule:
                 f"shares valid {self.valid:g}, test {self.test:g}: expected numbers from 0 that leave some for training"
             )
 
-    def assign(self, identifier: str, sequence_digest: int) -> int:
-        """The split code of one protein; `sequence_digest` is the 64-bit hash of its tokens."""
-        cluster = self.clusters.get(identifier)
-        if identifier in self.held_out or cluster in self.held_out:
-            return OOD
-        place = digest(cluster.encode()) if cluster is not None and self.whole_clusters else sequence_digest
-        fraction = place / 2**64
-        if fraction < self.test:
-            return TEST
-        return VALID if fraction < self.test + self.valid else TRAIN
+    def by_hash(self, high: np.ndarray) -> np.ndarray:
+        """Split codes (n,) uint8 from the high halves (n,) uint64 of hashes: below `test`, then `valid`, then train."""
+        fraction = high / 2.0**64
+        return np.where(fraction < self.test, TEST, np.where(fraction < self.test + self.valid, VALID, TRAIN)).astype(
+            np.uint8
+        )
 
 
-def unite_identical(codes: np.ndarray, digests: np.ndarray) -> int:
-    """Gives identical sequences one split: `ood` if any of them is held out, else that of the first. In place.
+def read_clusters(path: str | Path, rows: int = 1 << 16) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Members and their representatives, some at a time, from the two-column table that MMseqs2 writes.
 
-    Clusters and lists name proteins, not sequences: without this a sequence that stands in the file twice, under two
-    names, could be on both sides.
-
-    Args:
-        codes: (proteins,) uint8 split codes.
-        digests: (proteins,) uint64 hashes of the sequences.
-
-    Returns:
-        How many proteins changed their split.
+    The file (representative, tab, member) may be compressed (gzip, bzip2, xz, zstandard).
     """
-    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
-    united = codes[first]
-    united[group[codes == OOD]] = OOD
-    moved = int((united[group] != codes).sum())
-    codes[:] = united[group]
-    return moved
-
-
-def read_clusters(path: str | Path) -> dict[str, str]:
-    """Member -> representative, from the two-column table (representative, tab, member) that MMseqs2 writes.
-
-    The file may be compressed (gzip, bzip2, xz, zstandard).
-    """
-    clusters = {}
-    for number, line in _lines(path):
-        columns = [column.strip() for column in line.split("\t")]
-        if len(columns) != 2 or not all(columns):
-            raise UserError(f"{path}, line {number}: {line.strip()[:40]!r}; expected representative, tab, member")
-        clusters[columns[1]] = columns[0]
-    return clusters
+    lines = _lines(path)
+    while block := list(islice(lines, rows)):
+        members, representatives = [], []
+        for number, line in block:
+            columns = [column.strip() for column in line.split("\t")]
+            if len(columns) != 2 or not all(columns):
+                raise UserError(f"{path}, line {number}: {line.strip()[:40]!r}; expected representative, tab, member")
+            representatives.append(columns[0].encode())
+            members.append(columns[1].encode())
+        yield members, representatives
 
 
 def read_ids(path: str | Path) -> frozenset[str]:
@@ -100,7 +84,7 @@ def read_ids(path: str | Path) -> frozenset[str]:
 def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Numbers and lines, without blank ones, of a text file that may be compressed."""
     try:
-        with Path(path).open("rb") as raw, decompressed(raw) as text:
+        with Source(path) as source, source.text() as text:
             yield from ((number, line) for number, line in enumerate(text, start=1) if line.strip())
     except DAMAGED as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error

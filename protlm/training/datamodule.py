@@ -7,10 +7,22 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from protlm.errors import UserError
-from protlm.sequence.batching import Batch, Batches, BlockBatches, EndlessBatches, ProteinBatches, Question
-from protlm.sequence.corpus import VERSION, Corpus, Unigram, prepare_corpus
+from protlm.sequence.assemble import VERSION
+from protlm.sequence.batching import (
+    Batch,
+    Batches,
+    BlockBatches,
+    EndlessBatches,
+    Place,
+    Plan,
+    ProteinBatches,
+    Question,
+)
+from protlm.sequence.corpus import Corpora, Corpus, Unigram
+from protlm.sequence.ingest import Selection
 from protlm.sequence.masking import Masking
-from protlm.sequence.splits import SplitRule, digest, read_clusters, read_ids
+from protlm.sequence.prepare import prepare_corpus
+from protlm.sequence.splits import SplitRule, digests, read_ids
 
 EVALUATION_SPLITS = ("test", "ood")
 """Splits of `trainer.test`, in the order of its dataloaders; empty ones are left out."""
@@ -23,8 +35,11 @@ class TremblDataModule(pl.LightningDataModule):
     and a run that goes on gets exactly the batches it had not seen.
 
     Args:
-        corpus: path of the corpus; made from `fasta` if it is missing. By default, with `fasta`, a file in the folder
-            `corpora` whose name depends on the FASTA files and on how they are split.
+        corpus: path of the corpus, or of several that are taken as one; a single one is made from `fasta` if it is
+            missing. By default, with `fasta`, a file in the folder `corpora` whose name depends on the FASTA files and
+            on how they are split.
+        weights: share of each corpus in training; None takes each of its proteins once an epoch.
+        sample_by: in training, "protein" takes each protein once an epoch, "cluster" one protein of each cluster.
         fasta: a FASTA file or a list of them.
         clusters: two-column table (representative, member) for `split_by`; None for none.
         split_by: "cluster" keeps whole clusters on one side, "sequence" splits by hash of the sequence.
@@ -44,7 +59,9 @@ class TremblDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        corpus: str | None = None,
+        corpus: str | list[str] | None = None,
+        weights: list[float] | None = None,
+        sample_by: str = "protein",
         fasta: str | list[str] | None = None,
         clusters: str | None = None,
         split_by: str = "sequence",
@@ -65,29 +82,32 @@ class TremblDataModule(pl.LightningDataModule):
         if split_by == "cluster" and not clusters:
             raise UserError("data.split_by is 'cluster': give the table as data.clusters")
         self.fasta = [path for path in ([fasta] if isinstance(fasta, str) else fasta or []) if path]
-        if corpus is None and not self.fasta:
+        if not corpus and not self.fasta:
             raise UserError("no data: give data.fasta=FILE.fasta, or data.corpus=CORPUS.h5 made by 'protlm prepare'")
         self.clusters, self.split_by, self.held_out, self.valid, self.test = clusters, split_by, held_out, valid, test
-        self.corpus_path = Path(corpus) if corpus else self._cached()
+        paths = [corpus] if isinstance(corpus, str) else corpus or [self._cached()]
+        self.corpus_paths = [Path(path) for path in paths]
+        if self.fasta and len(self.corpus_paths) > 1:
+            raise UserError("data.fasta with several data.corpus: make each of them with 'protlm prepare' first")
+        self.weights, self.sample_by = weights, sample_by
         self.allow_nucleotides = allow_nucleotides
         self.max_length, self.token_budget, self.workers, self.seed = max_length, token_budget, workers, seed
         self.question = Question(causal, masking or Masking())
-        self._corpus: Corpus | None = None
+        self._corpora: Corpora | None = None
         self._sampler: EndlessBatches | None = None
-        self._start = (0, 0)
-        self._before = 0  # batches trained on before this process began
+        self._start: Place | None = None
 
     @property
-    def corpus(self) -> Corpus:
-        """The corpus, opened at the first use."""
-        if self._corpus is None:
-            self._corpus = Corpus(self.corpus_path)
-        return self._corpus
+    def corpora(self) -> Corpora:
+        """The corpora, opened at the first use."""
+        if self._corpora is None:
+            self._corpora = Corpora([Corpus(path) for path in self.corpus_paths])
+        return self._corpora
 
     @property
     def unigram(self) -> Unigram:
         """The baseline of the training split."""
-        return self.corpus.unigram()
+        return self.corpora.unigram()
 
     def prepare_data(self) -> None:
         """Makes the corpus from the FASTA files if it is missing.
@@ -95,31 +115,33 @@ class TremblDataModule(pl.LightningDataModule):
         Raises:
             UserError: if there is neither a corpus nor a FASTA, or if one is unusable.
         """
-        if self.corpus_path.exists():
-            self.corpus.check_sources(self.fasta)
+        path = self.corpus_paths[0]
+        if path.exists() or not self.fasta:
+            for corpus in self.corpora.corpora:  # says what is missing and how to make it
+                corpus.check_sources(self.fasta)
             return
-        if not self.fasta:
-            Corpus(self.corpus_path)  # says what is missing and how to make it
         rule = SplitRule(
             valid=self.valid,
             test=self.test,
-            clusters=read_clusters(self.clusters) if self.clusters else {},
+            clusters=self.clusters,
             whole_clusters=self.split_by == "cluster",
             held_out=read_ids(self.held_out) if self.held_out else frozenset(),
         )
-        self.corpus_path.parent.mkdir(parents=True, exist_ok=True)
-        summary = prepare_corpus(self.fasta, self.corpus_path, rule, self.allow_nucleotides)
-        print(*summary.describe(self.corpus_path), sep="\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        selection = Selection(allow_nucleotides=self.allow_nucleotides)
+        print(f"preparing {path}", flush=True)
+        summary = prepare_corpus(self.fasta, path, rule, selection)
+        print(*summary.describe(path), sep="\n", flush=True)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        samples = self._batches("train", self.question)
-        if not len(samples.members):
+        samples = self._batches("train", self.question, sample_by=self.sample_by, weights=self.weights)
+        if not samples.draws.size:
             raise UserError(
-                f"{self.corpus_path}: no protein in the train split; prepare it again with more proteins or smaller "
+                f"{self.corpora}: no protein in the train split; prepare it again with more proteins or smaller "
                 "--valid and --test"
             )
-        self._sampler = EndlessBatches(samples, *self._rank(), self._start)
-        self._before = self._trained_batches()
+        before = self._trained_batches()
+        self._sampler = EndlessBatches(samples, *self._rank(), self._start, lambda: self._trained_batches() - before)
         return self._loader(samples, self._sampler)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -130,17 +152,40 @@ class TremblDataModule(pl.LightningDataModule):
 
     def evaluated_splits(self) -> tuple[str, ...]:
         """The splits of `test_dataloader`."""
-        return tuple(split for split in EVALUATION_SPLITS if len(self.corpus.members(split)))
+        return tuple(split for split in EVALUATION_SPLITS if self.corpora.count(split)[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the data behind the last batch that was trained on."""
-        if self._sampler is None or self.trainer is None:
-            return {"start": list(self._start)}
-        return {"start": list(self._sampler.place(self._trained_batches() - self._before))}
+        """The place in the data behind the last batch that was trained on, the same for all ranks."""
+        place = self._start
+        if self._sampler is not None and self.trainer is not None:
+            place = self._sampler.place()
+        return {"place": place, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        epoch, batch = state_dict["start"]
-        self._start = (epoch, batch)
+        """Goes on at a place, on any number of ranks.
+
+        Raises:
+            UserError: if the place belongs to another order of batches.
+        """
+        stored, now = state_dict.get("order", {}), self._order()
+        if stored != now:
+            odd = [name for name in now if now[name] != stored.get(name)]
+            changes = ", ".join(f"data.{name} {stored.get(name)} is now {now[name]}" for name in odd)
+            raise UserError(f"the checkpoint's place in the data is lost: {changes}; resume with the same options")
+        if place := state_dict["place"]:
+            epoch, cursor, batch = place
+            self._start = (epoch, tuple(cursor), batch)
+
+    def _order(self) -> dict[str, Any]:
+        """All that the order of the training batches depends on."""
+        return {
+            "seed": self.seed,
+            "max_length": self.max_length,
+            "token_budget": self.token_budget,
+            "sample_by": self.sample_by,
+            "weights": self.weights,
+            "corpus": [corpus.fingerprint for corpus in self.corpora.corpora],
+        }
 
     def _rank(self) -> tuple[int, int]:
         """This process and their number."""
@@ -157,7 +202,7 @@ class TremblDataModule(pl.LightningDataModule):
         ]
         key = repr((VERSION, stats, self.split_by, self.valid, self.test)).encode()
         stem = Path(self.fasta[0]).name.split(".")[0]
-        return Path("corpora") / f"{stem}-{digest(key):016x}.h5"
+        return Path("corpora") / f"{stem}-{int(digests([key])[0, 0]):016x}.h5"
 
     def _trained_batches(self) -> int:
         if self.trainer is None:
@@ -165,15 +210,14 @@ class TremblDataModule(pl.LightningDataModule):
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return progress.processed
 
-    def _batches(self, split: str, question: Question) -> Batches:
-        return self.batches(self.corpus, split, question, self.max_length, self.token_budget, self.seed)
+    def _batches(self, split: str, question: Question, **sampling: Any) -> Batches:
+        return self.batches(self.corpora, split, question, self.max_length, self.token_budget, self.seed, **sampling)
 
     def _evaluation(self, splits: tuple[str, ...]) -> list[DataLoader[Batch]]:
-        rank, ranks = self._rank()
         loaders = []
         for split in splits:
             samples = self._batches(split, self.question.for_evaluation())
-            loaders.append(self._loader(samples, [(0, indices) for indices in samples.plan(0)[rank::ranks]]))
+            loaders.append(self._loader(samples, Plan(samples, *self._rank())))
         return loaders
 
     def _loader(self, samples: Batches, keys: Any) -> DataLoader[Batch]:
@@ -187,6 +231,20 @@ class TremblDataModule(pl.LightningDataModule):
 
 
 class ConcatenatedTremblDataModule(TremblDataModule):
-    """Proteins joined by `<eos>` and cut into blocks of `max_length`; everything else as `TremblDataModule`."""
+    """Proteins joined by `<eos>` and cut into blocks of `max_length`; everything else as `TremblDataModule`.
+
+    Args:
+        separate: keep attention within each protein of a block, and begin positions anew.
+    """
 
     batches = BlockBatches
+
+    def __init__(self, separate: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.separate = separate
+
+    def _batches(self, split: str, question: Question, **sampling: Any) -> Batches:
+        return super()._batches(split, question, separate=self.separate, **sampling)
+
+    def _order(self) -> dict[str, Any]:
+        return {**super()._order(), "blocks": True}

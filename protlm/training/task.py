@@ -47,13 +47,13 @@ class LanguageModelTask(pl.LightningModule):
         """Split -> metrics, filled by `trainer.test`."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self.model(batch.inputs, batch.key_mask)
+        logits = self.model(batch.inputs, batch.key_mask, batch.segments)
         loss = self.model.loss(logits, batch.targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.inputs))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.valid.update(self.model(batch.inputs, batch.key_mask), batch.targets, batch.scored)
+        self.valid.update(self.model(batch.inputs, batch.key_mask, batch.segments), batch.targets, batch.scored)
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self._summary(self.valid).items():
@@ -65,7 +65,7 @@ class LanguageModelTask(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         metrics: Any = self.tests[dataloader_idx]
-        metrics.update(self.model(batch.inputs, batch.key_mask), batch.targets, batch.scored)
+        metrics.update(self.model(batch.inputs, batch.key_mask, batch.segments), batch.targets, batch.scored)
 
     def on_test_epoch_end(self) -> None:
         for split, metrics in zip(self._data().evaluated_splits(), self.tests, strict=True):

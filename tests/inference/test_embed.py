@@ -85,8 +85,11 @@ def test_what_was_changed_in_the_fasta_is_reported(tiny_model: Performer, write_
     fasta = write_fasta([("a", "MkT*"), ("none", ""), ("b", "MK")])
     summary = embed_fasta(tiny_model, fasta, tmp_path / "out.h5")
     assert list(written(tmp_path / "out.h5")) == ["a", "b"]
-    assert summary.changes["lower case made upper case"] == 1
-    assert summary.changed_records["record without a sequence left out"] == 1
+    assert summary.tally.to_dict() == {
+        "lower case made upper case": {"records": 1, "residues": 1},
+        "final stop removed": {"records": 1, "residues": 1},
+        "left out, no sequence": {"records": 1, "residues": 0},
+    }
 
 
 def test_the_file_can_be_read_by_others_as_any_new_file(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:

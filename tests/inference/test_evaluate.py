@@ -10,7 +10,8 @@ import torch
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
-from protlm.sequence.corpus import Corpus, prepare_corpus
+from protlm.sequence.corpus import Corpus
+from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule
 
 

@@ -602,7 +602,7 @@ def test_only_training_observes_and_only_redraw_adopts(kernel: str, causal: bool
     attention.eval()(q, k, v)
     assert all(torch.equal(value, fresh[name]) for name, value in attention.state_dict().items())
     result = attention.train()(q, k, v)
-    assert attention.observed == 1
+    assert attention.observed == 2  # sequences
     assert torch.equal(attention.directions, fresh["directions"])
     assert distance(result, plain(q, k, v)) < 1e-6  # softmax until the first redraw
     attention.redraw(0)
@@ -625,7 +625,7 @@ def test_the_moment_is_the_mean_over_all_pairs_of_real_positions(kernel: str) ->
                 sums = (x[:, None] + y).flatten(0, 1)
                 expected += sums.T @ sums / len(sums) / 12
     torch.testing.assert_close(attention.moment.double(), expected, rtol=1e-5, atol=1e-6)
-    assert attention.observed == 2
+    assert attention.observed == 4
 
 
 @EACH_ADAPTIVE

@@ -222,3 +222,95 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ValueError, match=f"model.*{next(iter(wrong))}"):
             dataclasses.replace(config, **wrong)
+
+
+LENGTHS = [[1, 7, 20, 3, 9], [40], [20, 20], [2, 37, 1]]
+"""Of the proteins of each row of a block."""
+
+
+def block(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (B, L) and the numbers of their proteins (B, L)."""
+    tokens = torch.randint(4, 24, (len(LENGTHS), 40), generator=torch.Generator().manual_seed(seed))
+    rows = [torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in LENGTHS]
+    return tokens, torch.stack(rows)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_protein_of_a_block_has_the_logits_it_has_alone(attention: str, causal: bool, positions: str) -> None:
+    model = build(attention=attention, causal=causal, positions=positions, max_length=16).double()
+    for layer in model.blocks:
+        layer.attention.qkv.weight.data *= 10  # attention that looks at something
+    tokens, segments = block()
+    together = model(tokens, segments=segments)
+    for row, lengths in enumerate(LENGTHS):
+        alone = [model(part[None])[0] for part in tokens[row].split(lengths)]
+        torch.testing.assert_close(together[row], torch.cat(alone), atol=1e-8, rtol=1e-8)
+    if attention != "opt" or positions == "learned":
+        assert not torch.allclose(together, model(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attention", ["exact", "relu", "softmax"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_gradients_of_a_block_are_those_of_its_proteins(attention: str, causal: bool, positions: str) -> None:
+    tokens, segments = block()
+    together, apart = (build(attention=attention, causal=causal, positions=positions).double() for _ in range(2))
+    (together(tokens, segments=segments).log_softmax(-1) ** 2).sum().backward()
+    for row, lengths in enumerate(LENGTHS):
+        for part in tokens[row].split(lengths):
+            (apart(part[None]).log_softmax(-1) ** 2).sum().backward()
+    for (name, one), other in zip(together.named_parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attention", ["exact", "relu", "softmax"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
+    attention: str, causal: bool, positions: str
+) -> None:
+    model = build(attention=attention, causal=causal, positions=positions).double()
+    for layer in model.blocks:
+        layer.attention.qkv.weight.data *= 10
+    tokens, segments = block()
+    changed = tokens.clone()
+    changed[0, 8] = (tokens[0, 8] - 3) % 20 + 4  # the first residue of a protein of 20
+    difference = (model(changed, segments=segments) - model(tokens, segments=segments)).abs().amax(-1)
+    assert difference[0, 8:28].min() > 1e-9
+    difference[0, 8:28] = 0
+    assert difference.max() < 1e-10
+
+
+@pytest.mark.parametrize("attention", ["exact", "opt", "relu", "softmax"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_padding_behind_a_block_changes_nothing_and_learns_nothing(
+    attention: str, causal: bool, positions: str
+) -> None:
+    """Also where it is a segment of its own, as behind the last, shorter block of a split."""
+    for own in (0, 1):
+        model = build(attention=attention, causal=causal, positions=positions).double()
+        tokens, segments = block()
+        before = model(tokens, segments=segments)
+        tokens = torch.nn.functional.pad(tokens, (0, 9), value=PAD)
+        segments = torch.cat((segments, (segments[:, -1:] + own).expand(-1, 9)), 1)
+        after = model(tokens, segments=segments)
+        torch.testing.assert_close(after[:, :40], before)
+        targets = tokens.masked_fill(tokens == PAD, -100)
+        model.loss(after, targets).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("attention", ["optimal", "sderf"])
+def test_every_protein_of_a_block_counts_the_same_for_a_kernel_that_adapts(attention: str) -> None:
+    tokens, segments = block()
+    together, apart = (build(attention=attention).train() for _ in range(2))
+    together(tokens, segments=segments)
+    for row, lengths in enumerate(LENGTHS):
+        for part in tokens[row].split(lengths):
+            apart(part[None])
+    for one, other in zip(together.blocks, apart.blocks, strict=True):
+        assert other.attention.attention.moment.count_nonzero() > 0
+        torch.testing.assert_close(one.attention.attention.moment, other.attention.attention.moment)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from protlm.errors import UserError
 from protlm.sequence import alphabet
 from protlm.sequence.alphabet import (
+    INDEX,
     LETTERS,
+    NOT_A_TOKEN,
     SCORED,
     TOKENS,
     ResidueError,
@@ -16,6 +18,7 @@ from protlm.sequence.alphabet import (
     encode,
     encode_with_special,
     normalise,
+    translate,
     with_ends,
 )
 
@@ -96,6 +99,13 @@ def test_encode_takes_its_letters_or_names_the_first_other_character(text: str) 
         assert caught.value.position == odd[0]
     else:
         assert decode(encode(text)) == text
+
+
+@given(st.binary())
+def test_bytes_are_tokens_where_they_are_capital_letters_of_the_alphabet(found: bytes) -> None:
+    expected = [INDEX[chr(byte)] if chr(byte) in LETTERS else NOT_A_TOKEN for byte in found]
+    assert translate(found).tolist() == expected
+    assert NOT_A_TOKEN not in INDEX.values()
 
 
 @pytest.mark.parametrize("text", ["MK<nope>T", "MK<mask", "MK1", "MKé", "<MASK>"])

@@ -1,0 +1,62 @@
+"""Attention kept within each of several sequences that share a row.
+
+Legend: B batch, L length, H heads, d head width, S segments of similar length, W the longest of them.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def restarted(segments: Tensor) -> Tensor:
+    """Positions (B, L) int64 that begin at 0 in each segment; `segments` (B, L) integers are equal within one.
+
+    >>> restarted(torch.tensor([[0, 0, 0, 1, 1]])).tolist()
+    [[0, 1, 2, 0, 1]]
+    """
+    place = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    return place - torch.where(_starts(segments), place, 0).cummax(1).values
+
+
+def within_segments(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, segments: Tensor
+) -> Tensor:
+    """Any kind of attention, applied to each segment as if it stood alone.
+
+    Segments are taken out of their rows, padded to lengths of the same power of two, and put back.
+
+    Args:
+        attention: of (q, k, v, key_mask), each call a batch of sequences.
+        q, k: (B, H, L, d); v: (B, H, L, any width).
+        key_mask: (B, L) bool, true where a key counts; None for all.
+        segments: (B, L) integers, equal within a segment, which is contiguous.
+
+    Returns:
+        (B, H, L, width of v).
+    """
+    batch, heads, length, _ = q.shape
+    starts = _starts(segments).flatten().nonzero().flatten()
+    sizes = torch.diff(starts, append=starts.new_tensor([batch * length]))
+    mask = key_mask.flatten() if key_mask is not None else segments.new_ones(batch * length, dtype=torch.bool)
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (B L, H, d)
+    result = flat[2].new_zeros(batch * length, heads, v.shape[-1])
+    classes = (sizes - 1).clamp(min=1).log2().floor()
+    for size_class in classes.unique():
+        chosen = classes == size_class
+        column = torch.arange(int(sizes[chosen].max()), device=q.device)
+        real = column < sizes[chosen, None]
+        index = torch.where(real, starts[chosen, None] + column, starts[chosen, None])  # (S, W)
+        parts = [x[index].transpose(1, 2) for x in flat]
+        attended = attention(parts[0], parts[1], parts[2], real & mask[index]).transpose(1, 2)
+        result = result.index_put((index[real],), attended[real].to(result.dtype))
+    return result.unflatten(0, (batch, length)).transpose(1, 2)
+
+
+def _starts(segments: Tensor) -> Tensor:
+    """(B, L) bool: true at the first position of each segment."""
+    first = torch.ones_like(segments, dtype=torch.bool)
+    first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return first

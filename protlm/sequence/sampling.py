@@ -1,0 +1,99 @@
+"""Which proteins an epoch draws, and in which order; computed place by place, so nothing grows with the corpus.
+
+Each protein (or each cluster) is drawn once an epoch. With weights, each corpus has its share of the draws, and takes
+all of its proteins once before it takes any again.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from protlm.errors import UserError
+from protlm.sequence.corpus import Corpora
+from protlm.sequence.permutation import mix, permutation
+
+UNITS = ("protein", "cluster")
+
+
+class Draws:
+    """The draws of each epoch from one split.
+
+    Args:
+        corpora: where the proteins come from.
+        split: one of "train", "valid", "test", "ood".
+        seed: of the order, and of the members of clusters.
+        by: "protein" draws every protein once an epoch; "cluster" every cluster once, and one of its proteins, each as
+            likely.
+        weights: share of each corpus in the draws; None takes every protein (or cluster) of all equally often.
+
+    Attributes:
+        size: draws in an epoch.
+
+    Raises:
+        UserError: for weights that do not fit, or for clusters that a corpus does not have.
+    """
+
+    def __init__(
+        self, corpora: Corpora, split: str, seed: int, by: str = "protein", weights: Sequence[float] | None = None
+    ) -> None:
+        if by not in UNITS:
+            raise UserError(f"sample_by {by!r}: expected one of {', '.join(UNITS)}")
+        self.corpora, self.split, self.seed = corpora, split, seed
+        self._by, self._weights = by, weights
+        self._members = [corpus.members(split) for corpus in corpora.corpora]
+        self._groups = [corpus.groups(split) for corpus in corpora.corpora] if by == "cluster" else None
+        units = [len(groups) - 1 for groups in self._groups] if self._groups else list(map(len, self._members))
+        self._units = np.array(units, dtype=np.int64)
+        self._draws = self._units if weights is None else self._weighted(weights)
+        self._ends = np.cumsum(self._draws)
+        self.size = int(self._draws.sum())
+
+    def __reduce__(self) -> tuple[type["Draws"], tuple[object, ...]]:
+        """A worker opens the corpora itself, instead of getting copies of what is mapped."""
+        return Draws, (self.corpora, self.split, self.seed, self._by, self._weights)
+
+    def _weighted(self, weights: Sequence[float]) -> np.ndarray:
+        try:
+            shares = np.array(weights, dtype=float)
+        except (TypeError, ValueError):
+            shares = np.zeros(0)
+        if shares.shape != self._units.shape or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
+            raise UserError(
+                f"weights {weights}: expected {len(self._units)} numbers from 0, one for each corpus, not all 0"
+            )
+        shares = np.where(self._units > 0, shares, 0.0)
+        if not shares.any():
+            return np.zeros_like(self._units)
+        draws = np.round(self._units.sum() * shares / shares.sum()).astype(np.int64)
+        return np.where((shares > 0) & (draws == 0), 1, draws)
+
+    def __call__(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The draws from place `start` to before `stop` of an epoch.
+
+        Returns:
+            (n,) int64, how often the corpus was gone through before, which makes a protein drawn again another sample;
+            (n,) int64, the proteins.
+        """
+        slots = permutation(self.size, (self.seed, 1, epoch))(np.arange(start, min(stop, self.size)))
+        shards = np.searchsorted(self._ends, slots, side="right")
+        passes, proteins = np.empty_like(slots), np.empty_like(slots)
+        for shard in np.unique(shards).tolist():
+            rows = shards == shard
+            count, draws = int(self._units[shard]), int(self._draws[shard])
+            units = slots[rows] - (self._ends[shard] - draws)
+            rounds = np.full_like(units, epoch)
+            if draws != count:
+                rounds, places = np.divmod(epoch * draws + units, count)
+                for number in np.unique(rounds).tolist():
+                    now = rounds == number
+                    units[now] = permutation(count, (self.seed, 4, shard, number))(places[now])
+            if self._groups is not None:
+                first, behind = self._groups[shard][units], self._groups[shard][units + 1]
+                chance = mix(mix(units.astype(np.uint64) ^ self._key(shard)) + rounds.astype(np.uint64))
+                units = first + (chance % (behind - first).astype(np.uint64)).astype(np.int64)
+            passes[rows] = rounds
+            proteins[rows] = self.corpora.starts[shard] + self._members[shard][units]
+        return passes, proteins
+
+    def _key(self, shard: int) -> np.uint64:
+        return np.random.SeedSequence((self.seed, 5, shard)).generate_state(1, np.uint64)[0]

@@ -1,0 +1,155 @@
+"""The bytes of a file or of standard input: decompressed by content, counted and hashed on the way."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+import zstandard
+from isal import igzip, isal_zlib
+
+from protlm.errors import UserError
+
+STDIN = "-"
+"""The path that stands for standard input."""
+
+_ISAL_ERROR: Any = isal_zlib.error  # a class, which its stubs call an instance
+DAMAGED: tuple[type[Exception], ...] = (
+    *(EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError, _ISAL_ERROR),
+)
+"""What reading a damaged or cut file raises."""
+
+_BUFFER = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Source(io.RawIOBase):
+    """The bytes of a file as they are, one pass; `position` counts them and `checksum` hashes them.
+
+    Args:
+        path: a file, or "-" for standard input.
+
+    Attributes:
+        name: of the file, without its folders.
+        size: in bytes; 0 where it is not known beforehand, as for a pipe.
+        position: bytes read so far.
+
+    Raises:
+        UserError: for a file that is missing, a folder, or cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.position = 0
+        self._hash = xxhash.xxh3_128()
+        if str(path) == STDIN:
+            self.name = STDIN
+            if sys.stdin is None:
+                raise UserError("standard input is closed; expected FASTA")
+            self._raw: IO[bytes] = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
+            self.size = 0
+            return
+        check_readable(path)
+        self.name = Path(path).name
+        try:
+            self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        self.size = os.fstat(self._raw.fileno()).st_size
+
+    @property
+    def checksum(self) -> str:
+        """XXH3, 128 bits, in hexadecimal, of the bytes read so far, as `xxh128sum` prints it."""
+        return self._hash.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Name, bytes and checksum of what was read, ready for JSON."""
+        return {"name": self.name, "bytes": self.position, "xxh3_128": self.checksum}
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        self._hash.update(memoryview(buffer)[:count])
+        self.position += count
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+    def content(self) -> "io.BufferedReader[Any]":
+        """The decompressed bytes: plain, gzip, bzip2, xz or zstandard, told apart by the first ones."""
+        packed = io.BufferedReader(self, _BUFFER)
+        start = packed.peek(6)[:6]
+        content: io.BufferedReader[Any] = packed
+        for magic, opened in _COMPRESSIONS.items():
+            if start.startswith(magic):
+                content = io.BufferedReader(opened(packed), _BUFFER)
+        if content.peek(3)[:3] == _BYTE_ORDER_MARK:
+            content.read(3)
+        return content
+
+    def text(self) -> io.TextIOWrapper:
+        """The decompressed text; bytes that are not UTF-8 become U+FFFD."""
+        return io.TextIOWrapper(self.content(), "utf-8", "replace")
+
+
+class _Zstandard(io.RawIOBase):
+    """The content of zstandard frames; zstandard's own reader takes a file that is cut short for a whole one."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._content = raw, memoryview(b"")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._content:
+            data = self._frame.unused_data or self._raw.read(_BUFFER)
+            if not data:
+                if self._frame.eof:
+                    return 0
+                raise EOFError("Compressed file ended before the end of a frame")
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._content = memoryview(self._frame.decompress(data))
+        count = min(len(buffer), len(self._content))
+        buffer[:count], self._content = self._content[:count], self._content[count:]
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda raw: igzip.IGzipFile(fileobj=raw),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _Zstandard,
+}
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Name, bytes and checksum of a file, ready for JSON."""
+    with Source(path) as source:
+        while source.read(_BUFFER):
+            pass
+        return source.describe()
+
+
+def check_readable(path: str | Path) -> None:
+    """Raises `UserError` for a path that is missing or a folder; standard input is neither."""
+    if str(path) != STDIN and not Path(path).exists():
+        raise UserError(f"{path}: no such file")
+    if Path(path).is_dir():
+        raise UserError(f"{path}: is a folder; expected a file")
