@@ -16,8 +16,8 @@ demo: $(READY)
 	$(BIN)/protlm fill '$(MASKED)' --top 3 --model $(DEMO)/checkpoints/best.ckpt
 
 DEMO := runs/demo
-# a ribosomal protein of the test split (A1KVV9) with R20, Q40 and F60 masked
-MASKED := MASKKAGGSTRNGRDSEAK<mask>LGVKAYGNELIPAGSIIVR<mask>RGTKFHAGDNVGMGKDHTL<mask>AKVDGYVEFKTKGALNRKTVSIRPYTGSEE
+# a ribosomal protein of the test split (A1V0P2) with R20, Q40 and F60 masked
+MASKED := MAHKKAGGSSRNGRDSESK<mask>LGVKVYGGQAINAGGIIVR<mask>RGTRMHAGENVGMGKDHTL<mask>ALVDGHVKFTTKGAAKKHTVVVVPAAA
 
 test: $(READY)
 	$(BIN)/pytest -q -n auto

@@ -72,11 +72,14 @@ def assemble(
     id_type = f"S{max(part.longest_id for part in parts)}"
     firsts = np.cumsum([0, *(part.records for part in parts)]).tolist()
     jobs = [(part, first, placement, id_type) for part, first in zip(parts, firsts, strict=False)]
-    with ThreadPoolExecutor(1) as thread:
-        # tokens of which none is left out can be joined at once
-        early = None if placement.deduplicate else thread.submit(_join_tokens, parts)
+    if placement.deduplicate:
         finished: list[_Finished] = crew.map(_finish, jobs)
-        (early or thread.submit(_join_tokens, finished)).result()
+        _join_tokens(finished)
+    else:
+        with ThreadPoolExecutor(1) as thread:  # tokens of which none is left out are joined at the same time
+            joined = thread.submit(_join_tokens, parts)
+            finished = crew.map(_finish, jobs)
+            joined.result()
     result.residues = sum(part.residues for part in finished)
     result.proteins = sum(part.records for part in finished)
     result.merged = firsts[-1] - result.proteins
@@ -96,7 +99,7 @@ def assemble(
         file["residue_counts"] = np.sum([part.counts for part in finished], axis=0)
         _write_columns(file, finished, id_type, folder, placement.clustered, result)
         if result.merged:
-            _write_merged(file, parts, placement, folder)
+            _write_merged(file, parts, placement, folder, result.merged)
         if not in_place:  # too few tokens to be aligned
             dataset = file["tokens"]
             assert isinstance(dataset, h5py.Dataset)
@@ -277,11 +280,11 @@ def _write_members(
         file["group_offsets"] = np.concatenate(([0], np.cumsum([len(start) for start in starts])))
 
 
-def _write_merged(file: h5py.File, parts: Sequence[Part], placement: Placement, folder: Path) -> None:
+def _write_merged(file: h5py.File, parts: Sequence[Part], placement: Placement, folder: Path, merged: int) -> None:
     """The protein that each of the records left out is identical to: those that stand for them are looked up."""
     records = sum(part.records for part in parts)
-    wanted = Partitions(folder / "wanted", 2, parts_for(records))
-    ordered = Partitions(folder / "ordered", 2, parts_for(records))
+    wanted = Partitions(folder / "wanted", 2, parts_for(records + 10 * merged))  # many may stand near each other
+    ordered = Partitions(folder / "ordered", 2, parts_for(merged))
     assert placement.columns is not None
     standing_of = placement.columns[2]
     behind = proteins = start = 0
