@@ -18,6 +18,8 @@ def unfinished(target: Path) -> Iterator[Path]:
     Raises:
         UserError: if the folder cannot be made, or for an `OSError` inside, such as a full disk.
     """
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: there is no folder {target.parent}; make it first")
     folder = target.with_name(f".{target.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the sample, a corpus of it, and a model small enough to build in milliseconds."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -79,3 +80,16 @@ def write_fasta(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Gives a folder with nothing in it, at each call the same."""
+    folder = tmp_path_factory.mktemp("fresh")
+
+    def emptied() -> Path:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return folder
+
+    return emptied

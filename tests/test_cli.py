@@ -205,7 +205,7 @@ def test_info_refuses_a_picture_it_cannot_draw(protlm, corpus_path: Path, tmp_pa
 def test_info_names_a_picture_it_cannot_write(protlm, corpus_path: Path, tmp_path: Path) -> None:
     outcome = protlm("info", corpus_path, "--histogram", tmp_path / "absent" / "lengths.png")
     assert outcome.code == 2
-    start = re.escape(f"error: {tmp_path / 'absent' / 'lengths.png'}: cannot be written")
+    start = re.escape(f"error: {tmp_path / 'absent' / 'lengths.png'}: there is no folder")
     assert re.fullmatch(rf"{start}[^\n]+\n", outcome.err)
 
 
@@ -287,7 +287,7 @@ def test_nucleotides_are_taken_when_asked(
         ("info absent.h5", "absent.h5: no such corpus"),
         ("info FASTA", "not a corpus"),
         ("info", "Missing argument"),
-        ("prepare FASTA -o absent/out.h5", "cannot be written"),
+        ("prepare FASTA -o absent/out.h5", "there is no folder absent"),
         ("prepare FASTA -o out.h5 --clutsers x", "No such option: --clutsers"),
         ("embed FASTA -o out.h5", "Missing option '--model'"),
         ("embed FASTA -o out.h5 --model absent", "absent: no such model"),

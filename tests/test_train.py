@@ -317,6 +317,7 @@ def test_several_corpora_train_as_one_with_weights_and_go_on(
         (["data.weights=[1,1]"], "data.weights [0.25, 0.75] is now [1, 1]"),
         (["data.weights=null"], "data.weights [0.25, 0.75] is now None"),
         ([f"data.corpus=[{without_clusters},{corpus_path}]"], "data.corpus"),
+        (["data=trembl_concat"], "was not made with ConcatenatedTremblDataModule"),
     ):
         message = refusal(monkeypatch, capsys, *common, *changes, "trainer.max_steps=6", "ckpt_path=auto")
         assert expected in message

@@ -6,7 +6,7 @@ pool: nothing is held that grows with the corpus.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -156,30 +156,20 @@ class BlockBatches(Batches):
     A row of a key is (epoch, block, first draw, tokens of it that belong to the block before).
 
     Args:
+        of_batches, more_of_batches: those of `Batches`.
         separate: number the proteins of a block, so that attention can be kept within each.
     """
 
     first = (0, 0, 0)
 
-    def __init__(
-        self,
-        corpus: Corpus | Corpora,
-        split: str,
-        question: Question,
-        max_length: int,
-        token_budget: int,
-        seed: int,
-        sample_by: str = "protein",
-        weights: Sequence[float] | None = None,
-        separate: bool = False,
-    ) -> None:
-        super().__init__(corpus, split, question, max_length, token_budget, seed, sample_by, weights)
+    def __init__(self, *of_batches: Any, separate: bool = False, **more_of_batches: Any) -> None:
+        super().__init__(*of_batches, **more_of_batches)
         self.separate = separate
-        tokens = sum(self.corpora.count(split))
-        if split == "train" and 0 < tokens < max_length:
+        tokens = sum(self.corpora.count(self.split))
+        if self.split == "train" and 0 < tokens < self.max_length:
             raise UserError(
-                f"{self.corpora}: the train split has {tokens:,} tokens, not enough for one block of {max_length:,}; "
-                "lower data.max_length"
+                f"{self.corpora}: the train split has {tokens:,} tokens, not enough for a block of "
+                f"{self.max_length:,}; lower data.max_length"
             )
 
     def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:

@@ -183,7 +183,7 @@ def read_parts(
         UserError: for a file that cannot be used. OSError: for a column that cannot be written.
     """
     files = [open_fasta(path, selection) for path in fastas]
-    total = sum(file.size for file in files)
+    total = sum(file.size for file in files) if all(file.size for file in files) else 0
     groups = [[path] for path in fastas] if crew.count > 1 else [list(fastas)]
     jobs = [(group, folder / str(number), selection) for number, group in enumerate(groups)]
     return crew.map(_read_part, jobs, (lambda done: progress(done, total)) if progress else None)

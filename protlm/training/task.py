@@ -94,6 +94,9 @@ class LanguageModelTask(pl.LightningModule):
                 f"the checkpoint's model differs from the configured one: {odd}; resume with the same options"
             )
 
+        if (name := type(self._data()).__qualname__) not in checkpoint:
+            raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
+
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 

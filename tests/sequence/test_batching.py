@@ -501,7 +501,7 @@ def test_too_few_residues_for_a_block_are_refused_in_training_only(write_fasta, 
     fasta = write_fasta([("a", "MKTAYIAK"), ("b", "MKTAYIAR")])
     prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(0, 0, held_out=frozenset("b")))
     corpus = Corpus(tmp_path / "c.h5")
-    with pytest.raises(UserError, match="9 tokens, not enough for one block of 10"):
+    with pytest.raises(UserError, match="9 tokens, not enough for a block of 10"):
         make(BlockBatches, corpus, max_length=10)
     assert len(plan(make(BlockBatches, corpus, max_length=9), 0)) == 1
     assert len(plan(make(BlockBatches, corpus, "ood", max_length=10), 0)) == 1

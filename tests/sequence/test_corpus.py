@@ -23,19 +23,6 @@ from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SPLITS, SplitRule
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives a folder with nothing in it, at each call the same."""
-    folder = tmp_path_factory.mktemp("fresh")
-
-    def emptied() -> Path:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return folder
-
-    return emptied
-
-
 @settings(max_examples=50)
 @given(st.lists(st.text(LETTERS, min_size=1), min_size=1))
 def test_sequences_and_ids_come_back(fresh: Callable[[], Path], sequences: list[str]) -> None:

@@ -1,4 +1,3 @@
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,19 +15,6 @@ from protlm.sequence.alphabet import STANDARD, decode, normalise
 from protlm.sequence.fasta import FastaFile, Tally
 from protlm.sequence.ingest import START, Part, Selection, read_part
 from protlm.sequence.spool import Column
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives a folder with nothing in it, at each call the same."""
-    folder = tmp_path_factory.mktemp("fresh")
-
-    def emptied() -> Path:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return folder
-
-    return emptied
 
 
 def columns_of(part: Part) -> tuple[list[str], list[str], np.ndarray]:

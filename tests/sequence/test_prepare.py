@@ -3,7 +3,6 @@ import gzip
 import lzma
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,19 +37,6 @@ COMPRESSIONS = {
     "xz": lzma.compress,
     "zst": zstandard.compress,
 }
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives a folder with nothing in it, at each call the same."""
-    folder = tmp_path_factory.mktemp("fresh")
-
-    def emptied() -> Path:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return folder
-
-    return emptied
 
 
 def listing(folder: Path) -> list[str]:

@@ -1,5 +1,4 @@
 import gzip
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,19 +20,6 @@ SEQUENCES = [
     "".join("ACDEFGHIKLMNPQRSTVWY"[number // 20**place % 20] for place in range(4)) for number in range(20_000)
 ]
 HIGH = digests([sequence.encode() for sequence in SEQUENCES])[:, 0]
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives a folder with nothing in it, at each call the same."""
-    folder = tmp_path_factory.mktemp("fresh")
-
-    def emptied() -> Path:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return folder
-
-    return emptied
 
 
 def by_hand(letters: str, valid: float, test: float) -> int:

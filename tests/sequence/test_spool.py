@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -9,20 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm.sequence.spool import Column, Partitions, groups, parts_for
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives a folder with nothing in it, at each call the same."""
-    folder = tmp_path_factory.mktemp("fresh")
-
-    def emptied() -> Path:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return folder
-
-    return emptied
-
 
 numbers = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1])
 
