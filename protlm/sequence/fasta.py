@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, translate
@@ -239,6 +238,8 @@ class FastaFile:
 
     def _parsed(self, before: int, block: bytes) -> tuple[Chunk, int]:
         """The same for any layout, with what is not a residue changed and counted, or refused."""
+        from Bio.SeqIO.FastaIO import SimpleFastaParser  # here: the import takes a tenth of a second
+
         names, headers, sequences = [], [], []
         pairs = SimpleFastaParser(io.StringIO(block.decode("utf-8", "replace")))
         for number, (header, letters) in enumerate(pairs, start=before + 1):
