@@ -164,7 +164,7 @@ def test_plain_one_line_records_need_no_parser(tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.getbasetemp() / "plain.fasta"
     path.write_text("".join(f">sp|p{i}|X text\n{sequence}\n" for i, sequence in enumerate(sequences)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("protlm.sequence.fasta.SimpleFastaParser")
+        patch.delattr("Bio.SeqIO.FastaIO.SimpleFastaParser")
         records = list(FastaFile(path, allow_nucleotides=True))
     assert records == [Record(f"p{i}", "text", sequence) for i, sequence in enumerate(sequences)]
 
