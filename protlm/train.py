@@ -54,6 +54,8 @@ def train(config: DictConfig) -> None:
     """Trains, tests, and says where everything is."""
     if odd := set(config) - {field.name for field in fields(Config)}:
         raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
+    if config.seed < 0:
+        raise UserError(f"seed {config.seed}: expected a whole number from 0")
     folder = Path(HydraConfig.get().runtime.output_dir)
     seed_everything(config.seed, workers=True, verbose=False)
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))

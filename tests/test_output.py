@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from protlm.errors import UserError
-from protlm.output import unfinished
+from protlm.output import BusyError, unfinished
 
 
 def test_nothing_appears_before_it_is_moved_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -31,3 +31,14 @@ def test_a_full_disk_and_a_missing_folder_are_said(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="there is no folder"), unfinished(tmp_path / "none" / "out.h5"):
         pass
+
+
+def test_two_processes_do_not_write_the_same_output(tmp_path: Path) -> None:
+    with unfinished(tmp_path / "out.h5") as folder:
+        (folder / "mine").touch()
+        with pytest.raises(BusyError, match="another process"), unfinished(tmp_path / "out.h5"):
+            pass
+        assert (folder / "mine").exists()
+    with unfinished(tmp_path / "out.h5") as folder:
+        assert not list(folder.iterdir())
+    assert not list(tmp_path.iterdir())

@@ -85,17 +85,13 @@ def assemble(
     result.merged = firsts[-1] - result.proteins
     tokens = finished[0].folder / "tokens"
     frame = folder / "frame"
-    width = int(id_type[1:])
-    columns = result.proteins * (width + 1 + 8 + 8 + 16 * placement.clustered) + result.merged * (width + 8)
-    with frame.open("wb") as file:  # on a full disk HDF5 would crash: this raises an error before it does
-        file.truncate(START + result.residues)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), START + result.residues, columns + (1 << 17))
+    description = {name: json.dumps(value) for name, value in attributes.items()}
+    _make_room(frame, int(id_type[1:]), sum(map(len, description.values())), placement.clustered, result)
     version = ("v110", "v110")
     with h5py.File(frame, "w", libver=version, alignment_threshold=START, alignment_interval=START) as file:
         in_place = _allocate(file, result.residues) == START
         file.attrs.update({"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS)})
-        file.attrs.update({name: json.dumps(value) for name, value in attributes.items()})
+        file.attrs.update(description)
         file["residue_counts"] = np.sum([part.counts for part in finished], axis=0)
         _write_columns(file, finished, id_type, folder, placement.clustered, result)
         if result.merged:
@@ -206,6 +202,24 @@ def _append(source: BinaryIO, out: BinaryIO, size: int) -> None:
         if not copied:
             raise OSError(errno.EIO, "file became shorter while it was read")
         size -= copied
+
+
+def _make_room(frame: Path, width: int, description: int, clustered: bool, result: Assembled) -> None:
+    """Raises OSError if the disk has no room for all that is still to be written: HDF5 would crash on a full one.
+
+    Args:
+        frame: the file to try; it is removed again.
+        width, description: bytes of an identifier and of the attributes.
+        clustered, result: what will be written.
+    """
+    proteins, merged = result.proteins, result.merged
+    datasets = proteins * (width + 17 + 16 * clustered) + merged * (width + 8)
+    columns = proteins * (16 + 32 * clustered) + 8 * (proteins + merged) * (merged > 0) + 40 * merged
+    with frame.open("wb") as file:
+        file.truncate(START + result.residues)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), START + result.residues, datasets + columns + description + (1 << 20))
+    frame.unlink()
 
 
 def _allocate(file: h5py.File, size: int) -> int:

@@ -90,6 +90,8 @@ class Corpus:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Tokens (length,) uint8 of one protein, without special tokens; a read-only view of the memory map."""
+        if not 0 <= index < len(self.split):
+            raise IndexError(f"protein {index} of {len(self)}")
         start, stop = self.offsets[index : index + 2].tolist()
         return self._tokens[start:stop]
 
@@ -183,6 +185,8 @@ class Corpora:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Tokens (length,) uint8 of one protein, without special tokens."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"protein {index} of {len(self)}")
         shard = bisect_right(self._starts, index) - 1
         return self.corpora[shard][index - self._starts[shard]]
 

@@ -140,7 +140,7 @@ class FastaFile:
 
     def __init__(self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession") -> None:
         if identifier not in IDENTIFIERS:
-            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+            raise UserError(f"--id {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
         self.tally = Tally()
@@ -195,10 +195,11 @@ class FastaFile:
 
     def _blocks(self, content: io.BufferedReader) -> Iterator[bytes]:
         """Whole records, from the first '>' on, with plain newlines; the last newline of a block may be missing."""
-        rest, line = b"", 1
+        rest, line, held = b"", 1, b""
         while data := content.read(_BLOCK):
-            while data.endswith(b"\r") and (more := content.read(1)):
-                data += more
+            data = held + data
+            held = b"\r" if data.endswith(b"\r") else b""  # it may be one newline with what follows
+            data = data[: len(data) - len(held)]
             if b"\r" in data:
                 data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             rest += data
@@ -207,6 +208,7 @@ class FastaFile:
                 line += rest.count(b"\n", 0, begin)
                 rest = rest[begin:]
                 if not rest.strip():
+                    rest = rest[:1]
                     continue
                 if not rest.startswith(b">"):
                     found = rest.split(b"\n")[0].decode("utf-8", "replace").strip()

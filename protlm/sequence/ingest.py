@@ -46,10 +46,10 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.nonstandard not in NONSTANDARD:
-            raise UserError(f"nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}")
+            raise UserError(f"--nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}")
         if self.min_length < 1 or (self.max_length is not None and self.max_length < self.min_length):
             raise UserError(
-                f"lengths from {self.min_length} to {self.max_length}: expected 1 <= min_length <= max_length"
+                f"--min-length {self.min_length}, --max-length {self.max_length}: expected 1 <= minimum <= maximum"
             )
 
     def __call__(self, chunk: Chunk, tally: Tally) -> Chunk:

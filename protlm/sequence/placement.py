@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from protlm.sequence.ingest import Part
 from protlm.sequence.splits import OOD, SplitRule, digests, read_clusters
 from protlm.sequence.spool import Column, Partitions, groups, parts_for
-from protlm.sequence.stream import check_readable
+from protlm.sequence.stream import Source
 
 ROWS = 1 << 16
 """Records of a block."""
@@ -40,18 +41,26 @@ class Assembled:
     """Clusters of the records, also of those that were merged."""
 
 
-def read_table(path: str | Path, folder: Path) -> Partitions:
+def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions, dict[str, Any]]:
     """A table of clusters as rows of hashes (member high, low, representative high, low), spread over files.
+
+    Args:
+        path: the table.
+        folder: for the files.
+        records: that the table will be joined with.
+
+    Returns:
+        The rows, and the table's name, bytes and checksum.
 
     Raises:
         UserError: for a table that cannot be used.
     """
-    check_readable(path)
-    table = Partitions(folder / "table", 4, parts_for(Path(path).stat().st_size // _TABLE_ROW))
-    for members, representatives in read_clusters(path):
+    source = Source(path)
+    table = Partitions(folder / "table", 4, parts_for(max(records, source.size // _TABLE_ROW)))
+    for members, representatives in read_clusters(source):
         member, representative = digests(members), digests(representatives)
         table.add(table.by_hash(member[:, 0]), *member.T, *representative.T)
-    return table
+    return table, source.describe()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from protlm.sequence.assemble import assemble
 from protlm.sequence.fasta import Tally
 from protlm.sequence.ingest import Progress, Selection, read_parts
 from protlm.sequence.placement import Assembled, place, read_table
-from protlm.sequence.splits import SplitRule
-from protlm.sequence.stream import STDIN, check_readable, describe
+from protlm.sequence.splits import SplitRule, read_clusters
+from protlm.sequence.stream import STDIN, Source, check_readable
 from protlm.sequence.workers import Workers
 
 
@@ -73,20 +73,21 @@ def prepare_corpus(
     rule, selection, out = rule or SplitRule(), selection or Selection(), Path(out)
     if workers < 1:
         raise UserError(f"workers {workers}: expected a number from 1")
-    if [str(path) for path in fastas].count(STDIN) > 1:
-        raise UserError("standard input (-) can be read only once")
     used = (*fastas, *([rule.clusters] if rule.clusters else []))
+    if list(map(str, used)).count(STDIN) > 1:
+        raise UserError("standard input (-) can be read only once")
     for path in used:
         check_readable(path)
     if out.resolve() in (Path(path).resolve() for path in used):
         raise UserError(f"{out}: is one of the inputs; the corpus has to be another file")
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; expected the name of a file to write")
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out}: is {'a folder' if out.is_dir() else 'no file'}; expected the name of a file to write")
     # a worker has no standard input of its own
     count = 1 if STDIN in map(str, fastas) else min(workers, len(fastas))
     held_out = "\n".join(sorted(rule.held_out)).encode()
     with unfinished(out) as folder, Workers(count, len(fastas)) as crew:
-        table = read_table(rule.clusters, folder) if rule.clusters else None
+        if rule.clusters and Path(rule.clusters).is_file():
+            next(read_clusters(Source(rule.clusters)), None)  # a mistake in its first lines is said at once
         parts = read_parts(fastas, folder, selection, crew, progress)
         tally = Tally()
         for part in parts:
@@ -94,6 +95,9 @@ def prepare_corpus(
         if not any(part.records for part in parts):
             reasons = "; ".join(["no record is left", *tally.describe()])
             raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected at least one protein")
+        table, described = None, None
+        if rule.clusters:
+            table, described = read_table(rule.clusters, folder, sum(part.records for part in parts))
         attributes = {
             "sources": [source for part in parts for source in part.sources],
             "changes": tally.to_dict(),
@@ -102,7 +106,7 @@ def prepare_corpus(
                 "deduplicate": deduplicate,
                 "valid": rule.valid,
                 "test": rule.test,
-                "clusters": rule.clusters and describe(rule.clusters),
+                "clusters": described,
                 "whole_clusters": rule.clusters is not None and rule.whole_clusters,
                 "held_out": {"ids": len(rule.held_out), "xxh3_128": xxh3_128_hexdigest(held_out)},
             },

@@ -59,18 +59,20 @@ class SplitRule:
         )
 
 
-def read_clusters(path: str | Path, rows: int = 1 << 16) -> Iterator[tuple[list[bytes], list[bytes]]]:
+def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[bytes], list[bytes]]]:
     """Members and their representatives, some at a time, from the two-column table that MMseqs2 writes.
 
     The file (representative, tab, member) may be compressed (gzip, bzip2, xz, zstandard).
     """
-    lines = _lines(path)
+    lines = _lines(source)
     while block := list(islice(lines, rows)):
         members, representatives = [], []
         for number, line in block:
             columns = [column.strip() for column in line.split("\t")]
             if len(columns) != 2 or not all(columns):
-                raise UserError(f"{path}, line {number}: {line.strip()[:40]!r}; expected representative, tab, member")
+                raise UserError(
+                    f"{source.path}, line {number}: {line.strip()[:40]!r}; expected representative, tab, member"
+                )
             representatives.append(columns[0].encode())
             members.append(columns[1].encode())
         yield members, representatives
@@ -78,13 +80,13 @@ def read_clusters(path: str | Path, rows: int = 1 << 16) -> Iterator[tuple[list[
 
 def read_ids(path: str | Path) -> frozenset[str]:
     """Ids of proteins or clusters, one a line; empty lines and lines from `#` on do not count."""
-    return frozenset(word for _, line in _lines(path) if (word := line.split("#")[0].strip()))
+    return frozenset(word for _, line in _lines(Source(path)) if (word := line.split("#")[0].strip()))
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def _lines(source: Source) -> Iterator[tuple[int, str]]:
     """Numbers and lines, without blank ones, of a text file that may be compressed."""
     try:
-        with Source(path) as source, source.text() as text:
+        with source, source.text() as text:
             yield from ((number, line) for number, line in enumerate(text, start=1) if line.strip())
     except DAMAGED as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UserError(f"{source.path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error

@@ -59,7 +59,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
         "frequencies": split -> letter -> share of its residues. "clusters": count, largest, singletons, median size;
         None without. "sources", "changes", "options": as `prepare` noted them.
     """
-    by_split = length_counts(corpus)
+    by_split, sizes = length_counts(corpus), _cluster_sizes(corpus)
     unigram = corpus.unigram()
     splits, frequencies = {}, {}
     together: dict[int, int] = {}
@@ -72,7 +72,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
         scored = np.where(SCORED, tokens, 0)
         clusters = None
         if corpus.clusters is not None:
-            clusters = sum(len(corpus.groups(split)) - 1 for split in ([name] if name in SPLITS else SPLITS))
+            clusters = len(sizes) if name == "all" else len(corpus.groups(name)) - 1
         splits[name] = {
             **describe_lengths(lengths, counts),
             "residues": int(tokens.sum()),
@@ -83,14 +83,23 @@ def describe(corpus: Corpus) -> dict[str, Any]:
         frequencies[name] = {
             token: float(count / tokens.sum()) for token, count in zip(TOKENS, tokens, strict=True) if count
         }
-    return {"splits": splits, "frequencies": frequencies, "clusters": _clusters(corpus), **corpus.attributes}
+    return {"splits": splits, "frequencies": frequencies, "clusters": _clusters(sizes), **corpus.attributes}
 
 
-def _clusters(corpus: Corpus) -> dict[str, float] | None:
-    """Of the clusters within splits; one that lies in two splits counts in both."""
-    if corpus.clusters is None:
+def _cluster_sizes(corpus: Corpus) -> np.ndarray:
+    """(clusters,) int64, proteins of each; empty without clusters."""
+    sizes = np.zeros(0, dtype=np.int64)
+    for start in range(0, len(corpus) if corpus.clusters is not None else 0, _ROWS):
+        assert corpus.clusters is not None
+        counts = np.bincount(corpus.clusters[start : start + _ROWS], minlength=len(sizes))
+        counts[: len(sizes)] += sizes
+        sizes = counts
+    return sizes[sizes > 0]
+
+
+def _clusters(sizes: np.ndarray) -> dict[str, float] | None:
+    if not len(sizes):
         return None
-    sizes = np.concatenate([np.diff(corpus.groups(split)) for split in SPLITS])
     return {
         "count": len(sizes),
         "largest": int(sizes.max()),
@@ -138,6 +147,7 @@ def format_description(figures: dict[str, Any]) -> str:
 def draw_lengths(corpus: Corpus, path: str | Path) -> None:
     """Writes a histogram of the lengths in each split as a picture, whose format its ending says (.png, .pdf, .svg)."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     by_split = length_counts(corpus)
     longest = max(int(lengths[-1]) for lengths, _ in by_split.values())
@@ -152,11 +162,14 @@ def draw_lengths(corpus: Corpus, path: str | Path) -> None:
         median = describe_lengths(lengths, counts)["median"]
         axes.axvline(median, color="C1", lw=1.2)
         axes.set(xscale="log", ylabel=name)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.text(
             0.99, 0.9, f"{counts.sum():,} proteins, median {median:,g}", ha="right", va="top", transform=axes.transAxes
         )
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("length (residues)")
+    panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 50 * shortest else (1,)))
     panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    panels[-1].xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=150)

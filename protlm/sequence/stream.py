@@ -27,6 +27,7 @@ DAMAGED: tuple[type[Exception], ...] = (
 """What reading a damaged or cut file raises."""
 
 _BUFFER = 1 << 16
+_PACKED = 1 << 10  # bytes of zstandard decompressed at a time, to 32 MiB at the most
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -37,6 +38,7 @@ class Source(io.RawIOBase):
         path: a file, or "-" for standard input.
 
     Attributes:
+        path: as it was given.
         name: of the file, without its folders.
         size: in bytes; 0 where it is not known beforehand, as for a pipe.
         position: bytes read so far.
@@ -46,7 +48,7 @@ class Source(io.RawIOBase):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.position = 0
+        self.path, self.position = path, 0
         self._hash = xxhash.xxh3_128()
         if str(path) == STDIN:
             self.name = STDIN
@@ -114,7 +116,7 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._content:
-            data = self._frame.unused_data or self._raw.read(_BUFFER)
+            data = self._frame.unused_data or self._raw.read(_PACKED)
             if not data:
                 if self._frame.eof:
                     return 0
@@ -139,12 +141,12 @@ _COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """Name, bytes and checksum of a file, ready for JSON."""
+def checksum(path: str | Path) -> str:
+    """XXH3, 128 bits, in hexadecimal, of a file."""
     with Source(path) as source:
         while source.read(_BUFFER):
             pass
-        return source.describe()
+        return source.checksum
 
 
 def check_readable(path: str | Path) -> None:

@@ -39,9 +39,9 @@ class Workers:
             self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._done, os.getpid()))
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._pool is not None:
-            self._done[-1] = 1
+            self._done[-1] = kind is not None
             self._pool.shutdown(cancel_futures=True)
 
     def map(
@@ -92,9 +92,10 @@ def _begin(done: Any, parent: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Waits for the parent's end; a worker without work would wait for ever."""
-    while os.getppid() == _parent:
+    """Ends a worker that waits, for work or for a file, when its parent has ended or says stop."""
+    while os.getppid() == _parent and not _done[len(_done) - 1]:
         time.sleep(_REPORT)
+    time.sleep(5 * _REPORT)  # one that computes ends by itself
     os._exit(1)
 
 

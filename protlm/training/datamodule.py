@@ -1,12 +1,15 @@
 """LightningDataModules over a corpus: single proteins (TrEMBL), and proteins joined into blocks (concatenated)."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
+from xxhash import xxh3_128_hexdigest
 
 from protlm.errors import UserError
+from protlm.output import BusyError
 from protlm.sequence.assemble import VERSION
 from protlm.sequence.batching import (
     Batch,
@@ -23,6 +26,9 @@ from protlm.sequence.ingest import Selection
 from protlm.sequence.masking import Masking
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule, digests, read_ids
+from protlm.sequence.stream import checksum
+
+VALID, TEST = 0.05, 0.1  # shares, unless others are asked for
 
 EVALUATION_SPLITS = ("test", "ood")
 """Splits of `trainer.test`, in the order of its dataloaders; empty ones are left out."""
@@ -66,8 +72,8 @@ class TremblDataModule(pl.LightningDataModule):
         clusters: str | None = None,
         split_by: str = "sequence",
         held_out: str | None = None,
-        valid: float = 0.05,
-        test: float = 0.1,
+        valid: float = VALID,
+        test: float = TEST,
         allow_nucleotides: bool = False,
         max_length: int = 1024,
         token_budget: int = 16_384,
@@ -77,6 +83,9 @@ class TremblDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in (("workers", workers), ("seed", seed)):
+            if not isinstance(value, int) or value < 0:
+                raise UserError(f"data.{name} {value!r}: expected a whole number from 0")
         if split_by not in ("cluster", "sequence"):
             raise UserError(f"data.split_by {split_by!r}: expected 'cluster' or 'sequence'")
         if split_by == "cluster" and not clusters:
@@ -119,6 +128,7 @@ class TremblDataModule(pl.LightningDataModule):
         if path.exists() or not self.fasta:
             for corpus in self.corpora.corpora:  # says what is missing and how to make it
                 corpus.check_sources(self.fasta)
+                self._check_options(corpus)
             return
         rule = SplitRule(
             valid=self.valid,
@@ -130,8 +140,35 @@ class TremblDataModule(pl.LightningDataModule):
         path.parent.mkdir(parents=True, exist_ok=True)
         selection = Selection(allow_nucleotides=self.allow_nucleotides)
         print(f"preparing {path}", flush=True)
-        summary = prepare_corpus(self.fasta, path, rule, selection)
-        print(*summary.describe(path), sep="\n", flush=True)
+        try:
+            summary = prepare_corpus(self.fasta, path, rule, selection)
+        except BusyError:  # another run, or this one on another machine, is making the same
+            while not path.exists():
+                time.sleep(1)
+            self.prepare_data()
+        else:
+            print(*summary.describe(path), sep="\n", flush=True)
+
+    def _check_options(self, corpus: Corpus) -> None:
+        """Refuses a corpus that was not split as it is asked for; what is not asked for may be anything."""
+        made = corpus.attributes["options"]
+        held_out = sorted(read_ids(self.held_out)) if self.held_out else []
+        asked = {
+            "valid": (self.valid, VALID),
+            "test": (self.test, TEST),
+            "whole_clusters": (self.split_by == "cluster", False),
+            "clusters": (checksum(self.clusters) if self.clusters else None, None),
+            "held_out": (xxh3_128_hexdigest("\n".join(held_out).encode()) if held_out else None, None),
+        }
+        stored = {
+            **made,
+            "clusters": made["clusters"] and made["clusters"]["xxh3_128"],
+            "held_out": made["held_out"]["xxh3_128"],
+        }
+        odd = [name for name, (value, default) in asked.items() if value != default and value != stored[name]]
+        if odd:
+            names = ", ".join("data.split_by" if name == "whole_clusters" else f"data.{name}" for name in odd)
+            raise UserError(f"{corpus.path}: was prepared with other {names}; prepare it again, or leave these out")
 
     def train_dataloader(self) -> DataLoader[Batch]:
         samples = self._batches("train", self.question, sample_by=self.sample_by, weights=self.weights)

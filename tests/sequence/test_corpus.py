@@ -312,3 +312,11 @@ def test_the_same_input_gives_the_same_corpus(tmp_path: Path, sample: Path) -> N
     assert (first.split == second.split).all()
     assert (first.offsets == second.offsets).all()
     assert all((first[i] == second[i]).all() for i in range(len(first)))
+
+
+def test_a_corpus_ends_where_it_ends(corpus_path: Path) -> None:
+    for corpus in (Corpus(corpus_path), Corpora([Corpus(corpus_path)] * 2)):
+        assert sum(1 for _ in corpus) == len(corpus)
+        for index in (-1, len(corpus), -len(corpus) - 1):
+            with pytest.raises(IndexError, match=str(len(corpus))):
+                corpus[index]

@@ -464,7 +464,7 @@ def test_accession(written, word: str, identifier: str, sequence: str) -> None:
 
 
 def test_an_unknown_kind_of_identifier_is_refused(written) -> None:
-    with pytest.raises(UserError, match="identifier 'name': expected one of accession, word"):
+    with pytest.raises(UserError, match="--id 'name': expected one of accession, word"):
         FastaFile(written(TEXT), identifier="name")
 
 

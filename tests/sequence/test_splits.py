@@ -15,6 +15,7 @@ from protlm.sequence.corpus import Corpus
 from protlm.sequence.fasta import FastaFile
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import OOD, SPLITS, TEST, TRAIN, VALID, SplitRule, digests, read_clusters, read_ids
+from protlm.sequence.stream import Source
 
 SEQUENCES = [
     "".join("ACDEFGHIKLMNPQRSTVWY"[number // 20**place % 20] for place in range(4)) for number in range(20_000)
@@ -31,7 +32,7 @@ def by_hand(letters: str, valid: float, test: float) -> int:
 def table_of(path: Path) -> dict[str, str]:
     return {
         member.decode(): representative.decode()
-        for block in read_clusters(path)
+        for block in read_clusters(Source(path))
         for member, representative in zip(*block, strict=True)
     }
 
@@ -213,8 +214,8 @@ def test_split_codes_are_those_of_the_file_format() -> None:
 def test_a_cluster_table_is_read(tmp_path: Path, compress) -> None:
     path = tmp_path / "clusters.tsv"
     path.write_bytes(compress(b"a\ta\r\na\tb\n\nc\tc\n"))
-    assert list(read_clusters(path)) == [([b"a", b"b", b"c"], [b"a", b"a", b"c"])]
-    assert list(read_clusters(path, rows=2)) == [([b"a", b"b"], [b"a", b"a"]), ([b"c"], [b"c"])]
+    assert list(read_clusters(Source(path))) == [([b"a", b"b", b"c"], [b"a", b"a", b"c"])]
+    assert list(read_clusters(Source(path), rows=2)) == [([b"a", b"b"], [b"a", b"a"]), ([b"c"], [b"c"])]
 
 
 @pytest.mark.parametrize("line", ["a b", "a", "a\tb\tc", "\tb", "a\t "])
@@ -222,7 +223,7 @@ def test_a_malformed_cluster_table_names_the_line(tmp_path: Path, line: str) -> 
     path = tmp_path / "clusters.tsv"
     path.write_text(f"a\ta\n\n{line}\nc\tc\n")
     with pytest.raises(UserError, match=r"clusters\.tsv, line 3: .*expected representative, tab, member"):
-        list(read_clusters(path))
+        list(read_clusters(Source(path)))
 
 
 def test_lists_of_ids_may_have_comments(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_lists_of_ids_may_have_comments(tmp_path: Path) -> None:
     assert read_ids(path) == {"Q1", "Q2", "Q3"}
 
 
-@pytest.mark.parametrize("read", [lambda path: list(read_clusters(path)), read_ids], ids=["clusters", "ids"])
+@pytest.mark.parametrize("read", [lambda path: list(read_clusters(Source(path))), read_ids], ids=["clusters", "ids"])
 @pytest.mark.parametrize(
     ("name", "match"), [("absent", "no such file"), (".", "is a folder"), ("cut.gz", "cannot be read")]
 )

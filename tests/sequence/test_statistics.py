@@ -158,3 +158,12 @@ def test_few_lengths_are_drawn_too(tmp_path: Path, write_fasta, sequences: list[
     prepare_corpus([fasta], tmp_path / "c.h5")
     draw_lengths(Corpus(tmp_path / "c.h5"), tmp_path / "lengths.png")
     assert (tmp_path / "lengths.png").stat().st_size > 1_000
+
+
+def test_a_cluster_in_two_splits_is_one_cluster(corpus_path: Path) -> None:
+    corpus = Corpus(corpus_path)
+    figures = describe(corpus)
+    sizes = np.unique(corpus.clusters, return_counts=True)[1]
+    assert figures["splits"]["all"]["clusters"] == figures["clusters"]["count"] == len(sizes) == 20
+    assert (figures["clusters"]["largest"], figures["clusters"]["median"]) == (sizes.max(), np.median(sizes))
+    assert figures["splits"]["train"]["clusters"] + figures["splits"]["test"]["clusters"] > len(sizes)

@@ -395,3 +395,24 @@ def test_two_ranks_share_the_batches_and_go_on_exactly(
     alone = TremblDataModule(**options(two, weights=[0.7, 0.3]))
     alone.load_state_dict(torch.load(tmp_path / "two" / "c.ckpt", weights_only=True)["TremblDataModule"])
     assert order(alone, 10) == expected[30:40]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"test": 0.5}, {"valid": 0.2}, {"held_out": "ids.txt"}, {"clusters": "ids.txt", "split_by": "cluster"}]
+)
+def test_a_corpus_that_was_split_otherwise_is_refused(asked: dict, two: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids.txt").write_text("a\ta\n")
+    with pytest.raises(UserError, match=f"prepared with other .*data.{next(iter(asked))}"):
+        TremblDataModule(**{**options(two), **asked}).prepare_data()
+
+
+def test_a_corpus_that_was_split_as_asked_is_taken(tmp_path: Path, sample: Path) -> None:
+    tables = {"clusters": str(sample.with_name("families.clusters.tsv")), "split_by": "cluster", "test": 0.2}
+    asked = {
+        "corpus": str(tmp_path / "c.h5"),
+        "fasta": str(sample),
+        "held_out": str(sample.with_name("families.ood.txt")),
+    }
+    for _ in range(2):
+        TremblDataModule(**asked, **tables).prepare_data()
