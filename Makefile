@@ -35,9 +35,9 @@ bench-attention: $(READY)
 bench-error: $(READY)
 	$(BIN)/python -m benchmarks.error
 
-# 10 minutes; FASTA is Swiss-Prot or something as large
+# 5 minutes; FASTA is Swiss-Prot or something as large, CLUSTERS a table of its clusters
 bench-ingest: $(READY)
-	$(BIN)/python -m benchmarks.ingest $(FASTA)
+	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

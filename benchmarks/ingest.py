@@ -206,7 +206,7 @@ def padding(corpus: Path) -> float:
     return 1 - real / computed
 
 
-def measure(fasta: Path, folder: Path, repeats: int, synthetic: int, table: Table) -> None:
+def measure(fasta: Path, clusters: Path | None, folder: Path, repeats: int, synthetic: int, table: Table) -> None:
     """Measures everything on a FASTA file, with temporary files in a folder."""
     plain, packed, corpus = folder / "plain.fasta", folder / "packed.fasta.gz", folder / "corpus.h5"
     decompress(fasta, plain)
@@ -240,10 +240,10 @@ def measure(fasta: Path, folder: Path, repeats: int, synthetic: int, table: Tabl
     imported = python(IMPORT).peak
     ten = folder / "ten.fasta"
     decompress(plain, ten, 10)
-    for options in ([], ["--deduplicate"]):
+    for options in ([], ["--deduplicate"], *([["--clusters", clusters]] if clusters else [])):
         small, large = (prepare(path, *options, corpus).peak - imported for path in (plain, ten))
         table.add(
-            " ".join(["peak memory above import, 1x and 10x", *options]),
+            " ".join(["peak memory above import, 1x and 10x", *map(str, options[:1])]),
             f"{small / 2**20:.0f}, {large / 2**20:.0f} MiB ({large / small - 1:+.0%})",
             "400 MiB, within 10 %",
         )
@@ -279,6 +279,7 @@ def measure(fasta: Path, folder: Path, repeats: int, synthetic: int, table: Tabl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fasta", type=Path, help="proteins, plain or compressed; the targets are for 160 M residues")
+    parser.add_argument("--clusters", type=Path, help="table of their clusters, to measure memory with it too")
     parser.add_argument("--repeats", type=positive, default=5, help="runs of which the median is taken")
     parser.add_argument("--synthetic", type=positive, default=50_000_000, help="short proteins of the last rows")
     parser.add_argument("--folder", type=Path, help="for temporary files; about 25 times the plain file is needed")
@@ -286,7 +287,7 @@ def main() -> None:
     options = parser.parse_args()
     table = Table()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        measure(options.fasta, Path(folder), options.repeats, options.synthetic, table)
+        measure(options.fasta, options.clusters, Path(folder), options.repeats, options.synthetic, table)
     table.write(options.csv)
 
 

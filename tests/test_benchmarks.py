@@ -81,6 +81,7 @@ def test_errors_are_tabulated_and_drawn(tmp_path: Path, capsys: pytest.CaptureFi
 def test_ingestion_is_measured_and_leaves_only_its_table(sample: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "temporary").mkdir()
     options = ["--repeats", "1", "--synthetic", "1000", "--folder", tmp_path / "temporary", "--csv", tmp_path / "i.csv"]
+    options += ["--clusters", sample.with_name("families.clusters.tsv")]
     monkeypatch.setattr(sys, "argv", ["ingest", *map(str, (sample, *options))])
     monkeypatch.setattr(ingest, "BATCHES", 3)
     ingest.main()

@@ -29,7 +29,7 @@ from protlm.sequence.workers import Workers
 
 FORMAT = "protlm corpus"
 VERSION = 2
-_TOKENS = 1 << 24  # of a block
+_TOKENS = 1 << 21  # of a block
 _LONG_ID = 40  # bytes; longer identifiers are mostly padding, and compressed
 
 

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-_ROWS = 1 << 17
+_ROWS = 1 << 16
 """Rows of a part or a block that are held in memory at once."""
 
 
