@@ -164,9 +164,7 @@ def draw_lengths(corpus: Corpus, path: str | Path) -> None:
         axes.set(xscale="log", ylabel=name)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.text(
-            0.99, 0.9, f"{counts.sum():,} proteins, median {median:,g}", ha="right", va="top", transform=axes.transAxes
-        )
+        axes.set_title(f"{counts.sum():,} proteins, median {median:,g}", loc="right", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("length (residues)")
     panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 50 * shortest else (1,)))
