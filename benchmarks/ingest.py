@@ -51,7 +51,8 @@ peak()
 )
 COMMON = """
 import sys, time
-from protlm.sequence.batching import EndlessBatches, ProteinBatches, Question
+from protlm.sequence.batching import ProteinBatches, Question
+from protlm.sequence.order import EndlessBatches
 from protlm.sequence.corpus import Corpus
 from protlm.sequence.masking import Masking
 """

@@ -22,8 +22,8 @@ from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.performer.features import FeatureMap
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.sequence.batching import EndlessBatches
 from protlm.sequence.corpus import Corpus
+from protlm.sequence.order import EndlessBatches
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule
 from protlm.training.datamodule import TremblDataModule

@@ -18,7 +18,8 @@ from protlm.output import unfinished
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, encode, with_ends
 from protlm.sequence.batching import length_buckets, pad
-from protlm.sequence.fasta import FastaFile, Record, Tally
+from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.tally import Tally
 
 _WINDOW = 1_024  # proteins sorted by length together
 

@@ -1,17 +1,16 @@
-"""From draws to batches: length buckets under a token budget, padding, blocks, an endless deterministic order.
+"""From draws to batches: length buckets under a token budget, padding, blocks.
 
 Everything random depends only on (seed, epoch, index), never on workers, batch or rank. Batches are planned pool by
 pool: nothing is held that grows with the corpus.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import EOS, PAD, with_ends
@@ -23,8 +22,6 @@ from protlm.sequence.sampling import Draws
 POOL = 64
 """Batches planned together. Its sequences are a uniform draw from the epoch, sorted by length and cut; the batches are
 shuffled. So a batch is random but for its length; a larger pool pads less and mixes lengths over a longer stretch."""
-
-_EMPTY = 1_000  # epochs without a batch; one that draws too little for a block may be followed by one that does not
 
 
 class Batch(NamedTuple):
@@ -47,9 +44,6 @@ Key = np.ndarray
 
 Cursor = tuple[int, ...]
 """Where a pool begins within its epoch; (0,) or (0, 0, 0) is the beginning."""
-
-Place = tuple[int, Cursor, int]
-"""Epoch, pool, and batch within the pool: a place in the endless order of batches."""
 
 
 class Question(NamedTuple):
@@ -230,82 +224,6 @@ class BlockBatches(Batches):
 
 
 _EOS = np.array([EOS], dtype=np.uint8)
-
-
-class EndlessBatches(Sampler[Key]):
-    """Keys of batches, epoch after epoch without end, dealt to the ranks in turn.
-
-    So ranks get disjoint batches, equally many, and none is left over at the end of an epoch.
-
-    Args:
-        samples: the dataset whose pools are followed.
-        rank, ranks: this process and their number.
-        start: the place of the first batch of the first rank, to go on where a run stopped.
-        consumed: says how many batches of this rank were used so far; one that is iterated anew goes on behind them.
-    """
-
-    def __init__(
-        self,
-        samples: Batches,
-        rank: int = 0,
-        ranks: int = 1,
-        start: Place | None = None,
-        consumed: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.samples, self.rank, self.ranks, self.consumed = samples, rank, ranks, consumed
-        self.start: Place = start or (0, samples.first, 0)
-        self._before = 0  # consumed when the iteration began
-        self._pools: list[tuple[int, int, Cursor]] = []
-
-    def __iter__(self) -> Iterator[Key]:
-        if (consumed := self.consumed()) != self._before:
-            self.start, self._before = self.place(consumed), consumed
-        self._pools = []
-        epoch, cursor, skipped = self.start
-        number = -skipped  # of the batch, counted from the start over all ranks
-        empty = 0  # epochs in a row
-        while empty < _EMPTY:
-            empty += 1
-            for place, batches in self.samples.pools(epoch, cursor):
-                empty = 0
-                self._pools.append((number, epoch, place))
-                for key in batches:
-                    if number >= 0 and number % self.ranks == self.rank:
-                        yield key
-                    number += 1
-            epoch, cursor = epoch + 1, self.samples.first
-        raise UserError(f"{self.samples.corpora}: no batch in the {self.samples.split} split")
-
-    def place(self, consumed: int | None = None) -> Place:
-        """The `start` of a run that goes on behind so many batches of each rank; by default those that were used."""
-        target = ((self.consumed() if consumed is None else consumed) - self._before) * self.ranks
-        while len(self._pools) > 1 and self._pools[1][0] <= target:
-            self._pools.pop(0)
-        if not self._pools:
-            return self.start
-        number, epoch, cursor = self._pools[0]
-        return epoch, cursor, target - number
-
-
-class Plan(Sampler[Key]):
-    """Keys of the batches of one epoch for one rank, to evaluate on.
-
-    Args:
-        samples: the dataset.
-        rank, ranks: this process and their number.
-    """
-
-    def __init__(self, samples: Batches, rank: int = 0, ranks: int = 1) -> None:
-        self.samples, self.rank, self.ranks = samples, rank, ranks
-        self._size: int | None = None
-
-    def __iter__(self) -> Iterator[Key]:
-        return islice(self.samples.plan(0), self.rank, None, self.ranks)
-
-    def __len__(self) -> int:
-        if self._size is None:
-            self._size = sum(1 for _ in self)
-        return self._size
 
 
 def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:

@@ -1,8 +1,7 @@
 """FASTA as it is found: streamed through Biopython, and refused with file, record and line."""
 
 import io
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter
@@ -14,6 +13,7 @@ import numpy as np
 from protlm.errors import UserError
 from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, translate
 from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
+from protlm.sequence.tally import Tally
 
 IDENTIFIERS = ("accession", "word")
 """How a header names its protein: by UniProt's accession where there is one, or by the first word as it is."""
@@ -27,46 +27,6 @@ _BLOCK = 1 << 17  # bytes read at a time: few enough to stay in the processor's 
 
 class _TooLongError(Exception):
     """A record without end."""
-
-
-class Tally:
-    """What was changed or left out, by reason: how many records, and how many of their residues.
-
-    >>> tally = Tally()
-    >>> tally.add("J replaced by X", 27, 12)
-    >>> tally.describe()
-    ['12 records: J replaced by X (27 residues)']
-    """
-
-    def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
-        self.residues: Counter[str] = Counter()
-        self.records: Counter[str] = Counter()
-        for reason, count in (counts or {}).items():
-            self.add(reason, count["residues"], count["records"])
-
-    def add(self, reason: str, residues: int, records: int = 1) -> None:
-        """Notes some more; nothing if there are no records."""
-        if records:
-            self.residues[reason] += residues
-            self.records[reason] += records
-
-    def update(self, other: "Tally") -> None:
-        """Adds all that another has counted."""
-        self.residues.update(other.residues)
-        self.records.update(other.records)
-
-    def to_dict(self) -> dict[str, dict[str, int]]:
-        """Plain values, ready for JSON; the constructor takes them back."""
-        return {reason: {"records": n, "residues": self.residues[reason]} for reason, n in self.records.items()}
-
-    def describe(self) -> list[str]:
-        """A line for each reason."""
-        lines = []
-        for reason, records in self.records.items():
-            residues = self.residues[reason]
-            tail = f" ({residues:,} residue{'s' * (residues != 1)})" if residues else ""
-            lines.append(f"{records:,} record{'s' * (records != 1)}: {reason}{tail}")
-        return lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import numpy as np
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import STANDARD, TOKENS, count_tokens
-from protlm.sequence.fasta import Chunk, FastaFile, Tally
+from protlm.sequence.fasta import Chunk, FastaFile
 from protlm.sequence.splits import digests
 from protlm.sequence.spool import Column
+from protlm.sequence.tally import Tally
 from protlm.sequence.workers import Workers
 
 START = 4096
@@ -20,7 +21,7 @@ START = 4096
 
 NONSTANDARD = ("keep", "drop")
 _STANDARD = np.isin(np.array(TOKENS), list(STANDARD))
-_BUFFER = 1 << 21  # tokens handed to the writing thread at a time
+_BUFFER = 1 << 21  # tokens counted and written at a time
 _REPORT = 0.1  # seconds between two reports of progress
 Progress = Callable[[int, int], None]
 

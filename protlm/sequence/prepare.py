@@ -10,11 +10,11 @@ from xxhash import xxh3_128_hexdigest
 from protlm.errors import UserError
 from protlm.output import unfinished
 from protlm.sequence.assemble import assemble
-from protlm.sequence.fasta import Tally
 from protlm.sequence.ingest import Progress, Selection, read_parts
 from protlm.sequence.placement import Assembled, place, read_table
 from protlm.sequence.splits import SplitRule, read_clusters
 from protlm.sequence.stream import STDIN, Source, check_readable
+from protlm.sequence.tally import Tally
 from protlm.sequence.workers import Workers
 
 

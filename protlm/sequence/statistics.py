@@ -7,8 +7,8 @@ import numpy as np
 
 from protlm.sequence.alphabet import SCORED, TOKENS
 from protlm.sequence.corpus import Corpus
-from protlm.sequence.fasta import Tally
 from protlm.sequence.splits import SPLITS
+from protlm.sequence.tally import Tally
 
 _ROWS = 1 << 20  # proteins looked at together
 

@@ -11,19 +11,11 @@ from xxhash import xxh3_128_hexdigest
 from protlm.errors import UserError
 from protlm.output import BusyError
 from protlm.sequence.assemble import VERSION
-from protlm.sequence.batching import (
-    Batch,
-    Batches,
-    BlockBatches,
-    EndlessBatches,
-    Place,
-    Plan,
-    ProteinBatches,
-    Question,
-)
+from protlm.sequence.batching import Batch, Batches, BlockBatches, ProteinBatches, Question
 from protlm.sequence.corpus import Corpora, Corpus, Unigram
 from protlm.sequence.ingest import Selection
 from protlm.sequence.masking import Masking
+from protlm.sequence.order import EndlessBatches, Place, Plan
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule, digests, read_ids
 from protlm.sequence.stream import checksum

@@ -15,21 +15,10 @@ from torch.utils.data import DataLoader
 from protlm.errors import UserError
 from protlm.sequence import batching
 from protlm.sequence.alphabet import EOS, MASK, PAD, decode, with_ends
-from protlm.sequence.batching import (
-    Batches,
-    BlockBatches,
-    EndlessBatches,
-    Key,
-    Place,
-    Plan,
-    ProteinBatches,
-    Question,
-    collate,
-    length_buckets,
-    pad,
-)
+from protlm.sequence.batching import Batches, BlockBatches, Key, ProteinBatches, Question, collate, length_buckets, pad
 from protlm.sequence.corpus import Corpora, Corpus
 from protlm.sequence.masking import IGNORE, Masking
+from protlm.sequence.order import EndlessBatches, Place, Plan
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SPLITS, SplitRule
 

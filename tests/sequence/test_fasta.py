@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import LETTERS, ResidueError, decode, encode, normalise
-from protlm.sequence.fasta import FastaFile, Record, Tally, accession
+from protlm.sequence.fasta import FastaFile, Record, accession
+from protlm.sequence.tally import Tally
 
 COMPRESSIONS = {
     "plain": bytes,

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import STANDARD, decode, normalise
-from protlm.sequence.fasta import FastaFile, Tally
+from protlm.sequence.fasta import FastaFile
 from protlm.sequence.ingest import START, Part, Selection, read_part
 from protlm.sequence.spool import Column
+from protlm.sequence.tally import Tally
 
 
 def columns_of(part: Part) -> tuple[list[str], list[str], np.ndarray]:

@@ -1,0 +1,44 @@
+"""What was changed or left out on the way, counted and said once at the end."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+
+class Tally:
+    """What was changed or left out, by reason: how many records, and how many of their residues.
+
+    >>> tally = Tally()
+    >>> tally.add("J replaced by X", 27, 12)
+    >>> tally.describe()
+    ['12 records: J replaced by X (27 residues)']
+    """
+
+    def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        self.residues: Counter[str] = Counter()
+        self.records: Counter[str] = Counter()
+        for reason, count in (counts or {}).items():
+            self.add(reason, count["residues"], count["records"])
+
+    def add(self, reason: str, residues: int, records: int = 1) -> None:
+        """Notes some more; nothing if there are no records."""
+        if records:
+            self.residues[reason] += residues
+            self.records[reason] += records
+
+    def update(self, other: "Tally") -> None:
+        """Adds all that another has counted."""
+        self.residues.update(other.residues)
+        self.records.update(other.records)
+
+    def to_dict(self) -> dict[str, dict[str, int]]:
+        """Plain values, ready for JSON; the constructor takes them back."""
+        return {reason: {"records": n, "residues": self.residues[reason]} for reason, n in self.records.items()}
+
+    def describe(self) -> list[str]:
+        """A line for each reason."""
+        lines = []
+        for reason, records in self.records.items():
+            residues = self.residues[reason]
+            tail = f" ({residues:,} residue{'s' * (residues != 1)})" if residues else ""
+            lines.append(f"{records:,} record{'s' * (records != 1)}: {reason}{tail}")
+        return lines
