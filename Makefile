@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench-attention bench-error bench-ingest clean
+.PHONY: demo test check bench-attention bench-error bench-ingest bench-train bench-stability clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
 	$(BIN)/protlm prepare data/families.fasta.gz --clusters data/families.clusters.tsv --split-by sequence \
 		--ood data/families.ood.txt -o $(DEMO)/families.h5
 	$(BIN)/python -m protlm.train +experiment=demo data.corpus=$(DEMO)/families.h5 hydra.run.dir=$(DEMO)
-	$(BIN)/protlm evaluate $(DEMO)/families.h5 --model $(DEMO)/checkpoints/best.ckpt
+	$(BIN)/protlm evaluate $(DEMO)/families.h5 --model $(DEMO)/checkpoints/best.ckpt --details --json $(DEMO)/evaluation.json
 	$(BIN)/protlm embed data/families.fasta.gz -o $(DEMO)/embeddings.h5 --model $(DEMO)/checkpoints/best.ckpt
 	$(BIN)/protlm fill '$(MASKED)' --top 3 --model $(DEMO)/checkpoints/best.ckpt
 
@@ -38,6 +38,16 @@ bench-error: $(READY)
 # 5 minutes; FASTA is Swiss-Prot or something as large, CLUSTERS a table of its clusters
 bench-ingest: $(READY)
 	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
+
+# half an hour, with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5
+bench-train: $(READY)
+	$(BIN)/python -m benchmarks.train_step throughput $(CORPUS)
+	$(BIN)/python -m benchmarks.train_step length
+	$(BIN)/python -m benchmarks.train_step memory
+
+# two to three hours; may be cut: the next call goes on
+bench-stability: $(READY)
+	$(BIN)/python -m benchmarks.stability $(CORPUS)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -101,20 +101,6 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def resume_point(path: str | None, last: Path) -> str | None:
-    """The checkpoint to go on from, checked by `read_lightning`; None to begin anew.
-
-    Args:
-        path: a checkpoint, None, or "auto" for `last` if it exists.
-        last: the newest checkpoint of this run's folder.
-    """
-    if path == "auto":
-        path = str(last) if last.exists() else None
-    if path:
-        read_lightning(path)
-    return path
-
-
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -153,19 +153,42 @@ def fill(
 def evaluate(
     corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
     model: Model,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="train, valid, test or ood; can be given more than once. Default: test and ood."),
+    ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print tables by length of the protein and by residue.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything here, the details too.")] = None,
     max_length: Annotated[int | None, typer.Option(min=3, help="Crop longer proteins; default: the model's.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the residues that is masked.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Of crops and masks.")] = 1,
     token_budget: Budget = 16_384,
     device: Device = "auto",
 ) -> None:
-    """Print accuracy and perplexity for each split of a corpus, beside the unigram baseline."""
+    """Print accuracy and perplexity for splits of a corpus, beside the unigram baseline."""
     from protlm.inference.evaluate import evaluate as measure
+    from protlm.inference.evaluate import format_details, to_json
     from protlm.metrics import format_results
+    from protlm.output import unfinished
     from protlm.sequence.corpus import Corpus
 
+    if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), model.resolve())):
+        raise UserError(f"--json {json}: is {'an input' if json.is_file() else 'no file'}; name another file to write")
     opened, network = Corpus(corpus), _load(model, device)
-    with _progress("evaluating", "batches") as report:
-        results = measure(network, opened, max_length, token_budget, progress=report)
+    length = max_length or network.config.max_length
+    options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
+    # around all of it, so that a file that cannot be written is known at once
+    with unfinished(json) if json else nullcontext() as folder:
+        with _progress("evaluating", "proteins") as report:
+            results = measure(network, opened, split or (), **options, progress=report)
+        if json and folder:
+            (folder / json.name).write_text(to_json(results, network, model, opened, options))
+            (folder / json.name).replace(json)
     print(format_results(results))
+    if details:
+        print("", format_details(results), sep="\n")
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """Accuracy and perplexity over residues, beside the unigram baseline; in training and in evaluation the same."""
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,7 @@ class ResidueMetrics(Metric):
 
     correct: Tensor
     negative_log: Tensor
+    infinite: Tensor
     targets: Tensor
 
     def __init__(self) -> None:
@@ -25,32 +28,89 @@ class ResidueMetrics(Metric):
         # in whole units: float32 would lose small terms of a long sum, and some devices have no float64
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("negative_log", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("infinite", torch.tensor(0), dist_reduce_fx="sum")  # batches whose loss is not finite
         self.add_state("targets", torch.zeros(len(TOKENS), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
         """Takes logits (B, L, V), targets (B, L) and scored (B, L) bool."""
         logits, targets = logits[scored].float(), targets[scored]
         self.correct += (logits.argmax(-1) == targets).sum()
-        self.negative_log += (F.cross_entropy(logits, targets, reduction="sum") * _UNITS).round().long()
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        self.infinite += ~loss.isfinite()  # as a whole number it would be anything
+        self.negative_log += (loss.nan_to_num(0, 0, 0) * _UNITS).round().long()
         self.targets += torch.bincount(targets, minlength=len(TOKENS))
 
     def compute(self) -> dict[str, float]:
-        """{"accuracy", "perplexity"} of the model over all that was scored; nan if nothing was."""
+        """{"accuracy", "perplexity"} of the model over all that was scored; nan if nothing was.
+
+        A model that answers with anything that is not finite has infinite perplexity.
+        """
         count = self.targets.sum().item()
         if not count:
             return {"accuracy": math.nan, "perplexity": math.nan}
         mean = self.negative_log.item() / _UNITS / count
-        return {"accuracy": self.correct.item() / count, "perplexity": math.exp(min(mean, 700))}
+        return {"accuracy": self.correct.item() / count, "perplexity": math.inf if self.infinite else _perplexity(mean)}
 
     def beside(self, unigram: Unigram) -> dict[str, float]:
         """`compute`, and "unigram_accuracy" and "unigram_perplexity" over the very same residues."""
         with self.sync_context():  # of all ranks, as in compute
             counts = self.targets.cpu().numpy().copy()
-        baseline = {"unigram_accuracy": unigram.accuracy(counts), "unigram_perplexity": unigram.perplexity(counts)}
-        return {**self.compute(), **baseline}
+        return {**self.compute(), **_baseline(unigram, counts)}
 
 
-def format_results(results: dict[str, dict[str, float]]) -> str:
+class Breakdown:
+    """The same by group of proteins and by residue, for evaluation: each update waits for the device.
+
+    Args:
+        groups: how many groups there are.
+
+    Attributes:
+        asked: (groups, 33) int64, how often each token was a target.
+        correct: (groups, 33) int64, how often the model said it then.
+        negative_log: (groups, 33) float64, sums of the negative log-probabilities of the targets, in nats.
+        predicted: (33,) int64, how often the model said each token, right or wrong.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.asked, self.correct = np.zeros((2, groups, len(TOKENS)), dtype=np.int64)
+        self.negative_log = np.zeros((groups, len(TOKENS)))
+        self.predicted = np.zeros(len(TOKENS), dtype=np.int64)
+
+    def update(self, logits: Tensor, targets: Tensor, scored: Tensor, groups: np.ndarray) -> None:
+        """Takes logits (B, L, V), targets (B, L), scored (B, L) bool, and the group of each protein, (B,) integers."""
+        logits, targets = logits[scored].detach().float(), targets[scored]
+        losses = F.cross_entropy(logits, targets, reduction="none").cpu().numpy()
+        predicted, asked = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
+        cells = np.repeat(groups, scored.sum(1).cpu().numpy()) * len(TOKENS) + asked
+        shape, size = self.asked.shape, self.asked.size
+        self.asked += np.bincount(cells, minlength=size).reshape(shape)
+        self.correct += np.bincount(cells[predicted == asked], minlength=size).reshape(shape)
+        self.negative_log += np.bincount(cells, losses, minlength=size).reshape(shape)
+        self.predicted += np.bincount(predicted, minlength=len(TOKENS))
+
+    def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
+        """`asked` and what `ResidueMetrics.beside` says, over the cells `part` (groups, 33) bool; nan if none."""
+        counts = np.where(part, self.asked, 0).sum(0)
+        asked = int(counts.sum())
+        accuracy = perplexity = math.nan
+        if asked:
+            accuracy = float(self.correct[part].sum() / asked)
+            perplexity = _perplexity(float(self.negative_log[part].sum()) / asked)
+        return {"asked": asked, "accuracy": accuracy, "perplexity": perplexity, **_baseline(unigram, counts)}
+
+
+def _perplexity(mean: float) -> float:
+    """Of a mean negative log-probability; finite even for a model gone wrong."""
+    return math.exp(min(mean, 700))
+
+
+def _baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
+    if not counts.any():
+        return {"unigram_accuracy": math.nan, "unigram_perplexity": math.nan}
+    return {"unigram_accuracy": unigram.accuracy(counts), "unigram_perplexity": unigram.perplexity(counts)}
+
+
+def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
     """A plain table of split -> metrics, with the columns of `ResidueMetrics.beside`.
 
     >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}

@@ -1,9 +1,13 @@
 """`python -m protlm.train`: composes the Hydra configuration, builds everything, trains and tests. It only wires."""
 
 import logging
+import math
 import os
 import re
+import shutil
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +19,24 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import MISSING, DictConfig
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 from yaml import YAMLError
 
-from protlm.checkpoint import resume_point
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.training.task import LanguageModelTask
+from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point, set_aside
+from protlm.training.joint import TABLE, format_jobs, read_jobs, write_table
+from protlm.training.launch import run_name
+from protlm.training.record import describe_run, write_run
+from protlm.training.signals import REQUEUE, leave
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
 if not CONF.is_dir():
@@ -38,8 +49,9 @@ class Config:
 
     model: Any = MISSING
     data: Any = MISSING
+    task: Any = MISSING
     trainer: Any = MISSING
-    logger: Any = MISSING
+    logger: Any = None
     callbacks: Any = MISSING
     optimizer: Any = MISSING
     schedule: Any = None
@@ -50,32 +62,73 @@ class Config:
 ConfigStore.instance().store("schema", Config)
 
 
-def train(config: DictConfig) -> None:
-    """Trains, tests, and says where everything is."""
+def train(config: DictConfig) -> float:
+    """Trains, tests, and says where everything is; returns the best validation perplexity, infinity without."""
     if odd := set(config) - {field.name for field in fields(Config)}:
         raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
     if config.seed < 0:
         raise UserError(f"seed {config.seed}: expected a whole number from 0")
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    for name in ("max_steps", "val_check_interval", "log_every_n_steps"):
+        if config.trainer.get(name) == 0:
+            raise UserError(f"trainer.{name} 0: expected a number from 1")
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    checkpoints = folder / "checkpoints"
     seed_everything(config.seed, workers=True, verbose=False)
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
     optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
-    task = LanguageModelTask(model, optimizer, schedule)
+    task = instantiate(config.task)(model, optimizer, schedule)
     callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}
-    trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=list(callbacks.values()))
+    loggers = [instantiate(node) for node in (config.logger or {}).values() if node]
+    # requeueing is our StopOnSignal's: Lightning's writes its checkpoint in the middle of a step
+    plugins = [WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])]
+    trainer = instantiate(config.trainer, logger=loggers, callbacks=list(callbacks.values()), plugins=plugins)
     # last, so that no other mistake hides behind missing data
     data = instantiate(config.data, _convert_="all")
     if os.environ.get("LOCAL_RANK", "0") == "0":
         data.prepare_data()  # before Lightning, which would take Ctrl-C for an error of its own
-    resume = resume_point(config.ckpt_path, folder / "checkpoints" / "last.ckpt")
-    trainer.fit(task, data, ckpt_path=resume, weights_only=True)
-    best = getattr(callbacks.get("best"), "best_model_path", "")
-    if Path(best).parent != folder / "checkpoints" or not Path(best).is_file():
-        best = ""  # a checkpoint of another folder remembers the best of that one
-    if data.evaluated_splits():
-        trainer.test(task, data, ckpt_path=best or None, weights_only=True, verbose=False)
+    resume = resume_point(config.ckpt_path, checkpoints)
     if trainer.is_global_zero:
-        print(f"everything is in {folder}; use the model as --model {best or folder / 'checkpoints' / 'last.ckpt'}")
+        if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
+            set_aside(checkpoints)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
+        about = describe_run(resolved, list(hydra_config.overrides.task), folder, fingerprints, resume)
+        write_run(about, folder)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        for logger in loggers:
+            logger.log_hyperparams(about)
+    try:
+        trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    except UnwritableError as error:
+        saved = getattr(callbacks.get("checkpoint"), "saved", None)
+        raise UserError(f"{error}; last good checkpoint: {saved or 'none'}") from error
+    best = trainer.strategy.broadcast(str(checkpoints / BEST) if (checkpoints / BEST).exists() else None)
+    if data.evaluated_splits():
+        trainer.test(task, data, ckpt_path=best, weights_only=True, verbose=False)
+    for logger in loggers:
+        logger.log_results(task.results, best or str(checkpoints / LAST))
+    if trainer.is_global_zero:
+        print(f"everything is in {folder}; use the model as --model {best or checkpoints / LAST}")
+    score = getattr(callbacks.get("best"), "best_model_score", None)
+    return math.inf if score is None else float(score)
+
+
+class JointTable(Callback):
+    """At the end of a multirun, however it ends, one table of its runs: on screen, and as a file in its folder."""
+
+    _pending: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        JointTable._pending = Path(config.hydra.sweep.dir)
+
+    @classmethod
+    def show(cls) -> None:
+        """Writes and prints the table, if a multirun has begun."""
+        folder, cls._pending = cls._pending, None
+        if folder and (jobs := read_jobs(folder)):
+            write_table(jobs, folder / TABLE)
+            print(f"{format_jobs(jobs)}\nthis table is in {folder / TABLE}", flush=True)
 
 
 @contextmanager
@@ -85,28 +138,58 @@ def mistakes_in_one_line() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError, MisconfigurationException) as error:
         message = str(error)
         if isinstance(error, InstantiationException) and error.__cause__:
             where = "" if isinstance(error.__cause__, UserError) else message.rpartition("full_key: ")[2] + ": "
             message = f"{where}{error.__cause__}"
         # Hydra's advice to append what it does not know, and its search path, help nobody here
         message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
+        if plugin := re.search(r"Could not load 'hydra/\w+/(submitit|optuna)", message):
+            extra = "slurm" if plugin[1] == "submitit" else "optuna"
+            message += f" Install it: pip install -e '.[{extra}]' -c constraints.txt"
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+def job(config: DictConfig) -> float:
+    """`train`, as Hydra calls it, in this process or in that of a launcher."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return train(config)  # a mistake ends this job only, and is told behind the last one
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        with mistakes_in_one_line():  # here, since Hydra would print its own lines about it
+            return train(config)
+    finally:
+        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:  # a run that has not begun
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
     """The command; without arguments it trains the demo."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a stack trace
+    os.environ["PROTLM_RUN"] = run_name()  # for the names of folders in conf/config.yaml
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, *REQUEUE):
+            signal.signal(number, leave)
     if len(sys.argv) == 1:
         sys.argv.append("+experiment=demo")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     with mistakes_in_one_line():
-        # once more inside, since Hydra would print its own lines about an error in the job
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(mistakes_in_one_line()(train))()
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        finally:
+            JointTable.show()
 
 
 if __name__ == "__main__":
-    main()
+    from protlm import train as module  # under its name, by which launchers and Hydra's callbacks know it
+
+    module.main()

@@ -106,10 +106,11 @@ def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: P
     assert [line.split()[0] for line in lines] == ["3", "3", "7", "7"]
     assert all(0 < float(line.split()[2]) < 1 for line in lines)
 
-    evaluated = protlm("evaluate", corpus, *model)
-    assert evaluated.code == 0
-    assert evaluated.out.splitlines()[0].split()[:2] == ["split", "accuracy"]
-    assert evaluated.out.splitlines()[1].startswith("train")
+    evaluated = protlm("evaluate", corpus, "--split", "train", *model)
+    assert (evaluated.code, evaluated.err) == (0, "")
+    header, line = evaluated.out.splitlines()
+    assert header.split()[:2] == ["split", "accuracy"]
+    assert line.startswith("train")
 
     exported = protlm("export", tmp_path / "copy", "--model", model_folder)
     assert (exported.code, exported.out) == (0, "")
@@ -218,6 +219,44 @@ def test_paths_are_printed_as_they_are(protlm, fasta: Path, tmp_path: Path) -> N
     assert_refused(protlm("evaluate", odd.with_name("[none]"), "--model", "m"), odd.with_name("[none]"))
 
 
+def test_evaluate_takes_test_and_ood_and_writes_everything(protlm, corpus_path, model_folder, tmp_path: Path) -> None:
+    command = ("evaluate", corpus_path, "--model", model_folder, "--device", "cpu")
+    plain = protlm(*command)
+    assert (plain.code, plain.err) == (0, "")
+    assert [line.split()[0] for line in plain.out.splitlines()] == ["split", "test", "ood"]
+    names = sorted(tmp_path.iterdir())
+    detailed = protlm(*command, "--details", "--json", tmp_path / "e.json")
+    assert (detailed.code, detailed.err) == (0, "")
+    assert detailed.out.startswith(f"{plain.out}\ntest by length")
+    assert detailed.out.count(" by residue ") == 2
+    assert sorted(tmp_path.iterdir()) == sorted([*names, tmp_path / "e.json"])
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert list(content["splits"]) == ["test", "ood"]
+    assert content["options"] == {"max_length": 64, "token_budget": 16_384, "share": 0.15, "seed": 1, "device": "cpu"}
+    assert content["model"]["path"] == str(model_folder)
+    assert content["corpus"]["fingerprint"] == Corpus(corpus_path).fingerprint
+    assert protlm(*command, "--json", tmp_path / "e.json").out == plain.out  # over an earlier one
+    assert json.loads((tmp_path / "e.json").read_text()) == content
+    assert protlm(*command, "--seed", 2).out != plain.out
+
+
+def test_evaluate_refuses_what_it_cannot_do_before_it_computes(protlm, corpus_path, model_folder, fasta, tmp_path):
+    command = ("--model", model_folder, "--device", "cpu")
+    assert protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--valid", 0, "--test", 0).code == 0
+    names = sorted(tmp_path.iterdir())
+    target = tmp_path / "e.json"
+    train = "proteins: train\n"
+    assert_refused(
+        protlm("evaluate", tmp_path / "c.h5", *command, "--json", target), "no proteins in test or ood", train
+    )
+    assert_refused(protlm("evaluate", tmp_path / "c.h5", *command, "--split", "ood"), "no proteins in ood", train)
+    assert_refused(protlm("evaluate", corpus_path, *command, "--split", "tset", "--json", target), "split 'tset'")
+    assert_refused(protlm("evaluate", corpus_path, *command, "--share", 2), "share 2")
+    absent = tmp_path / "absent" / "e.json"
+    assert_refused(protlm("evaluate", corpus_path, *command, "--json", absent), f"{absent}: there is no folder")
+    assert sorted(tmp_path.iterdir()) == names
+
+
 def test_a_folder_that_exists_is_not_exported_over(protlm, model_folder: Path) -> None:
     assert_refused(protlm("export", model_folder, "--model", model_folder), model_folder, "exists already")
 
@@ -305,6 +344,9 @@ def test_nucleotides_are_taken_when_asked(
         ("evaluate absent.h5 --model MODEL", "absent.h5: no such corpus"),
         ("evaluate FASTA --model MODEL", "not a corpus"),
         ("evaluate FASTA MODEL --model MODEL", "unexpected extra argument"),
+        ("evaluate FASTA --model MODEL --json FASTA", "is an input"),
+        ("evaluate FASTA --model MODEL --json .", "is no file"),
+        ("evaluate FASTA --model MODEL --seed -1", "--seed"),
         ("export out --model absent", "absent: no such model"),
         ("embedd FASTA", "No such command 'embedd'"),
         ("--nope", "No such option: --nope"),
@@ -349,6 +391,23 @@ def test_ctrl_c_stops_embedding_and_leaves_nothing(model_folder: Path, tmp_path:
     names = sorted(tmp_path.iterdir())
     arguments = ["embed", "large.fasta", "-o", "out.h5", "--model", str(model_folder), "--device", "cpu"]
     with started(tmp_path, *arguments) as process:
+        wait_for_folder(tmp_path, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "stopped; no output was left half-written\n")
+    assert sorted(tmp_path.iterdir()) == names
+    assert output.read_text() == "precious"
+
+
+def test_ctrl_c_stops_evaluation_and_leaves_nothing(protlm, model_folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "large.fasta").open("w") as file:
+        file.writelines(f">p{i}\n{'MKTAYIAKQRQISFVKSHFSRQ' * 20}\n" for i in range(20_000))
+    assert protlm("prepare", tmp_path / "large.fasta", "-o", tmp_path / "c.h5", "--test", 0.9).code == 0
+    output = tmp_path / "out.h5"
+    output.write_text("precious")
+    names = sorted(tmp_path.iterdir())
+    options = ["--json", "out.h5", "--max-length", "500", "--device", "cpu"]
+    with started(tmp_path, "evaluate", "c.h5", "--model", str(model_folder), *options) as process:
         wait_for_folder(tmp_path, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)

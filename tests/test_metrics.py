@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from protlm.metrics import ResidueMetrics, format_results
+from protlm.metrics import Breakdown, ResidueMetrics, format_results
 from protlm.sequence.alphabet import SCORED
 from protlm.sequence.corpus import Unigram
 
@@ -87,9 +87,90 @@ def test_a_model_gone_wrong_has_a_large_but_finite_perplexity() -> None:
     assert 1e300 < metrics.compute()["perplexity"] < math.inf
 
 
+def test_the_baseline_over_nothing_is_no_number() -> None:
+    logits, targets, scored = answers(2, 9)
+    metrics = ResidueMetrics()
+    metrics.update(logits, targets, torch.zeros_like(scored))
+    assert all(map(math.isnan, metrics.beside(Unigram(np.arange(33))).values()))
+    nothing = Breakdown(2).over(np.ones((2, 33), dtype=bool), Unigram(np.arange(33)))
+    assert nothing.pop("asked") == 0
+    assert all(map(math.isnan, nothing.values()))
+
+
+def broken_down(batches: int = 1) -> tuple[Breakdown, ResidueMetrics, np.ndarray]:
+    """Eight proteins in three groups, the last of them empty, in so many batches; and the groups."""
+    logits, targets, scored = answers(8, 50)
+    groups = np.array([0, 1, 1, 0, 1, 0, 0, 1])
+    breakdown, metrics = Breakdown(3), ResidueMetrics()
+    for rows in np.array_split(np.arange(8), batches):
+        breakdown.update(logits[rows], targets[rows], scored[rows], groups[rows])
+        metrics.update(logits[rows], targets[rows], scored[rows])
+    return breakdown, metrics, groups
+
+
+def test_a_breakdown_over_everything_is_the_metrics() -> None:
+    breakdown, metrics, _ = broken_down()
+    unigram = Unigram(np.arange(33))
+    whole = breakdown.over(np.ones((3, 33), dtype=bool), unigram)
+    assert whole.pop("asked") == metrics.targets.sum()
+    assert whole == pytest.approx(metrics.beside(unigram))
+    assert whole["accuracy"] == metrics.compute()["accuracy"]
+
+
+def test_a_breakdown_counts_each_protein_in_its_group() -> None:
+    breakdown, _, groups = broken_down()
+    logits, targets, scored = answers(8, 50)
+    unigram = Unigram(np.arange(33))
+    for group in (0, 1):
+        rows = groups == group
+        alone = ResidueMetrics()
+        alone.update(logits[rows], targets[rows], scored[rows])
+        part = np.zeros((3, 33), dtype=bool)
+        part[group] = True
+        row = breakdown.over(part, unigram)
+        assert row.pop("asked") == scored[rows].sum()
+        assert row == pytest.approx(alone.beside(unigram))
+    assert breakdown.asked[2].sum() == 0
+
+
+def test_a_breakdown_counts_each_target_by_itself() -> None:
+    breakdown, _, _ = broken_down()
+    logits, targets, scored = answers(8, 50)
+    unigram = Unigram(np.arange(33))
+    for token in (4, 23):
+        alone = ResidueMetrics()
+        alone.update(logits, targets, scored & (targets == token))
+        part = np.zeros((3, 33), dtype=bool)
+        part[:, token] = True
+        row = breakdown.over(part, unigram)
+        assert row.pop("asked") == alone.targets.sum()
+        assert row == pytest.approx(alone.beside(unigram))
+        assert breakdown.predicted[token] == (logits.argmax(-1)[scored] == token).sum()
+    assert breakdown.predicted.sum() == breakdown.asked.sum()
+
+
+@pytest.mark.parametrize("batches", [2, 8])
+def test_a_breakdown_does_not_depend_on_the_batches(batches: int) -> None:
+    (one, *_), (other, *_) = broken_down(), broken_down(batches)
+    for name in ("asked", "correct", "predicted"):
+        assert (getattr(one, name) == getattr(other, name)).all()
+    assert one.negative_log == pytest.approx(other.negative_log)
+
+
 def test_the_table_has_a_line_for_each_split() -> None:
     row = {"accuracy": 0.25, "unigram_accuracy": 0.0901, "perplexity": 9.5, "unigram_perplexity": 18.125}
     _header, test, ood = format_results({"test": row, "ood": dict.fromkeys(row, math.nan)}).splitlines()
     assert test.split() == ["test", "25.0", "%", "9.0", "%", "9.50", "18.12"]
     assert ood.split() == ["ood", "nan", "%", "nan", "%", "nan", "nan"]
     assert len(test) == len(ood)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_answers_that_are_not_finite_never_look_good(odd: float) -> None:
+    metrics = ResidueMetrics()
+    targets = torch.tensor([[5, 6]])
+    for value in (0.0, odd, 0.0, odd):
+        logits = torch.zeros(1, 2, 33)
+        logits[0, 0, 5] = value
+        metrics.update(logits, targets, targets > 0)
+    assert metrics.compute()["perplexity"] == math.inf

@@ -28,7 +28,7 @@ from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule
 from protlm.training.datamodule import TremblDataModule
 
-GROUPS = ("model", "model/attention", "data", "trainer", "logger", "callbacks", "optimizer", "schedule")
+GROUPS = ("model", "model/attention", "data", "task", "trainer", "logger", "callbacks", "optimizer", "schedule")
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "callbacks.progress=null"]
 TINY = [
     *QUICK,
@@ -78,10 +78,12 @@ def test_every_yaml_composes_and_instantiates(override: str, corpus_path: Path, 
     settings = instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD)
     with torch.device("meta"):
         model = Performer(settings)
-    optimizer = instantiate(config.optimizer, _convert_="all")(model.parameters())
+    optimizer = instantiate(config.optimizer, _convert_="all")(model)
     factor = instantiate(config.schedule)(0, 10)
+    task = instantiate(config.task)(model, instantiate(config.optimizer, _convert_="all"))
     callbacks = [instantiate(node) for node in config.callbacks.values() if node]
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=callbacks)
+    assert task.model is model
     assert data.question.causal == settings.causal
     assert 0 < factor <= 1
     assert optimizer.param_groups[0]["lr"] > 0
@@ -197,7 +199,7 @@ def test_a_whole_run(monkeypatch, capsys, tmp_path, sample) -> None:
     assert all(0 <= row["accuracy"] <= 1 < row["perplexity"] for row in results.values())
     assert f"{results['ood']['unigram_perplexity']:.2f}" in printed
     assert Path("run/learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    with open("run/metrics/version_0/metrics.csv") as file:
+    with open("run/metrics/metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert {"train/loss", "valid/accuracy", "valid/unigram_accuracy", "valid/perplexity"} <= set(rows[0])
     model = protlm.load("run/checkpoints/last.ckpt")
@@ -387,11 +389,11 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(number, monkeypatch, t
         "data.token_budget=2000",
     ]
     run(monkeypatch, *common, "hydra.run.dir=whole")
-    parts = [*common, "hydra.run.dir=parts", "trainer.log_every_n_steps=1", "+logger.flush_logs_every_n_steps=1"]
+    parts = [*common, "hydra.run.dir=parts", "trainer.log_every_n_steps=1"]
     command = [sys.executable, "-m", "protlm.train", *parts]
     same = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number adds up in another order
     with subprocess.Popen(command, env=same, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not Path("parts/metrics/version_0/metrics.csv").exists() and process.poll() is None:
+        while not Path("parts/metrics/metrics.csv").exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from protlm.performer.attention import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
@@ -196,6 +198,9 @@ class Performer(nn.Module):
     that its variance does not grow with depth (Radford et al. 2019).
     """
 
+    activation_checkpointing = False
+    """Keep only the input of each block for the backward pass, and compute the block again there."""
+
     def __init__(self, config: PerformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -224,6 +229,13 @@ class Performer(nn.Module):
         for attention in self._favor():
             attention.redraw(draw_number)
 
+    def share_observations(self) -> None:
+        """Gives all ranks what rank 0 has observed for adaptive kernels: that alone is in a checkpoint."""
+        for attention in self._favor():
+            if attention.feature_map.adaptive:
+                dist.broadcast(attention.moment, 0)
+                dist.broadcast(attention.observed, 0)
+
     @property
     def draw_number(self) -> int:
         """Of the directions as they are; 0 without any."""
@@ -249,7 +261,10 @@ class Performer(nn.Module):
             x = x + (positions if segments is None else positions[restarted(segments)])
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, key_mask, segments)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, key_mask, segments, use_reentrant=False)
+            else:
+                x = block(x, key_mask, segments)
         return self.norm(x)
 
     def forward(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:

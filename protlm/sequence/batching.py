@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     """(B, L) bool, false at padding."""
     segments: Tensor | None = None
     """(B, L) int64, the number of the protein within its row, where attention must not cross proteins; else None."""
+    key: np.ndarray | None = None
+    """(B, 2) or (B, 4) int64, what the batch was made from; see `Batches.names`. No tensor: it stays on the CPU."""
 
 
 Key = np.ndarray
@@ -116,7 +118,11 @@ class Batches(Dataset[Batch]):
         for row in key.tolist():
             generator = self._chance(row[0], row[1])
             samples.append(self.question(self.sequence(row, generator), generator))
-        return collate(samples)
+        return collate(samples)._replace(key=key)
+
+    def names(self, key: Key) -> list[str]:
+        """What the sequences of a batch are called: ids of proteins, or of the first of each block."""
+        raise NotImplementedError
 
 
 class ProteinBatches(Batches):
@@ -141,6 +147,9 @@ class ProteinBatches(Batches):
         tokens = with_ends(self.corpora[key[1]])
         start = int(generator.integers(max(0, len(tokens) - self.max_length) + 1))
         return tokens[start : start + self.max_length]
+
+    def names(self, key: Key) -> list[str]:
+        return [self.corpora.id(protein) for protein in key[:, 1].tolist()]
 
 
 class BlockBatches(Batches):
@@ -214,6 +223,10 @@ class BlockBatches(Batches):
                     break
             draw += more
         return np.concatenate(pieces)[offset : offset + self.max_length]
+
+    def names(self, key: Key) -> list[str]:
+        first = [(block, int(self.draws(epoch, draw, draw + 1)[1][0])) for epoch, block, draw, _ in key.tolist()]
+        return [f"block {block:,} (from {self.corpora.id(protein)})" for block, protein in first]
 
     def __getitem__(self, key: Key) -> Batch:
         batch = super().__getitem__(key)

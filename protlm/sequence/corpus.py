@@ -193,6 +193,12 @@ class Corpora:
     def __str__(self) -> str:
         return ", ".join(str(corpus.path) for corpus in self.corpora)
 
+    def id(self, index: int) -> str:
+        """The identifier of one protein."""
+        shard = bisect_right(self._starts, index) - 1
+        local = index - self._starts[shard]
+        return self.corpora[shard].ids(local, local + 1)[0]
+
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
         """(n,) int64, in residues, of the proteins `indices` (n,)."""
         if len(self.corpora) == 1:

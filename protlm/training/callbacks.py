@@ -1,17 +1,16 @@
 """What happens around the steps: redrawing, seeds of dropout, stopping on a signal, progress, the learning curve."""
 
 import json
-import signal
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 
+from protlm.errors import UserError
 from protlm.metrics import format_results
 from protlm.performer import Performer
 from protlm.training.task import LanguageModelTask
@@ -28,6 +27,10 @@ class RedrawFeatures(Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 0):
+            raise UserError(
+                f"callbacks.redraw.every_n_steps {every_n_steps!r}: expected a whole number from 0, or null"
+            )
         self.every_n_steps = every_n_steps
         self._interval, self._draw = 0, 0
 
@@ -43,6 +46,8 @@ class RedrawFeatures(Callback):
     ) -> None:
         draw = trainer.global_step // self._interval if self._interval else 0
         if draw != self._draw:
+            if dist.is_available() and dist.is_initialized():
+                self._model(pl_module).share_observations()
             self._model(pl_module).redraw(draw)
             self._draw = draw
 
@@ -53,10 +58,11 @@ class RedrawFeatures(Callback):
 
 
 class SeededSteps(Callback):
-    """Seeds dropout anew for every batch, from (seed, rank, step, batch within the step).
+    """Seeds dropout anew for every batch, from the seed and the batch's number in the run.
 
-    A resumed run then draws what the uninterrupted one would have, on any number of ranks, and no state of a random
-    number generator has to be saved.
+    A resumed run then draws what the uninterrupted one would have, and no state of a random number generator has to be
+    saved. Batches are numbered over ranks and over the parts of an accumulated gradient, in the order in which the data
+    module deals them: two processes draw what one does that accumulates two batches.
 
     Args:
         seed: of the run.
@@ -69,53 +75,24 @@ class SeededSteps(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._part = self._part + 1 if trainer.global_step == self._step else 0
-        self._step = trainer.global_step
-        key = (self.seed, trainer.global_rank, self._step, self._part)
+        step = trainer.global_step
+        self._part = self._part + 1 if step == self._step else 0
+        self._step = step
+        # Lightning counts the steps of its loggers apart, and loses one at some resumptions
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        key = (self.seed, step, self._part * trainer.world_size + trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-
-
-class StopOnSignal(Callback):
-    """Ctrl-C or SIGTERM: finishes the step, writes a checkpoint to go on from, and ends with 128 + the signal's number.
-
-    A second Ctrl-C stops at once.
-
-    Args:
-        path: the checkpoint.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._signal = 0
-        self._before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # all ranks stop together, since the checkpoint of a distributed run takes all of them
-        if trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False):
-            trainer.save_checkpoint(self.path)
-            if trainer.is_global_zero:
-                print(f"stopped at step {trainer.global_step:,}; to go on: ckpt_path={self.path}", file=sys.stderr)
-            sys.exit(128 + (self._signal or signal.SIGTERM))
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _note(self, number: int, frame: object) -> None:
-        if self._signal:
-            raise KeyboardInterrupt
-        self._signal = number
-        print("stopping behind this step; once more to stop at once", file=sys.stderr)
 
 
 class StepProgressBar(RichProgressBar):
     """Lightning's rich progress bar without epochs, since training batches have no end, and without v_num."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """All batches of the run, also those before it was resumed."""
+        if self.trainer.max_steps > 0:
+            return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        return super().total_train_batches
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training".ljust(len(self.validation_description))

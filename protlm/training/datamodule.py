@@ -179,6 +179,12 @@ class TremblDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         return self._evaluation(self.evaluated_splits())
 
+    def names(self, batch: Batch) -> list[str]:
+        """What the sequences of a training batch are called."""
+        assert self._sampler is not None
+        assert batch.key is not None
+        return self._sampler.samples.names(batch.key)
+
     def evaluated_splits(self) -> tuple[str, ...]:
         """The splits of `test_dataloader`."""
         return tuple(split for split in EVALUATION_SPLITS if self.corpora.count(split)[0])

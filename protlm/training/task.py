@@ -3,11 +3,13 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,6 +18,10 @@ from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
 from protlm.sequence.batching import Batch
+from protlm.training.checkpoints import BetweenSteps
+from protlm.training.finite import FiniteSteps
+from protlm.training.memory import return_freed_memory
+from protlm.training.strategies import FullySharded
 
 
 class LanguageModelTask(pl.LightningModule):
@@ -23,34 +29,83 @@ class LanguageModelTask(pl.LightningModule):
 
     Args:
         model: the network; its `config.causal` has to agree with the data.
-        optimizer: makes an optimizer from parameter groups, such as a partial `torch.optim.AdamW`.
+        optimizer: makes an optimizer from the model, such as a partial `protlm.training.optimizer.adamw`.
         schedule: makes the learning rate's factor from (step, steps in all); None keeps it constant.
+        activation_checkpointing: see `Performer`; for less memory and a third more time.
+        compile: compile the blocks with `torch.compile` for training.
+        skip_nonfinite: so many steps in a row may be left out because a gradient is not finite; with one more, the run
+            stops.
     """
 
     def __init__(
         self,
         model: Performer,
-        optimizer: Callable[[Iterable[Any]], Optimizer],
+        optimizer: Callable[[Performer], Optimizer],
         schedule: Callable[[int, int], float] | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002
+        skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
         if isinstance(optimizer, functools.partial):
             try:
-                inspect.signature(optimizer.func).bind([], **optimizer.keywords)
+                inspect.signature(optimizer.func).bind(model, **optimizer.keywords)
             except TypeError as error:
                 raise UserError(f"optimizer: {error}") from error
         self.model = model
+        self.model.activation_checkpointing = activation_checkpointing
+        if activation_checkpointing:
+            return_freed_memory()
+        if compile:
+            for block in model.blocks:
+                block.compile(dynamic=True)  # lengths differ from batch to batch
         self._optimizer, self._schedule = optimizer, schedule
+        self.finite = FiniteSteps(skip_nonfinite)
         self.valid = ResidueMetrics()
         self.tests = nn.ModuleList()
         self.results: dict[str, dict[str, float]] = {}
         """Split -> metrics, filled by `trainer.test`."""
 
+    def configure_model(self) -> None:
+        """Lets the strategy shard the model, if it is one that does."""
+        if isinstance(self.trainer.strategy, FullySharded):
+            self.trainer.strategy.shard(self.model)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Says that a step is over, before Lightning begins to count the next one."""
+        if self.trainer.training:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, BetweenSteps):
+                    callback.next_batch(self.trainer)
+        return batch
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.model(batch.inputs, batch.key_mask, batch.segments)
         loss = self.model.loss(logits, batch.targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.inputs))
+        self.finite.note(loss, batch)
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Logs the norm of the gradient of all ranks, clips it, and looks whether it is finite."""
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.log("train/gradient_norm", norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if not self.finite.check(norm, self.trainer):
+            optimizer.zero_grad()  # an optimizer without gradients changes nothing
+        elif gradient_clip_val and gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            clip_grads_with_norm_(weights, gradient_clip_val, norm)
+        if self.finite.limit:
+            self.log("train/skipped_steps", float(self.finite.skipped))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.valid.update(self.model(batch.inputs, batch.key_mask, batch.segments), batch.targets, batch.scored)
@@ -73,7 +128,9 @@ class LanguageModelTask(pl.LightningModule):
             self.log_dict({f"{split}/{name}": value for name, value in self.results[split].items()})
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.model.parameters())
+        if self.trainer.precision == "16-mixed":
+            raise UserError("trainer.precision 16-mixed: expected bf16-mixed, which needs no scaled loss, or 32-true")
+        optimizer = self._optimizer(self.model)
         factor, steps = self._schedule, self.trainer.estimated_stepping_batches
         if factor is None:
             return optimizer
@@ -85,6 +142,7 @@ class LanguageModelTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = description(self.model.config)
+        checkpoint["skipped_steps"] = self.finite.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = checkpoint[KEY]["model"]
@@ -96,37 +154,10 @@ class LanguageModelTask(pl.LightningModule):
 
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
+        self.finite.go_on(checkpoint.get("skipped_steps", (0, 0)))
 
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _summary(self, metrics: Any) -> dict[str, float]:
         return metrics.beside(self._data().unigram)
-
-
-class Warmup:
-    """Factor of the learning rate: rises linearly over the first `steps`, then stays or falls to `floor`.
-
-    Args:
-        steps: length of the warm-up; 0 for none.
-        decay: "none", "linear" or "cosine", over the steps that are left.
-        floor: the factor at the end of a decay.
-
-    >>> [Warmup(steps=2, decay="linear")(step, 6) for step in range(6)]
-    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
-    """
-
-    def __init__(self, steps: int = 0, decay: str = "none", floor: float = 0.0) -> None:
-        if decay not in ("none", "linear", "cosine"):
-            raise UserError(f"schedule.decay {decay!r}: expected 'none', 'linear' or 'cosine'")
-        self.steps, self.decay, self.floor = steps, decay, floor
-
-    def __call__(self, step: int, total: int) -> float:
-        """The factor at `step` of `total` optimizer steps."""
-        if step < self.steps:
-            return (step + 1) / self.steps
-        if self.decay == "none":
-            return 1.0
-        done = min(1.0, (step - self.steps) / max(1, total - self.steps))
-        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return self.floor + (1 - self.floor) * left

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import random
 from collections import Counter
@@ -7,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from protlm.inference.evaluate import evaluate
+from protlm.errors import UserError
+from protlm.inference.evaluate import evaluate, format_details, to_json
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
 from protlm.sequence.corpus import Corpus
 from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SplitRule
+from protlm.sequence.splits import SPLITS, SplitRule
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def baseline(corpus: Corpus, split: str) -> tuple[float, float]:
 
 
 def test_the_baseline_equals_a_calculation_by_hand(tiny_model: Performer, corpus: Corpus) -> None:
-    results = evaluate(tiny_model, corpus, max_length=100, share=1)
+    results = evaluate(tiny_model, corpus, SPLITS, max_length=100, share=1)
     assert set(results) == {"train", "valid", "test", "ood"}
     for split, row in results.items():
         assert (row["unigram_accuracy"], row["unigram_perplexity"]) == pytest.approx(baseline(corpus, split))
@@ -51,7 +53,7 @@ def test_the_baseline_equals_a_calculation_by_hand(tiny_model: Performer, corpus
 
 def test_a_causal_model_is_asked_for_every_residue(causal_model: Performer, corpus: Corpus) -> None:
     # <cls> comes first, so that each residue is a target once
-    for split, row in evaluate(causal_model, corpus, max_length=100).items():
+    for split, row in evaluate(causal_model, corpus, SPLITS, max_length=100).items():
         assert (row["unigram_accuracy"], row["unigram_perplexity"]) == pytest.approx(baseline(corpus, split))
 
 
@@ -103,9 +105,151 @@ def test_what_is_scored_cannot_be_copied(tiny_model: Performer, corpus: Corpus) 
     assert {row["accuracy"] for row in evaluate(Copy(), corpus).values()} == {0}
 
 
-def test_empty_splits_are_left_out_and_progress_reaches_the_end(tiny_model: Performer, write_fasta, tmp_path) -> None:
-    prepare_corpus([write_fasta([("a", "MKTAYIAK")])], tmp_path / "c.h5", SplitRule(0, 0))
+class Constant(torch.nn.Module):
+    """Says at every position the same: A with probability 1/2, L with 1/4, the others with 1/124 each."""
+
+    def __init__(self, model: Performer, causal: bool = False) -> None:
+        super().__init__()
+        self.config = dataclasses.replace(model.config, causal=causal)
+        probabilities = torch.full((33,), 1 / 124)
+        probabilities[INDEX["A"]], probabilities[INDEX["L"]] = 1 / 2, 1 / 4
+        self.logits = torch.nn.Parameter(probabilities.log())
+
+    def forward(self, tokens: torch.Tensor, key_mask: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(*tokens.shape, 33)
+
+
+@pytest.fixture
+def graded(write_fasta, tmp_path: Path) -> Corpus:
+    """Proteins of one residue each, at the bounds of bins: A up to 128, L up to 256, U up to 512, W above 16,384."""
+    lengths = {"A": (1, 127, 128), "L": (129, 256), "U": (257, 512), "W": (16_385,)}
+    fasta = write_fasta((f"{letter}{length}", letter * length) for letter, sizes in lengths.items() for length in sizes)
+    prepare_corpus([fasta], tmp_path / "g.h5", SplitRule(0, 0))
+    return Corpus(tmp_path / "g.h5")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_parts_of_a_split_by_hand(tiny_model: Performer, graded: Corpus, causal: bool) -> None:
+    result = evaluate(Constant(tiny_model, causal), graded, ["train"], max_length=20_000, share=1)["train"]
+    total = 256 + 385 + 769 + 16_385 + 22
+    expected = {
+        (1, 128): (3, 256, 1, 2, 0, total / 257),
+        (129, 256): (2, 385, 0, 4, 0, total / 386),
+        (257, 512): (2, 769, 0, 124, 0, total / 770),
+        (16_385, None): (1, 16_385, 0, 124, 1, total / 16_386),
+    }
+    assert [(row["min"], row["max"]) for row in result.by_length] == list(expected)
+    names = ("asked", "accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
+    for row, letter in zip(result.by_length, "ALUW", strict=True):
+        proteins, *numbers = expected[row["min"], row["max"]]
+        assert row["proteins"] == proteins
+        assert [row[name] for name in names] == pytest.approx(numbers, rel=1e-5)
+        by_residue = result.by_residue[letter]
+        assert [by_residue[name] for name in names] == pytest.approx(numbers, rel=1e-5)
+        assert by_residue["predicted"] == (256 + 385 + 769 + 16_385 if letter == "A" else 0)
+    assert list(result.by_residue) == ["A", "L", "W", "U"]
+    assert (result.proteins, result.asked) == (8, 256 + 385 + 769 + 16_385)
+
+
+def test_a_cropped_protein_stays_in_the_bin_of_its_length(tiny_model: Performer, graded: Corpus) -> None:
+    rows = evaluate(Constant(tiny_model), graded, ["train"], max_length=10, share=1)["train"].by_length
+    assert [(row["min"], row["proteins"]) for row in rows] == [(1, 3), (129, 2), (257, 2), (16_385, 1)]
+    assert all(row["asked"] <= 10 * row["proteins"] for row in rows)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_parts_make_up_the_whole(tiny_model: Performer, corpus_path: Path, causal: bool, positions: str) -> None:
+    torch.manual_seed(2)
+    model = Performer(dataclasses.replace(tiny_model.config, causal=causal, positions=positions)).eval()
+    for split, result in evaluate(model, Corpus(corpus_path), max_length=200).items():
+        assert result.proteins == sum(row["proteins"] for row in result.by_length) > 0
+        for rows in (result.by_length, list(result.by_residue.values())):
+            asked = [row["asked"] for row in rows]
+            assert sum(asked) == result.asked > 0
+            for name in ("accuracy", "unigram_accuracy"):
+                mean = sum(row[name] * count for row, count in zip(rows, asked, strict=True)) / result.asked
+                assert mean == pytest.approx(result[name]), split
+            for name in ("perplexity", "unigram_perplexity"):
+                mean = sum(math.log(row[name]) * count for row, count in zip(rows, asked, strict=True)) / result.asked
+                assert math.exp(mean) == pytest.approx(result[name], rel=1e-5), split
+
+
+def test_a_split_is_the_same_alone_and_among_others(tiny_model: Performer, corpus: Corpus) -> None:
+    every = evaluate(tiny_model, corpus, SPLITS)
+    assert list(every) == list(SPLITS)
+    assert list(evaluate(tiny_model, corpus, ["ood", "test", "ood"])) == ["ood", "test"]
+    assert list(evaluate(tiny_model, corpus)) == ["test", "ood"]
+    for split, result in every.items():
+        alone = evaluate(tiny_model, corpus, [split])[split]
+        assert (alone, alone.by_length, alone.by_residue) == (result, result.by_length, result.by_residue)
+
+
+def test_splits_without_proteins_and_unknown_ones_are_refused(tiny_model, write_fasta, tmp_path: Path) -> None:
+    proteins = [(f"p{i}", "MKTAYIAK" + "A" * i) for i in range(5)]
+    prepare_corpus([write_fasta(proteins)], tmp_path / "c.h5", SplitRule(0, 0, held_out=frozenset({"p1"})))
+    prepare_corpus([write_fasta(proteins)], tmp_path / "t.h5", SplitRule(0, 0))
+    both, train = Corpus(tmp_path / "c.h5"), Corpus(tmp_path / "t.h5")
+    assert list(evaluate(tiny_model, both)) == ["ood"]
+    with pytest.raises(UserError, match=r"c\.h5: no proteins in valid, test; splits with proteins: train, ood"):
+        evaluate(tiny_model, both, ["valid", "ood", "test"])
+    with pytest.raises(UserError, match="split 'tets': expected one of train, valid, test, ood"):
+        evaluate(tiny_model, both, ["tets"])
+    with pytest.raises(UserError, match=r"no proteins in test or ood; .*: train$"):
+        evaluate(tiny_model, train)
+
+
+@pytest.mark.parametrize("token_budget", [1, 100, 16_384])
+def test_progress_counts_proteins_to_the_end(tiny_model: Performer, corpus: Corpus, token_budget: int) -> None:
     steps = []
-    results = evaluate(tiny_model, Corpus(tmp_path / "c.h5"), progress=lambda *step: steps.append(step))
-    assert set(results) == {"train"}
-    assert steps == [(1, 1)]
+    evaluate(tiny_model, corpus, token_budget=token_budget, progress=lambda *step: steps.append(step))
+    proteins = len(corpus.members("test")) + len(corpus.members("ood"))
+    assert steps == sorted(set(steps))
+    assert steps[-1] == (proteins, proteins)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_answers_with_no_numbers_is_refused(tiny_model: Performer, corpus: Corpus, value: float) -> None:
+    tiny_model.head.weight.data.fill_(value)
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(tiny_model, corpus)
+
+
+def test_json_holds_everything(tiny_model: Performer, corpus: Corpus) -> None:
+    options = {"max_length": 64, "seed": 3}
+    results = evaluate(tiny_model, corpus, SPLITS, **options)
+    content = json.loads(to_json(results, tiny_model, "some/model", corpus, options))
+    assert (content["format"], content["version"]) == ("protlm evaluation", 1)
+    assert content["model"] == {"path": "some/model", "causal": False}
+    assert content["corpus"] == {"path": str(corpus.path), "fingerprint": corpus.fingerprint}
+    assert content["options"] == {**options, "device": "cpu"}
+    assert list(content["splits"]) == list(SPLITS)
+    for split, result in results.items():
+        row = content["splits"][split]
+        assert row.pop("by_length") == result.by_length
+        assert row.pop("by_residue") == result.by_residue
+        assert (row.pop("proteins"), row.pop("asked")) == (result.proteins, result.asked)
+        assert row == result
+
+
+def test_no_number_is_null_in_json(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    prepare_corpus([write_fasta([("x", "XXX")])], tmp_path / "c.h5", SplitRule(0, 0))
+    corpus = Corpus(tmp_path / "c.h5")
+    results = evaluate(tiny_model, corpus, ["train"])
+    row = json.loads(to_json(results, tiny_model, "m", corpus, {}))["splits"]["train"]
+    nothing = dict.fromkeys(("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity"))
+    assert row.pop("by_length") == [{"min": 1, "max": 128, "proteins": 1, "asked": 0, **nothing}]
+    assert row == {"proteins": 1, "asked": 0, "by_residue": {}, **nothing}
+
+
+def test_the_details_have_a_line_for_each_part(tiny_model: Performer, graded: Corpus) -> None:
+    results = evaluate(Constant(tiny_model), graded, ["train"], max_length=20_000, share=1)
+    by_length, by_residue = (table.splitlines() for table in format_details(results).split("\n\n"))
+    assert by_length[0].split()[:5] == ["train", "by", "length", "proteins", "asked"]
+    assert by_length[1].split() == ["1-128", "3", "256", "100.0", "%", "0.0", "%", "2.00", "69.33"]
+    assert by_length[-1].split()[:5] == ["16,385", "and", "more", "1", "16,385"]
+    assert by_residue[0].split()[:5] == ["train", "by", "residue", "asked", "predicted"]
+    assert [line.split()[0] for line in by_residue[1:]] == ["A", "L", "W", "U"]
+    assert by_residue[1].split() == ["A", "256", "17,795", "100.0", "%", "2.00", "69.33"]
+    for table in (by_length, by_residue):
+        assert len({len(line) for line in table}) == 1

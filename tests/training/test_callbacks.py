@@ -52,8 +52,10 @@ def test_a_run_that_goes_on_does_not_redraw_what_it_has(tiny_model: Performer) -
 
 
 def test_dropout_depends_on_step_rank_and_part_only() -> None:
-    def draws(callback: SeededSteps, step: int, rank: int = 0) -> float:
-        callback.on_train_batch_start(SimpleNamespace(global_step=step, global_rank=rank), None, None, 0)
+    def draws(callback: SeededSteps, step: int, rank: int = 0, world: int = 1) -> float:
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace())
+        trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world, fit_loop=loop)
+        callback.on_train_batch_start(trainer, None, None, 0)
         return torch.rand(1).item()
 
     with torch.random.fork_rng():
@@ -61,7 +63,7 @@ def test_dropout_depends_on_step_rank_and_part_only() -> None:
         first = [draws(one, step) for step in (0, 0, 1, 2)]  # two batches of step 0, as in gradient accumulation
         assert len(set(first)) == 4
         assert draws(SeededSteps(1), 2) == first[3]
-        assert draws(SeededSteps(1), 2, rank=1) != first[3]
+        assert [draws(SeededSteps(1), 0, rank, world=2) for rank in (0, 1)] == first[:2]  # of two ranks
         assert draws(SeededSteps(2), 2) != first[3]
 
 

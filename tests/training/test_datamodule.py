@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,7 @@ class Recorder(LanguageModelTask):
     """Notes what it is trained on."""
 
     def __init__(self, model: Performer) -> None:
-        super().__init__(model, partial(torch.optim.SGD, lr=0.01))
+        super().__init__(model, lambda model: torch.optim.SGD(model.parameters(), lr=0.01))
         self.seen: list[Inputs] = []
 
     def training_step(self, batch: batching.Batch, batch_idx: int) -> torch.Tensor:

@@ -1,4 +1,9 @@
+"""What the LightningModule makes of a batch, and its options that change how it is computed, but not what."""
+
+import copy
+import dataclasses
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -7,18 +12,7 @@ from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
 from protlm.sequence.batching import Batch
-from protlm.training.task import LanguageModelTask, Warmup
-
-
-def test_warmup_rises_then_stays_or_falls() -> None:
-    assert [Warmup(4)(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    for decay in ("linear", "cosine"):
-        factors = [Warmup(2, decay, floor=0.1)(step, 12) for step in range(13)]
-        assert factors[1] == factors[2] == max(factors) == 1
-        assert factors[2:] == sorted(factors[2:], reverse=True)
-        assert factors[12] == pytest.approx(0.1)
-        assert Warmup(2, decay, floor=0.1)(1000, 12) == pytest.approx(0.1)
-    assert Warmup()(0, 10) == 1
+from protlm.training.task import LanguageModelTask
 
 
 def test_a_mistyped_optimizer_option_is_said_before_training(tiny_model: Performer) -> None:
@@ -52,3 +46,53 @@ def test_training_and_evaluation_keep_within_the_proteins_of_a_block(tiny_model:
     assert results(10, apart) == pytest.approx(results(20, apart), rel=1e-6)
     for one, other in zip(results(10, None), results(20, None), strict=True):
         assert abs(one - other) > 1e-4 * one
+
+
+def tokens(seed: int, rows: int = 3, length: int = 20) -> torch.Tensor:
+    """With padding behind some rows."""
+    made = torch.randint(4, 24, (rows, length), generator=torch.Generator().manual_seed(seed))
+    made[0, length // 2 :] = 1
+    return made
+
+
+def gradients(model: Performer, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """And the loss, with the dropout of one seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model.zero_grad()
+        loss = model.loss(model(inputs), torch.where(inputs > 1, inputs, -100))
+        loss.backward()
+    return {"loss": loss.detach(), **{name: weight.grad for name, weight in model.named_parameters()}}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attention", ["relu", "softmax", "exact", "optimal"])
+def test_activation_checkpointing_changes_neither_loss_nor_gradients(
+    attention: str, causal: bool, tiny_model: Performer
+) -> None:
+    config = dataclasses.replace(tiny_model.config, attention=attention, causal=causal, dropout=0.3)
+    plain = Performer(config).train()
+    again = copy.deepcopy(plain)
+    LanguageModelTask(again, torch.optim.SGD, activation_checkpointing=True)
+    calls = []
+    again.blocks[0].attention_norm.register_forward_hook(lambda *_: calls.append(1))
+    expected, found = gradients(plain, tokens(1)), gradients(again, tokens(1))
+    assert len(calls) == 2  # once more in the backward pass
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    for name, value in plain.named_buffers():
+        if not name.endswith("observed"):  # each batch counts twice in the mean, all alike
+            torch.testing.assert_close(again.get_buffer(name), value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+def test_compiled_blocks_train_as_others_do(tiny_model: Performer) -> None:
+    """Also at a second length."""
+    plain = Performer(dataclasses.replace(tiny_model.config, layers=1)).train()
+    compiled = copy.deepcopy(plain)
+    task: Any = LanguageModelTask(compiled, torch.optim.SGD, compile=True)
+    for length in (20, 33):
+        expected, found = gradients(plain, tokens(1, length=length)), gradients(task.model, tokens(1, length=length))
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()  # a checkpoint of one is one of the other

@@ -1,0 +1,98 @@
+"""One table of all runs of a multirun, with means over seeds."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+TABLE = "results.csv"
+_COLUMNS = (("accuracy", 100), ("unigram_accuracy", 100), ("perplexity", 1), ("unigram_perplexity", 1))
+_SEED = "seed"
+
+Job = dict[str, Any]
+"""{"job": name of the folder, "options": {name: value}, "results": {split: {metric: value}}}; no results if it failed
+or has not ended."""
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """The runs within a folder, in order; options that all of them share are left out."""
+    jobs = []
+    for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=_number):
+        options = dict(str(override).split("=", 1) for override in yaml.safe_load(path.read_text()))
+        results = path.parents[1] / "results.json"
+        read = json.loads(results.read_text()) if results.exists() else {}
+        jobs.append({"job": results.parent.name, "options": options, "results": read})
+    names = list(dict.fromkeys(name for job in jobs for name in job["options"]))
+    varying = [name for name in names if len({job["options"].get(name) for job in jobs}) > 1]
+    return [{**job, "options": {name: job["options"].get(name, "") for name in varying}} for job in jobs]
+
+
+def _number(path: Path) -> tuple[int, str]:
+    name = path.parents[1].name
+    return len(name), name  # 10 behind 9
+
+
+def write_table(jobs: Sequence[Job], path: Path) -> None:
+    """A CSV with a row for each run and split; fractions, not per cent."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        options = list(jobs[0]["options"])
+        writer = csv.writer(file)
+        writer.writerow(["job", *options, "split", *(name for name, _ in _COLUMNS)])
+        for job in jobs:
+            for split, row in job["results"].items() or [("", {})]:
+                values = [row.get(name, "") for name, _ in _COLUMNS]
+                writer.writerow([job["job"], *job["options"].values(), split, *values])
+    os.replace(partial, path)
+
+
+def format_jobs(jobs: Sequence[Job]) -> str:
+    """A plain table: a line for each run and split, and for each split the mean over seeds with its deviation.
+
+    >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}
+    >>> better = {**row, "accuracy": 0.22}
+    >>> print(format_jobs([
+    ...     {"job": "0", "options": {"model.attention": "relu", "seed": "1"}, "results": {"test": row}},
+    ...     {"job": "1", "options": {"model.attention": "relu", "seed": "2"}, "results": {"test": better}},
+    ... ]))
+    job   model.attention  seed    split  accuracy %  unigram  perplexity    unigram
+    0     relu             1       test   20.00       10.00    12.000        18.000
+    1     relu             2       test   22.00       10.00    12.000        18.000
+    mean  relu             2 runs  test   21.00±1.41  10.00    12.000±0.000  18.000
+    """
+    options = list(jobs[0]["options"]) if jobs else []
+    lines = [["job", *options, "split", "accuracy %", "unigram", "perplexity", "unigram"]]
+    groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    for job in jobs:
+        values = list(job["options"].values())
+        if not job["results"]:
+            lines.append([job["job"], *values, "no results"])
+        for split, row in job["results"].items():
+            lines.append([job["job"], *values, split, *_numbers([row])])
+            others = tuple(value for name, value in job["options"].items() if name != _SEED)
+            groups.setdefault((others, split), []).append(row)
+    if _SEED in options:
+        for (others, split), rows in groups.items():
+            if len(rows) > 1:
+                left = iter(others)
+                values = [f"{len(rows)} runs" if name == _SEED else next(left) for name in options]
+                lines.append(["mean", *values, split, *_numbers(rows)])
+    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in lines
+    )
+
+
+def _numbers(rows: list[dict[str, float]]) -> list[str]:
+    cells = []
+    for name, factor in _COLUMNS:
+        values = [factor * row[name] for row in rows]
+        digits = 2 if factor == 100 else 3
+        spread = f"±{stdev(values):.{digits}f}" if len(values) > 1 and not name.startswith("unigram") else ""
+        cells.append(f"{mean(values):.{digits}f}{spread}")
+    return cells

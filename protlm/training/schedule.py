@@ -1,0 +1,37 @@
+"""Schedules of the learning rate."""
+
+import math
+
+from protlm.errors import UserError
+
+
+class Warmup:
+    """Factor of the learning rate: rises linearly over the first `steps`, then stays or falls to `floor`.
+
+    Args:
+        steps: length of the warm-up; 0 for none.
+        decay: "none", "linear" or "cosine", over the steps that are left.
+        floor: the factor at the end of a decay.
+
+    >>> [Warmup(steps=2, decay="linear")(step, 6) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+
+    def __init__(self, steps: int = 0, decay: str = "none", floor: float = 0.0) -> None:
+        if decay not in ("none", "linear", "cosine"):
+            raise UserError(f"schedule.decay {decay!r}: expected 'none', 'linear' or 'cosine'")
+        if not isinstance(steps, int) or steps < 0:
+            raise UserError(f"schedule.steps {steps!r}: expected a whole number from 0")
+        if not 0 <= floor <= 1:
+            raise UserError(f"schedule.floor {floor}: expected a number from 0 to 1")
+        self.steps, self.decay, self.floor = steps, decay, floor
+
+    def __call__(self, step: int, total: int) -> float:
+        """The factor at `step` of `total` optimizer steps."""
+        if step < self.steps:
+            return (step + 1) / self.steps
+        if self.decay == "none":
+            return 1.0
+        done = min(1.0, (step - self.steps) / max(1, total - self.steps))
+        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.floor + (1 - self.floor) * left

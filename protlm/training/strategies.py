@@ -1,0 +1,79 @@
+"""Fully sharded training: each process keeps a share of the weights, their gradients and the optimizer's state."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
+
+from protlm.performer import Performer
+
+
+class FullySharded(ModelParallelStrategy):
+    """FSDP2 (`torch.distributed.fsdp.fully_shard`) over all processes of all nodes, one unit a block.
+
+    Runs on GPUs and, unlike Lightning's FSDPStrategy, on CPUs. A checkpoint is one file, the same as that of any other
+    strategy: a run may go on with another one.
+
+    Args:
+        process_group_backend: of torch.distributed; None chooses by the device.
+    """
+
+    def __init__(self, process_group_backend: str | None = None) -> None:
+        super().__init__(
+            tensor_parallel_size=1, save_distributed_checkpoint=False, process_group_backend=process_group_backend
+        )
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def shard(self, model: Performer) -> None:
+        """Replaces the parameters by shards, once."""
+        mesh = self.device_mesh["data_parallel"]
+        for module in (*model.blocks, model):
+            if not isinstance(module, FSDPModule):
+                fully_shard(module, mesh=mesh)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole state on rank 0, keyed as `torch.optim` does it; nothing on others."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)  # within Lightning's wrapper
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        named: Any = get_optimizer_state_dict(self.model, optimizer, options=options)
+        if self.global_rank != 0:
+            return {}
+        number = {name: i for i, name in enumerate(self._names(optimizer))}
+        return {
+            "state": {number[name]: state for name, state in named["state"].items()},
+            "param_groups": [
+                {**group, "params": [number[name] for name in group["params"]]} for group in named["param_groups"]
+            ],
+        }
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Shards weights and optimizer states of a checkpoint; returns its content."""
+        assert self.model is not None
+        content = torch.load(checkpoint_path, mmap=True, map_location="cpu", weights_only=True)
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self.model, content["state_dict"], options=options)
+        for optimizer, stored in zip(self.optimizers, content["optimizer_states"], strict=False):
+            names = self._names(optimizer)
+            groups = [{**group, "params": [names[i] for i in group["params"]]} for group in stored["param_groups"]]
+            state: Any = {"state": {names[i]: state for i, state in stored["state"].items()}, "param_groups": groups}
+            set_optimizer_state_dict(self.model, optimizer, state, options=options)
+        return content
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        """Of the optimizer's parameters, in the order of its groups, by which `torch.optim` numbers them."""
+        assert self.model is not None
+        names = {weight: name for name, weight in self.model.named_parameters()}
+        return [names[weight] for group in optimizer.param_groups for weight in group["params"]]

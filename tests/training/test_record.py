@@ -1,0 +1,100 @@
+"""What a run folder says of itself is enough to repeat the run."""
+
+import importlib.metadata
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from protlm import train
+from protlm.sequence.corpus import Corpus
+from protlm.training.record import PACKAGES, write_run
+
+TINY = [
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress=null",
+    "callbacks.curve=null",
+    "model.layers=1",
+    "model.width=16",
+    "model.feed_forward=16",
+    "model.num_features=8",
+    "model.dropout=0.2",
+    "data.max_length=64",
+    "data.token_budget=900",
+    "trainer.max_steps=3",
+    "trainer.limit_test_batches=1",
+]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["protlm-train", *arguments])
+    train.main()
+
+
+def test_the_command_that_a_run_wrote_down_makes_the_same_weights(monkeypatch, tmp_path, corpus_path) -> None:
+    """Also with characters that a shell would take for its own."""
+    monkeypatch.chdir(tmp_path)
+    odd = tmp_path / "it's a corpus; $HOME (1).h5"
+    odd.symlink_to(corpus_path)
+    quoted = str(odd).replace("'", "\\'")
+    run(monkeypatch, *TINY, f"data.corpus='{quoted}'", "seed=7", "optimizer=muon", "hydra.run.dir=one")
+    about = json.loads(Path("one/run.json").read_text())
+    python, m, module, *arguments = shlex.split(about["command"])
+    assert (python, m, module) == ("python", "-m", "protlm.train")
+    run(monkeypatch, *[x for x in arguments if not x.startswith("hydra.run.dir")], "hydra.run.dir=two")
+    one, two = (torch.load(f"{x}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for x in ("one", "two"))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    run(monkeypatch, *TINY, f"data.corpus='{quoted}'", "seed=8", "optimizer=muon", "hydra.run.dir=three")
+    three = torch.load("three/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert not torch.equal(one["model.head.weight"], three["model.head.weight"])
+
+
+def test_a_run_says_what_it_was_made_of(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*TINY, f"data.corpus={corpus_path}", "hydra.run.dir=run"]
+    run(monkeypatch, *common, "seed=5")
+    about = json.loads(Path("run/run.json").read_text())
+    assert about["seed"] == about["config"]["seed"] == 5
+    assert about["versions"] == {
+        **about["versions"],
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    assert about["corpus_fingerprint"] == [Corpus(corpus_path).fingerprint]
+    assert about["config"]["optimizer"]["betas"] == [0.9, 0.98]
+    assert about["resumed_from"] is None
+    config = OmegaConf.to_container(OmegaConf.load("run/config.yaml"))
+    assert config == about["config"]  # nothing is left to be looked up elsewhere
+    assert config["model"]["feature_seed"] == 5
+    assert about["earlier"] == []
+
+
+def test_a_run_that_goes_on_keeps_what_it_said_before(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*TINY, f"data.corpus={corpus_path}", "schedule=constant", "hydra.run.dir=run", "ckpt_path=auto"]
+    for steps in (1, 2, 3):
+        run(monkeypatch, *common, f"trainer.max_steps={steps}")
+    about = json.loads(Path("run/run.json").read_text())
+    assert about["resumed_from"].endswith("run/checkpoints/last.ckpt")
+    assert [before["config"]["trainer"]["max_steps"] for before in about["earlier"]] == [1, 2]
+    assert all("earlier" not in before for before in about["earlier"])
+
+
+@pytest.mark.parametrize("content", ["", '{"seed": 1'])
+def test_a_record_cut_short_by_a_kill_does_no_harm(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    write_run({"seed": 2, "resumed_from": "last.ckpt"}, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 2, "resumed_from": "last.ckpt", "earlier": []}
+
+
+def test_the_run_folder_holds_no_secrets_of_the_environment(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "hush" * 10)
+    run(monkeypatch, *TINY, f"data.corpus={corpus_path}", "logger=[]", "hydra.run.dir=run")
+    texts = [path.read_bytes() for path in Path("run").rglob("*") if path.is_file()]
+    assert len(texts) > 3
+    assert not any(b"hushhush" in text for text in texts)
