@@ -14,17 +14,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from protlm.train import CONF
+from tests.tiny import TINY
 
-TINY = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
-    "data.max_length=64",
+OPTIONS = [
+    *TINY,
     "data.token_budget=2000",
     "hydra.sweep.dir=sweep",
 ]
@@ -80,7 +73,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_path: Path) 
     """A multirun of a tiny model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return [sys.executable, "-m", "protlm.train", "-m", *TINY, f"data.corpus={corpus_path}"]
+    return [sys.executable, "-m", "protlm.train", "-m", *OPTIONS, f"data.corpus={corpus_path}"]
 
 
 def launcher(*overrides: str) -> dict:

@@ -27,17 +27,9 @@ from protlm.sequence.order import EndlessBatches
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule
 from protlm.training.datamodule import TremblDataModule
+from tests.tiny import QUICK, TINY
 
 GROUPS = ("model", "model/attention", "data", "task", "trainer", "logger", "callbacks", "optimizer", "schedule")
-QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "callbacks.progress=null"]
-TINY = [
-    *QUICK,
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
-    "data.max_length=64",
-]
 
 
 def names(group: str) -> list[str]:

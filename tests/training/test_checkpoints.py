@@ -14,19 +14,12 @@ from protlm import train
 from protlm.errors import UserError
 from protlm.training.checkpoints import TrainingCheckpoint
 from protlm.training.task import LanguageModelTask
+from tests.tiny import TINY
 
-TINY = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
+OPTIONS = [
+    *TINY,
     "callbacks.curve=null",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
     "model.dropout=0.1",
-    "data.max_length=64",
     "data.token_budget=600",
     "schedule=constant",
     "trainer.val_check_interval=4",
@@ -43,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> C
 
     def run(steps: int, *options: str, folder: str = "run") -> None:
         where = [f"data.corpus={corpus_path}", f"hydra.run.dir={folder}", f"trainer.max_steps={steps}"]
-        monkeypatch.setattr("sys.argv", ["protlm-train", *TINY, *where, *options])
+        monkeypatch.setattr("sys.argv", ["protlm-train", *OPTIONS, *where, *options])
         train.main()
 
     return run

@@ -17,17 +17,10 @@ from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.training.callbacks import SeededSteps
 from protlm.training.finite import FiniteSteps
+from tests.tiny import TINY
 
-TINY = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
-    "data.max_length=64",
+OPTIONS = [
+    *TINY,
     "data.token_budget=600",
     "trainer.max_steps=8",
     "trainer.log_every_n_steps=1",
@@ -65,7 +58,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) 
 
         monkeypatch.setattr(SeededSteps, "on_train_batch_start", on_train_batch_start)
         monkeypatch.setattr(Performer, "loss", lambda *x: loss(*x) * (value if now["bad"] else 1))
-        monkeypatch.setattr("sys.argv", ["protlm-train", *TINY, f"data.corpus={corpus_path}", *options])
+        monkeypatch.setattr("sys.argv", ["protlm-train", *OPTIONS, f"data.corpus={corpus_path}", *options])
         train.main()
         return seen
 

@@ -10,19 +10,12 @@ import yaml
 
 from protlm import train
 from protlm.training.joint import read_jobs
+from tests.tiny import TINY
 
-TINY = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
+OPTIONS = [
+    *TINY,
     "callbacks.curve=null",
     "logger=[]",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
-    "data.max_length=64",
     "data.token_budget=900",
     "trainer.max_steps=2",
     "trainer.limit_val_batches=1",
@@ -36,7 +29,7 @@ def multirun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path)
     monkeypatch.chdir(tmp_path)
 
     def multirun(*options: str) -> None:
-        monkeypatch.setattr("sys.argv", ["protlm-train", "-m", *TINY, f"data.corpus={corpus_path}", *options])
+        monkeypatch.setattr("sys.argv", ["protlm-train", "-m", *OPTIONS, f"data.corpus={corpus_path}", *options])
         train.main()
 
     return multirun

@@ -12,19 +12,12 @@ from omegaconf import OmegaConf
 from protlm import train
 from protlm.sequence.corpus import Corpus
 from protlm.training.record import PACKAGES, write_run
+from tests.tiny import TINY
 
-TINY = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
+OPTIONS = [
+    *TINY,
     "callbacks.curve=null",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
     "model.dropout=0.2",
-    "data.max_length=64",
     "data.token_budget=900",
     "trainer.max_steps=3",
     "trainer.limit_test_batches=1",
@@ -42,21 +35,21 @@ def test_the_command_that_a_run_wrote_down_makes_the_same_weights(monkeypatch, t
     odd = tmp_path / "it's a corpus; $HOME (1).h5"
     odd.symlink_to(corpus_path)
     quoted = str(odd).replace("'", "\\'")
-    run(monkeypatch, *TINY, f"data.corpus='{quoted}'", "seed=7", "optimizer=muon", "hydra.run.dir=one")
+    run(monkeypatch, *OPTIONS, f"data.corpus='{quoted}'", "seed=7", "optimizer=muon", "hydra.run.dir=one")
     about = json.loads(Path("one/run.json").read_text())
     python, m, module, *arguments = shlex.split(about["command"])
     assert (python, m, module) == ("python", "-m", "protlm.train")
     run(monkeypatch, *[x for x in arguments if not x.startswith("hydra.run.dir")], "hydra.run.dir=two")
     one, two = (torch.load(f"{x}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for x in ("one", "two"))
     assert all(torch.equal(weight, two[name]) for name, weight in one.items())
-    run(monkeypatch, *TINY, f"data.corpus='{quoted}'", "seed=8", "optimizer=muon", "hydra.run.dir=three")
+    run(monkeypatch, *OPTIONS, f"data.corpus='{quoted}'", "seed=8", "optimizer=muon", "hydra.run.dir=three")
     three = torch.load("three/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert not torch.equal(one["model.head.weight"], three["model.head.weight"])
 
 
 def test_a_run_says_what_it_was_made_of(monkeypatch, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
-    common = [*TINY, f"data.corpus={corpus_path}", "hydra.run.dir=run"]
+    common = [*OPTIONS, f"data.corpus={corpus_path}", "hydra.run.dir=run"]
     run(monkeypatch, *common, "seed=5")
     about = json.loads(Path("run/run.json").read_text())
     assert about["seed"] == about["config"]["seed"] == 5
@@ -75,7 +68,7 @@ def test_a_run_says_what_it_was_made_of(monkeypatch, tmp_path, corpus_path) -> N
 
 def test_a_run_that_goes_on_keeps_what_it_said_before(monkeypatch, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
-    common = [*TINY, f"data.corpus={corpus_path}", "schedule=constant", "hydra.run.dir=run", "ckpt_path=auto"]
+    common = [*OPTIONS, f"data.corpus={corpus_path}", "schedule=constant", "hydra.run.dir=run", "ckpt_path=auto"]
     for steps in (1, 2, 3):
         run(monkeypatch, *common, f"trainer.max_steps={steps}")
     about = json.loads(Path("run/run.json").read_text())
@@ -94,7 +87,7 @@ def test_a_record_cut_short_by_a_kill_does_no_harm(content: str, tmp_path: Path)
 def test_the_run_folder_holds_no_secrets_of_the_environment(monkeypatch, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "hush" * 10)
-    run(monkeypatch, *TINY, f"data.corpus={corpus_path}", "logger=[]", "hydra.run.dir=run")
+    run(monkeypatch, *OPTIONS, f"data.corpus={corpus_path}", "logger=[]", "hydra.run.dir=run")
     texts = [path.read_bytes() for path in Path("run").rglob("*") if path.is_file()]
     assert len(texts) > 3
     assert not any(b"hushhush" in text for text in texts)

@@ -18,6 +18,7 @@ import torch
 
 from protlm import train
 from protlm.training.task import LanguageModelTask
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 STEPS, VALIDATION = 96, 8
@@ -171,17 +172,9 @@ def test_a_run_killed_five_times_ends_bit_for_bit_where_the_uninterrupted_one_do
 
 
 SMALL = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
+    *TINY,
     "callbacks.curve=null",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
     "model.dropout=0.1",
-    "data.max_length=64",
     "data.token_budget=900",
     "trainer.max_steps=8",
     "trainer.accumulate_grad_batches=3",

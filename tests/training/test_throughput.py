@@ -21,17 +21,10 @@ from protlm.sequence.batching import Batch
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.task import LanguageModelTask
 from protlm.training.throughput import Throughput
+from tests.tiny import TINY
 
-TINY = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.enable_progress_bar=false",
-    "callbacks.progress=null",
-    "model.layers=1",
-    "model.width=16",
-    "model.feed_forward=16",
-    "model.num_features=8",
-    "data.max_length=64",
+OPTIONS = [
+    *TINY,
     "data.token_budget=900",
     "schedule=constant",
     "trainer.limit_val_batches=1",
@@ -115,7 +108,7 @@ def test_tokens_and_operations_a_second_are_those_of_the_batches_without_padding
 
 def residues(monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[int, float]:
     """Steps and residues of a run's metrics.csv."""
-    monkeypatch.setattr("sys.argv", ["protlm-train", *TINY, *options])
+    monkeypatch.setattr("sys.argv", ["protlm-train", *OPTIONS, *options])
     train.main()
     with open("run/metrics/metrics.csv") as file:
         return {int(row["step"]): float(row["train/residues"]) for row in csv.DictReader(file) if row["train/residues"]}
