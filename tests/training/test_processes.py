@@ -299,9 +299,31 @@ def test_a_bad_batch_of_one_rank_is_left_out_on_both(two: Several) -> None:
     assert {float(state["step"]) for state in last["optimizer_states"][0]["state"].values()} == {STEPS - 1}
 
 
-def test_torchrun_trains_in_one_run_folder_as_lightnings_own_launcher_does(two: Several, tmp_path: Path) -> None:
-    torchrun(tmp_path, "-m", "protlm.train", *two.common, "trainer=ddp_cpu")
+ACCIDENT = """
+import os, signal
+from pathlib import Path
+from pytorch_lightning.callbacks import Callback
+
+class Accident(Callback):
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if (trainer.global_step, trainer.global_rank) == (8, 1) and not Path("happened").exists():
+            Path("happened").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_torchrun_trains_in_one_run_folder_and_goes_on_by_itself_when_a_process_dies(
+    two: Several, tmp_path: Path
+) -> None:
+    """It ends as a run of Lightning's own launcher does to which nothing happens."""
+    (tmp_path / "accident.py").write_text(ACCIDENT)
+    trap = ["+callbacks.accident={_target_:accident.Accident}", "callbacks.checkpoint.every_n_train_steps=3"]
+    torchrun(tmp_path, "--max-restarts=1", "-m", "protlm.train", *two.common, "trainer=ddp_cpu", *trap)
+    assert (tmp_path / "happened").exists()
     (folder,) = (tmp_path / "runs").iterdir()
+    about = json.loads((folder / "run.json").read_text())
+    assert about["resumed_from"].endswith("last.ckpt")
+    assert len(about["earlier"]) == 1
     assert equal(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True), two.last("ddp"))
     assert json.loads((folder / "results.json").read_text()).keys() == {"test", "ood"}
 
