@@ -1,16 +1,20 @@
 """`python -m protlm.train`: composes the Hydra configuration, builds everything, trains and tests. It only wires."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the seconds of the imports below
+
 import logging
 import math
 import os
 import re
 import shutil
-import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,19 +27,22 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
+from pytorch_lightning.callbacks import ProgressBar
 from yaml import YAMLError
 
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point, set_aside
+from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point
 from protlm.training.joint import TABLE, format_jobs, read_jobs, write_table
-from protlm.training.launch import run_name
-from protlm.training.record import describe_run, write_run
+from protlm.training.launch import rank, run_name
+from protlm.training.options import check_options
+from protlm.training.record import claimed, describe_run, set_aside, write_run
 from protlm.training.signals import REQUEUE, leave
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
@@ -66,11 +73,7 @@ def train(config: DictConfig) -> float:
     """Trains, tests, and says where everything is; returns the best validation perplexity, infinity without."""
     if odd := set(config) - {field.name for field in fields(Config)}:
         raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
-    if config.seed < 0:
-        raise UserError(f"seed {config.seed}: expected a whole number from 0")
-    for name in ("max_steps", "val_check_interval", "log_every_n_steps"):
-        if config.trainer.get(name) == 0:
-            raise UserError(f"trainer.{name} 0: expected a number from 1")
+    check_options(config.seed, config.trainer)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
@@ -79,9 +82,12 @@ def train(config: DictConfig) -> float:
     optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
     task = instantiate(config.task)(model, optimizer, schedule)
     callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}
+    if not config.trainer.get("enable_progress_bar", True):
+        callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}
     loggers = [instantiate(node) for node in (config.logger or {}).values() if node]
     # requeueing is our StopOnSignal's: Lightning's writes its checkpoint in the middle of a step
-    plugins = [WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])]
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    plugins = [WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
     trainer = instantiate(config.trainer, logger=loggers, callbacks=list(callbacks.values()), plugins=plugins)
     # last, so that no other mistake hides behind missing data
     data = instantiate(config.data, _convert_="all")
@@ -90,10 +96,12 @@ def train(config: DictConfig) -> float:
     resume = resume_point(config.ckpt_path, checkpoints)
     if trainer.is_global_zero:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
-            set_aside(checkpoints)
+            set_aside(folder)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
-        about = describe_run(resolved, list(hydra_config.overrides.task), folder, fingerprints, resume)
+        about = describe_run(
+            resolved, list(hydra_config.overrides.task), folder, fingerprints, resume, trainer.world_size
+        )
         write_run(about, folder)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
         for logger in loggers:
@@ -126,7 +134,7 @@ class JointTable(Callback):
     def show(cls) -> None:
         """Writes and prints the table, if a multirun has begun."""
         folder, cls._pending = cls._pending, None
-        if folder and (jobs := read_jobs(folder)):
+        if folder and rank() == 0 and (jobs := read_jobs(folder)):
             write_table(jobs, folder / TABLE)
             print(f"{format_jobs(jobs)}\nthis table is in {folder / TABLE}", flush=True)
 
@@ -162,14 +170,15 @@ def job(config: DictConfig) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return train(config)  # a mistake ends this job only, and is told behind the last one
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        with mistakes_in_one_line():  # here, since Hydra would print its own lines about it
+        # a mistake in one of several ends this job only, and is told behind the last one;
+        # otherwise it is told here, since Hydra would print its own lines about it
+        with nullcontext() if multirun else mistakes_in_one_line(), claimed(folder) if rank() == 0 else nullcontext():
             return train(config)
     finally:
-        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:  # a run that has not begun
+        left = {path.name for path in folder.iterdir()}
+        if not multirun and left <= {".hydra", ".run.lock", "train.log"}:  # a run that has not begun
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -371,7 +371,7 @@ def test_wandb_runs_offline_without_an_account(monkeypatch, tmp_path, corpus_pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(number, monkeypatch, tmp_path, corpus_path) -> None:
-    """A real process, stopped at some step, ends where an uninterrupted run does."""
+    """A real process, stopped at some step, ends where an uninterrupted run does; its workers get the signal too."""
     monkeypatch.chdir(tmp_path)
     common = [
         *TINY,
@@ -381,13 +381,14 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(number, monkeypatch, t
         "data.token_budget=2000",
     ]
     run(monkeypatch, *common, "hydra.run.dir=whole")
-    parts = [*common, "hydra.run.dir=parts", "trainer.log_every_n_steps=1"]
+    parts = [*common, "hydra.run.dir=parts", "trainer.log_every_n_steps=1", "data.workers=1"]
     command = [sys.executable, "-m", "protlm.train", *parts]
     same = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number adds up in another order
-    with subprocess.Popen(command, env=same, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=same, start_new_session=True, **streams) as process:
         while not Path("parts/metrics/metrics.csv").exists() and process.poll() is None:
             time.sleep(0.02)
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "to go on: ckpt_path=" in errors

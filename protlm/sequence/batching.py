@@ -114,6 +114,9 @@ class Batches(Dataset[Batch]):
             yield from batches
 
     def __getitem__(self, key: Key) -> Batch:
+        if key[0, 0] < 0:  # of which nothing is asked; see `Plan`
+            batch = self[~key]
+            return batch._replace(targets=torch.full_like(batch.targets, IGNORE), scored=torch.zeros_like(batch.scored))
         samples = []
         for row in key.tolist():
             generator = self._chance(row[0], row[1])

@@ -1,7 +1,6 @@
 """The order of batches: without end in training, dealt to ranks, gone on with at any place; once to evaluate."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from torch.utils.data import Sampler
 
@@ -72,6 +71,9 @@ class EndlessBatches(Sampler[Key]):
 class Plan(Sampler[Key]):
     """Keys of the batches of one epoch for one rank, to evaluate on.
 
+    All ranks get equally many, since sharded models compute together: if the last round has none left for a rank, it
+    gets the first batch once more, marked by a key below 0, of which nothing is asked.
+
     Args:
         samples: the dataset.
         rank, ranks: this process and their number.
@@ -82,7 +84,13 @@ class Plan(Sampler[Key]):
         self._size: int | None = None
 
     def __iter__(self) -> Iterator[Key]:
-        return islice(self.samples.plan(0), self.rank, None, self.ranks)
+        first, number = None, -1
+        for number, key in enumerate(self.samples.plan(0)):
+            first = key if first is None else first
+            if number % self.ranks == self.rank:
+                yield key
+        if first is not None and 0 < (number + 1) % self.ranks <= self.rank:
+            yield ~first
 
     def __len__(self) -> int:
         if self._size is None:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from protlm.checkpoint import read_lightning
 from protlm.errors import UserError
+from protlm.training.launch import rank
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -161,22 +162,11 @@ def resume_point(path: str | None, folder: Path) -> str | None:
         try:
             step = read_lightning(candidate)["global_step"]
         except UserError as error:
-            errors.append(str(error))
+            errors.append(str(error).removesuffix("; use an earlier one"))
             continue
-        if errors:
+        if errors and rank() == 0:
             print(f"{'; '.join(errors)}: going on from {candidate} (step {step:,})", file=sys.stderr)
         return str(candidate)
     if errors:
         raise UserError(f"no usable checkpoint to go on from: {'; '.join(errors)}; leave out ckpt_path to begin anew")
     return None
-
-
-def set_aside(folder: Path) -> None:
-    """Renames a folder with checkpoints of an earlier run, so that a new one does not mix its own with them."""
-    if not any(folder.glob("*.ckpt")):
-        return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
-        number += 1
-    folder.rename(aside)
-    print(f"{folder}: checkpoints of an earlier run, now in {aside}; to go on from them: ckpt_path=auto", flush=True)

@@ -1,5 +1,6 @@
 """LightningDataModules over a corpus: single proteins (TrEMBL), and proteins joined into blocks (concatenated)."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -132,14 +133,13 @@ class TremblDataModule(pl.LightningDataModule):
         path.parent.mkdir(parents=True, exist_ok=True)
         selection = Selection(allow_nucleotides=self.allow_nucleotides)
         print(f"preparing {path}", flush=True)
-        try:
-            summary = prepare_corpus(self.fasta, path, rule, selection)
-        except BusyError:  # another run, or this one on another machine, is making the same
-            while not path.exists():
+        while not path.exists():
+            try:
+                summary = prepare_corpus(self.fasta, path, rule, selection)
+                print(*summary.describe(path), sep="\n", flush=True)
+            except BusyError:  # another run, or this one on another machine, is making the same
                 time.sleep(1)
-            self.prepare_data()
-        else:
-            print(*summary.describe(path), sep="\n", flush=True)
+        self.prepare_data()
 
     def _check_options(self, corpus: Corpus) -> None:
         """Refuses a corpus that was not split as it is asked for; what is not asked for may be anything."""
@@ -262,7 +262,14 @@ class TremblDataModule(pl.LightningDataModule):
             sampler=keys,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=_leave_signals_to_the_main_process,
         )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A terminal and SLURM send them to all processes, and a run that stops still needs its workers' next batch."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ConcatenatedTremblDataModule(TremblDataModule):

@@ -5,6 +5,12 @@ import os
 import socket
 
 
+def rank() -> int:
+    """Of this process, as torchrun, SLURM or Lightning's launcher say; 0 if it is the only one."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
 def run_name() -> str:
     """The same in all processes of a run: the time it began, or of a SLURM job its number.
 

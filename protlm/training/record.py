@@ -7,18 +7,43 @@ import platform
 import shlex
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import protlm
+import torch
 
+import protlm
+from protlm.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+OUTPUTS = (
+    "checkpoints",
+    "metrics",
+    "tensorboard",
+    "wandb",
+    "results.json",
+    "learning_curve.png",
+    "run.json",
+    "config.yaml",
+)
+"""What a run writes into its folder."""
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "h5py", "biopython")
 
 
 def describe_run(
-    config: dict[str, Any], overrides: Sequence[str], folder: Path, fingerprints: Sequence[str], resumed: str | None
+    config: dict[str, Any],
+    overrides: Sequence[str],
+    folder: Path,
+    fingerprints: Sequence[str],
+    resumed: str | None,
+    processes: int,
 ) -> dict[str, Any]:
     """All that is needed to repeat a run.
 
@@ -28,6 +53,7 @@ def describe_run(
         folder: of the run.
         fingerprints: of the corpora.
         resumed: the checkpoint that the run goes on from, if it does.
+        processes: over which it is spread.
     """
     return {
         "command": shlex.join(["python", "-m", "protlm.train", *overrides]),
@@ -45,6 +71,8 @@ def describe_run(
             **{name: version(name) for name in PACKAGES},
         },
         "host": socket.gethostname(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "config": config,
     }
@@ -63,6 +91,38 @@ def write_run(about: dict[str, Any], folder: Path) -> None:
     partial = folder / ".run.json.partial"
     partial.write_text(json.dumps({**about, "earlier": earlier}, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def set_aside(folder: Path) -> None:
+    """Moves what an earlier run left in its folder into earlier-1 (-2, ...) there, apart from what is to come."""
+    found = [folder / name for name in OUTPUTS if (folder / name).exists()]
+    if not found:
+        return
+    number = 1
+    while (aside := folder / f"earlier-{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
+    print(f"{folder}: what an earlier run left is now in {aside}", flush=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of a run folder.
+
+    Raises:
+        UserError: if there is one already.
+    """
+    with (folder / ".run.lock").open("w") as lock:
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another run is writing there; name another hydra.run.dir") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def git_commit() -> str | None:

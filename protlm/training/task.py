@@ -52,6 +52,9 @@ class LanguageModelTask(pl.LightningModule):
                 inspect.signature(optimizer.func).bind(model, **optimizer.keywords)
             except TypeError as error:
                 raise UserError(f"optimizer: {error}") from error
+        for name, value in (("activation_checkpointing", activation_checkpointing), ("compile", compile)):
+            if not isinstance(value, bool):
+                raise UserError(f"task.{name} {value!r}: expected true or false")
         self.model = model
         self.model.activation_checkpointing = activation_checkpointing
         if activation_checkpointing:
@@ -128,8 +131,6 @@ class LanguageModelTask(pl.LightningModule):
             self.log_dict({f"{split}/{name}": value for name, value in self.results[split].items()})
 
     def configure_optimizers(self) -> Any:
-        if self.trainer.precision == "16-mixed":
-            raise UserError("trainer.precision 16-mixed: expected bf16-mixed, which needs no scaled loss, or 32-true")
         optimizer = self._optimizer(self.model)
         factor, steps = self._schedule, self.trainer.estimated_stepping_batches
         if factor is None:

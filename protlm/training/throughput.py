@@ -55,7 +55,7 @@ class Throughput(Callback):
         self._counts = total = counts if self._counts is None else self._counts + counts
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        done = total.tolist()  # the only time that the processor waits for the device
+        done = total.tolist()  # waits for the device
         seconds = max(time.perf_counter() - self._start, 1e-9)
         tokens_before, work_before = self._before
         values = {

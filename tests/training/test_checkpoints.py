@@ -128,7 +128,7 @@ def test_auto_on_a_run_that_has_ended_changes_nothing_but_tests_again(
     assert Path("run/metrics/metrics.csv").read_text() == rows
 
 
-def test_a_new_run_in_a_used_folder_sets_the_old_checkpoints_aside(
+def test_a_new_run_in_a_used_folder_sets_what_is_there_aside(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(4)
@@ -136,13 +136,13 @@ def test_a_new_run_in_a_used_folder_sets_the_old_checkpoints_aside(
     capsys.readouterr()
     run(2, "seed=2")
     told = capsys.readouterr().out
-    assert "run/checkpoints-1" in told
-    assert {path.name: path.read_bytes() for path in Path("run/checkpoints-1").iterdir()} == old
+    assert "run/earlier-1" in told
+    assert {path.name: path.read_bytes() for path in Path("run/earlier-1/checkpoints").iterdir()} == old
     assert sorted(path.name for path in LAST.parent.iterdir()) == ["last.ckpt"]
     assert step(LAST) == 2
     run(2, "seed=3")
-    assert Path("run/checkpoints-2/last.ckpt").exists()
-    assert {path.name: path.read_bytes() for path in Path("run/checkpoints-1").iterdir()} == old
+    assert Path("run/earlier-2/checkpoints/last.ckpt").exists()
+    assert {path.name: path.read_bytes() for path in Path("run/earlier-1/checkpoints").iterdir()} == old
 
 
 def test_a_run_that_goes_on_from_another_one_leaves_that_as_it_is(run: Callable[..., None]) -> None:
