@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import sys
 import threading
 import warnings
@@ -40,7 +39,7 @@ from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point
 from protlm.training.joint import TABLE, format_jobs, read_jobs, write_table
-from protlm.training.launch import rank, run_name
+from protlm.training.launch import is_first, run_name
 from protlm.training.options import check_options
 from protlm.training.record import claimed, describe_run, set_aside, write_run
 from protlm.training.signals import REQUEUE, leave
@@ -134,7 +133,7 @@ class JointTable(Callback):
     def show(cls) -> None:
         """Writes and prints the table, if a multirun has begun."""
         folder, cls._pending = cls._pending, None
-        if folder and rank() == 0 and (jobs := read_jobs(folder)):
+        if folder and is_first() and (jobs := read_jobs(folder)):
             write_table(jobs, folder / TABLE)
             print(f"{format_jobs(jobs)}\nthis table is in {folder / TABLE}", flush=True)
 
@@ -171,15 +170,11 @@ def job(config: DictConfig) -> float:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
     folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
-        # a mistake in one of several ends this job only, and is told behind the last one;
-        # otherwise it is told here, since Hydra would print its own lines about it
-        with nullcontext() if multirun else mistakes_in_one_line(), claimed(folder) if rank() == 0 else nullcontext():
-            return train(config)
-    finally:
-        left = {path.name for path in folder.iterdir()}
-        if not multirun and left <= {".hydra", ".run.lock", "train.log"}:  # a run that has not begun
-            shutil.rmtree(folder, ignore_errors=True)
+    # a mistake in one of several ends this job only, and is told behind the last one;
+    # otherwise it is told here, since Hydra would print its own lines about it
+    told = nullcontext() if multirun else mistakes_in_one_line()
+    with told, claimed(folder, remove_unused=not multirun) if is_first() else nullcontext():
+        return train(config)
 
 
 def main() -> None:

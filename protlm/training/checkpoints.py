@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from protlm.checkpoint import read_lightning
 from protlm.errors import UserError
-from protlm.training.launch import rank
+from protlm.training.launch import is_first
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -164,7 +164,7 @@ def resume_point(path: str | None, folder: Path) -> str | None:
         except UserError as error:
             errors.append(str(error).removesuffix("; use an earlier one"))
             continue
-        if errors and rank() == 0:
+        if errors and is_first():
             print(f"{'; '.join(errors)}: going on from {candidate} (step {step:,})", file=sys.stderr)
         return str(candidate)
     if errors:

@@ -23,7 +23,8 @@ def read_jobs(folder: Path) -> list[Job]:
     """The runs within a folder, in order; options that all of them share are left out."""
     jobs = []
     for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=_number):
-        options = dict(str(override).split("=", 1) for override in yaml.safe_load(path.read_text()))
+        parts = [str(override).partition("=") for override in yaml.safe_load(path.read_text())]
+        options = {name: value for name, _, value in parts}
         results = path.parents[1] / "results.json"
         read = json.loads(results.read_text()) if results.exists() else {}
         jobs.append({"job": results.parent.name, "options": options, "results": read})

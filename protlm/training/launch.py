@@ -5,10 +5,10 @@ import os
 import socket
 
 
-def rank() -> int:
-    """Of this process, as torchrun, SLURM or Lightning's launcher say; 0 if it is the only one."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+def is_first() -> bool:
+    """Whether this process has rank 0, as torchrun or else Lightning's launcher and SLURM say."""
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def run_name() -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ OUTPUTS = (
     "config.yaml",
 )
 """What a run writes into its folder."""
+LOCK = ".run.lock"
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "h5py", "biopython")
 
 
@@ -108,13 +110,18 @@ def set_aside(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, remove_unused: bool) -> Iterator[None]:
     """Keeps a second run out of a run folder.
 
+    Args:
+        folder: of the run.
+        remove_unused: remove it at the end if the run has not begun.
+
     Raises:
-        UserError: if there is one already.
+        UserError: if there is another run already.
     """
-    with (folder / ".run.lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
+        os.register_at_fork(after_in_child=lock.close)  # a worker may outlive a run that is killed, the claim must not
         try:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +129,11 @@ def claimed(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder}: another run is writing there; name another hydra.run.dir") from error
         except OSError:  # a file system without locks
             pass
-        yield
+        try:
+            yield
+        finally:
+            if remove_unused and {path.name for path in folder.iterdir()} <= {".hydra", LOCK, "train.log"}:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def git_commit() -> str | None:

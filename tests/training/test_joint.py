@@ -92,7 +92,7 @@ def test_jobs_come_in_order_with_the_options_in_which_they_differ(tmp_path: Path
     for number in (0, 2, 10):
         folder = tmp_path / str(number) / ".hydra"
         folder.mkdir(parents=True)
-        overrides = ["trainer.max_steps=2", f"seed={number}", "~callbacks.curve=null", "+model.x='a=b'"]
+        overrides = ["trainer.max_steps=2", f"seed={number}", "~callbacks.curve", "+model.x='a=b'"]
         (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
         (folder.parent / "run.json").write_text(json.dumps({"overrides": overrides}))
     jobs = read_jobs(tmp_path)

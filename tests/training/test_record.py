@@ -2,7 +2,10 @@
 
 import importlib.metadata
 import json
+import os
 import shlex
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ import torch
 from omegaconf import OmegaConf
 
 from protlm import train
+from protlm.errors import UserError
 from protlm.sequence.corpus import Corpus
-from protlm.training.record import PACKAGES, write_run
+from protlm.training.launch import is_first
+from protlm.training.record import PACKAGES, claimed, write_run
 from tests.tiny import TINY
 
 OPTIONS = [
@@ -91,3 +96,52 @@ def test_the_run_folder_holds_no_secrets_of_the_environment(monkeypatch, tmp_pat
     texts = [path.read_bytes() for path in Path("run").rglob("*") if path.is_file()]
     assert len(texts) > 3
     assert not any(b"hushhush" in text for text in texts)
+
+
+def test_a_second_run_is_kept_out_of_a_folder_and_takes_nothing_away(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    with claimed(folder, remove_unused=True):
+        with pytest.raises(UserError, match="another run is writing there"), claimed(folder, remove_unused=True):
+            pass
+        assert (folder / ".hydra").exists()
+        (folder / "run.json").touch()
+    with claimed(folder, remove_unused=True):  # the claim ends with the run
+        (folder / "run.json").unlink()
+    assert not folder.exists()
+
+
+def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path: Path) -> None:
+    heard, says = os.pipe()
+    with claimed(tmp_path, remove_unused=False):
+        worker = os.fork()
+        if not worker:
+            os.write(says, b"here")
+            time.sleep(60)
+            os._exit(0)
+        os.read(heard, 4)
+    try:
+        with claimed(tmp_path, remove_unused=False):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun chooses the first by itself
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0", "SLURM_PROCID": "0"}, False),  # in a shell of SLURM's
+        ({"NODE_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_one_process_is_the_first(environment: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first() == first
