@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -77,7 +77,8 @@ def train(config: DictConfig) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
     seed_everything(config.seed, workers=True, verbose=False)
-    model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
+    start = get_class(config.data._target_).batches.start
+    model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start))
     optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
     task = instantiate(config.task)(model, optimizer, schedule)
     callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}

@@ -79,6 +79,7 @@ def evaluate(
     results = {}
     for split in splits:
         batches = ProteinBatches(corpus, split, question, max_length, max(max_length, token_budget), seed)
+        batches.start = model.config.start_id
         metrics, breakdown = ResidueMetrics().to(device), Breakdown(len(LONGEST) + 1)
         proteins = np.zeros(len(LONGEST) + 1, dtype=np.int64)
         for key in batches.plan(0):

@@ -1,6 +1,7 @@
 """The model. Knows tensors; knows nothing of FASTA, HDF5, Lightning or Hydra."""
 
 from protlm.performer.attention import FavorAttention
-from protlm.performer.model import Performer, PerformerConfig
+from protlm.performer.config import PerformerConfig
+from protlm.performer.model import Performer
 
 __all__ = ["FavorAttention", "Performer", "PerformerConfig"]

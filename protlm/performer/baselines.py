@@ -1,5 +1,6 @@
 """Attention to compare with, behind the interface of `FavorAttention`."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +26,23 @@ class ExactAttention(nn.Module):
             mask = mask & mask.new_ones(length, length).tril()
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As `FavorAttention.step`; the state is all keys and values so far.
+
+        Raises:
+            ValueError: for attention that is not causal.
+        """
+        if not self.causal:
+            raise ValueError("only causal attention can be computed step by step")
+        before = 0
+        if state is not None:
+            before = state[0].shape[2]
+            k, v = torch.cat((state[0], k), 2), torch.cat((state[1], v), 2)
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(before)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), (k, v)
+
 
 class IdentityAttention(nn.Module):
     """Returns the values: what a model costs without attention, "OPT" in Choromanski et al. 2021, 4.1."""
@@ -32,3 +50,7 @@ class IdentityAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """v; arguments as in `FavorAttention.forward`."""
         return v
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: None = None) -> tuple[Tensor, None]:
+        """v; arguments as in `FavorAttention.step`."""
+        return v, None

@@ -2,7 +2,7 @@
 
 import torch
 
-from protlm.performer.model import PerformerConfig
+from protlm.performer.config import PerformerConfig
 
 
 def flops_per_token(config: PerformerConfig, length: int) -> int:

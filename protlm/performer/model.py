@@ -4,9 +4,8 @@ Legend: B batch, L length, H heads, d head width, D model width, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,104 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from protlm.performer.attention import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
-from protlm.performer.features import FEATURE_MAPS, FeatureMap, describe, from_description
-from protlm.performer.projection import DIRECTIONS, NORMS
+from protlm.performer.config import PerformerConfig
 from protlm.performer.segments import restarted, within_segments
 
-ATTENTION = ("exact", "opt", *FEATURE_MAPS)
-POSITIONS = ("learned", "rotary")
-ADDED = {"norms"}
-"""Fields that configurations written by an earlier version do not have."""
-
-
-@dataclass(frozen=True)
-class PerformerConfig:
-    """All that is needed to build the model again.
-
-    Args:
-        vocab_size: V.
-        pad_id: the token whose positions are no keys.
-        layers, heads, width, feed_forward: blocks; attention heads; D; hidden width of the feed-forward.
-        attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or "opt", which
-            returns the values as they are, to compare with.
-        causal: unidirectional, for next-token prediction; else bidirectional, for masked residues.
-        positions: "learned" (one vector per position, begun as sinusoids) or "rotary".
-        max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
-            no limit.
-        num_features: random features M of FAVOR+.
-        directions: "orthogonal", "simplex" or "iid".
-        norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
-        dropout: of embeddings and of both branches of a block.
-        feature_seed: of the random directions.
-    """
-
-    vocab_size: int
-    pad_id: int
-    layers: int = 6
-    heads: int = 8
-    width: int = 512
-    feed_forward: int = 2048
-    attention: str | FeatureMap = "relu"
-    causal: bool = False
-    positions: str = "learned"
-    max_length: int = 1024
-    num_features: int = 256
-    directions: str = "orthogonal"
-    norms: str = "chi"
-    dropout: float = 0.1
-    feature_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.attention, FeatureMap) and self.attention not in ATTENTION:
-            raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
-        if self.positions not in POSITIONS:
-            raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
-        sizes = (self.layers, self.heads, self.width, self.feed_forward, self.max_length, self.num_features)
-        if min(sizes) < 1 or self.feature_seed < 0:
-            raise ValueError(
-                "model.layers, heads, width, feed_forward, max_length, num_features: expected numbers from 1, and "
-                "model.feature_seed from 0"
-            )
-        if self.directions not in DIRECTIONS:
-            raise ValueError(f"model.directions {self.directions!r}: expected one of {', '.join(DIRECTIONS)}")
-        if self.norms not in NORMS:
-            raise ValueError(f"model.norms {self.norms!r}: expected one of {', '.join(NORMS)}")
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout {self.dropout}: expected a number from 0 to below 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**asdict(self), "attention": self.attention_name}
-
-    @property
-    def attention_name(self) -> str | dict[str, Any]:
-        """The kind of attention, ready for JSON; see `describe`."""
-        return describe(self.attention) if isinstance(self.attention, FeatureMap) else self.attention
-
-    @property
-    def feature_map(self) -> FeatureMap | None:
-        """Of FAVOR+; None for another kind of attention."""
-        if isinstance(self.attention, FeatureMap):
-            return self.attention
-        return FEATURE_MAPS.get(self.attention)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "PerformerConfig":
-        """The reverse of `to_dict`; fields that an earlier version did not know have their defaults.
-
-        Raises:
-            ValueError: for a field that is missing or unknown.
-        """
-        known = {field.name for field in fields(cls)}
-        if odd := (set(values) - known) | (known - ADDED - set(values)):
-            raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are missing or unknown")
-        if isinstance(kind := values.get("attention"), dict):
-            values = {**values, "attention": from_description(kind)}
-        return cls(**values)
+ZEROED = 0.15 * 0.8
+"""Share of the tokens that were masks in ESM-2's training; see `PerformerConfig.zeroed_id`."""
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -125,11 +31,32 @@ def sinusoids(length: int, width: int) -> Tensor:
     return table
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): turns pairs (x_i, x_{i + d/2}) of (B, H, L, d) by angles (..., L, d/2)."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021): turns pairs (x_i, x_{i + d/2}) of (B, H, L, d) by angles.
+
+    Args:
+        x: the vectors.
+        cos, sin: of the angles, (..., L, d/2).
+    """
     first, second = x.chunk(2, -1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
+
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines of the angles of rotary positions, (L, d/2) or (B, 1, L, d/2) each."""
+
+
+class State(NamedTuple):
+    """What a causal model keeps of the tokens so far; see `Performer.step`.
+
+    Args:
+        position: how many there were.
+        layers: of each layer, what its attention keeps.
+    """
+
+    position: int
+    layers: tuple[Any, ...]
 
 
 class SelfAttention(nn.Module):
@@ -139,7 +66,6 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.head_dim = config.width // config.heads
-        self.rotary = config.positions == "rotary"
         self.qkv = nn.Linear(config.width, 3 * config.width)
         if config.feature_map is not None:
             self.attention: nn.Module = FavorAttention(
@@ -156,20 +82,27 @@ class SelfAttention(nn.Module):
             self.attention = IdentityAttention() if config.attention == "opt" else ExactAttention(config.causal)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None, rotation: Rotation | None = None
+    ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        heads = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
-        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # the gradients come back in one piece
-        if self.rotary:
-            frequency = 10_000.0 ** -(torch.arange(0, self.head_dim, 2, device=x.device) / self.head_dim)
-            place = torch.arange(x.shape[1], device=x.device) if segments is None else restarted(segments)[:, None]
-            angles = place[..., None] * frequency
-            q, k = rotate(q, angles), rotate(k, angles)
+        q, k, v = self._heads(x, rotation)
         if segments is None:
             attended = self.attention(q, k, v, key_mask)
         else:
             attended = within_segments(self.attention, q, k, v, key_mask, segments)
         return self.out(attended.transpose(1, 2).flatten(2))
+
+    def step(self, x: Tensor, state: Any, rotation: Rotation | None) -> tuple[Tensor, Any]:
+        """The next positions (B, L, D) of a causal model, and the state behind them."""
+        step: Any = self.attention.step
+        attended, state = step(*self._heads(x, rotation), state)
+        return self.out(attended.transpose(1, 2).flatten(2)), state
+
+    def _heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
+        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # the gradients come back in one piece
+        return (q, k, v) if rotation is None else (rotate(q, *rotation), rotate(k, *rotation), v)
 
 
 class Block(nn.Module):
@@ -177,18 +110,40 @@ class Block(nn.Module):
 
     def __init__(self, config: PerformerConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention_norm = nn.LayerNorm(config.width, config.norm_eps)
         self.attention = SelfAttention(config, layer)
-        self.feed_forward_norm = nn.LayerNorm(config.width)
+        self.feed_forward_norm = nn.LayerNorm(config.width, config.norm_eps)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, config.width)
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None, rotation: Rotation | None = None
+    ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments))
+        x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments, rotation))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+    def step(self, x: Tensor, state: Any, rotation: Rotation | None) -> tuple[Tensor, Any]:
+        """The next positions (B, L, D) of a causal model, and the state behind them."""
+        attended, state = self.attention.step(self.attention_norm(x), state, rotation)
+        x = x + attended
+        return x + self.feed_forward(self.feed_forward_norm(x)), state
+
+
+class EsmHead(nn.Module):
+    """The head of ESM-2 (Lin et al. 2023): dense, GELU, LayerNorm, and a product with the embedding's own weights."""
+
+    def __init__(self, config: PerformerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, L, D) and the embedding (V, D) -> logits (B, L, V)."""
+        return F.linear(self.norm(F.gelu(self.dense(x))), embedding, self.bias)
 
 
 class Performer(nn.Module):
@@ -209,8 +164,8 @@ class Performer(nn.Module):
             self.position = nn.Parameter(sinusoids(config.max_length, config.width))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.vocab_size)
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        self.head = nn.Linear(config.width, config.vocab_size) if config.head == "linear" else EsmHead(config)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -253,32 +208,101 @@ class Performer(nn.Module):
             segments: (B, L) integers, equal within each of several sequences that share a row: attention stays within
                 each, and positions begin anew, as if it stood alone. None for one sequence a row.
         """
+        last = len(self.blocks)
+        return self.representations(tokens, {last}, key_mask, segments)[last]
+
+    def representations(
+        self,
+        tokens: Tensor,
+        layers: Collection[int],
+        key_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> dict[int, Tensor]:
+        """Layer -> representations (B, L, D): 0 is the embedding, i the output of block i, the last behind its norm.
+
+        Args:
+            tokens, key_mask, segments: as in `hidden`.
+            layers: numbers from 0 to the number of blocks; only these are kept.
+        """
         if key_mask is None:
             key_mask = tokens != self.config.pad_id
-        x = self.embedding(tokens)
-        if self.config.positions == "learned":
-            positions = self._positions(tokens.shape[1])
-            x = x + (positions if segments is None else positions[restarted(segments)])
-        x = self.dropout(x)
-        for block in self.blocks:
+        x = self._embedded(tokens, key_mask, segments)
+        rotation = self._rotation(tokens, segments)
+        kept = {0: x} if 0 in layers else {}
+        for number, block in enumerate(self.blocks, start=1):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, key_mask, segments, use_reentrant=False)
+                x = checkpoint(block, x, key_mask, segments, rotation, use_reentrant=False)
             else:
-                x = block(x, key_mask, segments)
-        return self.norm(x)
+                x = block(x, key_mask, segments, rotation)
+            if number in layers and number < len(self.blocks):
+                kept[number] = x
+        if len(self.blocks) in layers:
+            kept[len(self.blocks)] = self.norm(x)
+        return kept
 
     def forward(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits (B, L, V); arguments as in `hidden`."""
-        return self.head(self.hidden(tokens, key_mask, segments))
+        return self.logits(self.hidden(tokens, key_mask, segments))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) from representations (..., D) behind the last norm."""
+        if isinstance(self.head, EsmHead):
+            return self.head(hidden, self.embedding.weight)
+        return self.head(hidden)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits (B, L, V) of the next tokens (B, L) of a causal model in evaluation mode, and the state behind them.
+
+        Time and memory do not depend on how many tokens there were before, but for exact attention, which keeps all
+        keys and values. No token may be padding.
+
+        Raises:
+            ValueError: for a bidirectional model, or one with `zeroed_id`.
+        """
+        if not self.config.causal or self.config.zeroed_id is not None:
+            raise ValueError("only a causal model can be computed step by step")
+        first, states = state or State(0, (None,) * len(self.blocks))
+        x = self._embedded(tokens, None, None, first)
+        rotation = self._rotation(tokens, None, first)
+        after = []
+        for block, before in zip(self.blocks, states, strict=True):
+            assert isinstance(block, Block)
+            x, now = block.step(x, before, rotation)
+            after.append(now)
+        return self.logits(self.norm(x)), State(first + tokens.shape[1], tuple(after))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats over the targets (B, L) that are not -100; 0 if there are none."""
         flat = logits.float().flatten(0, 1), targets.flatten()
         return F.cross_entropy(*flat, reduction="sum") / (targets >= 0).sum().clamp(min=1)
 
-    def _positions(self, length: int) -> Tensor:
+    def _embedded(self, tokens: Tensor, key_mask: Tensor | None, segments: Tensor | None, first: int = 0) -> Tensor:
+        x = self.embedding(tokens)
+        if self.config.zeroed_id is not None and key_mask is not None:
+            zeroed = (tokens == self.config.zeroed_id) & key_mask
+            share = zeroed.sum(1) / key_mask.sum(1).clamp(min=1)
+            x = x.masked_fill(zeroed[..., None], 0) * ((1 - ZEROED) / (1 - share))[:, None, None].to(x.dtype)
+        if self.config.positions == "learned":
+            positions = self._positions(first, first + tokens.shape[1])
+            x = x + (positions if segments is None else positions[restarted(segments)])
+        return self.dropout(x)
+
+    def _positions(self, first: int, stop: int) -> Tensor:
         learned = self.config.max_length
-        if length <= learned:
-            return self.position[:length]
-        beyond = sinusoids(length, self.config.width)[learned:]
-        return torch.cat((self.position, beyond.to(self.position)))
+        if stop <= learned:
+            return self.position[first:stop]
+        beyond = sinusoids(stop, self.config.width)[max(first, learned) :]
+        return torch.cat((self.position[first:], beyond.to(self.position)))
+
+    def _rotation(self, tokens: Tensor, segments: Tensor | None, first: int = 0) -> Rotation | None:
+        if self.config.positions != "rotary":
+            return None
+        d = self.config.width // self.config.heads
+        frequency = 10_000.0 ** -(torch.arange(0, d, 2, device=tokens.device) / d)
+        if segments is None:
+            place = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+        else:
+            place = restarted(segments)[:, None]
+        angles = place[..., None] * frequency
+        return angles.cos(), angles.sin()

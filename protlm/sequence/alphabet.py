@@ -149,8 +149,8 @@ def special() -> list[str]:
     return [token for token in TOKENS if token.startswith("<")]
 
 
-def with_ends(tokens: np.ndarray) -> np.ndarray:
-    """`<cls>` tokens `<eos>`: (length + 2,) uint8."""
+def with_ends(tokens: np.ndarray, start: int = CLS) -> np.ndarray:
+    """`<cls>`, or another first token, then tokens and `<eos>`: (length + 2,) uint8."""
     framed = np.empty(len(tokens) + 2, dtype=np.uint8)
-    framed[0], framed[1:-1], framed[-1] = CLS, tokens, EOS
+    framed[0], framed[1:-1], framed[-1] = start, tokens, EOS
     return framed

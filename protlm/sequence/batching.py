@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from protlm.errors import UserError
-from protlm.sequence.alphabet import EOS, PAD, with_ends
+from protlm.sequence.alphabet import CLS, EOS, PAD, with_ends
 from protlm.sequence.corpus import Corpora, Corpus
 from protlm.sequence.masking import IGNORE, Masking, next_token
 from protlm.sequence.randomness import KeyedGenerator
@@ -132,9 +132,13 @@ class ProteinBatches(Batches):
     """Single proteins as `<cls>` residues `<eos>`, cut at random to `max_length`, in batches of similar length.
 
     A row of a key is (pass, protein).
+
+    Attributes:
+        start: the first token instead of `<cls>`.
     """
 
     first = (0,)
+    start = CLS
 
     def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
         size = max(1, round(POOL * self.token_budget / min(self.mean_length + 2, self.max_length)))
@@ -147,7 +151,7 @@ class ProteinBatches(Batches):
             yield (start,), [rows[batches[i]] for i in order]
 
     def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-        tokens = with_ends(self.corpora[key[1]])
+        tokens = with_ends(self.corpora[key[1]], self.start)
         start = int(generator.integers(max(0, len(tokens) - self.max_length) + 1))
         return tokens[start : start + self.max_length]
 
@@ -167,6 +171,7 @@ class BlockBatches(Batches):
     """
 
     first = (0, 0, 0)
+    start = EOS
 
     def __init__(self, *of_batches: Any, separate: bool = False, **more_of_batches: Any) -> None:
         super().__init__(*of_batches, **more_of_batches)

@@ -183,7 +183,7 @@ class WandbLogger(RunLogger):
                 import wandb
 
                 names = list(dict.fromkeys(name for row in results.values() for name in row))
-                rows = [[split, *(row.get(name) for name in names)] for split, row in results.items()]
+                rows: list[Any] = [[split, *(row.get(name) for name in names)] for split, row in results.items()]
                 if rows:
                     self._run.log({"results": wandb.Table(columns=["split", *names], data=rows)})
                 if self.log_model and checkpoint:

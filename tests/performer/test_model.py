@@ -6,8 +6,9 @@ import torch
 
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.baselines import ExactAttention, IdentityAttention
+from protlm.performer.config import ATTENTION, POSITIONS
 from protlm.performer.features import FEATURE_MAPS, Generalised, Softmax
-from protlm.performer.model import ATTENTION, POSITIONS, rotate, sinusoids
+from protlm.performer.model import rotate, sinusoids
 from protlm.performer.reference import exact_attention
 
 PAD = 1
@@ -77,8 +78,11 @@ def test_rotary_products_depend_on_distance_only() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     frequency = 10_000.0 ** -(torch.arange(0, 8, 2, dtype=torch.float64) / 8)
 
+    def turned(i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return (i * frequency[None]).cos(), (i * frequency[None]).sin()
+
     def product(i: int, j: int) -> torch.Tensor:
-        return (rotate(q, i * frequency[None]) * rotate(k, j * frequency[None])).sum()
+        return (rotate(q, *turned(i)) * rotate(k, *turned(j))).sum()
 
     torch.testing.assert_close(product(3, 10), product(103, 110))
     assert not torch.isclose(product(3, 10), product(3, 11))
@@ -87,7 +91,7 @@ def test_rotary_products_depend_on_distance_only() -> None:
 def test_learned_positions_begin_as_sinusoids_and_go_on_as_such() -> None:
     model = build(max_length=10)
     torch.testing.assert_close(model.position.data, sinusoids(10, 16))
-    torch.testing.assert_close(model._positions(25), sinusoids(25, 16))
+    torch.testing.assert_close(model._positions(0, 25), sinusoids(25, 16))
     assert model(proteins(1, 25)).shape == (1, 25, 33)
 
 

@@ -1,0 +1,106 @@
+"""A model over many sequences: batches of similar length, halved when memory runs out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protlm.errors import UserError
+from protlm.performer import Performer
+from protlm.sequence.alphabet import PAD, encode, with_ends
+from protlm.sequence.batching import length_buckets, pad
+
+Result = TypeVar("Result")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def framed(model: Performer, tokens: np.ndarray) -> np.ndarray:
+    """A protein's tokens (length,) uint8 between the ends that the model was trained with: (length + 2,)."""
+    return with_ends(tokens, model.config.start_id)
+
+
+def encoded(model: Performer, sequences: Sequence[str]) -> list[np.ndarray]:
+    """The framed tokens of sequences in one-letter code, capital letters.
+
+    Raises:
+        UserError: for a sequence that is empty or has a letter without a token, with its number.
+    """
+    rows = []
+    for number, sequence in enumerate(sequences, start=1):
+        if not sequence:
+            raise UserError(f"sequence {number} is empty; expected amino acids in one-letter code")
+        try:
+            rows.append(framed(model, encode(sequence)))
+        except ValueError as error:
+            raise UserError(f"sequence {number}: {error}") from error
+    return rows
+
+
+class Computer:
+    """Runs a function of the model on batches of rows of tokens.
+
+    Args:
+        model: in evaluation mode; computes where its parameters are.
+        token_budget: most tokens computed at once, padding included; a longer row is computed alone. Lowered for good
+            when memory runs out.
+        precision: "float32" is that of the weights, "bfloat16" multiplies in 16 bits (autocast).
+    """
+
+    def __init__(self, model: Performer, token_budget: int = 16_384, precision: str = "float32") -> None:
+        if precision not in PRECISIONS:
+            raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        self.model, self.token_budget, self.precision = model, token_budget, precision
+        self.device = next(model.parameters()).device
+
+    def __call__(
+        self, rows: Sequence[np.ndarray], function: Callable[[Tensor, Tensor, np.ndarray], Result]
+    ) -> Iterator[tuple[np.ndarray, Result]]:
+        """For each batch, longest rows first: indices into `rows`, and what the function makes of it.
+
+        Args:
+            rows: framed tokens, (length_i,) uint8 each.
+            function: of tokens (B, L) int64, key mask (B, L) bool, both on the model's device, and the indices (B,).
+                What it returns should be on the CPU already, so that memory that runs out does so inside of it.
+
+        Raises:
+            UserError: if the memory is too small for a single row.
+        """
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        waiting = length_buckets(lengths, self.token_budget)[::-1]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                result = self._run(rows, batch, function)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                result = None
+            if result is not None:
+                yield batch, result
+                continue
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(batch) == 1:
+                raise UserError(
+                    f"memory of {self.device} is too small for a protein of {lengths[batch[0]] - 2:,} residues; leave "
+                    "it out, or use a smaller model or another device"
+                )
+            self.token_budget = max(1, self.token_budget // 2)
+            waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+
+    def _run(
+        self, rows: Sequence[np.ndarray], batch: np.ndarray, function: Callable[[Tensor, Tensor, np.ndarray], Result]
+    ) -> Result:
+        tokens = torch.from_numpy(pad([rows[i] for i in batch], PAD)).to(self.device).long()
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
+        ):
+            return function(tokens, tokens != PAD, batch)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether torch could not get memory; on the CPU it says so in a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "alloc" in str(error)

@@ -1,0 +1,119 @@
+"""All that is needed to build a model again."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from protlm.performer.features import FEATURE_MAPS, FeatureMap, describe, from_description
+from protlm.performer.projection import DIRECTIONS, NORMS
+
+ATTENTION = ("exact", "opt", *FEATURE_MAPS)
+POSITIONS = ("learned", "rotary")
+HEADS = ("linear", "esm")
+ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id"}
+"""Fields that configurations written by an earlier version do not have."""
+
+
+@dataclass(frozen=True)
+class PerformerConfig:
+    """All that is needed to build the model again.
+
+    Args:
+        vocab_size: V.
+        pad_id: the token whose positions are no keys.
+        layers, heads, width, feed_forward: blocks; attention heads; D; hidden width of the feed-forward.
+        attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or "opt", which
+            returns the values as they are, to compare with.
+        causal: unidirectional, for next-token prediction; else bidirectional, for masked residues.
+        positions: "learned" (one vector per position, begun as sinusoids) or "rotary".
+        max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
+            no limit.
+        num_features: random features M of FAVOR+.
+        directions: "orthogonal", "simplex" or "iid".
+        norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
+        dropout: of embeddings and of both branches of a block.
+        feature_seed: of the random directions.
+        norm_eps: added to the variance in each LayerNorm.
+        head: "linear", or "esm": dense, GELU, LayerNorm, and the embedding's weights as the last product.
+        start_id: the token that training puts before a protein.
+        zeroed_id: the token whose embedding is zero, while the others of its sequence are scaled by 0.88 / (1 - its
+            share), as ESM-2 does with masks (Lin et al. 2023); None for none.
+    """
+
+    vocab_size: int
+    pad_id: int
+    layers: int = 6
+    heads: int = 8
+    width: int = 512
+    feed_forward: int = 2048
+    attention: str | FeatureMap = "relu"
+    causal: bool = False
+    positions: str = "learned"
+    max_length: int = 1024
+    num_features: int = 256
+    directions: str = "orthogonal"
+    norms: str = "chi"
+    dropout: float = 0.1
+    feature_seed: int = 0
+    norm_eps: float = 1e-5
+    head: str = "linear"
+    start_id: int = 0
+    zeroed_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attention, FeatureMap) and self.attention not in ATTENTION:
+            raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
+        sizes = (self.layers, self.heads, self.width, self.feed_forward, self.max_length, self.num_features)
+        if min(sizes) < 1 or self.feature_seed < 0:
+            raise ValueError(
+                "model.layers, heads, width, feed_forward, max_length, num_features: expected numbers from 1, and "
+                "model.feature_seed from 0"
+            )
+        if self.directions not in DIRECTIONS:
+            raise ValueError(f"model.directions {self.directions!r}: expected one of {', '.join(DIRECTIONS)}")
+        if self.norms not in NORMS:
+            raise ValueError(f"model.norms {self.norms!r}: expected one of {', '.join(NORMS)}")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"
+            )
+        if self.head not in HEADS:
+            raise ValueError(f"model.head {self.head!r}: expected one of {', '.join(HEADS)}")
+        if not 0 <= self.norm_eps < 1:
+            raise ValueError(f"model.norm_eps {self.norm_eps}: expected a number from 0 to below 1")
+        for name, token in (("start_id", self.start_id), ("zeroed_id", self.zeroed_id)):
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise ValueError(f"model.{name} {token}: expected a token, 0 to {self.vocab_size - 1}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout {self.dropout}: expected a number from 0 to below 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "attention": self.attention_name}
+
+    @property
+    def attention_name(self) -> str | dict[str, Any]:
+        """The kind of attention, ready for JSON; see `describe`."""
+        return describe(self.attention) if isinstance(self.attention, FeatureMap) else self.attention
+
+    @property
+    def feature_map(self) -> FeatureMap | None:
+        """Of FAVOR+; None for another kind of attention."""
+        if isinstance(self.attention, FeatureMap):
+            return self.attention
+        return FEATURE_MAPS.get(self.attention)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PerformerConfig":
+        """The reverse of `to_dict`; fields that an earlier version did not know have their defaults.
+
+        Raises:
+            ValueError: for a field that is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        if odd := (set(values) - known) | (known - ADDED - set(values)):
+            raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are missing or unknown")
+        if isinstance(kind := values.get("attention"), dict):
+            values = {**values, "attention": from_description(kind)}
+        return cls(**values)
