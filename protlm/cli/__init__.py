@@ -1,0 +1,55 @@
+"""The `protlm` command. Each command is a few lines over a function that anyone can import."""
+
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from protlm import __version__
+from protlm.cli.console import fail, say
+from protlm.cli.corpus import evaluate, info, prepare
+from protlm.cli.embedding import embed
+from protlm.cli.models import export
+from protlm.cli.prediction import fill
+from protlm.errors import UserError
+
+app = typer.Typer(
+    help="Protein language models built on Performers. Train one with: python -m protlm.train",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# click's UsageError, from the click that typer depends on or, since 0.26, brings along
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+for command in (prepare, info, embed, fill, evaluate, export):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The command: a mistake of the user's is one line and exit code 2; Ctrl-C is exit code 130, SIGTERM 143."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that unfinished files go
+    try:
+        interrupted = app(standalone_mode=False) == 130
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except _UsageError as error:
+        # without any arguments the message is empty: the help has been printed already
+        if text := error.format_message().strip().rstrip("."):
+            fail(f"{text}; see: {error.ctx.command_path} --help" if error.ctx else text)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        interrupted = True
+    if interrupted:
+        say("stopped; no output was left half-written")
+        sys.exit(130)

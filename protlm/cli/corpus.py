@@ -1,0 +1,120 @@
+"""Commands about corpora: prepare, info, evaluate."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, progress, say
+from protlm.errors import UserError
+
+
+def prepare(
+    fasta: Annotated[
+        list[Path], typer.Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - is standard input.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The corpus to write (HDF5).")],
+    clusters: Annotated[Path | None, typer.Option(help="Table of clusters: representative, tab, member.")] = None,
+    split_by: Annotated[
+        str, typer.Option(help="'cluster' keeps clusters whole, 'sequence' goes by the hash of each sequence.")
+    ] = "",
+    ood: Annotated[Path | None, typer.Option(help="File of ids of proteins or clusters to hold out as 'ood'.")] = None,
+    valid: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
+    test: Annotated[float, typer.Option(help="Share for testing.")] = 0.1,
+    min_length: Annotated[int, typer.Option(help="Leave out shorter proteins (residues).")] = 1,
+    max_length: Annotated[int | None, typer.Option(help="Leave out longer proteins (residues).")] = None,
+    drop_fragments: Annotated[
+        bool, typer.Option("--drop-fragments", help="Leave out records with '(Fragment' in the header.")
+    ] = False,
+    nonstandard: Annotated[
+        str, typer.Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
+    ] = "keep",
+    deduplicate: Annotated[
+        bool, typer.Option("--deduplicate", help="Keep one record of each sequence, and the ids of the others.")
+    ] = False,
+    id_from: Annotated[
+        str, typer.Option("--id", help="'accession' of UniProt's headers, or the first 'word' as it is.")
+    ] = "accession",
+    workers: Annotated[int, typer.Option(help="Processes; each file is read by one.")] = 1,
+    allow_nucleotides: Nucleotides = False,
+) -> None:
+    """Turn FASTA files into a corpus for training."""
+    from protlm.sequence.ingest import Selection
+    from protlm.sequence.prepare import prepare_corpus
+    from protlm.sequence.splits import SplitRule, read_ids
+
+    split_by = split_by or ("cluster" if clusters else "sequence")
+    if split_by not in ("cluster", "sequence"):
+        raise UserError(f"--split-by {split_by!r}: expected 'cluster' or 'sequence'")
+    if split_by == "cluster" and not clusters:
+        raise UserError("--split-by cluster: give the table with --clusters")
+    rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(ood) if ood else frozenset())
+    selection = Selection(min_length, max_length, not drop_fragments, nonstandard, id_from, allow_nucleotides)
+    with progress("reading", "bytes") as report:
+        summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
+    say(*summary.describe(output))
+
+
+def info(
+    corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
+    histogram: Annotated[Path | None, typer.Option(help="Also draw the lengths here (.png, .pdf or .svg).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """Print what is in a corpus: lengths by split, clusters, residue frequencies, the unigram baseline."""
+    from json import dumps
+
+    from protlm.output import unfinished
+    from protlm.sequence.corpus import Corpus
+    from protlm.sequence.statistics import describe, draw_lengths, format_description
+
+    if histogram and histogram.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--histogram {histogram}: expected a name that ends in .png, .pdf or .svg")
+    opened = Corpus(corpus)
+    figures = describe(opened)
+    print(dumps(figures, indent=2) if json else format_description(figures))
+    if histogram:
+        with unfinished(histogram) as folder:
+            draw_lengths(opened, folder / histogram.name)
+            (folder / histogram.name).replace(histogram)
+
+
+def evaluate(
+    corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
+    model: Model,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="train, valid, test or ood; can be given more than once. Default: test and ood."),
+    ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print tables by length of the protein and by residue.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything here, the details too.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=3, help="Crop longer proteins; default: the model's.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the residues that is masked.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Of crops and masks.")] = 1,
+    token_budget: Budget = 16_384,
+    device: Device = "auto",
+) -> None:
+    """Print accuracy and perplexity for splits of a corpus, beside the unigram baseline."""
+    from protlm.inference.evaluate import evaluate as measure
+    from protlm.inference.evaluate import format_details, to_json
+    from protlm.metrics import format_results
+    from protlm.output import unfinished
+    from protlm.sequence.corpus import Corpus
+
+    if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), model.resolve())):
+        raise UserError(f"--json {json}: is {'an input' if json.is_file() else 'no file'}; name another file to write")
+    opened, network = Corpus(corpus), load_network(model, device)
+    length = max_length or network.config.max_length
+    options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
+    # around all of it, so that a file that cannot be written is known at once
+    with unfinished(json) if json else nullcontext() as folder:
+        with progress("evaluating", "proteins") as report:
+            results = measure(network, opened, split or (), **options, progress=report)
+        if json and folder:
+            (folder / json.name).write_text(to_json(results, network, model, opened, options))
+            (folder / json.name).replace(json)
+    print(format_results(results))
+    if details:
+        print("", format_details(results), sep="\n")
