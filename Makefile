@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench-attention bench-error bench-ingest bench-train bench-stability clean
+.PHONY: demo test check bench-attention bench-error bench-ingest bench-train bench-stability bench-generate clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -48,6 +48,10 @@ bench-train: $(READY)
 # two to three hours; may be cut: the next call goes on
 bench-stability: $(READY)
 	$(BIN)/python -m benchmarks.stability $(CORPUS)
+
+# 4 minutes
+bench-generate: $(READY)
+	$(BIN)/python -m benchmarks.generate
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
-    from protlm.performer import Performer
+    from protlm.inference.model import ProteinModel
 
 __version__ = "0.1.0"
 
 __all__ = ["UserError", "__version__", "load"]
 
 
-def load(path: "str | Path") -> "Performer":
-    """The model of a model folder or a training checkpoint; see `protlm.checkpoint.load`."""
-    from protlm import checkpoint  # torch takes seconds to import, which `protlm --help` need not wait for
+def load(
+    path: "str | Path", device: str = "cpu", attention: str | None = None, num_features: int | None = None
+) -> "ProteinModel":
+    """A trained model to embed, predict, score and generate with; see `protlm.inference.model.load`."""
+    from protlm.inference import model  # torch takes seconds to import, which `protlm --help` need not wait for
 
-    return checkpoint.load(path)
+    return model.load(path, device, attention, num_features)

@@ -8,6 +8,8 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,15 @@ def description(config: PerformerConfig) -> dict[str, Any]:
     return {"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS), "model": config.to_dict()}
 
 
-def load(path: str | Path) -> Performer:
+def load(path: str | Path, attention: str | None = None, num_features: int | None = None) -> Performer:
     """The model of a model folder or a Lightning checkpoint, on the CPU and in evaluation mode.
 
     Args:
         path: a folder written by `export`, or a .ckpt file written by training.
+        attention, num_features: see `switch`.
 
     Raises:
-        UserError: for a path that is missing, damaged, something else, or made with another alphabet.
+        UserError: for a path that is missing, damaged, something else, or made with another alphabet, and as `switch`.
     """
     path = Path(path)
     if not path.exists():
@@ -54,7 +57,31 @@ def load(path: str | Path) -> Performer:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{path}: weights that do not fit the configuration; the model is damaged") from error
+    switch(model, attention, num_features)
     return model.eval()
+
+
+def switch(model: Performer, attention: str | None = None, num_features: int | None = None) -> None:
+    """Gives a model another kind of attention, and keeps all its weights; the directions are drawn from its seed.
+
+    "softmax" estimates exact attention, so either can follow the other: well where attention is spread over many
+    residues, and badly where it is sharp, even with thousands of features. Such weights have to be trained on, and
+    for the other kinds, which are other functions, all have to be.
+
+    Args:
+        model: changed in place.
+        attention: as in `PerformerConfig`, or None for what the model has.
+        num_features: M of FAVOR+, or None for that of the configuration.
+
+    Raises:
+        UserError: for an unknown kind, a number below 1, or a number of features for attention that has none.
+    """
+    try:
+        model.switch_attention(model.config.attention if attention is None else attention, num_features)
+    except ValueError as error:
+        raise UserError(str(error).removeprefix("model.")) from error
+    if num_features is not None and model.config.feature_map is None:
+        raise UserError(f"num_features {num_features}: {model.config.attention} attention has no random features")
 
 
 def export(model: Performer, folder: str | Path) -> None:
@@ -63,18 +90,39 @@ def export(model: Performer, folder: str | Path) -> None:
     Raises:
         UserError: if the folder exists already or cannot be written.
     """
+    with new_folder(folder) as model_folder:
+        save(model.state_dict(), model_folder)
+        about = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
+        (model_folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name only at the end.
+
+    Raises:
+        UserError: if the folder exists already or cannot be written.
+    """
     folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; choose another folder or remove it")
+    check_absent(folder)
     with unfinished(folder) as partial:
         model_folder = partial / folder.name
         model_folder.mkdir()
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, model_folder / WEIGHTS)
-        about = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
-        (model_folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
-        (model_folder / WEIGHTS).chmod((model_folder / CONFIG).stat().st_mode)  # safetensors keeps it to its owner
+        yield model_folder
         os.replace(model_folder, folder)
+
+
+def check_absent(folder: Path) -> None:
+    """Raises a UserError if the folder exists already."""
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; choose another folder or remove it")
+
+
+def save(weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes model.safetensors, readable for whom the folder is."""
+    # transformers asks for the format
+    save_file({name: w.contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors keeps it to its owner
 
 
 def read_lightning(path: str | Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def unfinished(target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: there is no folder {target.parent}; make it first")
     folder = target.with_name(f".{target.name}.partial")
     try:
-        lock = _locked(folder)
+        lock = locked(folder)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from error
     if lock is None:
@@ -49,7 +49,7 @@ def unfinished(target: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _locked(folder: Path) -> int | None:
+def locked(folder: Path) -> int | None:
     """Makes a folder and locks it for as long as the returned descriptor is open; None if another process has it."""
     while True:
         folder.mkdir(exist_ok=True)

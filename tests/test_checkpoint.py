@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protlm.checkpoint import CONFIG, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning
+from protlm.checkpoint import CONFIG, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning, switch
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import TOKENS
@@ -246,3 +246,65 @@ def test_a_flipped_bit_in_the_weights_is_found(tiny_model, tmp_path: Path) -> No
         (tmp_path / path).write_bytes(content)
         with pytest.raises(UserError, match="damaged"):
             load(tmp_path / target)
+
+
+@pytest.mark.parametrize("attention", ["exact", "opt", "softmax", "relu_unprojected", "sderf"])
+def test_another_kind_of_attention_keeps_all_weights(saved: Path, tiny_model: Performer, attention: str) -> None:
+    model = load(saved, attention=attention)
+    assert model.config.attention == attention
+    assert not any(module.training for module in model.modules())
+    weights = dict(tiny_model.named_parameters())
+    assert dict(model.named_parameters()).keys() == weights.keys()
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, weights[name])
+    with torch.inference_mode():
+        assert not torch.allclose(model(PROTEIN), tiny_model(PROTEIN), atol=1e-6)
+
+
+def test_a_switched_model_is_the_one_that_its_configuration_says(saved: Path, tiny_model: Performer, tmp_path) -> None:
+    """And the directions are those of the seed."""
+    model = load(saved, "softmax", 40)
+    assert model.config.num_features == 40
+    built = Performer(model.config).eval()
+    built.load_state_dict({**built.state_dict(), **dict(tiny_model.named_parameters())})
+    export(model, tmp_path / "switched")
+    with torch.inference_mode():
+        assert torch.equal(built(PROTEIN), model(PROTEIN))
+        assert torch.equal(load(tmp_path / "switched")(PROTEIN), model(PROTEIN))
+        switch(model, "exact")
+        switch(model, "relu", tiny_model.config.num_features)
+        assert torch.equal(model(PROTEIN), tiny_model(PROTEIN))
+
+
+def test_what_a_model_has_already_stays_as_it_is(tiny_model: Performer) -> None:
+    """Also directions that are no longer those of the seed."""
+    tiny_model.redraw(7)
+    before = tiny_model(PROTEIN)
+    for choice in ((None, None), ("relu", None), (None, 16), ("relu", 16)):
+        switch(tiny_model, *choice)
+        assert torch.equal(tiny_model(PROTEIN), before)
+    switch(tiny_model, None, 17)
+    assert not torch.equal(tiny_model(PROTEIN), before)
+
+
+@pytest.mark.parametrize(
+    ("attention", "features", "match"),
+    [
+        ("linformer", None, "^attention 'linformer': expected one of exact"),
+        ("", None, "^attention '': expected one of"),
+        ("softmax", 0, "num_features.* from 1"),
+        ("exact", 64, "num_features 64: exact attention has no random features"),
+    ],
+)
+def test_attention_that_does_not_exist_is_refused(saved: Path, attention: str, features: Any, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        load(saved, attention, features)
+
+
+def test_switching_keeps_device_dtype_and_mode(tiny_model: Performer) -> None:
+    model = tiny_model.double().train().to("meta")
+    switch(model, "sderf")
+    assert all(module.training for module in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert tensor.device.type == "meta"
+        assert not tensor.is_floating_point() or tensor.dtype == torch.float64, name

@@ -93,8 +93,8 @@ def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: P
 
     embedded = protlm("embed", fasta, "-o", proteins, "--per-residue", residues, *model)
     assert embedded.code == 0
-    assert f"{proteins}: 3 proteins, 96 residues, 16 numbers each" in embedded.err
-    assert "1 identifiers: '/' replaced by '_'" in embedded.err
+    assert f"{proteins}, {residues}: 3 proteins, 96 residues, 16 numbers each" in embedded.err
+    assert "1 identifiers: stored under another name" in embedded.err
     assert "warning: 1 proteins are longer than the 64 positions" in embedded.err
     with h5py.File(proteins) as means, h5py.File(residues) as rows:
         assert list(means) == list(rows) == ["P1", "b_c", "d"]
@@ -102,9 +102,9 @@ def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: P
     filled = protlm("fill", "MK<mask>LLI<mask>", "--top", 2, *model)
     assert (filled.code, filled.err) == (0, "")
     header, *lines = filled.out.splitlines()
-    assert header.split() == ["position", "residue", "probability"]
-    assert [line.split()[0] for line in lines] == ["3", "3", "7", "7"]
-    assert all(0 < float(line.split()[2]) < 1 for line in lines)
+    assert header.split() == ["protein", "position", "rank", "residue", "probability"]
+    assert [line.split()[1] for line in lines] == ["3", "3", "7", "7"]
+    assert all(0 < float(line.split()[4]) < 1 for line in lines)
 
     evaluated = protlm("evaluate", corpus, "--split", "train", *model)
     assert (evaluated.code, evaluated.err) == (0, "")
@@ -331,7 +331,7 @@ def test_nucleotides_are_taken_when_asked(
         ("embed FASTA -o out.h5", "Missing option '--model'"),
         ("embed FASTA -o out.h5 --model absent", "absent: no such model"),
         ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
-        ("embed FASTA -o out.h5 --model MODEL --device abacus", "--device abacus"),
+        ("embed FASTA -o out.h5 --model MODEL --device abacus", "device abacus"),
         ("embed FASTA -o out.h5 --model MODEL --token-budget 0", "--token-budget"),
         ("embed FASTA -o out.h5 --model MODEL --per-residue out.h5", "different files"),
         ("embed FASTA -o FASTA --model MODEL", "different files"),
@@ -380,23 +380,6 @@ def test_as_a_module_mistakes_end_without_a_stack_trace(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "protlm", "prepare", "absent.fasta", "-o", "out.h5"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "absent.fasta: no such file")
-
-
-def test_ctrl_c_stops_embedding_and_leaves_nothing(model_folder: Path, tmp_path: Path) -> None:
-    # large enough to be still at work when the signal comes, however fast the machine
-    with (tmp_path / "large.fasta").open("w") as file:
-        file.writelines(f">p{i}\n{'MKTAYIAKQRQISFVKSHFSRQ' * 20}\n" for i in range(20_000))
-    output = tmp_path / "out.h5"
-    output.write_text("precious")
-    names = sorted(tmp_path.iterdir())
-    arguments = ["embed", "large.fasta", "-o", "out.h5", "--model", str(model_folder), "--device", "cpu"]
-    with started(tmp_path, *arguments) as process:
-        wait_for_folder(tmp_path, process)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "stopped; no output was left half-written\n")
-    assert sorted(tmp_path.iterdir()) == names
-    assert output.read_text() == "precious"
 
 
 def test_ctrl_c_stops_evaluation_and_leaves_nothing(protlm, model_folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from protlm import train
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.performer.features import FeatureMap
-from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.sequence.alphabet import EOS, PAD, TOKENS
 from protlm.sequence.corpus import Corpus
 from protlm.sequence.order import EndlessBatches
 from protlm.sequence.prepare import prepare_corpus
@@ -266,6 +266,7 @@ def test_concatenated_blocks_train_in_both_directions(monkeypatch, tmp_path, cor
             "hydra.run.dir=run",
         )
         assert set(json.loads(Path("run/results.json").read_text())) == {"test", "ood"}
+        assert protlm.load("run/checkpoints/last.ckpt").config.start_id == EOS
 
 
 def test_blocks_of_separate_proteins_train_in_both_directions(monkeypatch, tmp_path, corpus_path) -> None:

@@ -9,9 +9,10 @@ import typer
 from protlm import __version__
 from protlm.cli.console import fail, say
 from protlm.cli.corpus import evaluate, info, prepare
-from protlm.cli.embedding import embed
-from protlm.cli.models import export
-from protlm.cli.prediction import fill
+from protlm.cli.embedding import embed, merge
+from protlm.cli.models import export, import_esm
+from protlm.cli.prediction import fill, generate
+from protlm.cli.variants import proteingym, score
 from protlm.errors import UserError
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
 # click's UsageError, from the click that typer depends on or, since 0.26, brings along
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-for command in (prepare, info, embed, fill, evaluate, export):
+for command in (prepare, info, embed, merge, fill, generate, evaluate, export, import_esm, score, proteingym):
     app.command()(command)
 
 

@@ -1,14 +1,12 @@
 """What all commands share: options, the model, messages and progress on standard error."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
-
-from protlm.errors import UserError
 
 Model = Annotated[Path, typer.Option("--model", "-m", help="A model folder or a training checkpoint (.ckpt).")]
 Budget = Annotated[int, typer.Option(min=1, help="Most tokens computed at once.")]
@@ -17,34 +15,46 @@ Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Take a f
 
 
 def load_network(path: Path, device: str) -> Any:
-    import torch
+    from protlm.inference.model import load
 
-    from protlm.checkpoint import load
+    return load(path, device)
 
-    network = load(path)
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator.type if accelerator else "cpu"
-    try:
-        return network.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: cannot be used here ({str(error).splitlines()[0]})") from error
+
+class Report(Protocol):
+    """Moves a progress bar; 0 in all is unknown, and a stage stands in place of the bar's label."""
+
+    def __call__(self, done: int, total: int, stage: str = "") -> None: ...
 
 
 @contextmanager
-def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, gone when it is done; a function of (done, all) moves it, all 0 is unknown."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
+def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
+    """A progress bar on standard error, gone when it is done.
+
+    Args:
+        label: stands before it, unless a stage is named.
+        unit: of what is counted; "bytes" are shown as such, "residues" also by the second.
+        quiet: show nothing.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, stage="": None
         return
     from rich import progress as rich
 
-    amount = rich.DownloadColumn() if unit == "bytes" else rich.MofNCompleteColumn()
-    columns = (rich.TextColumn(label), rich.BarColumn(), amount)
+    amount = rich.DownloadColumn() if unit == "bytes" else rich.TextColumn("{task.fields[amount]}")
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), amount)
     times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, *times, console=console(), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+        task = bar.add_task(label, total=None, amount="")
+
+        def move(done: int, total: int, stage: str = "") -> None:
+            if bar.tasks[0].description != (stage or label):
+                bar.reset(task, description=stage or label)
+            amount = f"{done:,}/{total:,}" if total else f"{done:,}"
+            if unit == "residues" and not stage:
+                amount += f" {unit}, {bar.tasks[0].speed or 0:,.0f}/s"
+            bar.update(task, completed=done, total=total or None, amount=amount)
+
+        yield move
 
 
 def console() -> Any:

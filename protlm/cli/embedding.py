@@ -1,36 +1,103 @@
-"""Commands about embeddings: embed."""
+"""Commands about embeddings: embed, merge."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, progress, say, warn
+from protlm.errors import UserError
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an output, or the draft of a run, made from something else.")
+]
+Layout = Annotated[str, typer.Option(help="'uniprot', 'packed' (one matrix) or 'esm-pt' (a folder of .pt files).")]
 
 
 def embed(
-    fasta: Annotated[Path, typer.Argument(help="Proteins, plain or compressed.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Mean embedding of each protein (HDF5).")],
+    fasta: Annotated[Path, typer.Argument(help="Proteins, plain or compressed; - is standard input.")],
     model: Model,
-    per_residue: Annotated[Path | None, typer.Option(help="Also write every residue's embedding here.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="One vector a protein (HDF5).")] = None,
+    per_residue: Annotated[Path | None, typer.Option(help="One vector a residue (HDF5).")] = None,
+    layers: Annotated[str, typer.Option(help="0 is the embedding, -1 the last; several as 0,6,-1.")] = "-1",
+    pool: Annotated[
+        list[str] | None, typer.Option(help="'mean', 'max' or 'bos' (first token); can be given more than once.")
+    ] = None,
+    layout: Layout = "uniprot",
+    dtype: Annotated[str, typer.Option(help="'float16' or 'float32', on disk.")] = "",
+    precision: Annotated[str, typer.Option(help="'float32' or 'bfloat16', of the computing.")] = "float32",
+    id_from: Annotated[
+        str, typer.Option("--id", help="'accession' of UniProt's headers, first 'word', or whole 'header'.")
+    ] = "accession",
+    duplicates: Annotated[
+        str, typer.Option(help="Of identifiers that occur twice: 'error', 'suffix' (X_2) or 'first'.")
+    ] = "error",
+    shard: Annotated[str, typer.Option(help="Only the i-th of n parts of the proteins, as 2/8; see merge.")] = "1/1",
+    overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Write the embeddings of proteins, in the layout of UniProt's HDF5 files."""
-    from protlm.inference.embed import embed_fasta
+    """Write the embeddings of proteins. A run that was stopped or killed goes on with the same command."""
+    from protlm.inference.embedding.proteome import KeptInterrupt, embed_fasta
+    from protlm.inference.embedding.provenance import EmbedOptions, parsed_layers, parsed_shard
+    from protlm.inference.embedding.ranks import OtherRankError, Ranks
 
-    network = load_network(model, device)
-    with progress("embedding", "bytes") as report:
-        summary = embed_fasta(network, fasta, output, per_residue, token_budget, allow_nucleotides, report)
-    say(
-        f"{output}: {summary.proteins:,} proteins, {summary.residues:,} residues, {network.config.width} numbers each",
-        *summary.tally.describe(),
+    if pool and not output:
+        raise UserError("--pool: is of no use without --output, the file of one vector a protein")
+    options = EmbedOptions(
+        parsed_layers(layers),
+        tuple(pool or ("mean",)),
+        dtype or None,
+        precision,
+        layout,
+        id_from,
+        duplicates,
+        parsed_shard(shard),
     )
-    if summary.renamed:
-        say(f"{summary.renamed:,} identifiers: '/' replaced by '_'")
+    ranks = Ranks.of_environment()
+    network = load_network(model, ranks.device(device) if ranks else device)
+    embedded = ranks.embed_fasta if ranks else embed_fasta
+    try:
+        with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:
+            summary = embedded(
+                network,
+                fasta,
+                output,
+                per_residue,
+                options,
+                token_budget,
+                overwrite,
+                allow_nucleotides,
+                report,
+                lambda done, total: report(done, total, "reading"),
+            )
+    except KeptInterrupt as stop:
+        if not (ranks and ranks.rank):
+            say(str(stop))
+        sys.exit(130)
+    except OtherRankError:
+        sys.exit(2)
+    outputs = ", ".join(dict.fromkeys(str(path) for path in (output, per_residue) if path))
+    if summary is None:  # another rank speaks
+        return
+    say(*summary.describe(outputs, network.config.width))
     if summary.beyond_positions:
         warn(
             f"{summary.beyond_positions:,} proteins are longer than the {network.config.max_length:,} positions this "
             "model has learned; take their embeddings with care"
         )
+
+
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="What 'embed --shard i/n' wrote, all of i = 1 to n.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Join the shards of an 'embed' into what it would have written without --shard."""
+    from protlm.inference.embedding.merge import merge_parts
+
+    with progress("merging", "proteins") as report:
+        about = merge_parts(parts, output, overwrite, report)
+    say(f"{output}: {about['proteins']:,} proteins, {about['residues']:,} residues from {len(parts)} parts")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protlm.performer.blocks import nonzero
@@ -263,24 +264,26 @@ def _step(
     state: RecurrentState,
 ) -> tuple[Tensor, RecurrentState]:
     """One position: q, k (B, H, 1, d), v (B, H, 1, e), all of the state's dtype."""
-
-    def features(x: Tensor) -> Tensor:
-        x = x.to(state.shift.dtype)
-        p = x * scale if weight is None else x @ weight.T.to(x)
-        return feature_map.features(p if bias is None else p + bias.to(x))
-
-    dtype = state.sums.dtype
-    size = k.to(state.shift).square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
-    values = torch.cat((v, torch.ones_like(v[..., :1])), -1).transpose(2, 3)
+    dtype, exact = state.sums.dtype, state.shift.dtype
+    both = torch.cat((q, k), 2).to(exact)
+    p = both * scale if weight is None else both @ weight.T.to(exact)
+    of_q, of_k = feature_map.features(p if bias is None else p + bias.to(exact)).split(1, 2)
+    values = F.pad(v, (0, 1), value=1.0).transpose(2, 3)
     if feature_map.log:
+        size = both[:, :, 1:].square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
         before = state.shift + state.sums[..., -1:, :].log2()
-        u = features(k) * LOG2E + size
+        u = of_k * LOG2E + size
         shift = torch.logaddexp2(before, u)
-        sums = state.sums * (state.shift - shift).exp2().to(dtype) + values * (u - shift).exp2().to(dtype)
-        weights = (features(q) + shift / LOG2E).softmax(-1).to(dtype)
+        # sums are the large part of the state: they are gone through as seldom as can be
+        sums = (state.sums * (state.shift - shift).exp2().to(dtype)).addcmul_(values, (u - shift).exp2().to(dtype))
+        weights = (of_q + shift / LOG2E).softmax(-1).to(dtype)
         return weights @ sums[..., :-1, :].transpose(2, 3), RecurrentState(shift, sums)
-    shift = torch.maximum(state.shift, size)
-    sums = state.sums * (state.shift - shift).exp2().to(dtype)
-    sums = sums + values * (features(k) * (size - shift).exp2()).to(dtype)
-    both = features(q).to(dtype) @ sums.transpose(2, 3)
+    if feature_map.quadratic:
+        size = both[:, :, 1:].square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
+        shift = torch.maximum(state.shift, size)
+        sums = state.sums * (state.shift - shift).exp2().to(dtype)
+        sums.addcmul_(values, (of_k * (size - shift).exp2()).to(dtype))
+    else:
+        shift, sums = state.shift, torch.addcmul(state.sums, values, of_k.to(dtype))
+    both = of_q.to(dtype) @ sums.transpose(2, 3)
     return both[..., :-1] / nonzero(both[..., -1:]), RecurrentState(shift, sums)

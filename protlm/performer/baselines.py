@@ -1,8 +1,17 @@
 """Attention to compare with, behind the interface of `FavorAttention`."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class KeysAndValues(NamedTuple):
+    """All keys (B, H, L, d) and values (B, H, L, e) so far."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class ExactAttention(nn.Module):
@@ -26,9 +35,7 @@ class ExactAttention(nn.Module):
             mask = mask & mask.new_ones(length, length).tril()
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    def step(
-        self, q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
         """As `FavorAttention.step`; the state is all keys and values so far.
 
         Raises:
@@ -38,10 +45,10 @@ class ExactAttention(nn.Module):
             raise ValueError("only causal attention can be computed step by step")
         before = 0
         if state is not None:
-            before = state[0].shape[2]
-            k, v = torch.cat((state[0], k), 2), torch.cat((state[1], v), 2)
+            before = state.keys.shape[2]
+            k, v = torch.cat((state.keys, k), 2), torch.cat((state.values, v), 2)
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(before)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), (k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), KeysAndValues(k, v)
 
 
 class IdentityAttention(nn.Module):

@@ -9,7 +9,8 @@ from protlm.performer.projection import DIRECTIONS, NORMS
 ATTENTION = ("exact", "opt", *FEATURE_MAPS)
 POSITIONS = ("learned", "rotary")
 HEADS = ("linear", "esm")
-ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id"}
+ROUNDED = ("float32", "float16", "bfloat16")
+ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype"}
 """Fields that configurations written by an earlier version do not have."""
 
 
@@ -37,6 +38,7 @@ class PerformerConfig:
         start_id: the token that training puts before a protein.
         zeroed_id: the token whose embedding is zero, while the others of its sequence are scaled by 0.88 / (1 - its
             share), as ESM-2 does with masks (Lin et al. 2023); None for none.
+        rotary_dtype: what the frequencies of rotary positions are rounded to; ESM-2 was trained with "float16".
     """
 
     vocab_size: int
@@ -58,6 +60,7 @@ class PerformerConfig:
     head: str = "linear"
     start_id: int = 0
     zeroed_id: int | None = None
+    rotary_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if not isinstance(self.attention, FeatureMap) and self.attention not in ATTENTION:
@@ -80,6 +83,8 @@ class PerformerConfig:
             )
         if self.head not in HEADS:
             raise ValueError(f"model.head {self.head!r}: expected one of {', '.join(HEADS)}")
+        if self.rotary_dtype not in ROUNDED:
+            raise ValueError(f"model.rotary_dtype {self.rotary_dtype!r}: expected one of {', '.join(ROUNDED)}")
         if not 0 <= self.norm_eps < 1:
             raise ValueError(f"model.norm_eps {self.norm_eps}: expected a number from 0 to below 1")
         for name, token in (("start_id", self.start_id), ("zeroed_id", self.zeroed_id)):

@@ -28,6 +28,8 @@ from protlm.performer.features import decode
 
 CHUNK = 64
 """Positions whose pairs are computed in the causal case."""
+NAMESPACE = "protlm" if __package__ == "protlm.performer" else f"protlm_{__name__.encode().hex()}"
+"""Of the operators; a copy of this file, as in an exported model, has operators of its own."""
 
 
 def linear_attention(
@@ -99,7 +101,7 @@ def _groups(q: Tensor, features: int, block: int) -> Iterator[tuple[slice, int]]
         yield slice(start, start + together), positions
 
 
-@torch.library.custom_op("protlm::linear_attention", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::linear_attention", mutates_args=())
 def _attention(
     q: Tensor,
     k: Tensor,
@@ -185,7 +187,7 @@ def _(q, k, v, key_mask, weight, bias, scale, feature_map, is_causal, chunk, blo
     return _outputs(q, k, v, weight, scale, feature_map)
 
 
-@torch.library.custom_op("protlm::linear_attention_backward", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::linear_attention_backward", mutates_args=())
 def _attention_backward(
     grad: Tensor,
     q: Tensor,

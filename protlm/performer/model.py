@@ -5,6 +5,7 @@ Legend: B batch, L length, H heads, d head width, D model width, V vocabulary.
 
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,15 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from protlm.performer.attention import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import PerformerConfig
+from protlm.performer.features import FeatureMap
 from protlm.performer.segments import restarted, within_segments
 
 ZEROED = 0.15 * 0.8
 """Share of the tokens that were masks in ESM-2's training; see `PerformerConfig.zeroed_id`."""
 
 
-def sinusoids(length: int, width: int) -> Tensor:
-    """(length, width) float32: sines in the even columns, cosines in the odd ones; Vaswani et al. 2017, 3.5."""
-    position = torch.arange(length)[:, None]
+def sinusoids(length: int, width: int, first: int = 0) -> Tensor:
+    """(length, width) float32 of the positions from `first` on: sines in the even columns, cosines in the odd ones.
+
+    Source: Vaswani et al. 2017, 3.5.
+    """
+    position = torch.arange(first, first + length)[:, None]
     angle = position * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     table = torch.empty(length, width)
     table[:, 0::2], table[:, 1::2] = angle.sin(), angle.cos()
@@ -43,6 +48,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
 
 
+def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tensor:
+    """How many of the keys of a row, or of each of its segments, are chosen: (B, 1) or (B, L), from (B, L) each."""
+    if segments is None:
+        return chosen.sum(1, keepdim=True) / key_mask.sum(1, keepdim=True).clamp(min=1)
+    number = (restarted(segments) == 0).cumsum(1) - 1
+    chosen, keys = (torch.zeros_like(number).scatter_add(1, number, part.long()) for part in (chosen, key_mask))
+    return (chosen / keys.clamp(min=1)).gather(1, number)
+
+
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines of the angles of rotary positions, (L, d/2) or (B, 1, L, d/2) each."""
 
@@ -58,6 +72,27 @@ class State(NamedTuple):
     position: int
     layers: tuple[Any, ...]
 
+    def select(self, rows: Tensor) -> "State":
+        """The state of some sequences, any number of times each, by their rows (n,) int64 in the batch."""
+        kept = (None if layer is None else layer._make(x[rows] for x in layer) for layer in self.layers)
+        return State(self.position, tuple(kept))
+
+
+def attention_of(config: PerformerConfig, layer: int) -> nn.Module:
+    """The kind of attention that a configuration asks for; it has no parameters."""
+    if config.feature_map is None:
+        return IdentityAttention() if config.attention == "opt" else ExactAttention(config.causal)
+    return FavorAttention(
+        config.width // config.heads,
+        config.num_features,
+        kernel=config.feature_map,
+        directions=config.directions,
+        causal=config.causal,
+        seed=config.feature_seed,
+        layer=layer,
+        norms=config.norms,
+    )
+
 
 class SelfAttention(nn.Module):
     """Queries, keys and values from one product, any kind of attention, and the product that joins the heads."""
@@ -67,19 +102,7 @@ class SelfAttention(nn.Module):
         self.heads = config.heads
         self.head_dim = config.width // config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
-        if config.feature_map is not None:
-            self.attention: nn.Module = FavorAttention(
-                self.head_dim,
-                config.num_features,
-                kernel=config.feature_map,
-                directions=config.directions,
-                causal=config.causal,
-                seed=config.feature_seed,
-                layer=layer,
-                norms=config.norms,
-            )
-        else:
-            self.attention = IdentityAttention() if config.attention == "opt" else ExactAttention(config.causal)
+        self.attention = attention_of(config, layer)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(
@@ -173,11 +196,30 @@ class Performer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear | EsmHead):
                 nn.init.zeros_(module.bias)
         for name, parameter in self.named_parameters():
             if name.endswith(("attention.out.weight", "feed_forward.2.weight")):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
+
+    def switch_attention(self, attention: str | FeatureMap, num_features: int | None = None) -> None:
+        """Replaces the kind of attention; all parameters stay. New directions are those of draw 0.
+
+        Args:
+            attention, num_features: as in `PerformerConfig`; None for as many features as before.
+
+        Raises:
+            ValueError: for an unknown kind or number.
+        """
+        features = self.config.num_features if num_features is None else num_features
+        config = replace(self.config, attention=attention, num_features=features)
+        if config == self.config:
+            return
+        self.config = config
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            kind = attention_of(config, layer).train(self.training)
+            block.attention.attention = kind.to(self.embedding.weight)  # its device and its dtype
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
@@ -281,8 +323,10 @@ class Performer(nn.Module):
         x = self.embedding(tokens)
         if self.config.zeroed_id is not None and key_mask is not None:
             zeroed = (tokens == self.config.zeroed_id) & key_mask
-            share = zeroed.sum(1) / key_mask.sum(1).clamp(min=1)
-            x = x.masked_fill(zeroed[..., None], 0) * ((1 - ZEROED) / (1 - share))[:, None, None].to(x.dtype)
+            share = share_of(zeroed, key_mask, segments)
+            x = x.masked_fill(zeroed[..., None], 0) * ((1 - ZEROED) / (1 - share).clamp(min=1e-9))[..., None].to(
+                x.dtype
+            )
         if self.config.positions == "learned":
             positions = self._positions(first, first + tokens.shape[1])
             x = x + (positions if segments is None else positions[restarted(segments)])
@@ -292,7 +336,7 @@ class Performer(nn.Module):
         learned = self.config.max_length
         if stop <= learned:
             return self.position[first:stop]
-        beyond = sinusoids(stop, self.config.width)[max(first, learned) :]
+        beyond = sinusoids(stop - max(first, learned), self.config.width, max(first, learned))
         return torch.cat((self.position[first:], beyond.to(self.position)))
 
     def _rotation(self, tokens: Tensor, segments: Tensor | None, first: int = 0) -> Rotation | None:
@@ -300,6 +344,7 @@ class Performer(nn.Module):
             return None
         d = self.config.width // self.config.heads
         frequency = 10_000.0 ** -(torch.arange(0, d, 2, device=tokens.device) / d)
+        frequency = frequency.to(getattr(torch, self.config.rotary_dtype)).float()
         if segments is None:
             place = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         else:

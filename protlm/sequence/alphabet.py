@@ -5,6 +5,7 @@ Source of the order: fair-esm 2.0, `Alphabet.from_architecture("ESM-1b")`, which
 
 import re
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 
@@ -36,10 +37,16 @@ _TOKEN_PATTERN = re.compile(r"<[a-z_0-9]+>|.", re.DOTALL)
 
 
 class ResidueError(ValueError):
-    """A character that cannot be part of a protein sequence; `position` is its 0-based index."""
+    """A character that cannot be part of a protein sequence.
 
-    def __init__(self, position: int, character: str) -> None:
+    Attributes:
+        position: its 0-based index.
+        offset: the same, where `<mask>` counts as six characters.
+    """
+
+    def __init__(self, position: int, character: str, offset: int | None = None) -> None:
         self.position, self.character = position, character
+        self.offset = position if offset is None else offset
         super().__init__(
             f"{character!r} at position {position + 1} is not a residue: expected the letters A to Z, "
             "'*' for a stop or '-' and '.' for gaps"
@@ -86,6 +93,28 @@ def normalise(sequence: str) -> tuple[str, Counter[str]]:
     return raw.decode(), changes
 
 
+def normalise_masked(sequence: str) -> tuple[str, Counter[str]]:
+    """As `normalise`, of a sequence with `<mask>` in place of some residues, which stays.
+
+    >>> normalise_masked("m-k<mask>t*")[0]
+    'MK<mask>T'
+    """
+    *pieces, last = sequence.split(TOKENS[MASK])
+    changes: Counter[str] = Counter()
+    parts, before = [], 0
+    for piece in (*(piece + "A" for piece in pieces), last):  # so that a stop before a mask is an inner one
+        try:
+            part, found = normalise(piece)
+        except ResidueError as error:
+            position = before + error.position
+            offset = position + (len(TOKENS[MASK]) - 1) * len(parts)
+            raise ResidueError(position, error.character, offset) from error
+        changes += found
+        parts.append(part)
+        before += len(piece)  # the A counts as the mask does
+    return TOKENS[MASK].join((*(part[:-1] for part in parts[:-1]), parts[-1])), changes
+
+
 def encode(sequence: str) -> np.ndarray:
     """Tokens (length,) uint8 of a normalised sequence, without special tokens.
 
@@ -117,19 +146,24 @@ def count_tokens(tokens: np.ndarray) -> np.ndarray:
     return square.sum(0) + square.sum(1) + np.bincount(tokens[whole:], minlength=size)
 
 
-def encode_with_special(text: str) -> np.ndarray:
+def encode_with_special(text: str, allowed: Collection[str] | None = None) -> np.ndarray:
     """Tokens (length,) uint8 of letters and special tokens in angle brackets, as a person types them.
+
+    Args:
+        text: white space does not matter.
+        allowed: the special tokens that may stand in it; all by default.
 
     >>> encode_with_special("mk<mask>").tolist()
     [20, 15, 32]
     """
+    allowed = special() if allowed is None else allowed
     tokens = []
     for token in _TOKEN_PATTERN.findall(re.sub(r"\s", "", text)):
         if len(token) == 1 and token.isascii():  # some letters outside ASCII become I, K or S in upper case
             token = token.upper().replace("J", "X")
-        if token not in INDEX:
+        if token not in INDEX or (token.startswith("<") and token not in allowed):
             raise UserError(
-                f"{token!r} is not in the alphabet: expected amino acids in one-letter code and {' '.join(special())}"
+                f"{token!r} is not in the alphabet: expected amino acids in one-letter code and {' '.join(allowed)}"
             )
         tokens.append(INDEX[token])
     return np.array(tokens, dtype=np.uint8)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, translate
+from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, normalise_masked, translate
 from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
-IDENTIFIERS = ("accession", "word")
-"""How a header names its protein: by UniProt's accession where there is one, or by the first word as it is."""
+IDENTIFIERS = ("accession", "word", "header")
+"""How a header names its protein: by UniProt's accession where there is one, by the first word, or as a whole."""
 
 _NUCLEOTIDES = b"ACGTUNacgtun"
 _JUDGED_AFTER = 10_000  # residues: enough to tell proteins from nucleotides, little enough to fail at once
@@ -54,6 +54,8 @@ class Chunk:
     """(T,) uint8, of all sequences one behind the other."""
     lengths: np.ndarray
     """(n,) int64, in residues."""
+    numbers: np.ndarray
+    """(n,) int64, of the records within the file, from 1; those without a sequence count as well."""
 
     def select(self, keep: np.ndarray) -> "Chunk":
         """The records where `keep` (n,) bool is true."""
@@ -61,9 +63,8 @@ class Chunk:
             return self
         names = b"\n".join(compress(self.names.split(b"\n"), keep))
         headers, sequences = (list(compress(column, keep)) for column in (self.headers, self.sequences))
-        return Chunk(
-            names, self.longest_name, headers, sequences, self.tokens[np.repeat(keep, self.lengths)], self.lengths[keep]
-        )
+        tokens, lengths = self.tokens[np.repeat(keep, self.lengths)], self.lengths[keep]
+        return Chunk(names, self.longest_name, headers, sequences, tokens, lengths, self.numbers[keep])
 
 
 def accession(word: str) -> str:
@@ -89,7 +90,8 @@ class FastaFile:
     Args:
         path: the file, or "-" for standard input, which can be read only once.
         allow_nucleotides: take a file that looks like DNA or RNA all the same.
-        identifier: "accession" or "word", see `IDENTIFIERS`.
+        identifier: "accession", "word" or "header", see `IDENTIFIERS`.
+        masked: take `<mask>` in the place of residues; `Chunk.tokens` and `Chunk.lengths` count its characters then.
 
     Attributes:
         size, position: bytes of the (compressed) file, and how many of them were read; size 0 is unknown.
@@ -98,15 +100,24 @@ class FastaFile:
         UserError: while iterating, for a file that is missing, empty, damaged, no FASTA, or looks like nucleotides.
     """
 
-    def __init__(self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession") -> None:
+    def __init__(
+        self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession", masked: bool = False
+    ) -> None:
         if identifier not in IDENTIFIERS:
             raise UserError(f"--id {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
+        self._masked = masked
         self.tally = Tally()
         self._source: Source | None = None
         check_readable(path)
         self.size = Path(path).stat().st_size if str(path) != STDIN else 0
+
+    def again(self) -> "FastaFile":
+        """The same file, to be read anew."""
+        file = FastaFile(self._path, self._allow_nucleotides, self._identifier, self._masked)
+        file.path = self.path
+        return file
 
     @property
     def position(self) -> int:
@@ -195,8 +206,14 @@ class FastaFile:
         if self._identifier == "accession" and b"|" in names:
             words = list(map(accession, names.decode().split("\n")))
             names, longest = "\n".join(words).encode(), max(map(len, words))
+        if self._identifier == "header":
+            whole = [header[1:].strip() for header in headers]
+            names, longest = b"\n".join(whole), max(map(len, whole))
+            if longest > _MAX_ID or b"\0" in names:
+                return self._parsed(before, block)
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
-        return Chunk(names, longest, headers, sequences, tokens, lengths), len(headers)
+        numbers = np.arange(before + 1, before + 1 + len(headers))
+        return Chunk(names, longest, headers, sequences, tokens, lengths, numbers), len(headers)
 
     def _parsed(self, before: int, block: bytes) -> tuple[Chunk, int]:
         """The same for any layout, with what is not a residue changed and counted, or refused."""
@@ -207,9 +224,9 @@ class FastaFile:
         for number, (header, letters) in enumerate(pairs, start=before + 1):
             names.append(self._name(number, header))
             try:
-                sequence, changes = normalise(letters)
+                sequence, changes = normalise_masked(letters) if self._masked else normalise(letters)
             except ResidueError as error:
-                line = self._line_of(number, error.position)
+                line = self._line_of(number, error.offset)
                 where = f", line {line}" if line else ""
                 raise UserError(
                     f"{self.path}, record {number} ({names[-1]}){where}: {error}; mend or remove the record"
@@ -222,14 +239,17 @@ class FastaFile:
         self.tally.add("left out, no sequence", 0, int((lengths == 0).sum()))
         encoded = "\n".join(names).encode()
         longest = max(map(len, encoded.split(b"\n")))
-        chunk = Chunk(encoded, longest, headers, sequences, translate(b"".join(sequences)), lengths)
+        numbers = np.arange(before + 1, before + 1 + len(names))
+        chunk = Chunk(encoded, longest, headers, sequences, translate(b"".join(sequences)), lengths, numbers)
         return chunk.select(lengths > 0), len(names)
 
     def _name(self, number: int, header: str) -> str:
         words = header.split(None, 1)
         if not words:
             raise UserError(f"{self.path}, record {number}: no identifier behind '>'; give every record a name")
-        name = accession(words[0]) if self._identifier == "accession" else words[0]
+        name = header.strip() if self._identifier == "header" else words[0]
+        if self._identifier == "accession":
+            name = accession(name)
         if "\0" in name:
             raise UserError(f"{self.path}, record {number}: NUL character in the identifier; expected a text file")
         if len(name) > _MAX_ID:

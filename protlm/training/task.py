@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
-from protlm.performer import Performer
+from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.batching import Batch
 from protlm.training.checkpoints import BetweenSteps
 from protlm.training.finite import FiniteSteps
@@ -146,13 +146,15 @@ class LanguageModelTask(pl.LightningModule):
         checkpoint["skipped_steps"] = self.finite.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored = checkpoint[KEY]["model"]
-        if stored != (now := self.model.config.to_dict()):
-            odd = ", ".join(f"{name} {stored[name]} is now {now[name]}" for name in now if now[name] != stored[name])
+        stored = PerformerConfig.from_dict(checkpoint[KEY]["model"]).to_dict()  # with what older ones lack
+        now = self.model.config.to_dict()
+        # the first token is told with the data, and older checkpoints do not have it
+        odd = [name for name in now if name != "start_id" and now[name] != stored[name]]
+        if odd:
+            changes = ", ".join(f"{name} {stored[name]} is now {now[name]}" for name in odd)
             raise UserError(
-                f"the checkpoint's model differs from the configured one: {odd}; resume with the same options"
+                f"the checkpoint's model differs from the configured one: {changes}; resume with the same options"
             )
-
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
         self.finite.go_on(checkpoint.get("skipped_steps", (0, 0)))

@@ -1,10 +1,12 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from protlm.errors import UserError
-from protlm.inference.fill import fill
+from protlm.inference.compute import Computer
+from protlm.inference.fill import Protein, fill, fill_proteins, masked_tokens, probabilities
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD, encode_with_special, with_ends
 
@@ -59,9 +61,9 @@ def test_ambiguous_letters_lone_masks_and_long_proteins_are_taken(tiny_model: Pe
         ("MK<mask>é", "not in the alphabet"),
         ("MK<mask>*", "not in the alphabet"),
         ("MK<masked>", "'<masked>' is not in the alphabet"),
-        ("<cls>MK<mask>", "residues and <mask> only"),
-        ("MK<mask><eos>", "residues and <mask> only"),
-        ("MK<pad><mask>", "residues and <mask> only"),
+        ("<cls>MK<mask>", "'<cls>' is not in the alphabet: expected [^<]* and <mask>$"),
+        ("MK<mask><eos>", "'<eos>' is not in the alphabet: expected [^<]* and <mask>$"),
+        ("MK<pad><mask>", "'<pad>' is not in the alphabet: expected [^<]* and <mask>$"),
         ("MK-<mask>", "residues and <mask> only"),
     ],
 )
@@ -78,5 +80,68 @@ def test_there_are_one_to_twenty_residues(tiny_model: Performer, top: int) -> No
 
 def test_a_unidirectional_model_is_refused(tiny_model: Performer) -> None:
     causal = Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
-    with pytest.raises(UserError, match="unidirectional"):
-        fill(causal, "M<mask>K")
+    for function in (fill, probabilities):
+        with pytest.raises(UserError, match="unidirectional.*protlm generate"):
+            function(causal, "M<mask>K")
+
+
+def test_probabilities_are_each_with_its_position_masked_as_well(tiny_model: Performer) -> None:
+    text, pieces = "MK<mask>LX<mask>A", ["M", "K", "<mask>", "L", "X", "<mask>", "A"]
+    rows = probabilities(tiny_model, text)
+    assert rows.shape == (7, 20)
+    for position in range(1, 8):
+        now_masked = "".join("<mask>" if i == position else piece for i, piece in enumerate(pieces, 1))
+        (found,) = (one for one in fill(tiny_model, now_masked, top=20) if one.position == position)
+        expected = dict(zip(found.residues, found.probabilities, strict=True))
+        assert rows[position - 1] == pytest.approx([expected[letter] for letter in STANDARD], rel=1e-5)
+
+
+def test_one_pass_masks_nothing_more(tiny_model: Performer) -> None:
+    text = "MK<mask>LLIW"
+    rows, fast = probabilities(tiny_model, text), probabilities(tiny_model, text, one_pass=True)
+    with torch.inference_mode():
+        logits = tiny_model(torch.from_numpy(with_ends(encode_with_special(text))).long()[None])[0, 1:-1]
+    expected = logits[:, [INDEX[letter] for letter in STANDARD]].double().softmax(-1).numpy()
+    np.testing.assert_allclose(fast, expected, rtol=1e-5)
+    np.testing.assert_allclose(fast[2], rows[2], rtol=1e-5)
+    assert not np.allclose(np.delete(fast, 2, 0), np.delete(rows, 2, 0), rtol=1e-3)
+    np.testing.assert_allclose(fast.sum(1), 1)
+
+
+def test_small_batches_and_16_bits_change_little(tiny_model: Performer) -> None:
+    text = "MKTAYIAK<mask>RQ"
+    rows = probabilities(tiny_model, text)
+    np.testing.assert_allclose(probabilities(tiny_model, text, token_budget=1), rows, rtol=1e-5)
+    np.testing.assert_allclose(probabilities(tiny_model, text, precision="bfloat16"), rows, rtol=0.05)
+
+
+@pytest.mark.parametrize(("text", "match"), [("", "is empty"), ("MK-L", "'-' at position 3"), ("MK1", "'1' is not in")])
+def test_probabilities_of_anything_else_are_refused(tiny_model: Performer, text: str, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        probabilities(tiny_model, text)
+
+
+def test_many_proteins_are_filled_as_each_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
+    proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
+    monkeypatch.setattr("protlm.inference.fill._WINDOW", 20)
+    found = list(fill_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
+    assert [protein.name for protein, _ in found] == [protein.name for protein in proteins]
+    for (_, predictions), text in zip(found, texts, strict=True):
+        for one, expected in zip(predictions, fill(tiny_model, text, top=20), strict=True):
+            assert (one.position, one.residues) == (expected.position, expected.residues)
+            assert one.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
+
+
+def test_a_protein_without_mask_is_named(tiny_model: Performer) -> None:
+    proteins = [Protein("a", masked_tokens("M<mask>")), Protein("b", masked_tokens("MK"))]
+    with pytest.raises(UserError, match="in.fasta, protein 'b': no <mask>"):
+        list(fill_proteins(Computer(tiny_model), proteins, source="in.fasta"))
+
+
+def test_a_model_that_is_not_finite_is_refused(tiny_model: Performer) -> None:
+    with torch.no_grad():
+        tiny_model.head.bias[7] = torch.nan
+    for function in (fill, probabilities):
+        with pytest.raises(UserError, match="not finite"):
+            function(tiny_model, "M<mask>K")

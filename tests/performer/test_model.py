@@ -6,9 +6,9 @@ import torch
 
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.baselines import ExactAttention, IdentityAttention
-from protlm.performer.config import ATTENTION, POSITIONS
+from protlm.performer.config import ADDED, ATTENTION, POSITIONS
 from protlm.performer.features import FEATURE_MAPS, Generalised, Softmax
-from protlm.performer.model import rotate, sinusoids
+from protlm.performer.model import EsmHead, rotate, sinusoids
 from protlm.performer.reference import exact_attention
 
 PAD = 1
@@ -200,7 +200,8 @@ def test_config_round_trip(attention: str) -> None:
 
 def test_fields_that_old_configs_lack_have_their_defaults_and_no_others() -> None:
     values = PerformerConfig(33, 1).to_dict()
-    del values["norms"]
+    for name in ADDED:
+        del values[name]
     assert PerformerConfig.from_dict(values) == PerformerConfig(33, 1)
     for name in ("vocab_size", "layers"):
         with pytest.raises(ValueError, match=name):
@@ -223,6 +224,14 @@ def test_refusals() -> None:
         {"dropout": 1.0},
         {"layers": 0},
         {"feature_seed": -1},
+        {"head": "esm2"},
+        {"norm_eps": -1e-5},
+        {"norm_eps": 1.0},
+        {"norm_eps": float("nan")},
+        {"start_id": 33},
+        {"start_id": -1},
+        {"zeroed_id": 33},
+        {"rotary_dtype": "int8"},
     ):
         with pytest.raises(ValueError, match=f"model.*{next(iter(wrong))}"):
             dataclasses.replace(config, **wrong)
@@ -318,3 +327,82 @@ def test_every_protein_of_a_block_counts_the_same_for_a_kernel_that_adapts(atten
     for one, other in zip(together.blocks, apart.blocks, strict=True):
         assert other.attention.attention.moment.count_nonzero() > 0
         torch.testing.assert_close(one.attention.attention.moment, other.attention.attention.moment)
+
+
+MASK = 32
+ESM = {"attention": "exact", "positions": "rotary", "head": "esm", "zeroed_id": MASK}
+
+
+def test_the_head_of_esm_is_dense_gelu_norm_and_the_embedding() -> None:
+    model, hidden = build(head="esm", norm_eps=0.01), torch.randn(2, 5, 16)
+    head = model.head
+    assert isinstance(head, EsmHead)
+    assert head.bias.count_nonzero() == head.dense.bias.count_nonzero() == 0
+    assert head.dense.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    for parameter in head.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    x = torch.nn.functional.gelu(hidden @ head.dense.weight.T + head.dense.bias)
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 0.01).sqrt()
+    x = x * head.norm.weight + head.norm.bias
+    torch.testing.assert_close(model.logits(hidden), x @ model.embedding.weight.T + head.bias)
+
+
+def test_the_epsilon_of_the_norms_is_that_of_the_configuration() -> None:
+    norms = [module for module in build(norm_eps=0.03, head="esm").modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 6
+    assert {norm.eps for norm in norms} == {0.03}
+
+
+def test_every_parameter_of_a_model_like_esm_learns() -> None:
+    model, tokens = build(**ESM).train(), proteins(2, 64)
+    model.loss(model(tokens), tokens).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_embeddings_of_masks_are_zero_and_the_others_larger_for_it() -> None:
+    model, tokens = build(**ESM), proteins(2, 20)
+    tokens[0, 3:7] = MASK
+    tokens[1, 15:] = PAD
+    tokens[1, 2] = MASK
+    embedded = model.representations(tokens, {0})[0]
+    plain = model.embedding(tokens)
+    assert embedded[0, 3:7].count_nonzero() == embedded[1, 2].count_nonzero() == 0
+    for row, place, share in ((0, 0, 4 / 20), (0, 19, 4 / 20), (1, 0, 1 / 15), (1, 14, 1 / 15)):
+        torch.testing.assert_close(embedded[row, place], plain[row, place] * 0.88 / (1 - share))
+    no_masks = model.representations(proteins(1, 9), {0})[0]
+    torch.testing.assert_close(no_masks, model.embedding(proteins(1, 9)) * 0.88)
+
+
+def test_a_protein_of_masks_alone_has_finite_logits() -> None:
+    assert build(**ESM)(torch.tensor([[MASK, MASK, MASK]])).isfinite().all()
+
+
+@pytest.mark.parametrize("attention", ["exact", "softmax"])
+def test_masks_elsewhere_in_a_batch_or_block_change_nothing(attention: str) -> None:
+    model = build(**{**ESM, "attention": attention}).double()
+    tokens, segments = block()
+    chosen = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(3)) < 0.3
+    tokens[chosen] = MASK
+    together = model(tokens, segments=segments)
+    for row, lengths in enumerate(LENGTHS):
+        parts = tokens[row].split(lengths)
+        torch.testing.assert_close(together[row], torch.cat([model(part[None])[0] for part in parts]))
+        padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PAD)
+        batched = model(padded)[padded != PAD]
+        torch.testing.assert_close(together[row], batched)
+
+
+def test_a_model_with_zeroed_tokens_cannot_be_computed_step_by_step() -> None:
+    with pytest.raises(ValueError, match="causal"):
+        build(**ESM, causal=True).step(proteins(1, 3))
+
+
+def test_rotary_frequencies_are_rounded_as_asked() -> None:
+    tokens = proteins(1, 4)
+    for dtype in ("float32", "float16", "bfloat16"):
+        cos, _ = build(positions="rotary", rotary_dtype=dtype)._rotation(tokens, None)
+        frequency = (10_000.0 ** -(torch.arange(0, 8, 2) / 8)).to(getattr(torch, dtype)).float()
+        assert cos.dtype == torch.float32
+        torch.testing.assert_close(cos, (torch.arange(4)[:, None] * frequency).cos(), rtol=0, atol=1e-7)

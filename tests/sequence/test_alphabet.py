@@ -18,6 +18,7 @@ from protlm.sequence.alphabet import (
     encode,
     encode_with_special,
     normalise,
+    normalise_masked,
     translate,
     with_ends,
 )
@@ -116,3 +117,23 @@ def test_typed_text_outside_the_alphabet_is_refused(text: str) -> None:
 
 def test_typed_text_may_be_lower_case_and_wrapped() -> None:
     assert decode(encode_with_special("mk t\n<mask>j")) == "MKT<mask>X"
+
+
+def test_the_special_tokens_of_typed_text_can_be_restricted() -> None:
+    assert decode(encode_with_special("M<mask>K", ["<mask>"])) == "M<mask>K"
+    with pytest.raises(UserError, match="'<cls>' is not in the alphabet: expected [^<]* and <mask>$"):
+        encode_with_special("<cls>M<mask>", ["<mask>"])
+
+
+@given(st.lists(st.text("MKjx*-.", max_size=5), min_size=1, max_size=4))
+def test_masks_stay_and_what_is_around_them_is_as_without(pieces: list[str]) -> None:
+    masked, changes = normalise_masked("<mask>".join(pieces))
+    plain, expected = normalise("W".join(pieces))
+    assert masked.replace("<mask>", "W") == plain
+    assert changes == expected
+
+
+def test_a_character_that_is_no_residue_is_found_behind_masks() -> None:
+    with pytest.raises(ResidueError, match="'1' at position 5") as caught:
+        normalise_masked("M<mask><mask>K1")
+    assert (caught.value.position, caught.value.offset) == (4, 14)

@@ -469,8 +469,40 @@ def test_an_unknown_kind_of_identifier_is_refused(written) -> None:
         FastaFile(written(TEXT), identifier="name")
 
 
+@pytest.mark.parametrize("sequence", ["MKT", "MKt"])  # read by our own way, and by Biopython
+def test_a_whole_header_names_a_protein_on_request(written, sequence: str) -> None:
+    path = written(f">sp|P1|A_B  Some protein OS=x \n{sequence}\n>none\n\n>c\n{sequence}\n".encode())
+    assert [record.id for record in FastaFile(path, identifier="header")] == ["sp|P1|A_B  Some protein OS=x", "c"]
+    assert [number for chunk in FastaFile(path).chunks() for number in chunk.numbers.tolist()] == [1, 3]
+    assert [record.id for record in FastaFile(path, identifier="header").again()][1] == "c"
+
+
+def test_a_header_that_is_no_name_is_refused(written) -> None:
+    for content in (b">a " + b"b" * 1_000 + b"\nMKT\n", b">a b\0c\nMKT\n"):
+        with pytest.raises(UserError, match="record 1"):
+            list(FastaFile(written(content), identifier="header"))
+        assert [record.id for record in FastaFile(written(content))] == ["a"]
+
+
 def test_the_same_identifier_may_stand_twice(written) -> None:
     assert [record.id for record in FastaFile(written(b">a\nMKT\n>a\nMKV\n"))] == ["a", "a"]
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_masks_are_taken_where_asked_for(written, name: str) -> None:
+    path = written(COMPRESSIONS[name](b">a first\nMK<ma\nsk>\nt*\n>b\nMKT\n>c\n<mask>"))
+    file = FastaFile(path, masked=True)
+    assert [(record.id, record.sequence) for record in file] == [("a", "MK<mask>T"), ("b", "MKT"), ("c", "<mask>")]
+    assert file.tally.records["final stop removed"] == 1
+    assert [record.id for record in file.again()] == ["a", "b", "c"]
+    assert "record 1 (a), line 2: '<' at position 3" in refusal(path)
+
+
+@pytest.mark.parametrize("odd", [b"1", b"<cls>", b"<MASK>", b"<"])
+def test_anything_else_in_a_masked_record_is_refused_with_its_line(written, odd: bytes) -> None:
+    path = written(b">a\nMKT\n>b\nM<mask>\nK<mask>" + odd + b"T\nMKT\n")
+    with pytest.raises(UserError, match=f"record 2 \\(b\\), line 5: '{chr(odd[0])}' at position 5"):
+        list(FastaFile(path, masked=True))
 
 
 fragments = st.sampled_from([b">", b"\n", b"\r", b"MKT", b"1", b"\0", b"\xed\xa0\x80", b"\xff", b" ", b"sp|a|b", b"*"])

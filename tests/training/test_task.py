@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from protlm.checkpoint import KEY
 from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
+from protlm.performer.config import ADDED
 from protlm.sequence.batching import Batch
 from protlm.training.task import LanguageModelTask
 
@@ -96,3 +98,17 @@ def test_compiled_blocks_train_as_others_do(tiny_model: Performer) -> None:
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert compiled.state_dict().keys() == plain.state_dict().keys()  # a checkpoint of one is one of the other
+
+
+def test_a_checkpoint_from_before_a_field_of_the_model_is_resumed(tiny_model: Performer) -> None:
+    task = LanguageModelTask(tiny_model, torch.optim.SGD)
+    task._data = lambda: Batch  # any object whose class has a name
+    old: dict[str, Any] = {}
+    task.on_save_checkpoint(old)
+    for name in ADDED:
+        del old[KEY]["model"][name]
+    tiny_model.config = dataclasses.replace(tiny_model.config, start_id=2)  # blocks begin so, but did not say it
+    task.on_load_checkpoint({**old, "type": None})
+    tiny_model.config = dataclasses.replace(tiny_model.config, norm_eps=1e-3)
+    with pytest.raises(UserError, match="norm_eps 1e-05 is now 0.001"):
+        task.on_load_checkpoint({**old, "type": None})

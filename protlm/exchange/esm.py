@@ -1,0 +1,239 @@
+"""ESM-2 as transformers saves it, read into a model of ours with exact attention.
+
+Source: Lin et al. 2023, "Evolutionary-scale prediction of atomic-level protein structure with a language model"; names
+of configuration and weights as in `EsmForMaskedLM` of transformers 5.23.
+"""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from protlm.checkpoint import CONFIG
+from protlm.errors import UserError
+from protlm.performer import Performer, PerformerConfig
+from protlm.performer.config import ROUNDED
+from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
+
+EXPECTED = {
+    "model_type": ("esm", None),
+    "is_folding_model": (False, False),
+    "position_embedding_type": ("rotary", "absolute"),
+    "rope_theta": (10_000, 10_000),
+    "vocab_size": (len(TOKENS), None),
+    "pad_token_id": (PAD, None),
+    "mask_token_id": (MASK, None),
+    "emb_layer_norm_before": (False, False),
+    "hidden_act": ("gelu", "gelu"),
+    "is_decoder": (False, False),
+    "add_cross_attention": (False, False),
+    "tie_word_embeddings": (True, True),
+}
+"""What config.json has to say: name -> (value, what its absence means)."""
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where the weights may be; the first that exists is read."""
+FREQUENCIES = "rotary_embeddings.inv_freq"
+UNUSED = re.compile(r"esm\.(embeddings\.(position_ids|position_embeddings\.weight)|contact_head\.regression\.\w+)")
+"""Saved with ESM-2, but no part of what the language model computes."""
+OLDER = {"gamma": "weight", "beta": "bias"}
+"""Names of the parameters of a LayerNorm that transformers still writes for some."""
+OUTSIDE = {
+    "embedding.weight": "esm.embeddings.word_embeddings.weight",
+    "norm": "esm.encoder.emb_layer_norm_after",
+    "head.dense": "lm_head.dense",
+    "head.norm": "lm_head.layer_norm",
+    "head.bias": "lm_head.bias",
+}
+INSIDE = {
+    "attention_norm": "attention.LayerNorm",
+    "attention.qkv": "attention.self.{}",
+    "attention.out": "attention.output.dense",
+    "feed_forward_norm": "LayerNorm",
+    "feed_forward.0": "intermediate.dense",
+    "feed_forward.2": "output.dense",
+}
+"""Our names -> theirs, of what is outside and inside of a layer; both end in .weight or .bias."""
+
+
+def load_esm(folder: str | Path) -> Performer:
+    """The model of a Hugging Face folder of ESM-2, float32, on the CPU and in evaluation mode.
+
+    Args:
+        folder: with config.json and weights of `EsmForMaskedLM` in safetensors or PyTorch's format, whole or in parts.
+
+    Raises:
+        UserError: for a folder that is missing, damaged or something else than ESM-2 with its language-model head.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected one of Hugging Face, with {CONFIG} and model.safetensors")
+    about = _json(folder / CONFIG)
+    _check_alphabet(folder, about)
+    config = _configuration(folder / CONFIG, about)
+    path, found = _weights(folder)
+    dtype = _rounding(path, found, config)
+    # without memory: every weight comes from the file
+    with torch.device("meta"):
+        model = Performer(PerformerConfig(**{**config, "rotary_dtype": dtype}))
+    model.load_state_dict(_renamed(path, found, model), assign=True)
+    return model.eval()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path.parent}: {path.name} is missing; expected a folder of Hugging Face's transformers")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _check_alphabet(folder: Path, about: dict[str, Any]) -> None:
+    vocabulary, source = about.get("vocab_list"), folder / CONFIG
+    if vocabulary is None and (folder / "vocab.txt").is_file():
+        source = folder / "vocab.txt"
+        vocabulary = source.read_text(errors="replace").split()
+    if vocabulary is not None and vocabulary != list(TOKENS):
+        raise UserError(f"{source}: another vocabulary than ESM's 33 tokens in ESM's order")
+
+
+def _configuration(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of PerformerConfig."""
+    for name, (expected, default) in EXPECTED.items():
+        if (found := about.get(name, default)) != expected and not (expected is False and found is None):
+            raise UserError(f"{path}: {name} is {found!r}; only ESM-2 can be imported, where it is {expected!r}")
+    for name in SIZES:
+        if type(about.get(name)) is not int or about[name] < 1:
+            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a whole number from 1")
+    for name in ("layer_norm_eps", "hidden_dropout_prob"):
+        if type(about.get(name)) not in (int, float) or not 0 <= about[name] < 1:
+            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a number from 0 to below 1")
+    layers, heads, width, feed_forward = (about[name] for name in SIZES)
+    longest = about.get("max_position_embeddings")
+    config = {
+        "vocab_size": len(TOKENS),
+        "pad_id": PAD,
+        "layers": layers,
+        "heads": heads,
+        "width": width,
+        "feed_forward": feed_forward,
+        "attention": "exact",
+        "positions": "rotary",
+        # transformers counts positions from pad_id + 1
+        "max_length": max(1, longest - PAD - 1) if type(longest) is int else 1024,
+        "dropout": about["hidden_dropout_prob"],
+        "norm_eps": about["layer_norm_eps"],
+        "head": "esm",
+        "start_id": CLS,
+        "zeroed_id": MASK if about.get("token_dropout") else None,
+    }
+    try:
+        PerformerConfig(**config)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
+
+
+def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """Where they are from, and all by their names."""
+    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{folder}: no weights; expected one of {', '.join(FILES)}")
+    if path.suffix != ".json":
+        return path, _named_as_now(_file(path))
+    parts = _json(path).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise UserError(f"{path}: expected 'weight_map', the file of each weight")
+    weights: dict[str, Tensor] = {}
+    for part in sorted(set(parts.values())):
+        if Path(part).name != part or not (folder / part).is_file():
+            raise UserError(f"{path}: names the file {part!r}, which is not in the folder")
+        weights |= _file(folder / part)
+    return path, _named_as_now(weights)
+
+
+def _named_as_now(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def name_of(name: str) -> str:
+        module, _, kind = name.rpartition(".")
+        now = f"{module}.{OLDER.get(kind, kind)}"
+        return now if now not in weights else name
+
+    return {name_of(name): weight for name, weight in weights.items()}
+
+
+def _file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch.load does not look at the checksums
+                    raise zipfile.BadZipFile
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise UserError(f"{path}: not a file of weights, or damaged or cut short; download it again") from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise UserError(f"{path}: expected a table of weights by name")
+    return dict(weights)
+
+
+def _rounding(path: Path, found: dict[str, Tensor], config: dict[str, Any]) -> str:
+    """To which dtype the frequencies of the rotary positions were rounded; ESM-2's were, in training."""
+    d = config["width"] // config["heads"]
+    computed = 10_000.0 ** -(torch.arange(0, d, 2) / d)
+    saved = [found[name].float() for name in found if name.endswith(FREQUENCIES)]
+    for dtype in ROUNDED:
+        rounded = computed.to(getattr(torch, dtype)).float()
+        if all(x.shape == rounded.shape and torch.allclose(x, rounded, rtol=1e-6, atol=0) for x in saved):
+            return dtype
+    raise UserError(f"{path}: unknown rotary frequencies {FREQUENCIES}; expected 10000 ** (-2 i / {d})")
+
+
+def _renamed(path: Path, found: dict[str, Tensor], model: Performer) -> dict[str, Tensor]:
+    """The weights under our names, float32."""
+    found = {name: w for name, w in found.items() if not UNUSED.fullmatch(name) and not name.endswith(FREQUENCIES)}
+    embedding, tied = (found.get(name) for name in (OUTSIDE["embedding.weight"], "lm_head.decoder.weight"))
+    if tied is not None:
+        if embedding is None or not torch.equal(tied, embedding):
+            raise UserError(f"{path}: lm_head.decoder.weight is not the embedding; only tied ones can be imported")
+        del found["lm_head.decoder.weight"]
+    sources = {name: _sources(name) for name in model.state_dict()}
+    wanted = {source for each in sources.values() for source in each}
+    for names, what in ((wanted - set(found), "missing"), (set(found) - wanted, "unexpected")):
+        if names:
+            some = f"{', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''}"
+            raise UserError(f"{path}: {len(names)} weights {what} ({some}); expected those of EsmForMaskedLM")
+    weights = {}
+    for name, expected in model.state_dict().items():
+        parts = [found.pop(source) for source in sources[name]]
+        shape = (expected.shape[0] // len(parts), *expected.shape[1:])
+        for source, part in zip(sources[name], parts, strict=True):
+            if part.shape != shape or not part.is_floating_point() or not part.isfinite().all():
+                kind = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
+                raise UserError(f"{path}: {source} is {kind}; expected finite floats {list(shape)} by {CONFIG}")
+        weights[name] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
+    return weights
+
+
+def _sources(name: str) -> list[str]:
+    """Their names for one of our parameters; queries, keys and values are one matrix in ours."""
+    if inside := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
+        layer, module, kind = inside.groups()
+        theirs = f"esm.encoder.layer.{layer}.{INSIDE[module]}.{kind}"
+        return [theirs.format(part) for part in ("query", "key", "value")] if "{}" in theirs else [theirs]
+    if name in OUTSIDE:
+        return [OUTSIDE[name]]
+    module, kind = name.rsplit(".", 1)
+    return [f"{OUTSIDE[module]}.{kind}"]

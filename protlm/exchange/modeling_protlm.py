@@ -1,0 +1,150 @@
+"""The model for Hugging Face's transformers: the Performer of the files beside this one, behind their interface."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput
+
+from protlm.performer.config import PerformerConfig
+from protlm.performer.model import Performer
+
+
+class ProtlmConfig(PretrainedConfig):
+    """What config.json holds.
+
+    Args:
+        performer: `PerformerConfig.to_dict()`; None for the defaults, over ESM's 33 tokens.
+        more: as in any configuration of transformers.
+    """
+
+    model_type = "protlm"
+
+    def __init__(self, performer: dict[str, Any] | None = None, **more: Any) -> None:
+        self.performer = PerformerConfig(33, 1).to_dict() if performer is None else performer
+        more.setdefault("pad_token_id", self.performer["pad_id"])
+        more["tie_word_embeddings"] = False  # the model itself sees to it
+        super().__init__(**more)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.performer["vocab_size"]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.performer["width"]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.performer["layers"]
+
+    @property
+    def num_attention_heads(self) -> int:
+        return self.performer["heads"]
+
+
+class ProtlmPreTrainedModel(PreTrainedModel):
+    """What all the models here share."""
+
+    config_class = ProtlmConfig
+    base_model_prefix = "protlm"
+    main_input_name = "input_ids"
+
+    def __init__(self, config: ProtlmConfig) -> None:
+        super().__init__(config)
+        self.performer = Performer(PerformerConfig.from_dict(config.performer))
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        if isinstance(module, Performer):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.performer.embedding
+
+    def _representations(
+        self, input_ids: Tensor, attention_mask: Tensor | None, all_layers: bool | None
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Those behind the last norm (B, L, D), and on request of the embedding and each layer."""
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}: expected that of input_ids")
+        last = len(self.performer.blocks)
+        key_mask = None if attention_mask is None else attention_mask.bool()
+        every = self.config.output_hidden_states if all_layers is None else all_layers
+        layers = range(last + 1) if every else (last,)
+        kept = self.performer.representations(input_ids, layers, key_mask)
+        return kept[last], tuple(kept[layer] for layer in layers) if every else None
+
+    def _returned(self, output: Any, return_dict: bool | None) -> Any:
+        keep = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        return output if keep else output.to_tuple()
+
+
+class ProtlmModel(ProtlmPreTrainedModel):
+    """Tokens to representations."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Representations (B, L, D) behind the last norm.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 1 where a token is real; by default all that is not padding.
+            output_hidden_states: also those of the embedding and of each layer.
+            return_dict: false for a tuple.
+        """
+        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
+        return self._returned(BaseModelOutput(last_hidden_state=last, hidden_states=layers), return_dict)  # type: ignore[arg-type]
+
+
+class ProtlmForMaskedLM(ProtlmPreTrainedModel):
+    """Tokens with masks to logits; of a bidirectional model."""
+
+    def __init__(self, config: ProtlmConfig) -> None:
+        if config.performer["causal"]:
+            raise ValueError("this model is unidirectional: use AutoModelForCausalLM")
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (B, L, V), and the loss for labels (B, L), -100 where there is none; the rest as in `ProtlmModel`."""
+        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
+        logits = self.performer.logits(last)
+        loss = None if labels is None else self.performer.loss(logits, labels)
+        return self._returned(MaskedLMOutput(loss=loss, logits=logits, hidden_states=layers), return_dict)  # type: ignore[arg-type]
+
+
+class ProtlmForCausalLM(ProtlmPreTrainedModel):
+    """Tokens to logits of the next ones; of a unidirectional model."""
+
+    def __init__(self, config: ProtlmConfig) -> None:
+        if not config.performer["causal"]:
+            raise ValueError("this model is bidirectional: use AutoModelForMaskedLM")
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (B, L, V) of the token behind each; labels are shifted here, so they are usually the input itself."""
+        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
+        logits = self.performer.logits(last)
+        loss = None if labels is None else self.performer.loss(logits, F.pad(labels[:, 1:], (0, 1), value=-100))
+        return self._returned(CausalLMOutput(loss=loss, logits=logits, hidden_states=layers), return_dict)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Embeddings of whole proteomes: files that a killed run goes on with."""

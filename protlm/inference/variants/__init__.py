@@ -1,0 +1,1 @@
+"""Variants of proteins, and how likely a model thinks them."""

@@ -1,0 +1,234 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+
+from protlm.cli import main
+
+OUTPUT = ("--device", "cpu", "-o", "out.h5")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path):
+    """Runs the command in this process and in the test's folder, where "model" is a model."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fasta(write_fasta) -> str:
+    chance = np.random.default_rng(0)
+    write_fasta((f"p{i}", "".join(chance.choice(list("ACDEFGHIKL"), 30))) for i in range(300))
+    return "proteins.fasta"
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    assert (outcome.code, outcome.out) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
+    for word in words:
+        assert word in outcome.err
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def values(path: str | Path) -> dict[str, bytes]:
+    with h5py.File(path) as file:
+        return {name: dataset[:].tobytes() for name, dataset in file.items()}
+
+
+def test_embed_says_what_became_of_everything(protlm, write_fasta, tmp_path: Path) -> None:
+    write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 8), ("d", "MKTAYIAKQR")])
+    command = ("embed", "proteins.fasta", "--model", "model", *OUTPUT, "--duplicates", "suffix")
+    first = protlm(*command, "--per-residue", "rows.h5")
+    assert (first.code, first.out) == (0, "")
+    lines = first.err.splitlines()
+    assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 106 residues, 16 numbers each; ")
+    assert lines[0].endswith(" residues/s")
+    assert lines[1].startswith("1 proteins: copies of an identical sequence")
+    assert lines[2].startswith("2 identifiers: stored under another name")
+    assert "1 record: lower case made upper case (2 residues)" in lines
+    assert lines[-1].startswith("warning: 1 proteins are longer than the 64 positions")
+    assert list(values("out.h5")) == list(values("rows.h5")) == ["P1", "b_c", "d", "d_2"]
+    again = protlm(*command)
+    assert (again.code, again.err) == (0, "out.h5: complete already, made from the same; nothing was done\n")
+
+
+def test_shards_and_merge(protlm, fasta: str) -> None:
+    command = ("embed", fasta, "--model", "model", "--device", "cpu", "--layout", "packed", "--pool", "max")
+    for part in (1, 2):
+        assert protlm(*command, "-o", f"{part}.h5", "--shard", f"{part}/2").code == 0
+    merged = protlm("merge", "2.h5", "1.h5", "-o", "out.h5")
+    assert (merged.code, merged.err) == (0, "out.h5: 300 proteins, 9,000 residues from 2 parts\n")
+    assert "complete already" in protlm(*command, "-o", "out.h5").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("embed FASTA --model model", "no output"),
+        ("embed FASTA --model model -o out.h5 --layers 9", "layer 9: expected 0"),
+        ("embed FASTA --model model -o out.h5 --layers last", "--layers 'last'"),
+        ("embed FASTA --model model -o out.h5 --pool sum", "pooling 'sum'"),
+        ("embed FASTA --model model -o out.h5 --pool max --pool max", "each once"),
+        ("embed FASTA --model model --per-residue out.h5 --pool max", "--pool: is of no use without --output"),
+        ("embed FASTA --model model -o out.h5 --layout zip", "--layout 'zip'"),
+        ("embed FASTA --model model -o out.h5 --dtype float8", "--dtype 'float8'"),
+        ("embed FASTA --model model -o out.h5 --precision float8", "--precision 'float8'"),
+        ("embed FASTA --model model -o out.h5 --id name", "--id 'name'"),
+        ("embed FASTA --model model -o out.h5 --duplicates last", "--duplicates 'last'"),
+        ("embed FASTA --model model -o out.h5 --shard 3/2", "--shard 3/2"),
+        ("embed FASTA --model model -o out.h5 --shard half", "--shard 'half'"),
+        ("embed FASTA --model model -o proteins.fasta --overwrite", "different files"),
+        ("embed FASTA --model model -o model", "is a folder"),
+        ("embed FASTA --model model -o absent/out.h5", "there is no folder absent"),
+        ("embed absent.fasta --model model -o out.h5", "absent.fasta: no such file"),
+        ("merge absent.h5 -o out.h5", "absent.h5: no such file"),
+        ("merge FASTA -o out.h5", "not embeddings of protlm"),
+        ("merge -o out.h5", "Missing argument"),
+    ],
+)
+def test_wrong_arguments(protlm, fasta: str, tmp_path: Path, arguments: str, words: str) -> None:
+    names = sorted(tmp_path.rglob("*"))
+    assert_refused(protlm(*(fasta if word == "FASTA" else word for word in arguments.split())), words)
+    assert sorted(tmp_path.rglob("*")) == names
+
+
+def test_standard_input_is_as_a_file_and_goes_on(protlm, fasta: str, tmp_path: Path) -> None:
+    assert protlm("embed", fasta, "--model", "model", "--device", "cpu", "-o", "whole.h5").code == 0
+    script = (
+        "import os, signal, sys\nimport protlm.inference.embedding.survey as s\ns.WINDOW = 1_000\n"
+        "from protlm.checkpoint import load\nfrom protlm.inference.embedding.proteome import embed_fasta\n"
+        "left = [int(sys.argv[1])]\n"
+        "def step(*_):\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
+        "print(embed_fasta(load('model'), '-', 'out.h5', progress=step).resumed)"
+    )
+    text = (tmp_path / fasta).read_text()
+    for calls, code in ((5, -signal.SIGKILL), (-1, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(calls)], input=text, capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == code
+    assert int(done.stdout) > 0
+    assert list(values("out.h5")) == list(values("whole.h5"))
+    assert not list(tmp_path.glob(".*"))
+    embedded = ["embed", "-", "--model", "model", *OUTPUT]
+    same = subprocess.run(
+        [sys.executable, "-m", "protlm", *embedded], input=text, capture_output=True, text=True, env=environment()
+    )
+    assert (same.returncode, same.stderr) == (0, "out.h5: complete already, made from the same; nothing was done\n")
+    other = subprocess.run(
+        [sys.executable, "-m", "protlm", *embedded], input=">a\nM\n", capture_output=True, text=True, env=environment()
+    )
+    assert_refused(Outcome(other.returncode, other.stdout, other.stderr), "source: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGINT, 130, "stopped; what was computed is kept"), (signal.SIGTERM, 143, "")],
+)
+def test_stopped_by_a_signal_the_same_command_goes_on(
+    protlm, write_fasta, tmp_path: Path, number: signal.Signals, code: int, message: str
+) -> None:
+    # large enough to be still at work when the signal comes, and several windows
+    write_fasta((f"p{i}", "MKTAYIAKQRQISFVKSHFSRQ" * (40 + i % 9)) for i in range(3_000))
+    script = "import signal, protlm.cli; signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
+    command = [sys.executable, "-c", script, "embed", "proteins.fasta", "--model", "model", *OUTPUT]
+    journal = tmp_path / ".out.h5.partial" / "journal"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        while not journal.exists() or not any(journal.read_bytes()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        err = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert err.startswith(message)
+    assert err.count("\n") == (1 if message else 0)
+    assert journal.exists()
+    assert not (tmp_path / "out.h5").exists()
+    done = protlm("embed", "proteins.fasta", "--model", "model", *OUTPUT)
+    assert done.code == 0
+    assert len(values("out.h5")) == 3_000
+    assert not list(tmp_path.glob(".*"))
+
+
+LIMITED = (
+    "import resource, sys\nlimit = int(sys.argv.pop(1))\n"
+    "from protlm.cli import main\nresource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\nmain()"
+)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.97])
+def test_on_a_full_disk_one_line_is_said_and_nothing_is_half_written(
+    protlm, fasta: str, tmp_path: Path, share: float
+) -> None:
+    command = ("embed", fasta, "--model", "model", "--device", "cpu", "--per-residue", "out.h5")
+    assert protlm(*command).code == 0
+    whole, limit = values("out.h5"), int(share * (tmp_path / "out.h5").stat().st_size)
+    (tmp_path / "out.h5").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), *command], capture_output=True, text=True, env=environment()
+    )
+    assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "out.h5: cannot be written")
+    assert not (tmp_path / "out.h5").exists()
+    assert protlm(*command).code == 0
+    assert values("out.h5") == whole
+    assert not list(tmp_path.glob(".*"))
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "protlm"],
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=100,
+    )
+
+
+def test_two_ranks_write_one_file(protlm, write_fasta, tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    write_fasta((f"p{i}", "".join(chance.choice(list("ACDEFGHIKL"), 400))) for i in range(1_500))
+    command = ("embed", "proteins.fasta", "--model", "model", "--device", "cpu")
+    assert protlm(*command, "-o", "whole.h5").code == 0
+    done = torchrun(*command, *OUTPUT)
+    assert done.returncode == 0
+    assert done.stderr.count("1,500 proteins, 600,000 residues") == 1
+    assert values("out.h5") == values("whole.h5")
+    assert not list(tmp_path.glob(".*"))
+    again = torchrun(*command, *OUTPUT)
+    assert (again.returncode, again.stderr.count("complete already")) == (0, 1)
+    refused = torchrun(*command, *OUTPUT, "--pool", "max")
+    assert refused.returncode != 0
+    assert refused.stderr.count("error: ") == 1
+    assert "pool: mean instead of max" in refused.stderr

@@ -1,0 +1,256 @@
+import csv
+import io
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from protlm.checkpoint import export, load
+from protlm.cli import main
+from protlm.inference.perplexity import pseudo_perplexity
+from protlm.inference.variants.score import score, score_matrix
+from protlm.performer import Performer, PerformerConfig
+
+SEQUENCE = "MKTAYIAKQR"
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> Path:
+    path = tmp_path / "variants.csv"
+    path.write_text("note,DMS_score_bin,mutant,DMS_score\na,1,M1L,0.5\nb,0,K2R:Y5F,\nc,1,T3A,2\n")
+    return path
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def assert_refused(outcome: Outcome, *words: object) -> None:
+    """Exit code 2, nothing on standard output and one line that says what is wrong."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
+    for word in words:
+        assert str(word) in outcome.err
+
+
+def test_a_table_is_written_in_the_columns_of_proteingym(protlm, model_folder: Path, variants: Path) -> None:
+    outcome = protlm("score", SEQUENCE, "-m", model_folder, "--variants", variants)
+    rows = table(outcome.out)
+    assert list(rows[0]) == ["mutant", "mutated_sequence", "DMS_score", "DMS_score_bin", "note", "protlm_score"]
+    assert [row["mutated_sequence"] for row in rows] == ["LKTAYIAKQR", "MRTAFIAKQR", "MKAAYIAKQR"]
+    assert [row["DMS_score"] for row in rows] == ["0.5", "", "2"]
+    expected = score(load(model_folder), SEQUENCE, ["M1L", "K2R:Y5F", "T3A"])
+    np.testing.assert_allclose([float(row["protlm_score"]) for row in rows], expected, atol=1e-5)
+    assert outcome.err.splitlines()[0] == "3 variants of 1 protein"
+    assert re.search(r"Spearman's correlation with DMS_score of 2: -?1\.000", outcome.err)
+
+
+def test_a_file_is_replaced_whole(protlm, model_folder: Path, variants: Path, tmp_path: Path, write_fasta) -> None:
+    fasta, output = write_fasta([("a", SEQUENCE)]), tmp_path / "scores.csv"
+    output.write_text("old")
+    assert protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output).code == 0
+    assert len(table(output.read_text())) == 3
+    before = output.read_bytes()
+    variants.write_text("mutant\nM1L\nA9G\n")
+    assert_refused(
+        protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output),
+        f"{variants}, row 2, variant A9G: position 9 of the wild type is Q, not A",
+    )
+    assert output.read_bytes() == before
+
+
+def test_all_singles_and_their_picture(protlm, model_folder: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "map.png"
+    outcome = protlm("score", SEQUENCE, "-m", model_folder, "--all", "--method", "wt-marginals", "--heatmap", picture)
+    rows = table(outcome.out)
+    assert len(rows) == 190
+    assert list(rows[0]) == ["mutant", "protlm_score"]
+    values = score_matrix(load(model_folder), SEQUENCE, "wt-marginals")
+    assert float(rows[0]["protlm_score"]) == pytest.approx(values[0, 0], abs=1e-5)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_variants_can_be_given_one_by_one(protlm, model_folder: Path) -> None:
+    outcome = protlm("score", SEQUENCE, "-m", model_folder, "--variant", "M21L", "--variant", "K22R", "--offset", 20)
+    assert [row["mutated_sequence"] for row in table(outcome.out)] == ["LKTAYIAKQR", "MRTAYIAKQR"]
+
+
+def test_rows_can_name_their_protein(protlm, model_folder: Path, write_fasta, tmp_path: Path) -> None:
+    fasta, path = write_fasta([("a", SEQUENCE), ("b", "GAVLI")]), tmp_path / "v.csv"
+    path.write_text("mutant,protein\nM1L,a\nG1A,b\nK2R,a\n")
+    rows = table(protlm("score", fasta, "-m", model_folder, "--variants", path).out)
+    model = load(model_folder)
+    expected = [score(model, s, [v])[0] for s, v in ((SEQUENCE, "M1L"), ("GAVLI", "G1A"), (SEQUENCE, "K2R"))]
+    assert [row["protein"] for row in rows] == ["a", "b", "a"]
+    np.testing.assert_allclose([float(row["protlm_score"]) for row in rows], expected, atol=1e-5)
+    path.write_text("mutant\nM1L\n")
+    refused = protlm("score", fasta, "-m", model_folder, "--variants", path)
+    assert_refused(refused, f"{fasta}: 2 proteins; expected one without a column 'protein'")
+    assert_refused(protlm("score", fasta, "-m", model_folder, "--all"), "2 proteins; expected one")
+
+
+@pytest.fixture
+def causal_folder(tmp_path: Path) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Performer(PerformerConfig(33, 1, 1, 2, 8, 8, causal=True, num_features=8, positions="rotary")).eval()
+    export(model, tmp_path / "causal")
+    return tmp_path / "causal"
+
+
+def test_unidirectional_models_score_by_likelihood(protlm, causal_folder: Path) -> None:
+    rows = table(protlm("score", SEQUENCE, "-m", causal_folder, "--variant", "M1L").out)
+    expected = score(load(causal_folder), SEQUENCE, ["M1L"], "likelihood")[0]
+    assert float(rows[0]["protlm_score"]) == pytest.approx(expected, abs=1e-5)
+    for method in ("masked-marginals", "wt-marginals", "pseudo-log-likelihood"):
+        refused = protlm("score", SEQUENCE, "-m", causal_folder, "--variant", "M1L", "--method", method)
+        assert_refused(refused, method, "unidirectional", "expected likelihood")
+
+
+def test_pseudo_perplexities_are_a_table(protlm, model_folder: Path, causal_folder: Path, write_fasta) -> None:
+    fasta = write_fasta([("sp|P1|A_B", SEQUENCE), ("b", "gavli")])
+    for folder, options, name in (
+        (model_folder, [], "pseudo_perplexity"),
+        (model_folder, ["--one-pass"], "pseudo_perplexity"),
+        (causal_folder, [], "perplexity"),
+    ):
+        outcome = protlm("score", fasta, "-m", folder, "--pseudo-perplexity", *options)
+        header, *rows = [line.split("\t") for line in outcome.out.splitlines()]
+        assert header == ["id", "length", name]
+        assert [row[:2] for row in rows] == [["P1", "10"], ["b", "5"]]
+        expected = pseudo_perplexity(load(folder), [SEQUENCE, "GAVLI"], exact=not options)
+        np.testing.assert_allclose([float(row[2]) for row in rows], expected, atol=1e-4)
+        assert outcome.err.splitlines()[0] == "2 proteins, 15 residues"
+
+
+def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path) -> None:
+    ways = ["--masking", "0.1,0.8,0.1"], []
+    common = ("score", SEQUENCE, "-m", model_folder, "--pseudo-perplexity", "--one-pass")
+    first, second = (protlm(*common, *way).out for way in ways)
+    assert first != second
+    assert_refused(protlm(*common, "--masking", "0.8,0.2"), "expected three shares")
+    assert_refused(protlm(*common, "--masking", "0.8,0.2,0.2"), "sum to 1")
+    assert_refused(protlm(*common, "--masking", "0.9,0,0.1"), "never shown an exchanged residue")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["expected one of --variants FILE"]),
+        (["--all", "--variant", "M1L"], ["expected one of --variants FILE"]),
+        (["--all", "--pseudo-perplexity"], ["expected one of --variants FILE"]),
+        (["--pseudo-perplexity", "--method", "wt-marginals"], ["leave out"]),
+        (["--all", "--one-pass"], ["belongs to --pseudo-perplexity"]),
+        (["--variants", "none.csv"], ["none.csv: no such file"]),
+        (["--variants", "."], [".: is a folder"]),
+        (["--all", "--method", "best"], ["method 'best'"]),
+        (["--all", "--precision", "float8"], ["precision 'float8'"]),
+        (["--all", "-o", "no/folder.csv"], ["there is no folder no"]),
+        (["--all", "-o", "."], ["is a folder"]),
+        (["--all", "--heatmap", "map.gif"], ["map.gif", ".png"]),
+        (["--all", "--heatmap", "map.png", "-o", "map.png"], ["different files"]),
+        (["--variant", "A42G"], ["--variant, row 1, variant A42G: position 42 is outside"]),
+        (["--variant", ""], ["row 1: is empty"]),
+    ],
+)
+def test_what_makes_no_sense_is_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert_refused(protlm("score", SEQUENCE, "-m", model_folder, *arguments), *words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_measurements_have_to_be_numbers(protlm, model_folder: Path, variants: Path) -> None:
+    variants.write_text("mutant,DMS_score\nM1L,high\n")
+    refused = protlm("score", SEQUENCE, "-m", model_folder, "--variants", variants)
+    assert_refused(refused, "row 1: DMS_score is 'high'; expected a finite number")
+
+
+def test_a_protein_without_amino_acids_has_no_variants(protlm, model_folder: Path) -> None:
+    assert_refused(protlm("score", "XXX", "-m", model_folder, "--all"), "none of the twenty amino acids")
+
+
+def test_inputs_are_not_overwritten(protlm, model_folder: Path, variants: Path, write_fasta) -> None:
+    fasta = write_fasta([("a", SEQUENCE)])
+    for output in (fasta, variants):
+        refused = protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output)
+        assert_refused(refused, "different files")
+    refused = protlm("score", fasta, "-m", model_folder, "--pseudo-perplexity", "-o", fasta)
+    assert_refused(refused, "different files")
+    for protein in ("no.fasta", "MKT1"):
+        assert_refused(protlm("score", protein, "-m", model_folder, "--all"), "neither a file nor a sequence")
+
+
+def test_longer_proteins_than_learned_positions_are_computed_with_a_warning(protlm, model_folder: Path) -> None:
+    outcome = protlm("score", SEQUENCE * 7, "-m", model_folder, "--variant", "M1L")
+    assert outcome.code == 0
+    assert "longer than the 64 positions" in outcome.err
+
+
+@pytest.fixture
+def assays(tmp_path: Path) -> Path:
+    folder = tmp_path / "assays"
+    folder.mkdir()
+    (folder / "wt.fasta").write_text(f">one\n{SEQUENCE}\n>two\nGAVLI\n")
+    (folder / "one.csv").write_text("mutant,DMS_score\nM1L,0.5\nK2R,1.5\nT3A,-1\n")
+    (folder / "two.csv").write_text("mutant,DMS_score\nG1A,1\nA2G:V3L,3\nV3L,2\n")
+    return folder
+
+
+def test_proteingym_prints_assays_and_averages(protlm, model_folder: Path, assays: Path, tmp_path: Path) -> None:
+    output, kept, published = tmp_path / "out.csv", tmp_path / "kept", tmp_path / "published.csv"
+    published.write_text("DMS ID,Site-Independent,GEMME\none,0.3,0.4\ntwo,0.5,0.6\n")
+    common = ("proteingym", assays, "-m", model_folder, "--published", published, "--columns", "GEMME")
+    outcome = protlm(*common, "--scores", kept, "-o", output)
+    rows = table(output.read_text())
+    assert [row["DMS_id"] for row in rows] == ["one", "two", "average", "average"]
+    assert list(rows[0])[4:] == ["protlm", "BLOSUM62", "Site-Independent", "GEMME"]
+    assert [float(row["GEMME"]) for row in rows] == pytest.approx([0.4, 0.6, 0.5, 0.5])
+    assert [float(row["Site-Independent"]) for row in rows] == pytest.approx([0.3, 0.5, 0.4, 0.4])
+    lines = outcome.out.splitlines()
+    assert lines[0].split() == ["assay", "selection", "variants", "protlm", "BLOSUM62", "Site-Independent", "GEMME"]
+    assert lines[2].split()[:3] == ["one", "unknown", "3"]
+    assert sorted(path.name for path in kept.iterdir()) == ["model.json", "one.csv", "two.csv"]
+    assert protlm(*common, "--scores", kept).out == outcome.out
+
+
+def test_proteingym_refuses_in_one_line(protlm, model_folder: Path, assays: Path, tmp_path: Path) -> None:
+    run = ("proteingym", assays, "-m", model_folder)
+    assert_refused(protlm("proteingym", tmp_path / "no", "-m", model_folder), "no such folder")
+    assert_refused(protlm(*run, "-o", assays / "one.csv"), "is an assay; name another file")
+    assert_refused(protlm(*run, "--columns", "GEMME"), "give it with --published")
+    assert_refused(protlm(*run, "--reference", tmp_path / "no.csv"), "no.csv: no such file")
+    assert_refused(protlm(*run, "--msa", tmp_path / "no"), "no such folder")
+    assert_refused(protlm(*run, "--scores", assays), "holds CSV files")
+    (assays / "two.csv").write_text("mutant,DMS_score\nG1A,high\n")
+    output = tmp_path / "out.csv"
+    assert_refused(protlm(*run, "-o", output), "two.csv, row 1: DMS_score is 'high'; expected a finite number")
+    assert not output.exists()

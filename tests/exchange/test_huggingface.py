@@ -1,0 +1,293 @@
+"""What transformers makes of an exported folder, beside the model itself."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from protlm.errors import UserError
+from protlm.exchange.huggingface import export_huggingface, sources
+from protlm.inference.compute import encoded
+from protlm.inference.fill import fill
+from protlm.performer import Performer, PerformerConfig
+from protlm.sequence.alphabet import CLS, EOS, PAD, STANDARD
+
+SIZES = {"layers": 2, "heads": 2, "width": 16, "feed_forward": 32, "max_length": 30, "num_features": 20, "dropout": 0.0}
+PROTEINS = ["MKTAYIAKQRUOXBZ", "MKT", "GAVLIMCFYW" * 4]
+KINDS = {
+    "relu": {},
+    "softmax": {"attention": "softmax", "positions": "rotary", "start_id": EOS},
+    "exact": {"attention": "exact"},
+    "ESM's": {"attention": "exact", "positions": "rotary", "head": "esm", "zeroed_id": 32, "rotary_dtype": "float16"},
+    "adaptive": {"attention": "sderf", "norms": "constant"},
+    "causal relu": {"causal": True, "start_id": EOS},
+    "causal softmax": {"attention": "softmax", "causal": True, "positions": "rotary"},
+    "causal exact": {"attention": "exact", "causal": True},
+}
+
+
+def build(kind: str) -> Performer:
+    """A model whose random directions are no longer those of its seed."""
+    torch.manual_seed(0)
+    model = Performer(PerformerConfig(33, PAD, **{**SIZES, **KINDS[kind]}))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+        model(torch.randint(4, 24, (2, 20)))
+    model.redraw(3)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """transformers keeps copies of the code here, and not at home."""
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("modules")
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
+        patch.setattr(sys, "path", [*sys.path])
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each kind; all names are odd ones for Python."""
+    parent = tmp_path_factory.mktemp("exported")
+    for kind in KINDS:
+        export_huggingface(build(kind), parent / f"{kind}-1.0")
+    return {kind: parent / f"{kind}-1.0" for kind in KINDS}
+
+
+def auto(kind: str) -> Any:
+    return AutoModelForCausalLM if kind.startswith("causal") else AutoModelForMaskedLM
+
+
+def load(cls: Any, folder: Path) -> Any:
+    return cls.from_pretrained(folder, trust_remote_code=True)
+
+
+def batch(kind: str, folder: Path) -> Any:
+    texts = PROTEINS if kind.startswith("causal") else [*PROTEINS, "M<mask>TAYI<mask><mask>", "<mask>"]
+    return load(AutoTokenizer, folder)(texts, padding=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_representations_are_the_same_bit_for_bit(exported: dict[str, Path], kind: str) -> None:
+    ours, theirs = build(kind), load(auto(kind), exported[kind])
+    inputs = batch(kind, exported[kind])
+    tokens = inputs["input_ids"]
+    assert not theirs.training
+    with torch.inference_mode():
+        output = theirs(**inputs, output_hidden_states=True)
+        assert torch.equal(output.logits, ours(tokens))
+        assert torch.equal(theirs(tokens).logits, output.logits)  # padding is known without the attention mask
+        for number, layer in ours.representations(tokens, range(3)).items():
+            assert torch.equal(output.hidden_states[number], layer)
+        assert torch.equal(theirs(**inputs, return_dict=False)[0], output.logits)
+        assert theirs(**inputs).hidden_states is None
+        bare = load(AutoModel, exported[kind])(**inputs)
+        assert torch.equal(bare.last_hidden_state, ours.hidden(tokens))
+    assert output.logits.std() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["relu", "softmax", "causal relu"])
+def test_the_tokeniser_frames_proteins_as_we_do(exported: dict[str, Path], kind: str) -> None:
+    tokenizer, model = load(AutoTokenizer, exported[kind]), build(kind)
+    rows = [row.tolist() for row in encoded(model, PROTEINS)]
+    assert tokenizer(PROTEINS)["input_ids"] == rows
+    assert rows[0][0] == (EOS if KINDS[kind].get("start_id") else CLS)
+    padded = tokenizer(PROTEINS, padding=True)
+    assert padded["input_ids"][1] == rows[1] + [PAD] * (len(rows[2]) - len(rows[1]))
+    assert [sum(mask) for mask in padded["attention_mask"]] == [len(row) for row in rows]
+    assert tokenizer("M<mask>K", add_special_tokens=False)["input_ids"] == [20, 32, 15]
+
+
+@pytest.mark.parametrize("kind", ["relu", "exact", "causal softmax"])
+def test_the_attention_mask_says_which_tokens_are_keys(exported: dict[str, Path], kind: str) -> None:
+    ours, theirs = build(kind), load(auto(kind), exported[kind])
+    tokens = torch.randint(4, 24, (2, 20))
+    mask = torch.ones_like(tokens)
+    mask[:, 3:9] = 0
+    with torch.inference_mode():
+        masked = theirs(tokens, attention_mask=mask).logits
+        assert torch.equal(masked, ours(tokens, mask.bool()))
+        assert not torch.allclose(masked[:, 9:], theirs(tokens).logits[:, 9:])
+    with pytest.raises(ValueError, match="attention_mask of shape"):
+        theirs(tokens, attention_mask=mask[:, :5])
+
+
+@pytest.mark.parametrize("kind", ["relu", "causal relu"])
+def test_the_loss_is_cross_entropy_over_the_labels(exported: dict[str, Path], kind: str) -> None:
+    theirs, inputs = load(auto(kind), exported[kind]), batch(kind, exported[kind])
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == PAD, -100)
+    with torch.inference_mode():
+        output = theirs(**inputs, labels=labels)
+    logits, targets = output.logits, labels
+    if kind.startswith("causal"):
+        logits, targets = logits[:, :-1], labels[:, 1:]
+    torch.testing.assert_close(output.loss, F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+
+
+@pytest.mark.parametrize("kind", ["relu", "causal relu"])
+def test_a_model_of_the_other_direction_is_refused(exported: dict[str, Path], kind: str) -> None:
+    other = AutoModelForMaskedLM if kind.startswith("causal") else AutoModelForCausalLM
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        load(other, exported[kind])
+    theirs = load(auto(kind), exported[kind])
+    module = sys.modules[type(theirs).__module__]
+    with pytest.raises(ValueError, match="directional: use AutoModelFor"):
+        (module.ProtlmForMaskedLM if kind.startswith("causal") else module.ProtlmForCausalLM)(theirs.config)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "ESM's", "causal relu"])
+def test_fine_tuning_changes_every_weight_as_it_does_ours(exported: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    """And what was saved then is the same model again, with its code and the licence of it."""
+    ours, theirs = build(kind), load(auto(kind), exported[kind]).train()
+    tokens = torch.randint(4, 24, (2, 20))
+    before = {name: weight.clone() for name, weight in theirs.state_dict().items()}
+    for model, weights in ((theirs.performer, theirs.parameters()), (ours.train(), ours.parameters())):
+        optimizer = torch.optim.SGD(weights, lr=0.1)
+        model.loss(model(tokens), tokens).backward()
+        optimizer.step()
+    for name, weight in ours.named_parameters():
+        changed = theirs.state_dict()[f"performer.{name}"]
+        assert torch.equal(changed, weight), name
+        if name != "position":  # learned, but for places behind the proteins
+            assert not torch.equal(changed, before[f"performer.{name}"]), name
+    theirs.save_pretrained(tmp_path / "tuned")
+    load(AutoTokenizer, exported[kind]).save_pretrained(tmp_path / "tuned")
+    for name in sources():
+        assert "SPDX-License-Identifier: Apache-2.0" in (tmp_path / "tuned" / name).read_text()
+    inputs = batch(kind, tmp_path / "tuned")
+    assert torch.equal(inputs["input_ids"], batch(kind, exported[kind])["input_ids"])
+    with torch.inference_mode():
+        again = load(auto(kind), tmp_path / "tuned")(**inputs).logits
+        assert torch.equal(again, ours.eval()(inputs["input_ids"]))
+
+
+def test_a_new_model_of_the_same_shape_begins_as_ours_do(exported: dict[str, Path]) -> None:
+    config = load(transformers.AutoConfig, exported["relu"])
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
+        33,
+        16,
+        2,
+        2,
+    )
+    new = AutoModelForMaskedLM.from_config(config, trust_remote_code=True).performer
+    assert new.blocks[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert new.blocks[0].attention.out.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert new.head.bias.count_nonzero() == 0
+
+
+def test_masks_are_filled_as_by_protlm_fill(exported: dict[str, Path]) -> None:
+    model, text = build("relu"), "MKT<mask>YIAKQR"
+    theirs = load(AutoModelForMaskedLM, exported["relu"])
+    pipeline = transformers.pipeline("fill-mask", model=theirs, tokenizer=load(AutoTokenizer, exported["relu"]))
+    found = [guess["token_str"] for guess in pipeline(text, top_k=33) if guess["token_str"] in STANDARD]
+    assert tuple(found) == fill(model, text, top=20)[0].residues
+
+
+ALONE = """
+import os, socket, sys
+sys.modules["protlm"] = None
+
+def refuse(*_):
+    raise AssertionError("the network was asked")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+for folder in sys.argv[2:]:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    inputs = tokenizer(["MK<mask>", "MKTAY"], padding=True, return_tensors="pt")
+    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
+    torch.save(model(**inputs).logits.detach(), os.path.join(sys.argv[1], os.path.basename(folder) + ".pt"))
+"""
+
+
+def test_two_folders_load_in_one_process_without_protlm_and_network(exported: dict[str, Path], tmp_path: Path) -> None:
+    home, results = tmp_path / "home", tmp_path / "results"
+    home.mkdir()
+    results.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON", "XDG_"))}
+    places = {"HOME": str(home), "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    kinds = ("relu", "softmax")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(results), *(str(exported[kind]) for kind in kinds)],
+        env={**kept, **places, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(home.iterdir()) == []
+    for kind in kinds:
+        tokenizer = load(AutoTokenizer, exported[kind])
+        tokens = tokenizer(["MK<mask>", "MKTAY"], padding=True, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            expected = build(kind)(tokens)
+        torch.testing.assert_close(torch.load(results / f"{exported[kind].name}.pt"), expected, atol=1e-6, rtol=0)
+
+
+def test_the_code_needs_torch_numpy_and_transformers_only() -> None:
+    texts = sources()
+    roots = set()
+    for text in texts.values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                roots.add(node.module.split(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                assert f"{node.module}.py" in texts
+    assert roots - set(sys.stdlib_module_names) == {"torch", "numpy", "transformers"}
+    for name in set(texts) - {"modeling_protlm.py"}:  # which transformers 4 would not find otherwise
+        assert f"\nfrom .{name.removesuffix('.py')} import " in texts["modeling_protlm.py"]
+
+
+def test_the_folder_explains_itself(exported: dict[str, Path], monkeypatch) -> None:
+    for kind in ("relu", "causal relu"):
+        folder = exported[kind]
+        names = {path.name for path in folder.iterdir()}
+        others = {"README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"}
+        assert names == others | set(sources())
+        card = (folder / "README.md").read_text()
+        monkeypatch.chdir(folder.parent)
+        names = {}
+        exec(card.split("```python")[1].split("```")[0], names)
+        with torch.inference_mode():
+            text = "MKTAYIAKQR" if kind.startswith("causal") else "MKT<mask>YIAKQR"
+            tokens = load(AutoTokenizer, folder)(text, return_tensors="pt")["input_ids"]
+            assert torch.equal(names["logits"], build(kind)(tokens))
+        assert "Apache License 2.0" in card
+        about = json.loads((folder / "config.json").read_text())
+        assert about["performer"] == build(kind).config.to_dict()
+        assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
+def test_an_existing_folder_is_not_overwritten_and_a_failure_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    model = build("relu")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        export_huggingface(model, tmp_path / "there")
+    with pytest.raises(UserError, match="there is no folder"):
+        export_huggingface(model, tmp_path / "absent" / "new")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("protlm.exchange.huggingface.card", full)
+    with pytest.raises(UserError, match="No space left"):
+        export_huggingface(model, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -1,0 +1,46 @@
+"""Models whose answers are known, so that a position counted wrongly shows."""
+
+import numpy as np
+import torch
+
+from protlm.performer import Performer, PerformerConfig
+
+TOKENS = 33
+
+
+def table_model(table: np.ndarray, by: str, causal: bool = False) -> Performer:
+    """A model whose log-probabilities at a place are a row of a table.
+
+    Nothing passes between places: attention returns the values as they are, and all branches end in zero weights. The
+    embedding of each token (or each place) is a unit vector, whose norm the head turns into a row of the table.
+
+    Args:
+        table: (n, 33) log-probabilities; n is 33 for tokens, the number of places for places.
+        by: "token" or "place", the number of which chooses the row.
+        causal: whether the model calls itself unidirectional.
+    """
+    width = 2 * (len(table) // 2 + 1)  # one more than rows, for the norm takes the mean away
+    config = PerformerConfig(
+        TOKENS, 1, layers=1, heads=1, width=width, feed_forward=2, attention="opt", causal=causal, dropout=0.0,
+        positions="learned" if by == "place" else "rotary", max_length=len(table),
+    )  # fmt: skip
+    model = Performer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        units = torch.eye(len(table), width)
+        if by == "place":
+            model.position.copy_(units)
+        else:
+            model.embedding.weight.copy_(units)
+        model.norm.weight.fill_(1.0)
+        normed = model.norm(units).double()
+        solved = torch.linalg.lstsq(normed, torch.from_numpy(np.asarray(table)).double()).solution
+        model.head.weight.copy_(solved.T.float())
+    return model
+
+
+def random_table(rows: int, seed: int = 0) -> np.ndarray:
+    """(rows, 33) log-probabilities, all different."""
+    logits = np.random.default_rng(seed).normal(size=(rows, TOKENS))
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
