@@ -34,9 +34,9 @@ def table_model(table: np.ndarray, by: str, causal: bool = False) -> Performer:
         else:
             model.embedding.weight.copy_(units)
         model.norm.weight.fill_(1.0)
-        normed = model.norm(units).double()
-        solved = torch.linalg.lstsq(normed, torch.from_numpy(np.asarray(table)).double()).solution
-        model.head.weight.copy_(solved.T.float())
+        # not torch.linalg.lstsq: torch 2.13 now and then gives another answer for fewer rows than columns
+        solved = np.linalg.lstsq(model.norm(units).double().numpy(), np.asarray(table), rcond=None)[0]
+        model.head.weight.copy_(torch.from_numpy(solved.T))
     return model
 
 
