@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench-attention bench-error bench-ingest bench-train bench-stability bench-generate clean
+.PHONY: demo test check bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -12,7 +12,7 @@ demo: $(READY)
 		--ood data/families.ood.txt -o $(DEMO)/families.h5
 	$(BIN)/python -m protlm.train +experiment=demo data.corpus=$(DEMO)/families.h5 hydra.run.dir=$(DEMO)
 	$(BIN)/protlm evaluate $(DEMO)/families.h5 --model $(DEMO)/checkpoints/best.ckpt --details --json $(DEMO)/evaluation.json
-	$(BIN)/protlm embed data/families.fasta.gz -o $(DEMO)/embeddings.h5 --model $(DEMO)/checkpoints/best.ckpt
+	$(BIN)/protlm embed data/families.fasta.gz -o $(DEMO)/embeddings.h5 --overwrite --model $(DEMO)/checkpoints/best.ckpt
 	$(BIN)/protlm fill '$(MASKED)' --top 3 --model $(DEMO)/checkpoints/best.ckpt
 
 DEMO := runs/demo
@@ -50,6 +50,11 @@ bench-stability: $(READY)
 	$(BIN)/python -m benchmarks.stability $(CORPUS)
 
 # 4 minutes
+bench-embed: $(READY)
+	$(BIN)/python -m benchmarks.embed compare $(FASTA) $(LONG)
+	$(BIN)/python -m benchmarks.embed many
+	$(BIN)/python -m benchmarks.embed invariance $(FASTA)
+
 bench-generate: $(READY)
 	$(BIN)/python -m benchmarks.generate
 

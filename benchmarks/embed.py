@@ -27,11 +27,11 @@ import torch
 
 from benchmarks.measure import positive
 from protlm.checkpoint import export, load
-from protlm.inference.compute import PRECISIONS
+from protlm.inference.compute import PRECISIONS, batches
 from protlm.inference.embed import embed
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import MASK, PAD, STANDARD, TOKENS, encode, with_ends
-from protlm.sequence.batching import length_buckets, pad
+from protlm.sequence.batching import pad
 from protlm.sequence.fasta import FastaFile, Record
 
 MIB = 1 << 20
@@ -79,13 +79,13 @@ def forward_function(kind: str, model: Path, layers: int, width: int) -> Callabl
 
 
 def forward_alone(kind: str, fasta: Path, model: Path, layers: int, width: int, token_budget: int) -> float:
-    """Seconds of the forward of all proteins, in batches sorted by length."""
+    """Seconds of the forward of all proteins, sorted by length, in batches as those of the command."""
     forward = forward_function(kind, model, layers, width)
     rows = [with_ends(encode(record.sequence)) for record in FastaFile(fasta)]
     with torch.inference_mode():
         forward(torch.from_numpy(rows[0][None, :64]).long())  # what is set up at the first call
         start = time.perf_counter()
-        for batch in length_buckets(np.array(list(map(len, rows))), token_budget):
+        for batch in batches(np.array(list(map(len, rows))), token_budget):
             forward(torch.from_numpy(pad([rows[i] for i in batch], PAD)).long())
         return time.perf_counter() - start
 

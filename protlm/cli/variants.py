@@ -25,6 +25,9 @@ def score(
     ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="A variant; can be given more than once.")] = None,
     all_singles: Annotated[bool, typer.Option("--all", help="All 19 substitutions of each residue.")] = False,
+    no_sequences: Annotated[
+        bool, typer.Option("--no-sequences", help="With --all, leave out 'mutated_sequence': L x 19 L letters.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The table; default: print it.")] = None,
     heatmap: Annotated[Path | None, typer.Option(help="Draw the single substitutions (.png, .pdf, .svg).")] = None,
     method: Method = None,
@@ -49,6 +52,9 @@ def score(
         raise UserError("--pseudo-perplexity: is of whole proteins; leave out --heatmap, --method and --offset")
     if one_pass and not pseudo_perplexity:
         raise UserError("--one-pass: belongs to --pseudo-perplexity; for variants take --method wt-marginals")
+
+    if no_sequences and not all_singles:
+        raise UserError("--no-sequences: belongs to --all")
 
     from protlm.inference.compute import Computer
     from protlm.inference.variants.notation import open_proteins
@@ -79,7 +85,7 @@ def score(
         scores = scan.score(Computer(network, token_budget, precision), method, report)
     if heatmap:
         scan.draw(heatmap, scores)
-    scan.write(output, scores)
+    scan.write(output, scores, not no_sequences)
     say(*scan.describe(scores))
     if network.config.positions == "learned" and scan.longest + 2 > network.config.max_length:
         warn(

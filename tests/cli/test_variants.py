@@ -92,10 +92,13 @@ def test_all_singles_and_their_picture(protlm, model_folder: Path, tmp_path: Pat
     outcome = protlm("score", SEQUENCE, "-m", model_folder, "--all", "--method", "wt-marginals", "--heatmap", picture)
     rows = table(outcome.out)
     assert len(rows) == 190
-    assert list(rows[0]) == ["mutant", "protlm_score"]
+    assert list(rows[0]) == ["mutant", "mutated_sequence", "protlm_score"]
+    assert (rows[0]["mutant"], rows[0]["mutated_sequence"]) == ("M1A", "AKTAYIAKQR")
     values = score_matrix(load(model_folder), SEQUENCE, "wt-marginals")
     assert float(rows[0]["protlm_score"]) == pytest.approx(values[0, 0], abs=1e-5)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    short = protlm("score", SEQUENCE, "-m", model_folder, "--all", "--method", "wt-marginals", "--no-sequences")
+    assert table(short.out) == [{name: row[name] for name in ("mutant", "protlm_score")} for row in rows]
 
 
 def test_variants_can_be_given_one_by_one(protlm, model_folder: Path) -> None:
@@ -169,6 +172,7 @@ def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path
         (["--all", "--pseudo-perplexity"], ["expected one of --variants FILE"]),
         (["--pseudo-perplexity", "--method", "wt-marginals"], ["leave out"]),
         (["--all", "--one-pass"], ["belongs to --pseudo-perplexity"]),
+        (["--variant", "M1L", "--no-sequences"], ["belongs to --all"]),
         (["--variants", "none.csv"], ["none.csv: no such file"]),
         (["--variants", "."], [".: is a folder"]),
         (["--all", "--method", "best"], ["method 'best'"]),

@@ -13,7 +13,7 @@ from protlm.inference.proteingym.correlation import spearman
 from protlm.inference.variants.notation import Variants, all_singles
 from protlm.inference.variants.score import Progress, chosen_method, matrix, score_variants
 from protlm.inference.variants.table import Table, read_table, write_table
-from protlm.inference.variants.variant_table import MUTANT, PROTEIN, SCORE, VariantTable, format_score
+from protlm.inference.variants.variant_table import MUTANT, PROTEIN, SCORE, SEQUENCE, VariantTable, format_score
 from protlm.output import unfinished
 from protlm.sequence.fasta import FastaFile, Record
 
@@ -72,14 +72,15 @@ class Scan:
             scores[slice(None) if rows is None else rows] = score_variants(computer, variants, method, progress)
         return scores
 
-    def write(self, path: Path | None, scores: np.ndarray) -> None:
-        """Writes the table with scores; of all single substitutions, `mutant` and the score alone."""
+    def write(self, path: Path | None, scores: np.ndarray, sequences: bool = True) -> None:
+        """Writes the table with scores; of all single substitutions also without the mutated sequences."""
         if self.table:
             self.table.write(path, scores)
             return
-        names = self._variants().names
-        rows = ([name, format_score(score)] for name, score in zip(names, scores.tolist(), strict=True))
-        write_table(path, [MUTANT, SCORE], rows)
+        variants = self._variants()
+        columns: list[Iterable[str]] = [variants.names, *([variants.sequences()] if sequences else [])]
+        cells = zip(*columns, map(format_score, scores.tolist()), strict=True)
+        write_table(path, [MUTANT, *([SEQUENCE] if sequences else []), SCORE], cells)
 
     def draw(self, path: Path, scores: np.ndarray) -> None:
         """Draws the single substitutions of the only protein as a heat map."""
