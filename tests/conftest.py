@@ -1,7 +1,9 @@
 """Fixtures shared by all tests: the sample, a corpus of it, and a model small enough to build in milliseconds."""
 
+import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import torch
 from hypothesis import settings
 
 from protlm.checkpoint import export
+from protlm.cli import main
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule, read_ids
+from tests.command import Outcome
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -68,6 +72,31 @@ def model_folder(tiny_model: Performer, tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     export(tiny_model, folder)
     return folder
+
+
+@pytest.fixture
+def causal_model(tiny_model: Performer) -> Performer:
+    """A unidirectional Performer of the sizes of `tiny_model`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
+
+
+@pytest.fixture
+def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

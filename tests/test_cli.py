@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import pytest
@@ -16,45 +15,13 @@ import xxhash
 
 from protlm import __version__
 from protlm.checkpoint import load
-from protlm.cli import main
 from protlm.sequence.corpus import Corpus
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Runs the command in this process."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+from tests.command import Outcome, assert_refused
 
 
 @pytest.fixture
 def fasta(write_fasta) -> Path:
     return write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 8)])
-
-
-def assert_refused(outcome: Outcome, *words: object) -> None:
-    """Exit code 2, nothing on standard output and one line that says what is wrong."""
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
-    for word in words:
-        assert str(word) in outcome.err
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -1,6 +1,6 @@
 """A model over many sequences: batches of similar length, halved when memory runs out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,10 +12,14 @@ from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, encode, with_ends
 from protlm.sequence.batching import pad
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_BUDGET = 16_384
 """Tokens computed at once, unless another number is asked for."""
+WINDOW = 1 << 18
+"""Residues of sequences that are sorted by length together."""
+_MOST = 4_096  # sequences
 _SPREAD = 0.06  # a row shorter than the longest of its batch by more than this share begins a new batch,
 _FULL = 8  # if the batch has this part of the budget already: small ones cost a device more than padding does
 
@@ -41,6 +45,20 @@ def encoded(model: Performer, sequences: Sequence[str]) -> list[np.ndarray]:
         except ValueError as error:
             raise UserError(f"sequence {number}: {error}") from error
     return rows
+
+
+def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Runs of consecutive items, to be sorted by length together; few enough to hold what is made of them in memory."""
+    window: list[Item] = []
+    size = 0
+    for item in items:
+        window.append(item)
+        size += residues(item)
+        if size >= WINDOW or len(window) == _MOST:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
 
 
 class Computer:

@@ -5,11 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from protlm.inference.compute import Computer, encoded
+from protlm.inference.compute import Computer, encoded, windows
 from protlm.inference.embedding.pooling import Kept, check_pools, chosen_layers, reader
 from protlm.performer import Performer
-
-_TOGETHER = 1 << 18  # residues of the sequences that are sorted by length together
 
 
 def embed(
@@ -50,7 +48,7 @@ def embed(
 
 
 def _embedded(computer: Computer, sequences: Iterable[str], read: Callable[..., Kept]) -> Iterator[np.ndarray]:
-    for window in _windows(sequences):
+    for window in windows(sequences, len):
         rows = encoded(computer.model, window)
         results: dict[int, np.ndarray] = {}
         for batch, (pooled, single) in computer(rows, read):
@@ -62,15 +60,3 @@ def _embedded(computer: Computer, sequences: Iterable[str], read: Callable[..., 
                 results[index] = value[0] if len(value) == 1 else value
         for index in range(len(rows)):
             yield results.pop(index)
-
-
-def _windows(sequences: Iterable[str]) -> Iterator[list[str]]:
-    window: list[str] = []
-    residues = 0
-    for sequence in sequences:
-        window.append(sequence)
-        residues += len(sequence)
-        if residues >= _TOGETHER:
-            yield window
-            window, residues = [], 0
-    yield window

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.inference.compute import TOKEN_BUDGET, Computer, framed
+from protlm.inference.compute import TOKEN_BUDGET, Computer, framed, windows
 from protlm.inference.probabilities import log_softmax, masked, of_residues, one_pass
 from protlm.performer import Performer
 from protlm.sequence.alphabet import LETTERS, MASK, STANDARD, TOKENS, encode_with_special
@@ -19,7 +19,6 @@ from protlm.sequence.alphabet import LETTERS, MASK, STANDARD, TOKENS, encode_wit
 TYPED = "sequence"
 """What a protein that has no name is called."""
 _MASK = TOKENS[MASK]
-_WINDOW = 1 << 18  # residues of proteins that are computed together
 _TEXT = frozenset((*LETTERS, _MASK))
 
 
@@ -133,7 +132,7 @@ def fill_proteins(
     """
     _check(computer.model)
     _check_top(top)
-    for window in _windows(proteins):
+    for window in windows(proteins, lambda protein: len(protein.tokens)):
         for protein in window:
             if MASK not in protein.tokens:
                 where = f"{source}, protein {protein.name!r}: " if source else ""
@@ -200,17 +199,3 @@ def _at_masks(computer: Computer, rows: Sequence[np.ndarray]) -> list[np.ndarray
     for batch, parts in computer(inputs, read):
         results.update(zip(batch.tolist(), parts, strict=True))
     return [results[i] for i in range(len(rows))]
-
-
-def _windows(proteins: Iterable[Protein]) -> Iterator[list[Protein]]:
-    """Runs of proteins, few enough to hold all of them in memory."""
-    window: list[Protein] = []
-    size = 0
-    for protein in proteins:
-        window.append(protein)
-        size += len(protein.tokens)
-        if size >= _WINDOW:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window

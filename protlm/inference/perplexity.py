@@ -11,7 +11,7 @@ exp(-1/L sum_i log p(x_i | x_1 ... x_(i-1))), from one pass; the end is not coun
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.inference.compute import Computer, encoded, framed
+from protlm.inference.compute import Computer, encoded, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax
 from protlm.output import unfinished
 from protlm.performer import Performer
@@ -29,9 +29,6 @@ from protlm.sequence.masking import Masking
 
 COUNTED = np.isin(np.array(TOKENS), list(STANDARD))
 """(33,) bool: the tokens of the twenty amino acids."""
-
-_WINDOW = 1 << 18  # residues of the proteins computed together, and rows that they have in `masked_own`
-_MOST = 4_096  # proteins
 
 
 def pseudo_perplexity(
@@ -129,7 +126,7 @@ def write_perplexities(
         if path and folder:
             file = stack.enter_context((folder / path.name).open("w"))
         name = "perplexity" if computer.model.config.causal else "pseudo_perplexity"
-        for window in _windows(records):
+        for window in windows(records, lambda record: len(record.sequence)):
             rows = [row[1:-1] for row in encoded(computer.model, [record.sequence for record in window])]
             values = perplexities(computer, rows, exact, masking, count).tolist()
             if not proteins:
@@ -149,20 +146,6 @@ def write_perplexities(
     if without:
         lines.append(f"{without:,} without any of the twenty amino acids: nan")
     return lines + (records.tally.describe() if isinstance(records, FastaFile) else [])
-
-
-def _windows(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Runs of records that are computed together."""
-    window: list[Record] = []
-    residues = 0
-    for record in records:
-        window.append(record)
-        residues += len(record.sequence)
-        if residues >= _WINDOW or len(window) == _MOST:
-            yield window
-            window, residues = [], 0
-    if window:
-        yield window
 
 
 def masked_own(

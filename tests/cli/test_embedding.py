@@ -1,43 +1,23 @@
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
 import pytest
 
-from protlm.cli import main
+from tests.command import Outcome, assert_refused
 
 OUTPUT = ("--device", "cpu", "-o", "out.h5")
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path):
-    """Runs the command in this process and in the test's folder, where "model" is a model."""
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path) -> None:
+    """Commands run in the test's folder, where "model" is a model."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -45,13 +25,6 @@ def fasta(write_fasta) -> str:
     chance = np.random.default_rng(0)
     write_fasta((f"p{i}", "".join(chance.choice(list("ACDEFGHIKL"), 30))) for i in range(300))
     return "proteins.fasta"
-
-
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    assert (outcome.code, outcome.out) == (2, "")
-    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
-    for word in words:
-        assert word in outcome.err
 
 
 def environment() -> dict[str, str]:

@@ -1,42 +1,17 @@
 """The commands export and import-esm."""
 
-import re
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import EsmConfig, EsmForMaskedLM
 
 from protlm.checkpoint import load
-from protlm.cli import main
 from protlm.performer import Performer
+from tests import command
+from tests.command import Outcome
 
 PROTEIN = torch.tensor([[0, *range(4, 24), 32, 2]])
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Runs the command in this process."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +27,8 @@ def esm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_refused(outcome: Outcome, folder: Path, *words: object) -> None:
-    """Exit code 2, one line that says what is wrong, and nothing new in the folder."""
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
-    for word in words:
-        assert str(word) in outcome.err
+    """One line that says what is wrong, and nothing new in the folder."""
+    command.assert_refused(outcome, *words)
     assert not [path for path in folder.iterdir() if "out" in path.name]
 
 

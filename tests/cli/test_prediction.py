@@ -1,18 +1,15 @@
 import csv
-import dataclasses
 import gzip
 import io
 import json
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from protlm.checkpoint import export
-from protlm.cli import main
 from protlm.inference.fill import fill, probabilities
 from protlm.inference.generate import generate
 from protlm.performer import Performer
@@ -20,33 +17,10 @@ from protlm.sequence.alphabet import STANDARD
 from protlm.sequence.fasta import FastaFile
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs the command in this process, in a folder of its own."""
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Commands run in the test's folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def causal_model(tiny_model: Performer) -> Performer:
-    return Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
 
 
 @pytest.fixture

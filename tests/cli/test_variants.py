@@ -1,44 +1,19 @@
 import csv
 import io
 import re
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from protlm.checkpoint import export, load
-from protlm.cli import main
 from protlm.inference.perplexity import pseudo_perplexity
 from protlm.inference.variants.score import score, score_matrix
 from protlm.performer import Performer, PerformerConfig
+from tests.command import assert_refused
 
 SEQUENCE = "MKTAYIAKQR"
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def protlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Runs the command in this process."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["protlm", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -50,15 +25,6 @@ def variants(tmp_path: Path) -> Path:
 
 def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
-
-
-def assert_refused(outcome: Outcome, *words: object) -> None:
-    """Exit code 2, nothing on standard output and one line that says what is wrong."""
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
-    for word in words:
-        assert str(word) in outcome.err
 
 
 def test_a_table_is_written_in_the_columns_of_proteingym(protlm, model_folder: Path, variants: Path) -> None:

@@ -1,12 +1,15 @@
+from itertools import islice
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from protlm.errors import UserError
-from protlm.inference import embed as module
 from protlm.inference.embed import embed
-from protlm.performer import Performer
+from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import encode, with_ends
+from protlm.sequence.fasta import FastaFile
 
 # shorter, as long as, and longer than the positions of the tiny model
 SEQUENCES = ["MKT", "M", "GAVLIMCFYWHKRQNEDSTPXBZUO" * 5, "MKTAYIAKQRQISFVKSHFSRQ", "W" * 62, "MKT"]
@@ -22,6 +25,28 @@ def test_batches_and_order_change_nothing(tiny_model: Performer, token_budget: i
             assert rows.dtype == np.float32
             assert rows.shape == ((2, 16) if pool else (2, len(SEQUENCES[i]), 16))
             np.testing.assert_allclose(rows, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["relu", "softmax", "exact"])
+def test_two_hundred_real_proteins_alone_and_in_batches(sample: Path, attention: str) -> None:
+    """In any order, with one thread and two."""
+    proteins = [record.sequence for record in islice(FastaFile(sample), 0, 2000, 10)]
+    torch.manual_seed(0)
+    model = Performer(PerformerConfig(33, 1, 2, 2, 32, 64, attention=attention, num_features=16, positions="rotary"))
+    model.eval()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [next(embed(model, [protein])) for protein in proteins]
+        assert len(alone) == 200
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for order in (np.arange(200), np.random.default_rng(count).permutation(200)):
+                together = embed(model, [proteins[i] for i in order])
+                for i, rows in zip(order, together, strict=True):
+                    np.testing.assert_allclose(rows, alone[i], atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_rows_are_the_residues_of_the_last_norm(tiny_model: Performer) -> None:
@@ -50,7 +75,7 @@ def test_layers_and_poolings_are_what_they_say(tiny_model: Performer, layers: tu
 
 def test_windows_change_nothing(tiny_model: Performer, monkeypatch) -> None:
     whole = list(embed(tiny_model, iter(SEQUENCES)))
-    monkeypatch.setattr(module, "_TOGETHER", 20)
+    monkeypatch.setattr("protlm.inference.compute.WINDOW", 20)
     for one, other in zip(whole, embed(tiny_model, iter(SEQUENCES)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

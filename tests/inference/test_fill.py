@@ -124,7 +124,7 @@ def test_probabilities_of_anything_else_are_refused(tiny_model: Performer, text:
 def test_many_proteins_are_filled_as_each_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
     proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
-    monkeypatch.setattr("protlm.inference.fill._WINDOW", 20)
+    monkeypatch.setattr("protlm.inference.compute.WINDOW", 20)
     found = list(fill_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
     assert [protein.name for protein, _ in found] == [protein.name for protein in proteins]
     for (_, predictions), text in zip(found, texts, strict=True):

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import numpy as np
@@ -16,13 +15,6 @@ from tests.inference.toys import random_table, table_model
 
 SEQUENCES = ["MKTAYIAKQR", "M", "GAVLIMCFYWGAVLIMCFYW", "MKXBAZ"]
 TWENTY = [INDEX[letter] for letter in STANDARD]
-
-
-@pytest.fixture
-def causal_model(tiny_model: Performer) -> Performer:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
 
 
 @torch.inference_mode()
@@ -116,7 +108,7 @@ def test_proteins_are_streamed_and_written_in_order(
     tiny_model: Performer, write_fasta, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fasta = write_fasta([("a", "MKTAY"), ("b", "XX"), ("a", "mkt-lli"), ("c", "GAVLIMCFYW")])
-    monkeypatch.setattr("protlm.inference.perplexity._WINDOW", 6)
+    monkeypatch.setattr("protlm.inference.compute.WINDOW", 6)
     output = tmp_path / "table.tsv"
     summary = write_perplexities(Computer(tiny_model), FastaFile(fasta), output)
     header, *lines = [line.split("\t") for line in output.read_text().splitlines()]
@@ -132,7 +124,7 @@ def test_proteins_are_streamed_and_written_in_order(
 def test_nothing_is_left_behind_by_a_record_that_cannot_be_read(
     tiny_model: Performer, write_fasta, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protlm.inference.perplexity._MOST", 1)
+    monkeypatch.setattr("protlm.inference.compute._MOST", 1)
     fasta = write_fasta([("a", "MKTAY"), ("b", "MK1")])
     with pytest.raises(UserError, match=r"record 2 \(b\)"):
         write_perplexities(Computer(tiny_model), FastaFile(fasta), tmp_path / "table.tsv")

@@ -1,4 +1,3 @@
-import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -20,13 +19,6 @@ MASKED = METHODS[:3]
 
 def token(letter: str) -> int:
     return INDEX[letter]
-
-
-@pytest.fixture
-def causal_model(tiny_model: Performer) -> Performer:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
 
 
 @torch.inference_mode()

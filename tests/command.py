@@ -1,0 +1,21 @@
+"""What a command ended with."""
+
+import re
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """Exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def assert_refused(outcome: Outcome, *words: object) -> None:
+    """Exit code 2, nothing on standard output and one line that says what is wrong."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", outcome.err)
+    for word in words:
+        assert str(word) in outcome.err
