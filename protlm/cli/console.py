@@ -11,6 +11,7 @@ import typer
 Model = Annotated[Path, typer.Option("--model", "-m", help="A model folder or a training checkpoint (.ckpt).")]
 Budget = Annotated[int, typer.Option(min=1, help="Most tokens computed at once.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option(help="'float32', or 'bfloat16' for products in 16 bits.")]
 Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Take a file that looks like DNA or RNA.")]
 
 

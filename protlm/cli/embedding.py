@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, progress, say, warn
+from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, progress, say, warn
 from protlm.errors import UserError
 
 Overwrite = Annotated[
@@ -26,7 +26,7 @@ def embed(
     ] = None,
     layout: Layout = "uniprot",
     dtype: Annotated[str, typer.Option(help="'float16' or 'float32', on disk.")] = "",
-    precision: Annotated[str, typer.Option(help="'float32' or 'bfloat16', of the computing.")] = "float32",
+    precision: Precision = "float32",
     id_from: Annotated[
         str, typer.Option("--id", help="'accession' of UniProt's headers, first 'word', or whole 'header'.")
     ] = "accession",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, progress, say
+from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, progress, say
 from protlm.errors import UserError
 
 
@@ -34,7 +34,7 @@ def fill(
         bool,
         typer.Option("--one-pass", help="For these, do not mask each position in turn: faster, but the model sees it."),
     ] = False,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for products in 16 bits.")] = "float32",
+    precision: Precision = "float32",
     token_budget: Budget = 16_384,
     device: Device = "auto",
     allow_nucleotides: Nucleotides = False,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, progress, say, warn
+from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, progress, say, warn
 from protlm.errors import UserError
 
 Method = Annotated[
@@ -14,7 +14,6 @@ Method = Annotated[
         help="masked-marginals (default), wt-marginals or pseudo-log-likelihood; likelihood if unidirectional."
     ),
 ]
-Precision = Annotated[str, typer.Option(help="'float32', or 'bfloat16' for products in 16 bits.")]
 
 
 def score(
