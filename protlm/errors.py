@@ -1,4 +1,13 @@
-"""The one exception that stands for a mistake in what the user gave."""
+"""The one exception that stands for a mistake in what the user gave, and how messages count."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, for messages.
+
+    >>> counted(1, "protein"), counted(2_000, "protein")
+    ('1 protein', '2,000 proteins')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 class UserError(ValueError):

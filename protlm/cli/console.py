@@ -21,6 +21,11 @@ def load_network(path: Path, device: str) -> Any:
     return load(path, device)
 
 
+def model_files(model: Path) -> list[Path]:
+    """What must not be written over."""
+    return [model, *(model / name for name in ("config.json", "model.safetensors"))]
+
+
 class Report(Protocol):
     """Moves a progress bar; 0 in all is unknown, and a stage stands in place of the bar's label."""
 

@@ -6,8 +6,19 @@ from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, progress, say, warn
-from protlm.errors import UserError
+from protlm.cli.console import (
+    Budget,
+    Device,
+    Model,
+    Nucleotides,
+    Precision,
+    load_network,
+    model_files,
+    progress,
+    say,
+    warn,
+)
+from protlm.errors import UserError, counted
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output, or the draft of a run, made from something else.")
@@ -46,6 +57,9 @@ def embed(
 
     if pool and not output:
         raise UserError("--pool: is of no use without --output, the file of one vector a protein")
+    for path in (output, per_residue):
+        if path and path.resolve() in {file.resolve() for file in model_files(model)}:
+            raise UserError(f"{path}: is the model; name another file to write")
     options = EmbedOptions(
         parsed_layers(layers),
         tuple(pool or ("mean",)),
@@ -85,8 +99,8 @@ def embed(
     say(*summary.describe(outputs, network.config.width))
     if summary.beyond_positions:
         warn(
-            f"{summary.beyond_positions:,} proteins are longer than the {network.config.max_length:,} positions this "
-            "model has learned; take their embeddings with care"
+            f"{counted(summary.beyond_positions, 'protein')} longer than the {network.config.max_length:,} positions "
+            "this model has learned; take their embeddings with care"
         )
 
 
@@ -100,4 +114,5 @@ def merge(
 
     with progress("merging", "proteins") as report:
         about = merge_parts(parts, output, overwrite, report)
-    say(f"{output}: {about['proteins']:,} proteins, {about['residues']:,} residues from {len(parts)} parts")
+    found = f"{counted(about['proteins'], 'protein')}, {counted(about['residues'], 'residue')}"
+    say(f"{output}: {found} from {counted(len(parts), 'part')}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, progress, say
-from protlm.errors import UserError
+from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, model_files, progress, say
+from protlm.errors import UserError, counted
 
 
 def fill(
@@ -107,15 +107,10 @@ def generate(
     perplexity = math.exp(min(700.0, -log_likelihood / drawn))
     settings = ", ".join(f"{name} {value:g}" for name, value in options.items())
     say(
-        f"{output or 'standard output'}: {n:,} proteins, {residues:,} residues, perplexity {perplexity:.2f}; "
-        f"{ended:,} ended by themselves, {n - ended:,} were cut at {max_length:,} residues",
+        f"{output or 'standard output'}: {counted(n, 'protein')}, {counted(residues, 'residue')}, perplexity "
+        f"{perplexity:.2f}; ended by themselves {ended:,}, cut at {max_length:,} residues {n - ended:,}",
         f"model {model}, prefix {prefix or 'none'}, {settings}",
     )
-
-
-def model_files(model: Path) -> list[Path]:
-    """What must not be written over."""
-    return [model, *(model / name for name in ("config.json", "model.safetensors"))]
 
 
 def _print_table(rows: list) -> None:

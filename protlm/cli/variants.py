@@ -121,6 +121,7 @@ def proteingym(
     from protlm.inference.variants.table import write_table
 
     inputs = [path for path in (model, reference, published, msa) if path]
+    inputs += [folder / "wt.fasta", folder / "DMS_substitutions.csv", *(msa.glob("*") if msa else ())]
     _check_output(output, inputs)
     if columns is not None and published is None:
         raise UserError("--columns: are of the table of published figures; give it with --published")

@@ -37,6 +37,8 @@ def encoded(model: Performer, sequences: Sequence[str]) -> list[np.ndarray]:
     """
     rows = []
     for number, sequence in enumerate(sequences, start=1):
+        if not isinstance(sequence, str):
+            raise UserError(f"sequence {number}: expected a text, got {type(sequence).__name__}")
         if not sequence:
             raise UserError(f"sequence {number} is empty; expected amino acids in one-letter code")
         try:

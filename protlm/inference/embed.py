@@ -48,7 +48,7 @@ def embed(
 
 
 def _embedded(computer: Computer, sequences: Iterable[str], read: Callable[..., Kept]) -> Iterator[np.ndarray]:
-    for window in windows(sequences, len):
+    for window in windows(sequences, lambda sequence: len(sequence) if isinstance(sequence, str) else 0):
         rows = encoded(computer.model, window)
         results: dict[int, np.ndarray] = {}
         for batch, (pooled, single) in computer(rows, read):

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,12 +43,12 @@ def test_embed_says_what_became_of_everything(protlm, write_fasta, tmp_path: Pat
     first = protlm(*command, "--per-residue", "rows.h5")
     assert (first.code, first.out) == (0, "")
     lines = first.err.splitlines()
-    assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 106 residues, 16 numbers each; ")
+    assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 106 residues, width 16; ")
     assert lines[0].endswith(" residues/s")
-    assert lines[1].startswith("1 proteins: copies of an identical sequence")
+    assert lines[1].startswith("1 protein: copy of an identical sequence")
     assert lines[2].startswith("2 identifiers: stored under another name")
     assert "1 record: lower case made upper case (2 residues)" in lines
-    assert lines[-1].startswith("warning: 1 proteins are longer than the 64 positions")
+    assert lines[-1].startswith("warning: 1 protein longer than the 64 positions")
     assert list(values("out.h5")) == list(values("rows.h5")) == ["P1", "b_c", "d", "d_2"]
     again = protlm(*command)
     assert (again.code, again.err) == (0, "out.h5: complete already, made from the same; nothing was done\n")
@@ -79,7 +80,9 @@ def test_shards_and_merge(protlm, fasta: str) -> None:
         ("embed FASTA --model model -o out.h5 --shard 3/2", "--shard 3/2"),
         ("embed FASTA --model model -o out.h5 --shard half", "--shard 'half'"),
         ("embed FASTA --model model -o proteins.fasta --overwrite", "different files"),
-        ("embed FASTA --model model -o model", "is a folder"),
+        ("embed FASTA --model model -o model", "is the model"),
+        ("embed FASTA --model model -o model/model.safetensors --overwrite", "is the model"),
+        ("embed FASTA --model model --per-residue model/config.json", "is the model"),
         ("embed FASTA --model model -o absent/out.h5", "there is no folder absent"),
         ("embed absent.fasta --model model -o out.h5", "absent.fasta: no such file"),
         ("merge absent.h5 -o out.h5", "absent.h5: no such file"),
@@ -91,6 +94,18 @@ def test_wrong_arguments(protlm, fasta: str, tmp_path: Path, arguments: str, wor
     names = sorted(tmp_path.rglob("*"))
     assert_refused(protlm(*(fasta if word == "FASTA" else word for word in arguments.split())), words)
     assert sorted(tmp_path.rglob("*")) == names
+
+
+def test_what_is_no_file_is_not_replaced(protlm, fasta: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("precious")
+    command = ("embed", fasta, "--model", "model", "--device", "cpu", "-o")
+    for more in ((), ("--overwrite",)):
+        assert_refused(protlm(*command, "pipe", *more), "pipe: is neither a file nor a folder")
+        refused = protlm(*command, "notes", "--layout", "esm-pt", *more)
+        assert_refused(refused, "a folder that protlm has not written; name another one")
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "precious"
 
 
 def test_standard_input_is_as_a_file_and_goes_on(protlm, fasta: str, tmp_path: Path) -> None:
@@ -193,11 +208,16 @@ def test_two_ranks_write_one_file(protlm, write_fasta, tmp_path: Path) -> None:
     chance = np.random.default_rng(1)
     write_fasta((f"p{i}", "".join(chance.choice(list("ACDEFGHIKL"), 400))) for i in range(1_500))
     command = ("embed", "proteins.fasta", "--model", "model", "--device", "cpu")
-    assert protlm(*command, "-o", "whole.h5").code == 0
+    for part in "12":
+        assert protlm(*command, "-o", f"{part}.h5", "--shard", f"{part}/2").code == 0
+    assert protlm("merge", "1.h5", "2.h5", "-o", "merged.h5").code == 0
     done = torchrun(*command, *OUTPUT)
     assert done.returncode == 0
     assert done.stderr.count("1,500 proteins, 600,000 residues") == 1
-    assert values("out.h5") == values("whole.h5")
+    said = re.search(r"; ([\d.]+) s, ([\d,]+) residues/s", done.stderr)
+    assert said is not None
+    assert float(said[1]) * int(said[2].replace(",", "")) == pytest.approx(600_000, rel=0.1)
+    assert values("out.h5") == values("merged.h5")
     assert not list(tmp_path.glob(".*"))
     again = torchrun(*command, *OUTPUT)
     assert (again.returncode, again.stderr.count("complete already")) == (0, 1)

@@ -106,7 +106,9 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
     expected = list(generate(causal_model, 3, "MK", 0.8, 0.9, 30, 7))
     assert printed.out == "".join(one.fasta(temperature=0.8, top_p=0.9, seed=7) for one in expected)
     summary, settings = printed.err.splitlines()
-    assert re.match(r"standard output: 3 proteins, [\d,]+ residues, perplexity \d+\.\d\d; \d ended by thems", summary)
+    assert re.match(
+        r"standard output: 3 proteins, [\d,]+ residues, perplexity \d+\.\d\d; ended by themselves \d, cut", summary
+    )
     assert settings == f"model {causal_folder}, prefix MK, temperature 0.8, top_p 0.9, seed 7"
     written = protlm("generate", "-m", causal_folder, *options, "-o", "new.fasta", "--batch-size", 2)
     assert (written.code, written.out) == (0, "")

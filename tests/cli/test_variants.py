@@ -216,6 +216,8 @@ def test_proteingym_refuses_in_one_line(protlm, model_folder: Path, assays: Path
     run = ("proteingym", assays, "-m", model_folder)
     assert_refused(protlm("proteingym", tmp_path / "no", "-m", model_folder), "no such folder")
     assert_refused(protlm(*run, "-o", assays / "one.csv"), "is an assay; name another file")
+    assert_refused(protlm(*run, "-o", assays / "wt.fasta"), "input and outputs have to be different files")
+    assert (assays / "wt.fasta").read_text().startswith(">one")
     assert_refused(protlm(*run, "--columns", "GEMME"), "give it with --published")
     assert_refused(protlm(*run, "--reference", tmp_path / "no.csv"), "no.csv: no such file")
     assert_refused(protlm(*run, "--msa", tmp_path / "no"), "no such folder")

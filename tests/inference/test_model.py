@@ -96,6 +96,8 @@ def test_another_attention_with_the_same_weights(model_folder: Path) -> None:
         (lambda model: model.score("MKT", "M1A"), "a list of texts"),
         (lambda model: model.pseudo_perplexity("MKT"), "a list of texts"),
         (lambda model: model.embed(["MKT", ""]), "sequence 2 is empty"),
+        (lambda model: model.embed(["MKT", None]), "sequence 2: expected a text, got NoneType"),
+        (lambda model: model.pseudo_perplexity([1]), "sequence 1: expected a text, got int"),
         (lambda model: model.embed(["MKT", "M1T"]), "sequence 2: '1' at position 2"),
         (lambda model: model.embed(["MKT\u0131"]), "sequence 1"),
         (lambda model: model.embed(["MKT"], pool="median"), "median"),

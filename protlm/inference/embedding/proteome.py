@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.inference.compute import Computer
 from protlm.inference.embedding.drafts import Draft
 from protlm.inference.embedding.layouts import Output, Proteins, check_replaceable, read_about, refusal
@@ -42,7 +42,7 @@ class EmbedSummary:
     seconds: float = 0.0
     """That computing them took."""
     resumed: int = 0
-    """Proteins that an earlier run had computed."""
+    """Residues of distinct sequences that an earlier run had computed."""
     copied: int = 0
     """Proteins with the sequence of an earlier one, computed once."""
     renamed: int = 0
@@ -61,17 +61,17 @@ class EmbedSummary:
             return [f"{outputs}: complete already, made from the same; nothing was done"]
         speed = f"{self.computed / self.seconds:,.0f} residues/s" if self.computed else "nothing left to compute"
         lines = [
-            f"{outputs}: {self.proteins:,} proteins, {self.residues:,} residues, {width:,} numbers each; "
+            f"{outputs}: {counted(self.proteins, 'protein')}, {counted(self.residues, 'residue')}, width {width:,}; "
             f"{self.seconds:.1f} s, {speed}"
         ]
-        for count, what in (
-            (self.resumed, "proteins: computed by an earlier run"),
-            (self.copied, "proteins: copies of an identical sequence, computed once"),
-            (self.renamed, "identifiers: stored under another name ('/' is '_'; suffixes), original kept"),
-            (self.left_out, "records: left out, their identifier stands earlier"),
+        for count, noun, what in (
+            (self.resumed, "residue", "computed by an earlier run"),
+            (self.copied, "protein", "copy of an identical sequence, computed once"),
+            (self.renamed, "identifier", "stored under another name ('/' is '_'; suffixes), original kept"),
+            (self.left_out, "record", "left out, identifier stands earlier"),
         ):
             if count:
-                lines.append(f"{count:,} {what}")
+                lines.append(f"{counted(count, noun)}: {what}")
         return [*lines, *self.tally.describe()]
 
 
@@ -168,6 +168,7 @@ def _is_finished(output: Output, wanted: dict[str, Any], overwrite: bool) -> boo
     if not different:
         return True
     if not overwrite:
+        check_replaceable(output.path, found)
         what = f"made otherwise ({different})" if found else "and is none of protlm's"
         raise UserError(f"{output.path}: exists already, {what}; name another output, or pass --overwrite")
     check_replaceable(output.path, found)
@@ -200,6 +201,8 @@ def _outputs(
     for path in paths:
         if path.is_dir() and not folders:
             raise UserError(f"{path}: is a folder; expected the name of a file to write")
+        if path.exists() and not (path.is_dir() or path.is_file()):
+            raise UserError(f"{path}: is neither a file nor a folder; name another output")
         if path.exists() and not path.is_dir() and folders:
             raise UserError(f"{path}: is a file; expected the name of a folder to write")
     return outputs
@@ -221,6 +224,8 @@ class _Job:
     drafts: list[Draft] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
     computing: bool = False
+    done: tuple[int, int] = (0, 0)
+    """Residues that are computed, by this run or an earlier one, and in all."""
 
     def run(self, fasta: str | Path) -> EmbedSummary:
         finished = self._compare()
@@ -243,10 +248,10 @@ class _Job:
 
     def kept(self) -> str:
         """What to say of what was computed; empty if there is nothing."""
-        begun = [draft.place.proteins for draft in self.drafts if not draft.published and draft.begun]
-        if not begun:
+        if not any(draft.begun and not draft.published for draft in self.drafts):
             return ""
-        return f"what was computed is kept, and the same command goes on ({min(begun):,} proteins done)"
+        done = f" ({self.done[0]:,} of {self.done[1]:,} residues done)" if self.done[0] else ""
+        return f"what was computed is kept, and the same command goes on{done}"
 
     def close(self) -> None:
         for each in self.stores:
@@ -291,17 +296,23 @@ class _Job:
         for done, wanted, draft in zip(finished, self.wanted, self.drafts, strict=True):
             if not done:
                 self.stores.append(store(draft, {**wanted, **counts, "renamed": summary.renamed}, proteins))
-        start = min((store.draft.place.proteins for store in self.stores), default=0)
-        summary.resumed, self.computing = start, True
-        began = time.monotonic()
+        self.computing, began = True, time.monotonic()
         rows = FramedProteins(self.model, file.again(), found.keep)
         summary.computed = fill(
-            Computer(self.model, self.token_budget, self.options.precision), self.stores, rows, edges, self.progress
+            Computer(self.model, self.token_budget, self.options.precision), self.stores, rows, edges, self._note
         )
+        if self.stores:
+            distinct = int(proteins.lengths[proteins.first == np.arange(len(proteins.first))].sum())
+            summary.resumed = distinct - summary.computed
         summary.seconds = time.monotonic() - began
         for each in self.stores:
             each.publish()
         return summary
+
+    def _note(self, done: int, total: int) -> None:
+        self.done = done, total
+        if self.progress:
+            self.progress(done, total)
 
     def _summary(self, proteins: Proteins, found: Survey) -> EmbedSummary:
         learned = self.model.config.positions == "learned"

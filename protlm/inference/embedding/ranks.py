@@ -107,6 +107,7 @@ class Ranks:
         reading: Progress | None,
     ) -> EmbedSummary | None:
         model, fasta, per_protein, per_residue, options = arguments
+        began = time.monotonic()
         parts = {target: self._part(target, self.rank) for target in targets}
         for part in parts.values():
             if not part.parent.parent.is_dir():
@@ -140,6 +141,7 @@ class Ranks:
                 shutil.rmtree(part.parent, ignore_errors=True)
         for name in _SUMMED:
             setattr(summary, name, self._store.add(name, 0))
+        summary.seconds = time.monotonic() - began  # of all ranks, reading and merging too
         self._together("merged")
         return summary if self.rank == 0 else None
 

@@ -73,22 +73,21 @@ class Survey:
     """Name, bytes and checksum of the file."""
     tally: Tally = field(default_factory=Tally)
 
-    def windows(self) -> np.ndarray:
-        """(w + 1,) int64: where each window begins, and the end; they depend on nothing but the lengths."""
-        ends = np.cumsum(self.lengths + 2)
-        edges = [0]
-        while edges[-1] < len(ends):
-            before = ends[edges[-1] - 1] if edges[-1] else 0
-            edges.append(max(edges[-1] + 1, int(np.searchsorted(ends, before + WINDOW, side="right"))))
+    def windows(self, begin: int, end: int) -> np.ndarray:
+        """(w + 1,) int64: where each window of some consecutive proteins begins, and the end."""
+        ends = np.concatenate(([0], np.cumsum(self.lengths + 2)))
+        edges = [begin]
+        while edges[-1] < end:
+            full = int(np.searchsorted(ends, ends[edges[-1]] + WINDOW, side="right")) - 1
+            edges.append(min(end, max(edges[-1] + 1, full)))
         return np.array(edges)
 
     def shard(self, part: int, parts: int) -> np.ndarray:
-        """The edges of the consecutive windows that belong to one of several shards of about as many residues."""
-        edges = self.windows()
-        before = np.concatenate(([0], np.cumsum(self.lengths + 2)))[edges]
-        owner = (before[:-1] + before[1:]) * parts // (2 * before[-1])
-        first, stop = np.searchsorted(owner, (part - 1, part))
-        return edges[first : stop + 1]
+        """The edges of the windows of one of several shards: consecutive proteins, about as many residues in each."""
+        ends = np.cumsum(self.lengths + 2)
+        owner = (2 * ends - self.lengths - 2) * parts // (2 * ends[-1])
+        begin, end = np.searchsorted(owner, (part - 1, part))
+        return self.windows(int(begin), int(end))
 
     def first_of_identical(self, start: int, stop: int) -> np.ndarray:
         """(stop - start,) int64, counted from `start`: for each protein the first of them with the same sequence."""
@@ -165,7 +164,8 @@ def _resolve(file: FastaFile, names: Names, hashes: np.ndarray, duplicates: str)
         first = seen.setdefault(name, index)
         if first == index:
             continue
-        if duplicates == "error":
+        alike = names.original(first) == names.original(index)
+        if duplicates == "error" or (duplicates == "first" and not alike):
             raise UserError(_named_twice(file, names, first, index))
         if duplicates == "first":
             keep[index] = False
@@ -191,10 +191,8 @@ def _named_twice(file: FastaFile, names: Names, first: int, second: int) -> str:
     numbers = list(_numbers(file, (first, second)))
     one, other = names.original(first).decode(), names.original(second).decode()
     what = f"identifier {one!r} stands twice" if one == other else f"identifiers {one!r} and {other!r} become the same"
-    return (
-        f"{file.path}: {what}, in records {numbers[0]:,} and {numbers[1]:,}; make identifiers unique, or pass "
-        "--duplicates suffix or --duplicates first"
-    )
+    ways = "--duplicates suffix or --duplicates first" if one == other else "--duplicates suffix"
+    return f"{file.path}: {what}, in records {numbers[0]:,} and {numbers[1]:,}; make identifiers unique, or pass {ways}"
 
 
 def _numbers(file: FastaFile, wanted: tuple[int, int]) -> Iterator[int]:

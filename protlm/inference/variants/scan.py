@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.inference.compute import Computer
 from protlm.inference.drawing import heat_map
 from protlm.inference.proteingym.correlation import spearman
@@ -93,12 +93,13 @@ class Scan:
     def describe(self, scores: np.ndarray) -> list[str]:
         """What was scored, and Spearman's correlation with the measurements if there are any."""
         lines = [
-            f"{len(scores):,} variants of {len(self.groups):,} protein{'s' * (len(self.groups) != 1)}",
+            f"{counted(len(scores), 'variant')} of {counted(len(self.groups), 'protein')}",
             *self.notes,
         ]
         if self.measured is not None:
             known = int(np.isfinite(self.measured).sum())
-            lines.append(f"Spearman's correlation with DMS_score of {known:,}: {spearman(scores, self.measured):.3f}")
+            if np.isfinite(value := spearman(scores, self.measured)):
+                lines.append(f"Spearman's correlation with DMS_score of {known:,}: {value:.3f}")
         return lines
 
     def _variants(self) -> Variants:

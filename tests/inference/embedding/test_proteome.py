@@ -68,6 +68,24 @@ def assert_same(one: Path, other: Path) -> None:
     assert about(one) == about(other)
 
 
+def assert_near(one: Path, other: Path) -> None:
+    """Up to rounding, since proteins were in other batches; order and attributes are the same."""
+    first, second = content(one), content(other)
+    assert list(first) == list(second)
+    for name, values in first.items():
+        pairs = [(values, second[name])]
+        if isinstance(values, dict):
+            assert values["label"] == second[name]["label"]
+            pairs = [
+                (values[key][layer], second[name][key][layer])
+                for key in set(values) - {"label"}
+                for layer in values[key]
+            ]
+        for value, same in pairs:
+            np.testing.assert_allclose(value, same, atol=1e-5)
+    assert about(one) == about(other)
+
+
 def about(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return json.loads((path / "protlm.json").read_text())
@@ -441,20 +459,22 @@ def test_shards_make_up_the_whole(
         for i in range(150)
     )
     whole = [tmp_path / f"whole-{kind}" for kind in "pr"]
-    embed_fasta(tiny_model, path, *whole, EmbedOptions(layout=layout))
+    embed_fasta(tiny_model, path, *whole, EmbedOptions(layout=layout, dtype="float32"))
     shards = [[tmp_path / f"{part}-{kind}" for kind in "pr"] for part in range(1, parts + 1)]
     sizes = [
-        embed_fasta(tiny_model, path, *shard, EmbedOptions(layout=layout, shard=(number, parts))).residues
+        embed_fasta(
+            tiny_model, path, *shard, EmbedOptions(layout=layout, dtype="float32", shard=(number, parts))
+        ).residues
         for number, shard in enumerate(shards, start=1)
     ]
-    assert max(sizes) < sum(sizes) * 0.6
+    assert max(sizes) - min(sizes) <= 2 * 92
     for kind in range(2):
         merged = tmp_path / f"merged-{kind}"
         found = merge_parts([shard[kind] for shard in reversed(shards)], merged)
         assert found["proteins"] == 150
-        assert_same(whole[kind], merged)
+        assert_near(whole[kind], merged)
         outputs = (None, merged) if kind else (merged, None)
-        assert embed_fasta(tiny_model, path, *outputs, EmbedOptions(layout=layout)).complete
+        assert embed_fasta(tiny_model, path, *outputs, EmbedOptions(layout=layout, dtype="float32")).complete
 
 
 def test_an_older_draft_that_is_no_draft_is_swept(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:

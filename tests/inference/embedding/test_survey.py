@@ -69,6 +69,9 @@ def test_only_the_first_is_kept_on_request(write_fasta) -> None:
     assert names(found) == ["X", "Y", "Z"]
     assert found.keep.tolist() == [True, True, False, True, False]
     assert found.lengths.tolist() == [3, 2, 1]
+    other = write_fasta([("q/r", "MKT"), ("q_r", "MKL")], "other.fasta")
+    with pytest.raises(UserError, match="'q/r' and 'q_r' become the same.*pass --duplicates suffix$"):
+        surveyed(other, "first")
 
 
 @pytest.mark.parametrize("policy", ["suffix", "first", "error"])
@@ -85,31 +88,22 @@ def test_equal_hashes_are_not_taken_for_equal_names(write_fasta, monkeypatch, po
 
 
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=80), st.integers(1, 9))
-def test_shards_are_whole_windows_in_order_and_each_once(lengths: list[int], parts: int) -> None:
+def test_shards_are_runs_of_about_as_many_residues(lengths: list[int], parts: int) -> None:
     found = of_lengths(lengths)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "WINDOW", 1_000)
-        edges = found.windows().tolist()
         shards = [found.shard(part, parts).tolist() for part in range(1, parts + 1)]
-    assert edges[0] == 0
-    assert edges[-1] == len(lengths)
-    for begin, end in pairwise(edges):
-        assert end > begin
-        tokens = [length + 2 for length in lengths[begin:end]]
-        assert sum(tokens) <= 1_000 or len(tokens) == 1
+    tokens = np.array(lengths) + 2
+    for edges in shards:
+        assert abs(tokens[edges[0] : edges[-1]].sum() - tokens.sum() / parts) <= tokens.max()
+        for begin, end in pairwise(edges):
+            assert end > begin
+            assert tokens[begin:end].sum() <= 1_000 or end == begin + 1
+            assert end == edges[-1] or tokens[begin : end + 1].sum() > 1_000
     assert shards[0][0] == 0
     assert shards[-1][-1] == len(lengths)
     for shard, after in pairwise(shards):
         assert shard[-1] == after[0]
-    assert sorted({edge for shard in shards for edge in shard}) == edges
-
-
-def test_shards_have_about_as_many_residues(monkeypatch) -> None:
-    monkeypatch.setattr(module, "WINDOW", 1_000)
-    lengths = np.random.default_rng(0).integers(10, 500, 2_000).tolist()
-    found = of_lengths(lengths)
-    sizes = [sum(lengths[shard[0] : shard[-1]]) for shard in (found.shard(part, 4) for part in range(1, 5))]
-    assert max(sizes) - min(sizes) < 3_000
 
 
 def test_a_refused_name_is_said_with_its_record(write_fasta) -> None:
