@@ -158,5 +158,5 @@ def batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether torch could not get memory; on the CPU it says so in a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "alloc" in str(error)
+    """Whether torch could not get memory; the CPU's allocator and cuBLAS (ALLOC_FAILED) say so in a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "alloc" in str(error).lower()

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.inference.compute import Computer, encoded, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax
 from protlm.output import unfinished
@@ -79,13 +79,13 @@ def perplexities(
         own = unmasked_own(computer, proteins, masking or Masking())
     result = np.full(len(proteins), np.nan)
     for i, (tokens, log_p) in enumerate(zip(proteins, own, strict=True)):
-        counted = log_p[COUNTED[tokens]]
-        if not np.isfinite(counted).all():
+        known = log_p[COUNTED[tokens]]
+        if not np.isfinite(known).all():
             raise UserError(
                 "the model's answers are not finite numbers: its training went wrong; take an earlier checkpoint"
             )
-        if len(counted):
-            result[i] = np.exp(-counted.mean())
+        if len(known):
+            result[i] = np.exp(-known.mean())
     return result
 
 
@@ -142,7 +142,7 @@ def write_perplexities(
         if path and folder:
             file.close()
             os.replace(folder / path.name, path)
-    lines = [f"{proteins:,} protein{'s' * (proteins != 1)}, {residues:,} residues"]
+    lines = [f"{counted(proteins, 'protein')}, {counted(residues, 'residue')}"]
     if without:
         lines.append(f"{without:,} without any of the twenty amino acids: nan")
     return lines + (records.tally.describe() if isinstance(records, FastaFile) else [])

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from protlm.errors import counted
+
 
 class Tally:
     """What was changed or left out, by reason: how many records, and how many of their residues.
@@ -39,6 +41,6 @@ class Tally:
         lines = []
         for reason, records in self.records.items():
             residues = self.residues[reason]
-            tail = f" ({residues:,} residue{'s' * (residues != 1)})" if residues else ""
-            lines.append(f"{records:,} record{'s' * (records != 1)}: {reason}{tail}")
+            tail = f" ({counted(residues, 'residue')})" if residues else ""
+            lines.append(f"{counted(records, 'record')}: {reason}{tail}")
         return lines

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from protlm.errors import counted
 from protlm.inference.proteingym.assays import Assay
 
 
@@ -96,7 +97,7 @@ def format_results(results: Sequence[Result]) -> str:
             lines.append("-" * (sum(widths) + 2 * len(widths) - 2))
         lines.append("  ".join((*left, *right)))
     for note, count in Counter(note for result in results for note in result.notes).items():
-        lines.append(f"{count:,} assay{'s' * (count != 1)}: {note}")
+        lines.append(f"{counted(count, 'assay')}: {note}")
     return "\n".join(lines)
 
 
