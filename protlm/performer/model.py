@@ -18,34 +18,11 @@ from protlm.performer.attention import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import PerformerConfig
 from protlm.performer.features import FeatureMap
+from protlm.performer.positions import Rotation, rotate, sinusoids
 from protlm.performer.segments import restarted, within_segments
 
 ZEROED = 0.15 * 0.8
 """Share of the tokens that were masks in ESM-2's training; see `PerformerConfig.zeroed_id`."""
-
-
-def sinusoids(length: int, width: int, first: int = 0) -> Tensor:
-    """(length, width) float32 of the positions from `first` on: sines in the even columns, cosines in the odd ones.
-
-    Source: Vaswani et al. 2017, 3.5.
-    """
-    position = torch.arange(first, first + length)[:, None]
-    angle = position * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    table = torch.empty(length, width)
-    table[:, 0::2], table[:, 1::2] = angle.sin(), angle.cos()
-    return table
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): turns pairs (x_i, x_{i + d/2}) of (B, H, L, d) by angles.
-
-    Args:
-        x: the vectors.
-        cos, sin: of the angles, (..., L, d/2).
-    """
-    first, second = x.chunk(2, -1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
 
 
 def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tensor:
@@ -55,10 +32,6 @@ def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tenso
     number = (restarted(segments) == 0).cumsum(1) - 1
     chosen, keys = (torch.zeros_like(number).scatter_add(1, number, part.long()) for part in (chosen, key_mask))
     return (chosen / keys.clamp(min=1)).gather(1, number)
-
-
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of the angles of rotary positions, (L, d/2) or (B, 1, L, d/2) each."""
 
 
 class State(NamedTuple):

@@ -8,7 +8,8 @@ from protlm.performer import Performer, PerformerConfig
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import ADDED, ATTENTION, POSITIONS
 from protlm.performer.features import FEATURE_MAPS, Generalised, Softmax
-from protlm.performer.model import EsmHead, rotate, sinusoids
+from protlm.performer.model import EsmHead
+from protlm.performer.positions import rotate, sinusoids
 from protlm.performer.reference import exact_attention
 
 PAD = 1

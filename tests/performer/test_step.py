@@ -6,7 +6,8 @@ from torch import Tensor
 
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.config import ATTENTION
-from protlm.performer.model import State, sinusoids
+from protlm.performer.model import State
+from protlm.performer.positions import sinusoids
 
 
 def causal_model(attention: str = "relu", dtype: torch.dtype = torch.float32, **options: object) -> Performer:

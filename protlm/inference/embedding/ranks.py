@@ -15,8 +15,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from protlm.errors import UserError
 from protlm.inference.embedding.merge import merge_parts
-from protlm.inference.embedding.proteome import EmbedSummary, embed_fasta, missing
+from protlm.inference.embedding.proteome import embed_fasta, missing
 from protlm.inference.embedding.provenance import EmbedOptions
+from protlm.inference.embedding.summary import EmbedSummary
 from protlm.performer import Performer
 from protlm.sequence.stream import STDIN
 
