@@ -21,6 +21,10 @@ from protlm import train
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.performer.features import FeatureMap
+from protlm.performer.kind import Kind
+from protlm.performer.linformer import Linformer
+from protlm.performer.lsh import Lsh
+from protlm.performer.window import Window
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
 from protlm.sequence.corpus import Corpus
 from protlm.sequence.order import EndlessBatches
@@ -104,7 +108,7 @@ def test_the_papers_model_is_the_papers_model() -> None:
         (["+optimizer.lrr=1", "data.corpus=x.h5"], "lrr"),
         (["+data.masking.shre=1", "data.corpus=x.h5"], "shre"),
         (["data.masking.share=2", "data.corpus=x.h5"], "share"),
-        (["model.attention=linformer", "data.corpus=x.h5"], "linformer"),
+        (["model.attention=nystrom", "data.corpus=x.h5"], "nystrom"),
         (["schedule.decay=slow", "data.corpus=x.h5"], "slow"),
         (["trainer.max_steps=lots"], "trainer.max_steps lots: expected a whole number from 1"),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches 0"),
@@ -446,9 +450,35 @@ def test_a_kernel_by_name_and_by_its_file_are_the_same(kernel: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
         configs = [compose("config", [f"model{dot}attention={kernel}", "data.corpus=x.h5"]) for dot in (".", "/")]
     by_name, by_file = (instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD) for config in configs)
-    assert isinstance(by_file.attention, FeatureMap)
+    assert isinstance(by_file.attention, FeatureMap | Kind)
     assert by_name.to_dict() == by_file.to_dict()
     assert by_file.to_dict()["attention"] == kernel
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["model/attention=linformer", "model.attention.rank=6", "model.positions=learned"], Linformer(6)),
+        (["model/attention=reformer", "model.attention.bucket=8"], Lsh(bucket=8)),
+        (["model/attention=window", "model.attention.size=10"], Window(10)),
+        (["model.attention=window", "model.causal=true", "data.causal=true"], "window"),
+    ],
+)
+def test_a_run_with_each_kind_of_attention(options, expected, monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*TINY, f"data.corpus={corpus_path}", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+    run(monkeypatch, *common, *options, "trainer.max_steps=3", "hydra.run.dir=run")
+    model = protlm.load("run/checkpoints/last.ckpt")
+    assert model.config.attention == expected
+    assert model.draw_number == (2 if isinstance(expected, Lsh) else 0)  # of the last step
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
+def test_data_longer_than_the_attention_takes_is_refused(monkeypatch, capsys, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*TINY, f"data.corpus={corpus_path}", "model.attention=linformer", "model.max_length=32"]
+    message = refusal(monkeypatch, capsys, *options, "trainer.max_steps=1", "hydra.run.dir=run")
+    assert "data.max_length 64: attention linformer takes at most model.max_length tokens, 32" in message
 
 
 def test_a_run_with_an_adaptive_kernel_adopts_what_it_saw(monkeypatch, tmp_path, corpus_path) -> None:

@@ -63,6 +63,16 @@ def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[
         yield window
 
 
+def check_length(model: Performer, tokens: int) -> None:
+    """Raises a UserError if the model's attention does not take a sequence of so many tokens, ends included."""
+    longest = model.config.longest
+    if longest is not None and tokens > longest:
+        raise UserError(
+            f"attention {model.config.attention_name} of this model takes {longest:,} tokens with both ends, but there "
+            f"is one of {tokens:,}; leave it out or cut it"
+        )
+
+
 class Computer:
     """Runs a function of the model on batches of rows of tokens.
 
@@ -91,9 +101,10 @@ class Computer:
             skip: how many batches to leave out, which an earlier run over the same rows has done.
 
         Raises:
-            UserError: if the memory is too small for a single row.
+            UserError: if the memory is too small for a single row; for one that the model does not take.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        check_length(self.model, int(lengths.max(initial=0)))
         waiting = batches(lengths, self.token_budget)[skip:][::-1]
         while waiting:
             batch = waiting.pop()

@@ -11,6 +11,7 @@ import torch
 
 from protlm import __version__
 from protlm.errors import UserError
+from protlm.inference.compute import check_length
 from protlm.metrics import Breakdown, ResidueMetrics
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
@@ -73,6 +74,7 @@ def evaluate(
     """
     splits = _chosen(corpus, splits)
     max_length = max_length or model.config.max_length
+    check_length(model, max_length)
     question = Question(model.config.causal, Masking(share)).for_evaluation()
     device = next(model.parameters()).device
     done, total = 0, sum(len(corpus.members(split)) for split in splits)

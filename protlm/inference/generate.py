@@ -207,6 +207,8 @@ def _checked(
         )
     if model.config.zeroed_id is not None:
         raise UserError("this model scales its embeddings by the share of masks (zeroed_id); it cannot generate")
+    if not model.config.stepwise:
+        raise UserError(f"{model.config.attention_name} attention cannot be computed token by token, so not generate")
     for name, value in (("n", n), ("batch_size", batch_size), ("min_length", min_length)):
         if value < 1:
             raise UserError(f"{name} {value}: expected a whole number from 1")

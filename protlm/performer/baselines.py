@@ -1,10 +1,35 @@
 """Attention to compare with, behind the interface of `FavorAttention`."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from protlm.performer.kind import Kind, Place
+
+
+@dataclass(frozen=True)
+class Exact(Kind):
+    """Softmax attention as it is."""
+
+    def module(self, place: Place) -> nn.Module:
+        return ExactAttention(place.causal)
+
+    def operations(self, head_dim: int, length: int, causal: bool) -> int:
+        return 4 * head_dim * length // (2 if causal else 1)
+
+
+@dataclass(frozen=True)
+class Identity(Kind):
+    """No attention."""
+
+    def module(self, place: Place) -> nn.Module:
+        return IdentityAttention()
+
+    def operations(self, head_dim: int, length: int, causal: bool) -> int:
+        return 0
 
 
 class KeysAndValues(NamedTuple):

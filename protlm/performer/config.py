@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from protlm.performer.features import FEATURE_MAPS, FeatureMap, describe, from_description
+from protlm.performer.features import FeatureMap
+from protlm.performer.kind import Kind
+from protlm.performer.kinds import ATTENTION, describe, from_description
 from protlm.performer.projection import DIRECTIONS, NORMS
 
-ATTENTION = ("exact", "opt", *FEATURE_MAPS)
 POSITIONS = ("learned", "rotary")
 HEADS = ("linear", "esm")
 ROUNDED = ("float32", "float16", "bfloat16")
@@ -22,12 +23,12 @@ class PerformerConfig:
         vocab_size: V.
         pad_id: the token whose positions are no keys.
         layers, heads, width, feed_forward: blocks; attention heads; D; hidden width of the feed-forward.
-        attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or "opt", which
-            returns the values as they are, to compare with.
+        attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or another `Kind` or its
+            name, to compare with: "linformer", "reformer", "window", or "opt", which returns the values as they are.
         causal: unidirectional, for next-token prediction; else bidirectional, for masked residues.
         positions: "learned" (one vector per position, begun as sinusoids) or "rotary".
         max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
-            no limit.
+            no limit. Linformer takes no longer ones.
         num_features: random features M of FAVOR+.
         directions: "orthogonal", "simplex" or "iid".
         norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
@@ -47,7 +48,7 @@ class PerformerConfig:
     heads: int = 8
     width: int = 512
     feed_forward: int = 2048
-    attention: str | FeatureMap = "relu"
+    attention: str | FeatureMap | Kind = "relu"
     causal: bool = False
     positions: str = "learned"
     max_length: int = 1024
@@ -63,8 +64,14 @@ class PerformerConfig:
     rotary_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attention, FeatureMap) and self.attention not in ATTENTION:
+        named = isinstance(self.attention, str) and self.attention in ATTENTION
+        if not named and not isinstance(self.attention, FeatureMap | Kind):
             raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
+        if self.causal and self.kind is not None and not self.kind.unidirectional:
+            raise ValueError(
+                f"model.attention {self.attention_name!r} is not defined for a unidirectional model; take relu, "
+                "softmax, exact or window, or set model.causal to false"
+            )
         if self.positions not in POSITIONS:
             raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
         sizes = (self.layers, self.heads, self.width, self.feed_forward, self.max_length, self.num_features)
@@ -100,14 +107,41 @@ class PerformerConfig:
     @property
     def attention_name(self) -> str | dict[str, Any]:
         """The kind of attention, ready for JSON; see `describe`."""
-        return describe(self.attention) if isinstance(self.attention, FeatureMap) else self.attention
+        return describe(self.attention)
 
     @property
     def feature_map(self) -> FeatureMap | None:
         """Of FAVOR+; None for another kind of attention."""
-        if isinstance(self.attention, FeatureMap):
-            return self.attention
-        return FEATURE_MAPS.get(self.attention)
+        return self._chosen if isinstance(self._chosen, FeatureMap) else None
+
+    @property
+    def kind(self) -> Kind | None:
+        """Of attention; None for FAVOR+."""
+        return self._chosen if isinstance(self._chosen, Kind) else None
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether `Performer.step` is there for the model."""
+        return self.causal and self.zeroed_id is None and (self.kind is None or self.kind.stepwise)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sequence that the model takes; None for any."""
+        return self.max_length if self.kind is not None and self.kind.bounded else None
+
+    @property
+    def redraw_every(self) -> int:
+        """Steps of training between two random draws that suit the kind of attention; 0 for none.
+
+        A kernel that estimates softmax is redrawn; a new draw would change the meaning of others.
+        """
+        if self.feature_map is not None:
+            return 1000 if self.feature_map.redrawn else 0
+        return self.kind.redraw_every if self.kind is not None else 0
+
+    @property
+    def _chosen(self) -> FeatureMap | Kind:
+        return ATTENTION[self.attention] if isinstance(self.attention, str) else self.attention
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PerformerConfig":
@@ -119,6 +153,4 @@ class PerformerConfig:
         known = {field.name for field in fields(cls)}
         if odd := (set(values) - known) | (known - ADDED - set(values)):
             raise ValueError(f"model configuration: fields {', '.join(sorted(odd))} are missing or unknown")
-        if isinstance(kind := values.get("attention"), dict):
-            values = {**values, "attention": from_description(kind)}
-        return cls(**values)
+        return cls(**{**values, "attention": from_description(values["attention"])})

@@ -9,9 +9,9 @@ def flops_per_token(config: PerformerConfig, length: int) -> int:
     """Operations of one forward pass for each token of a sequence; an addition and a multiplication are two.
 
     Counted are the matrix products. A head of FAVOR+ takes 8 d M: features of the query and of the key, the key's share
-    of the state, and the read-out, 2 d M each; one of exact attention 4 d L, half of it if causal. A training step
-    takes three times as many (Kaplan et al. 2020, 2.1); that activation checkpointing computes the forward pass twice
-    does not count.
+    of the state, and the read-out, 2 d M each; one of exact attention 4 d L, half of it if causal; the others say so
+    themselves (`Kind.operations`). A training step takes three times as many (Kaplan et al. 2020, 2.1); that activation
+    checkpointing computes the forward pass twice does not count.
 
     Args:
         config: of the model.
@@ -23,10 +23,10 @@ def flops_per_token(config: PerformerConfig, length: int) -> int:
     """
     width = config.width
     layer = 2 * (4 * width**2 + 2 * width * config.feed_forward)
-    if config.feature_map is not None:
+    if config.kind is None:
         layer += config.heads * _favor(config)
-    elif config.attention == "exact":
-        layer += 4 * width * length // (2 if config.causal else 1)
+    else:
+        layer += config.heads * config.kind.operations(width // config.heads, length, config.causal)
     return config.layers * layer + 2 * width * config.vocab_size
 
 

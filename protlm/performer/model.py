@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from protlm.performer.attention import FavorAttention
-from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import PerformerConfig
 from protlm.performer.features import FeatureMap
+from protlm.performer.kind import Kind
 from protlm.performer.positions import Rotation, rotate, sinusoids
 from protlm.performer.segments import restarted, within_segments
+from protlm.performer.selection import attention_of
 
 ZEROED = 0.15 * 0.8
 """Share of the tokens that were masks in ESM-2's training; see `PerformerConfig.zeroed_id`."""
@@ -49,22 +49,6 @@ class State(NamedTuple):
         """The state of some sequences, any number of times each, by their rows (n,) int64 in the batch."""
         kept = (None if layer is None else layer._make(x[rows] for x in layer) for layer in self.layers)
         return State(self.position, tuple(kept))
-
-
-def attention_of(config: PerformerConfig, layer: int) -> nn.Module:
-    """The kind of attention that a configuration asks for; it has no parameters."""
-    if config.feature_map is None:
-        return IdentityAttention() if config.attention == "opt" else ExactAttention(config.causal)
-    return FavorAttention(
-        config.width // config.heads,
-        config.num_features,
-        kernel=config.feature_map,
-        directions=config.directions,
-        causal=config.causal,
-        seed=config.feature_seed,
-        layer=layer,
-        norms=config.norms,
-    )
 
 
 class SelfAttention(nn.Module):
@@ -174,9 +158,13 @@ class Performer(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith(("attention.out.weight", "feed_forward.2.weight")):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
+        for attention in self._attention("reset_parameters"):
+            attention.reset_parameters()
 
-    def switch_attention(self, attention: str | FeatureMap, num_features: int | None = None) -> None:
-        """Replaces the kind of attention; all parameters stay. New directions are those of draw 0.
+    def switch_attention(self, attention: str | FeatureMap | Kind, num_features: int | None = None) -> None:
+        """Replaces the kind of attention; all parameters stay, but for any of attention itself.
+
+        Those of the new kind are drawn from torch's global generator; its directions are those of draw 0.
 
         Args:
             attention, num_features: as in `PerformerConfig`; None for as many features as before.
@@ -186,7 +174,7 @@ class Performer(nn.Module):
         """
         features = self.config.num_features if num_features is None else num_features
         config = replace(self.config, attention=attention, num_features=features)
-        if config == self.config:
+        if config.to_dict() == self.config.to_dict():
             return
         self.config = config
         for layer, block in enumerate(self.blocks):
@@ -196,12 +184,12 @@ class Performer(nn.Module):
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
-        for attention in self._favor():
+        for attention in self._attention("redraw"):
             attention.redraw(draw_number)
 
     def share_observations(self) -> None:
         """Gives all ranks what rank 0 has observed for adaptive kernels: that alone is in a checkpoint."""
-        for attention in self._favor():
+        for attention in self._attention("feature_map"):
             if attention.feature_map.adaptive:
                 dist.broadcast(attention.moment, 0)
                 dist.broadcast(attention.observed, 0)
@@ -209,10 +197,12 @@ class Performer(nn.Module):
     @property
     def draw_number(self) -> int:
         """Of the directions as they are; 0 without any."""
-        return max((int(attention.draw_number) for attention in self._favor()), default=0)
+        return max((int(attention.draw_number) for attention in self._attention("draw_number")), default=0)
 
-    def _favor(self) -> Iterator[FavorAttention]:
-        return (module for module in self.modules() if isinstance(module, FavorAttention))
+    def _attention(self, able: str) -> Iterator[Any]:
+        """Of each layer, if it has such an attribute."""
+        modules: Iterator[Any] = (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
+        return (module for module in modules if hasattr(module, able))
 
     def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Representations (B, L, D) behind the last norm, from tokens (B, L) int64.
@@ -273,10 +263,10 @@ class Performer(nn.Module):
         keys and values. No token may be padding.
 
         Raises:
-            ValueError: for a bidirectional model, or one with `zeroed_id`.
+            ValueError: for a bidirectional model, one with `zeroed_id`, or one with LSH attention.
         """
-        if not self.config.causal or self.config.zeroed_id is not None:
-            raise ValueError("only a causal model can be computed step by step")
+        if not self.config.stepwise:
+            raise ValueError("only a causal model can be computed step by step, without zeroed_id and LSH attention")
         first, states = state or State(0, (None,) * len(self.blocks))
         x = self._embedded(tokens, None, None, first)
         rotation = self._rotation(tokens, None, first)

@@ -75,6 +75,37 @@ def exact_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = N
     return _softmax(logits, key_mask, causal) @ v.double()
 
 
+def linformer_attention(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """Linformer's attention: (B, H, L, e) float64.
+
+    Args:
+        q, k, v, key_mask: as in `favor_attention`.
+        keys, values: (R, at least L), which project keys and values along the sequence.
+    """
+    real = torch.ones(len(k), k.shape[2]) if key_mask is None else key_mask
+    k, v = (
+        torch.einsum("rl,bl,bhld->bhrd", weight[:, : k.shape[2]].double(), real.double(), x.double())
+        for weight, x in ((keys, k), (values, v))
+    )
+    return (q.double() @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, size: int, key_mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """Softmax over the keys at most size // 2 away, or, causal, the `size` last ones: (B, H, L, e) float64.
+
+    0 where none of them is real; other arguments as in `favor_attention`.
+    """
+    place = torch.arange(q.shape[2], device=q.device)
+    distance = place[:, None] - place
+    seen = (distance < size if causal else distance.abs() <= size // 2) & ~_hidden(q, key_mask, causal)
+    weights = seen * (q.double() @ k.double().transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
+    return weights @ v.double() / weights.sum(-1, keepdim=True).clamp(min=1e-300)
+
+
 def _hidden(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
     """(B, 1, L, L) bool: which keys a query must not see."""
     batch, length = x.shape[0], x.shape[-2]

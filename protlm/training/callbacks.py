@@ -22,8 +22,8 @@ class RedrawFeatures(Callback):
     Draw n begins at step n x `every_n_steps`, so a resumed run draws what the uninterrupted one would have.
 
     Args:
-        every_n_steps: optimizer steps between two draws; 0 keeps the first; None takes 1,000 for a kernel that
-            estimates softmax attention and 0 for others, whose meaning a new draw would change.
+        every_n_steps: optimizer steps between two draws; 0 keeps the first; None takes what suits the kind of
+            attention, `PerformerConfig.redraw_every`.
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
@@ -36,9 +36,7 @@ class RedrawFeatures(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = self._model(pl_module)
-        feature_map = model.config.feature_map
-        automatic = 1000 if feature_map is not None and feature_map.redrawn else 0
-        self._interval = automatic if self.every_n_steps is None else self.every_n_steps
+        self._interval = model.config.redraw_every if self.every_n_steps is None else self.every_n_steps
         self._draw = model.draw_number
 
     def on_train_batch_start(

@@ -69,6 +69,15 @@ class LanguageModelTask(pl.LightningModule):
         self.results: dict[str, dict[str, float]] = {}
         """Split -> metrics, filled by `trainer.test`."""
 
+    def setup(self, stage: str) -> None:
+        """Refuses data with longer sequences than the model's attention takes."""
+        longest = self.model.config.longest
+        if longest is not None and self._data().max_length > longest:
+            raise UserError(
+                f"data.max_length {self._data().max_length}: attention {self.model.config.attention_name} takes at "
+                f"most model.max_length tokens, {longest}; set both to the same"
+            )
+
     def configure_model(self) -> None:
         """Lets the strategy shard the model, if it is one that does."""
         if isinstance(self.trainer.strategy, FullySharded):

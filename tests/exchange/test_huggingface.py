@@ -20,6 +20,9 @@ from protlm.exchange.huggingface import export_huggingface, sources
 from protlm.inference.compute import encoded
 from protlm.inference.fill import fill
 from protlm.performer import Performer, PerformerConfig
+from protlm.performer.linformer import Linformer
+from protlm.performer.lsh import Lsh
+from protlm.performer.window import Window
 from protlm.sequence.alphabet import CLS, EOS, PAD, STANDARD
 
 SIZES = {"layers": 2, "heads": 2, "width": 16, "feed_forward": 32, "max_length": 30, "num_features": 20, "dropout": 0.0}
@@ -30,6 +33,10 @@ KINDS = {
     "exact": {"attention": "exact"},
     "ESM's": {"attention": "exact", "positions": "rotary", "head": "esm", "zeroed_id": 32, "rotary_dtype": "float16"},
     "adaptive": {"attention": "sderf", "norms": "constant"},
+    "linformer": {"attention": Linformer(5), "positions": "rotary", "max_length": 60},
+    "reformer": {"attention": Lsh(2, 8)},
+    "window": {"attention": Window(6)},
+    "causal window": {"attention": "window", "causal": True, "start_id": EOS},
     "causal relu": {"causal": True, "start_id": EOS},
     "causal softmax": {"attention": "softmax", "causal": True, "positions": "rotary"},
     "causal exact": {"attention": "exact", "causal": True},

@@ -219,7 +219,14 @@ def test_wrong_values_are_refused_at_the_call(options: dict, match: str) -> None
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("options", "match"), [({"causal": False}, "bidirectional"), ({"zeroed_id": 32}, "zeroed_id")])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"causal": False}, "bidirectional"),
+        ({"zeroed_id": 32}, "zeroed_id"),
+        ({"attention": "reformer"}, "reformer attention cannot be computed token by token"),
+    ],
+)
 def test_other_models_are_refused(options: dict, match: str) -> None:
     with pytest.raises(UserError, match=match):
         generate(random_model(**options))

@@ -6,13 +6,21 @@ import torch
 
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.baselines import ExactAttention, IdentityAttention
-from protlm.performer.config import ADDED, ATTENTION, POSITIONS
+from protlm.performer.config import ADDED, POSITIONS
 from protlm.performer.features import FEATURE_MAPS, Generalised, Softmax
+from protlm.performer.kind import Kind
+from protlm.performer.kinds import ATTENTION, KINDS
+from protlm.performer.linformer import Linformer
 from protlm.performer.model import EsmHead
 from protlm.performer.positions import rotate, sinusoids
 from protlm.performer.reference import exact_attention
+from protlm.performer.window import Window
 
 PAD = 1
+CASES = [(name, causal) for name in ATTENTION for causal in (False, True) if not (causal and name == "linformer")]
+"""Each kind of attention in the directions for which it is defined."""
+SOME = [case for case in CASES if case[0] in ("exact", "relu", "softmax", "linformer", "reformer", "window")]
+CAUSAL = [name for name, causal in CASES if causal]
 
 
 def build(**changes) -> Performer:
@@ -25,8 +33,7 @@ def proteins(batch: int, length: int) -> torch.Tensor:
     return torch.randint(4, 24, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize(("attention", "causal"), CASES)
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_padding_and_batch_mates_change_nothing(attention: str, causal: bool, positions: str) -> None:
     model = build(attention=attention, causal=causal, positions=positions)
@@ -41,7 +48,7 @@ def test_padding_and_batch_mates_change_nothing(attention: str, causal: bool, po
         torch.testing.assert_close(together[row, :length], alone, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("attention", CAUSAL)
 def test_a_causal_model_does_not_see_the_future(attention: str) -> None:
     model, tokens = build(attention=attention, causal=True), proteins(1, 30)
     changed = tokens.clone()
@@ -105,8 +112,9 @@ def test_loss_covers_the_targets_only() -> None:
     assert model.loss(logits, torch.full_like(tokens, -100)) == 0
 
 
-def test_every_parameter_learns() -> None:
-    model, tokens = build(dropout=0.1).train(), proteins(2, 64)
+@pytest.mark.parametrize("attention", ["relu", "exact", "linformer", "reformer", "window"])
+def test_every_parameter_learns(attention: str) -> None:
+    model, tokens = build(attention=attention, dropout=0.1).train(), proteins(2, 64)
     model.loss(model(tokens), tokens).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -124,11 +132,11 @@ def test_depth_36_keeps_activations_and_gradients_in_bounds(attention: str, caus
     assert norms.max() / norms.min() < 100
 
 
-@pytest.mark.parametrize("attention", ["relu", "softmax"])
+@pytest.mark.parametrize("attention", ["relu", "softmax", "linformer", "window"])
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_nothing_stays_on_the_cpu(attention: str, positions: str) -> None:
     """A tensor made on the CPU inside the model would not mix with those of another device, here "meta"."""
-    model = build(attention=attention, positions=positions).to("meta")
+    model = build(attention=attention, positions=positions, max_length=80).to("meta")
     assert model(torch.zeros(2, 80, dtype=torch.long, device="meta")).device.type == "meta"
 
 
@@ -144,7 +152,7 @@ def test_redraw_reaches_every_layer_and_layers_differ(attention: str) -> None:
         assert not torch.equal(block.attention.attention.directions, old)
 
 
-@pytest.mark.parametrize("attention", ["exact", "opt"])
+@pytest.mark.parametrize("attention", [name for name, kind in KINDS.items() if not kind.redraw_every])
 def test_without_directions_there_is_nothing_to_redraw(attention: str) -> None:
     model, tokens = build(attention=attention), proteins(1, 20)
     before = model(tokens)
@@ -189,13 +197,26 @@ def test_options_reach_the_attention(changes: dict) -> None:
     assert model(proteins(1, 9)).isfinite().all()
 
 
-@pytest.mark.parametrize("attention", [*ATTENTION, Generalised("gelu", epsilon=0.01), Softmax(), Generalised("relu")])
-def test_config_round_trip(attention: str) -> None:
+@pytest.mark.parametrize(
+    "attention",
+    [
+        *ATTENTION,
+        Generalised("gelu", epsilon=0.01),
+        Softmax(),
+        Generalised("relu"),
+        *KINDS.values(),
+        Linformer(16),
+        Window(size=7),
+    ],
+)
+def test_config_round_trip(attention: str | Kind) -> None:
     config = PerformerConfig(33, 1, attention=attention, norms="constant", directions="simplex")
     values = json.loads(json.dumps(config.to_dict()))
     back = PerformerConfig.from_dict(values)
     assert back.to_dict() == config.to_dict()
     assert back.feature_map == config.feature_map
+    assert back.kind == config.kind
+    assert (back.kind is None) != (back.feature_map is None)
     assert dataclasses.replace(back, attention=attention) == config
 
 
@@ -215,8 +236,19 @@ def test_refusals() -> None:
         PerformerConfig.from_dict({**config.to_dict(), "layrs": 3})
     with pytest.raises(ValueError, match="swish.*relu"):
         PerformerConfig.from_dict({**config.to_dict(), "attention": {"map": "Generalised", "function": "swish"}})
+    for described, match in (
+        ({"kind": "Nystrom"}, "attention 'Nystrom': expected one of Exact"),
+        ({"kind": "Window", "width": 3}, "attention Window: .*width"),
+        ({"kind": "Window", "size": 0}, "size 0: expected a whole number from 1"),
+        ({"size": 3}, "feature map None"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            PerformerConfig.from_dict({**config.to_dict(), "attention": described})
     for wrong in (
-        {"attention": "linformer"},
+        {"attention": "nystrom"},
+        {"attention": {}},
+        {"attention": Softmax},
+        {"attention": "linformer", "causal": True},
         {"positions": "none"},
         {"directions": "sobol"},
         {"norms": "gamma"},
@@ -249,11 +281,11 @@ def block(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, torch.stack(rows)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize(("attention", "causal"), CASES)
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_a_protein_of_a_block_has_the_logits_it_has_alone(attention: str, causal: bool, positions: str) -> None:
-    model = build(attention=attention, causal=causal, positions=positions, max_length=16).double()
+    longest = 40 if attention == "linformer" else 16
+    model = build(attention=attention, causal=causal, positions=positions, max_length=longest).double()
     for layer in model.blocks:
         layer.attention.qkv.weight.data *= 10  # attention that looks at something
     tokens, segments = block()
@@ -265,8 +297,7 @@ def test_a_protein_of_a_block_has_the_logits_it_has_alone(attention: str, causal
         assert not torch.allclose(together, model(tokens), atol=1e-6)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("attention", ["exact", "relu", "softmax"])
+@pytest.mark.parametrize(("attention", "causal"), SOME)
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_the_gradients_of_a_block_are_those_of_its_proteins(attention: str, causal: bool, positions: str) -> None:
     tokens, segments = block()
@@ -279,8 +310,7 @@ def test_the_gradients_of_a_block_are_those_of_its_proteins(attention: str, caus
         torch.testing.assert_close(one.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("attention", ["exact", "relu", "softmax"])
+@pytest.mark.parametrize(("attention", "causal"), SOME)
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
     attention: str, causal: bool, positions: str
@@ -297,8 +327,7 @@ def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
     assert difference.max() < 1e-10
 
 
-@pytest.mark.parametrize("attention", ["exact", "opt", "relu", "softmax"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("attention", "causal"), [*SOME, ("opt", False)])
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_padding_behind_a_block_changes_nothing_and_learns_nothing(
     attention: str, causal: bool, positions: str

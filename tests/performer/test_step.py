@@ -5,9 +5,12 @@ import torch
 from torch import Tensor
 
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.config import ATTENTION
+from protlm.performer.kinds import ATTENTION as ALL
+from protlm.performer.kinds import KINDS
 from protlm.performer.model import State
 from protlm.performer.positions import sinusoids
+
+ATTENTION = [name for name in ALL if name not in KINDS or (KINDS[name].unidirectional and KINDS[name].stepwise)]
 
 
 def causal_model(attention: str = "relu", dtype: torch.dtype = torch.float32, **options: object) -> Performer:
@@ -86,7 +89,7 @@ def test_positions_behind_those_learned_are_computed_alone() -> None:
         torch.testing.assert_close(model._positions(first, stop), model._positions(0, stop)[first:], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{"causal": False}, {"zeroed_id": 32}])
+@pytest.mark.parametrize("options", [{"causal": False}, {"zeroed_id": 32}, {"attention": "reformer"}])
 def test_other_models_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="step by step"):
         causal_model(**options).step(tokens(1, 3))

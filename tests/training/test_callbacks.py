@@ -40,6 +40,15 @@ def test_by_default_kernels_that_estimate_softmax_are_redrawn(tiny_model, attent
     assert np.array_equal(before, after) != changes
 
 
+def test_lsh_attention_hashes_anew_in_each_step(tiny_model: Performer) -> None:
+    model = Performer(dataclasses.replace(tiny_model.config, attention="reformer"))
+    first, again, second, later = at(RedrawFeatures(), model, 0, 0, 1, 2)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, later)
+    assert model.draw_number == 2
+
+
 def test_a_run_that_goes_on_does_not_redraw_what_it_has(tiny_model: Performer) -> None:
     """Adaptive kernels would adopt what they have observed since the last draw."""
     model = Performer(dataclasses.replace(tiny_model.config, attention="optimal"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.inference.compute import Computer
+from protlm.inference.compute import Computer, check_length
 from protlm.inference.embedding.drafts import Draft
 from protlm.inference.embedding.layouts import Output, Proteins, check_replaceable, read_about, refusal
 from protlm.inference.embedding.provenance import EmbedOptions, about, differences
@@ -241,6 +241,7 @@ class _Job:
         return draft.spool
 
     def _compute(self, file: FastaFile, found: Survey, finished: list[bool]) -> EmbedSummary:
+        check_length(self.model, int(found.lengths.max(initial=0)) + 2)
         edges = found.shard(*self.options.shard)
         begin, end = int(edges[0]), int(edges[-1])
         proteins = Proteins(

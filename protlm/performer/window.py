@@ -1,0 +1,106 @@
+"""Sliding-window attention: each position sees its neighbours only.
+
+Legend: B batch, H heads, L length, d head width, e value width, C positions of a block, n blocks, W keys a block sees.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protlm.performer.baselines import KeysAndValues
+from protlm.performer.kind import Kind, Place
+
+_LEAST = 16  # positions of a block: smaller products take longer than what they save
+
+
+@dataclass(frozen=True)
+class Window(Kind):
+    """Sliding-window attention (Beltagy et al. 2020).
+
+    Args:
+        size: of the window; see `WindowAttention`.
+    """
+
+    size: int = 128
+
+    def module(self, place: Place) -> nn.Module:
+        return WindowAttention(self.size, place.causal)
+
+    def operations(self, head_dim: int, length: int, causal: bool) -> int:
+        """Of the keys that positions see, which are fewer at the ends."""
+        if causal:
+            size = min(self.size, length)
+            seen = length * size - size * (size - 1) // 2
+        else:
+            side = min(self.size // 2, length - 1)
+            seen = length * (2 * side + 1) - side * (side + 1)
+        return 4 * head_dim * seen // length
+
+
+class WindowAttention(nn.Module):
+    """Softmax attention over neighbours, in time and memory linear in L.
+
+    Position t sees position s if |t - s| <= size // 2, or, causal, if 0 <= t - s < size: with an even size, size + 1
+    keys in the one case and `size` in the other. The sequence is cut into blocks, each of which attends to itself and
+    to as much of its neighbours as its window reaches.
+
+    Args:
+        size: of the window.
+        causal: position t sees positions up to t only.
+
+    Source: Beltagy et al. 2020, "Longformer: The Long-Document Transformer", 3.1, without global positions.
+    """
+
+    def __init__(self, size: int = 128, causal: bool = False) -> None:
+        super().__init__()
+        self.size, self.causal = size, causal
+        self.behind, self.ahead = (size - 1, 0) if causal else (size // 2, size // 2)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """As `FavorAttention.forward`; 0 where no key in reach is real."""
+        batch, length = q.shape[0], q.shape[2]
+        block, behind, ahead = max(_LEAST, self.size // 2), self.behind, self.ahead
+        if length <= block + behind + ahead:  # no more keys than a block sees
+            block, behind, ahead = length, 0, 0
+        rest = -length % block
+        edges, width = (behind, rest + ahead), behind + block + ahead
+        near = torch.arange(block, device=q.device)[:, None] + behind - torch.arange(width, device=q.device)
+        near = (near <= self.behind) & (near >= -self.ahead)
+        real = near.new_ones(batch, length) if key_mask is None else key_mask
+        real = F.pad(real, edges).unfold(1, width, block).flatten(0, 1)  # (B n, W)
+        seen = near & real[:, None, None, :]
+        alone = ~seen.any(-1, keepdim=True)
+        k, v = _blocks(k, edges, width, block), _blocks(v, edges, width, block)
+        # a row that sees nothing would be 0 / 0 in some of PyTorch's kernels: it sees all, and is dropped
+        out = F.scaled_dot_product_attention(_blocks(q, (0, rest), block, block), k, v, attn_mask=seen | alone)
+        out = out.masked_fill(alone, 0).unflatten(0, (batch, -1)).transpose(1, 2)
+        return out.flatten(2, 3)[:, :, :length]
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
+        """As `FavorAttention.step`; the state is the last size - 1 keys and values.
+
+        Raises:
+            ValueError: for attention that is not causal.
+        """
+        if not self.causal:
+            raise ValueError("only causal attention can be computed step by step")
+        before = 0
+        if state is not None:
+            before = state.keys.shape[2]
+            k, v = torch.cat((state.keys, k), 2), torch.cat((state.values, v), 2)
+        if q.shape[2] == 1:  # its window is all there is
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            out = self(F.pad(q, (0, 0, before, 0)), k, v)[:, :, before:]
+        first = max(0, k.shape[2] - self.behind)
+        return out, KeysAndValues(k[:, :, first:], v[:, :, first:])
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, causal={self.causal}"
+
+
+def _blocks(x: Tensor, edges: tuple[int, int], width: int, step: int) -> Tensor:
+    """(B, H, L, d), with zeros at both ends, cut into pieces that begin every `step` positions: (B n, H, width, d)."""
+    return F.pad(x, (0, 0, *edges)).unfold(2, width, step).permute(0, 2, 1, 4, 3).flatten(0, 1)
