@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from protlm.errors import UserError
+from protlm.training.muon import Muon
 
 DECAY = ("matrices", "all")
 FUSED = {"cpu", "cuda", "mps", "xpu"}
@@ -58,7 +59,7 @@ def muon(
     matrices = [weight for weight in model.parameters() if id(weight) in inside]
     others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in inside)
     return MuonWithAdamW(
-        Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr, momentum, weight_decay),
         AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model)),
     )
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from protlm.errors import UserError
 from protlm.performer import Performer
+from protlm.training.muon import Muon, orthogonalised
 from protlm.training.optimizer import adamw, muon
 from protlm.training.schedule import Warmup
 
@@ -64,8 +65,9 @@ def test_a_weight_without_decay_and_gradient_stays_where_one_with_decay_shrinks(
         torch.testing.assert_close(weight.data, before[name] * (0.95 if weight.ndim >= 2 else 1.0), msg=name)
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(tiny_model: Performer) -> None:
-    model = Performer(dataclasses.replace(tiny_model.config, positions="learned"))
+@pytest.mark.parametrize("attention", ["relu", "linformer"])  # linformer has matrices of its own
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(tiny_model: Performer, attention: str) -> None:
+    model = Performer(dataclasses.replace(tiny_model.config, positions="learned", attention=attention))
     optimizer = muon(model, lr=0.1)
     train_steps(model, optimizer, 0, 1)
     for name, weight in model.named_parameters():
@@ -177,3 +179,31 @@ def test_warmup_rises_then_stays_or_falls() -> None:
 def test_schedules_that_make_no_sense_are_refused(options: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         Warmup(**options)
+
+
+def test_muon_is_that_of_torch() -> None:
+    """But for the precision of the iteration: torch's is bfloat16."""
+    generator = torch.Generator().manual_seed(1)
+    one = [torch.randn(shape, generator=generator) for shape in ((24, 8), (8, 8), (8, 32))]
+    other = [weight.clone() for weight in one]
+    before = [weight.clone() for weight in one]
+    ours = Muon(one, lr=1e-2, momentum=0.9, weight_decay=0.1)
+    peer = torch.optim.Muon(other, lr=1e-2, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for weight, its in zip(one, other, strict=True):
+            weight.grad = torch.randn(weight.shape, generator=generator)
+            its.grad = weight.grad.clone()
+        ours.step()
+        peer.step()
+    for weight, its, start in zip(one, other, before, strict=True):
+        assert (weight - its).norm() < 0.03 * (weight - start).norm(), weight.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (7, 3), (64, 64), (192, 64)])
+def test_an_orthogonalised_matrix_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-4
+    singular = torch.linalg.svdvals(orthogonalised(matrix))
+    largest = torch.linalg.svdvals(matrix)
+    assert singular.max() < 1.3
+    assert singular[largest > 0.05 * largest.max()].min() > 0.5
+    assert orthogonalised(torch.zeros(shape)).abs().max() == 0
