@@ -38,6 +38,7 @@ from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point
+from protlm.training.initial import begin_with
 from protlm.training.joint import TABLE, format_jobs, read_jobs, write_table
 from protlm.training.launch import is_first, run_name
 from protlm.training.options import check_options
@@ -62,6 +63,7 @@ class Config:
     optimizer: Any = MISSING
     schedule: Any = None
     seed: int = 1
+    init: str | None = None
     ckpt_path: str | None = None
 
 
@@ -94,6 +96,8 @@ def train(config: DictConfig) -> float:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         data.prepare_data()  # before Lightning, which would take Ctrl-C for an error of its own
     resume = resume_point(config.ckpt_path, checkpoints)
+    if config.init and not resume:
+        begin_with(model, config.init)
     if trainer.is_global_zero:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
             set_aside(folder)
