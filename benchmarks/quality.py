@@ -1,0 +1,199 @@
+"""Kinds of attention against each other: same model, data, steps and seeds (the paper's Figure 4 and Table 2, small).
+
+    python -m benchmarks.quality train FASTA --clusters TABLE     # may be cut: the same command goes on
+    python -m benchmarks.quality report                           # also while the training is under way
+    python -m benchmarks.quality time
+    python -m benchmarks.quality concat
+
+train: a run of `python -m protlm.train +experiment=quality` for each seed, corpus, direction and kind, the corpora
+being those of benchmarks/quality_corpora.py; kinds differ in model.attention only. One seed comes behind the other, and
+exact Transformer, Performer-ReLU, Performer-softmax and no attention (OPT) before the rest: a table is there early.
+
+report: the table and the learning curves of the runs that are done. time: seconds of a training step by kind, at the
+recipe's length and at a greater one. concat: blocks of 8,192 tokens, a small Performer against the largest Transformer
+of a grid whose step takes no longer.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from benchmarks.measure import positive
+from benchmarks.quality_concat import Grid, compare_concatenated
+from benchmarks.quality_corpora import CORPORA, Sources, make_corpus
+from benchmarks.quality_plan import Run, write_plan
+from benchmarks.quality_report import report
+from benchmarks.quality_runs import run_all
+from benchmarks.quality_time import measure_steps
+from protlm.errors import UserError
+
+FIRST = ("exact", "relu", "softmax", "opt")
+KINDS = {
+    "exact": ("model.attention=exact",),
+    "relu": ("model.attention=relu",),
+    "softmax": ("model.attention=softmax",),
+    "opt": ("model.attention=opt",),
+    "softmax_fixed": ("model.attention=softmax", "callbacks.redraw.every_n_steps=0"),
+    "linformer": ("model.attention=linformer",),
+    "reformer": ("model.attention=reformer",),
+    "window": ("model.attention=window",),
+}
+"""Name -> options of `protlm.train`."""
+DIRECTIONS = {"bidirectional": "model.causal=false", "causal": "model.causal=true"}
+BIDIRECTIONAL = ("linformer",)
+"""Kinds without a causal form."""
+SAMPLED = {"families": "data.sample_by=protein", "swissprot": "data.sample_by=cluster"}
+
+
+def combinations(
+    seeds: Sequence[int], corpora: Sequence[str], directions: Sequence[str], kinds: Sequence[str]
+) -> list[tuple[str, str, str, int]]:
+    """(corpus, direction, kind, seed) of all runs, those that make a first table first.
+
+    >>> [kind for _, _, kind, _ in combinations([1], ["families"], ["causal"], ["linformer", "window", "exact"])]
+    ['exact', 'window']
+    """
+    ordered = []
+    for seed, first in product(seeds, (True, False)):
+        group = [kind for kind in KINDS if kind in kinds and (kind in FIRST) == first]
+        for corpus, direction, kind in product(corpora, directions, group):
+            if direction == "bidirectional" or kind not in BIDIRECTIONAL:
+                ordered.append((corpus, direction, kind, seed))
+    return ordered
+
+
+def planned(combination: tuple[str, str, str, int], path: Path, overrides: Sequence[str]) -> Run:
+    """The run of a combination on its corpus, with more options of `protlm.train`."""
+    corpus, direction, kind, seed = combination
+    options = ["+experiment=quality", SAMPLED[corpus], DIRECTIONS[direction], *KINDS[kind], f"seed={seed}", *overrides]
+    return Run(f"{corpus}/{direction}/{kind}/{seed}", path, tuple(options))
+
+
+def train(options: argparse.Namespace) -> int:
+    """Makes the corpora and trains; the exit code."""
+    sources = Sources(
+        options.fasta, options.clusters, options.families, options.families_ood, options.ood, options.ood_share
+    )
+    paths = {name: make_corpus(name, sources, options.work / "corpora") for name in options.corpora}
+    overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
+    overrides += options.overrides
+    chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
+    runs = [planned(combination, paths[combination[0]], overrides) for combination in chosen]
+    plan = write_plan(runs, options.work, options.redo, options.ignore)
+    return run_all(runs, plan, options.work, options.jobs)
+
+
+def names_of(known: Sequence[str]) -> "type[list[str]]":
+    """For argparse: names divided by commas, each of them known."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if odd := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(odd)}: expected some of {','.join(known)}")
+        return names
+
+    return parse  # type: ignore[return-value]
+
+
+def numbers(text: str) -> list[int]:
+    """For argparse: whole numbers from 1, divided by commas."""
+    return [positive(part) for part in text.split(",")]
+
+
+def share(text: str) -> float:
+    """For argparse: a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError
+    return float(text)
+
+
+def add_runs(part: argparse.ArgumentParser, seeds: str, directions: str) -> None:
+    """Options of all sub-commands that train."""
+    part.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the threads")
+    part.add_argument("--seeds", type=numbers, default=numbers(seeds))
+    part.add_argument("--directions", type=names_of([*DIRECTIONS]), default=directions.split(","))
+    part.add_argument("--steps", type=positive, help="of each run; by default those of the recipe")
+    part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train, for all runs")
+    part.add_argument("--redo", action="store_true", help="put aside runs that were made with other options")
+    part.add_argument("--ignore", nargs="+", default=[], metavar="OPTION", help="not to be compared with earlier runs")
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = parser.add_subparsers(dest="part", required=True)
+
+    part = parts.add_parser("train", help="all runs of the comparison")
+    part.add_argument("fasta", type=Path, help="Swiss-Prot, or other proteins")
+    part.add_argument("--clusters", type=Path, required=True, help="table of their clusters")
+    part.add_argument("--corpora", type=names_of(CORPORA), default=list(CORPORA))
+    part.add_argument("--kinds", type=names_of([*KINDS]), default=list(KINDS))
+    part.add_argument("--families", type=positive, default=Sources.families, help="clusters, the largest ones")
+    part.add_argument("--families-ood", type=share, default=Sources.families_ood, help="share of them held out whole")
+    part.add_argument("--ood", type=Path, help="ids of proteins or clusters of Swiss-Prot to hold out")
+    part.add_argument("--ood-share", type=share, default=Sources.ood_share, help="of the clusters, without --ood")
+    add_runs(part, "1,2", "bidirectional,causal")
+
+    part = parts.add_parser("report", help="table, CSV files and figure of what is done")
+    part.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the CSV files")
+    part.add_argument("--figure", type=Path, default=Path("docs/figures/quality.png"))
+
+    part = parts.add_parser("time", help="seconds of a training step of each kind")
+    part.add_argument("--lengths", type=numbers, help="by default the recipe's and 1,024")
+    part.add_argument("--repeats", type=positive, default=7, help="steps of which the median is taken, after one more")
+    part.add_argument("--kinds", type=names_of([*KINDS]), default=[kind for kind in KINDS if kind != "softmax_fixed"])
+    part.add_argument("--directions", type=names_of([*DIRECTIONS]), default=list(DIRECTIONS))
+    part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train")
+    part.add_argument("--csv", type=Path, default=Path("docs/results/quality_time.csv"))
+
+    part = parts.add_parser("concat", help="blocks of 8,192 tokens: a Performer against a Transformer as fast")
+    part.add_argument("corpus", type=Path, nargs="?", help="by default that of all proteins in the work folder")
+    for name, values in (("layers", Grid.layers), ("widths", Grid.widths), ("heads", Grid.heads)):
+        part.add_argument(f"--{name}", type=numbers, default=list(values), help="of the Transformers that are tried")
+    part.add_argument("--repeats", type=positive, default=3, help="steps of which the median is taken, after one more")
+    part.add_argument("--csv", type=Path, default=Path("docs/results/quality_concat.csv"))
+    add_runs(part, "1", "bidirectional")
+
+    for part in parts.choices.values():
+        part.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of plan and runs")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """The command; the exit code."""
+    options = parsed()
+    if options.part == "train":
+        return train(options)
+    if options.part == "report":
+        report(options.work, options.results, options.figure)
+        return 0
+    if options.part == "time":
+        kinds = {kind: KINDS[kind] for kind in options.kinds}
+        pairs = [
+            (direction, kind)
+            for direction, kind in product(options.directions, kinds)
+            if direction == "bidirectional" or kind not in BIDIRECTIONAL
+        ]
+        measure_steps(pairs, kinds, DIRECTIONS, options.lengths, options.repeats, options.overrides, options.csv)
+        return 0
+    corpus = options.corpus or options.work / "corpora" / "swissprot.h5"
+    overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
+    directions = {name: DIRECTIONS[name] for name in options.directions}
+    grid = Grid(tuple(options.layers), tuple(options.widths), tuple(options.heads), options.repeats)
+    overrides += options.overrides
+    again = (options.jobs, options.redo, options.ignore)
+    return compare_concatenated(
+        corpus, options.work / "concat", grid, directions, options.seeds, overrides, *again, options.csv
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,259 @@
+"""Tables and figure of the runs of benchmarks/quality.py that are done.
+
+Written: quality.csv, a row for each run and split; quality_curves.csv, a row for each validation; and the figure. The
+Markdown table has means over seeds with half the range, and the difference from the exact Transformer in points, of
+the seeds that both have. The time to the same accuracy is the step of the first validation that reaches the exact
+Transformer's last one less half a point, times the seconds of a step at L=1024 in quality_time.csv.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.quality_plan import EFFORT, Plan, read_plan
+from benchmarks.quality_runs import read_curve, residues_seen
+from benchmarks.quality_time import LONG, read_seconds
+from benchmarks.train_step import write_csv
+from protlm.errors import UserError
+
+TITLES = {
+    "exact": "exact Transformer",
+    "relu": "Performer-ReLU",
+    "softmax": "Performer-softmax",
+    "softmax_fixed": "Performer-softmax, no redraw",
+    "linformer": "Linformer",
+    "reformer": "Reformer",
+    "window": "window",
+    "opt": "no attention (OPT)",
+}
+COLOURS = {
+    "exact": "#000000",
+    "relu": "#0072B2",
+    "softmax": "#D55E00",
+    "softmax_fixed": "#E69F00",
+    "linformer": "#009E73",
+    "reformer": "#CC79A7",
+    "window": "#56B4E9",
+    "opt": "#888888",
+}
+"""Of Okabe and Ito, which the colour-blind tell apart."""
+MARKERS = dict(zip(COLOURS, "os^vDPX*", strict=True))
+SLACK = 0.005
+"""How far below the exact Transformer's accuracy the time is taken."""
+NOT_COMPARED = ("model.attention", "model.causal", "redraw.", "seed", "model.feature_seed", "data.seed", "data.causal")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run with its results; accuracies are fractions.
+
+    Args:
+        results: split -> accuracy, perplexity, and those of the unigram baseline.
+        curve: see `read_curve`.
+    """
+
+    corpus: str
+    direction: str
+    kind: str
+    seed: int
+    steps: int
+    residues: float
+    seconds: float
+    parameters: int
+    results: dict[str, dict[str, float]]
+    curve: list[dict[str, float]]
+
+    @property
+    def panel(self) -> tuple[str, str]:
+        """Corpus and direction, within which runs are compared."""
+        return self.corpus, self.direction
+
+
+def read_done(plan: Plan, work: Path) -> list[Done]:
+    """All runs of the plan that are done, in its order."""
+    done = []
+    for name, recipe in plan.recipes.items():
+        if not plan.is_done(name, work):
+            continue
+        corpus, direction, kind, seed = name.split("/")
+        folder = work / name
+        results, effort = (json.loads((folder / file).read_text()) for file in ("results.json", EFFORT))
+        sizes = (recipe["trainer.max_steps"], residues_seen(folder), effort["seconds"], effort["parameters"])
+        done.append(Done(corpus, direction, kind, int(seed), *sizes, results, read_curve(folder)))
+    return done
+
+
+def report(work: Path, results: Path, figure: Path) -> None:
+    """Writes the CSV files and the figure, and prints the table and what is missing.
+
+    Raises:
+        UserError: if there is no plan, or no run is done.
+    """
+    plan = read_plan(work)
+    runs = read_done(plan, work)
+    if not runs:
+        raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
+    results.mkdir(parents=True, exist_ok=True)
+    write_csv(result_rows(runs), results / "quality.csv")
+    write_csv(curve_rows(runs), results / "quality_curves.csv")
+    print(markdown(runs, read_seconds(results / "quality_time.csv")))
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    draw(runs, figure)
+    for line in notes(plan, runs, work):
+        print(line)
+
+
+def result_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
+    """A row for each run and split."""
+    return [
+        {
+            **identity(run),
+            "split": split,
+            "accuracy": row["accuracy"],
+            "perplexity": row["perplexity"],
+            "unigram_accuracy": row["unigram_accuracy"],
+            "unigram_perplexity": row["unigram_perplexity"],
+            "steps": run.steps,
+            "residues": int(run.residues) if math.isfinite(run.residues) else "",
+            "seconds": run.seconds,
+            "parameters": run.parameters,
+        }
+        for run in runs
+        for split, row in run.results.items()
+    ]
+
+
+def curve_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
+    """A row for each run and validation."""
+    return [{**identity(run), **point} for run in runs for point in run.curve]
+
+
+def identity(run: Done) -> dict[str, Any]:
+    """The columns that name a run."""
+    return {"corpus": run.corpus, "direction": run.direction, "kind": run.kind, "seed": run.seed}
+
+
+def steps_to(run: Done, exact: Done) -> float:
+    """Steps to the validation that first reaches the exact Transformer's last accuracy less `SLACK`; inf if none."""
+    target = exact.curve[-1]["accuracy"] - SLACK if exact.curve else math.inf
+    return next((point["step"] for point in run.curve if point["accuracy"] >= target), math.inf)
+
+
+def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str:
+    """The table, as in docs/results.md.
+
+    Args:
+        runs: at least one.
+        seconds: (direction, kind) -> of a step at L=1024; where there are none, a dash.
+    """
+    splits = list(dict.fromkeys(split for run in runs for split in run.results))
+    head = ["attention", "seeds"]
+    head += [f"{split} {name}" for split in splits for name in ("accuracy %", "from exact", "perplexity")]
+    head += ["steps to exact's", f"minutes to it at L={LONG:,}"]
+    blocks = []
+    for panel in dict.fromkeys(run.panel for run in runs):
+        here = [run for run in runs if run.panel == panel]
+        exact = {run.seed: run for run in here if run.kind == "exact"}
+        lines = []
+        for kind in [kind for kind in TITLES if any(run.kind == kind for run in here)]:
+            own = [run for run in here if run.kind == kind]
+            cells = [TITLES[kind], str(len(own))]
+            for split in splits:
+                cells += [
+                    spread([100 * run.results[split]["accuracy"] for run in own if split in run.results], 2),
+                    difference(own, exact, split),
+                    spread([run.results[split]["perplexity"] for run in own if split in run.results], 2),
+                ]
+            steps = [steps_to(run, exact[run.seed]) for run in own if run.seed in exact]
+            reached = bool(steps) and all(map(math.isfinite, steps))
+            cells.append(f"{mean(steps):,.0f}" if reached else "-")
+            time = seconds.get((panel[1], kind.removesuffix("_fixed")))
+            cells.append(f"{mean(steps) * time / 60:.1f}" if reached and time else "-")
+            lines.append(cells)
+        unigram = ["unigram", ""]
+        for split in splits:
+            rows = list({run.seed: run.results[split] for run in here if split in run.results}.values())
+            accuracies = [100 * row["unigram_accuracy"] for row in rows]
+            unigram += [spread(accuracies, 2), "", spread([row["unigram_perplexity"] for row in rows], 2)]
+        lines.append([*unigram, "", ""])
+        table = [head, ["---"] * len(head), *lines]
+        steps = ", ".join(f"{count:,}" for count in sorted({run.steps for run in here}))
+        title = f"**{panel[0]}, {panel[1]}**, {steps} steps"
+        blocks.append("\n".join([title, "", *("| " + " | ".join(line) + " |" for line in table)]))
+    return "\n\n".join(blocks)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and half the range.
+
+    >>> spread([1.0, 2.0], 1)
+    '1.5 ± 0.5'
+    """
+    if not values:
+        return "-"
+    half = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{half}"
+
+
+def difference(own: Sequence[Done], exact: dict[int, Done], split: str) -> str:
+    """Points of accuracy above the exact Transformer, mean over the seeds that both have."""
+    values = [
+        100 * (run.results[split]["accuracy"] - exact[run.seed].results[split]["accuracy"])
+        for run in own
+        if run.seed in exact and split in run.results
+    ]
+    return f"{mean(values):+.2f}" if values and own[0].kind != "exact" else ""
+
+
+def notes(plan: Plan, runs: Sequence[Done], work: Path) -> list[str]:
+    """What a reader of the table has to know: runs that are missing, runs that differ in more than attention."""
+    missing = [name for name in plan.recipes if not plan.is_done(name, work)]
+    lines = [f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}"] * bool(
+        missing
+    )
+    for panel in dict.fromkeys(run.panel for run in runs):
+        recipes = [plan.recipes["/".join((*panel, run.kind, str(run.seed)))] for run in runs if run.panel == panel]
+        names = sorted({name for recipe in recipes for name in recipe if not name.startswith(NOT_COMPARED)})
+        odd = [name for name in names if len({json.dumps(recipe.get(name)) for recipe in recipes}) > 1]
+        if odd:
+            lines.append(f"{'/'.join(panel)}: the runs differ in more than attention: {', '.join(odd)}")
+    return lines
+
+
+def draw(runs: Sequence[Done], path: Path) -> None:
+    """Learning curves: a column for each corpus and direction, accuracy above perplexity, means over seeds.
+
+    Runs without a validation are left out; if there are no others, nothing is drawn.
+    """
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    panels = list(dict.fromkeys(run.panel for run in runs if run.curve))
+    if not panels:
+        return
+    figure = Figure(figsize=(1.5 + 3.4 * len(panels), 6.4), layout="constrained")
+    grid = figure.subplots(2, len(panels), squeeze=False, sharex="col")
+    shown = {}
+    for column, panel in enumerate(panels):
+        here = [run for run in runs if run.panel == panel]
+        for axes, name, factor in ((grid[0, column], "accuracy", 100), (grid[1, column], "perplexity", 1)):
+            for kind in [kind for kind in TITLES if any(run.kind == kind for run in here)]:
+                points: dict[float, list[float]] = {}
+                for run in here:
+                    for point in run.curve if run.kind == kind else ():
+                        points.setdefault(point["step"], []).append(factor * point[name])
+                style: dict[str, Any] = {"color": COLOURS[kind], "marker": MARKERS[kind], "ms": 4, "lw": 1.6}
+                (shown[TITLES[kind]],) = axes.plot(list(points), [mean(values) for values in points.values()], **style)
+            unigram = [factor * point[f"unigram_{name}"] for run in here for point in run.curve[:1]]
+            shown["unigram"] = axes.axhline(mean(unigram), color="0.4", ls="--", lw=1.2)
+            axes.spines[["top", "right"]].set_visible(False)
+        grid[0, column].set_title(", ".join(panel))
+        grid[1, column].set_xlabel("step")
+    grid[0, 0].set_ylabel("validation accuracy, %")
+    grid[1, 0].set_ylabel("validation perplexity")
+    names = [name for name in (*TITLES.values(), "unigram") if name in shown]
+    figure.legend([shown[name] for name in names], names, loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,142 @@
+"""Runs of `python -m protlm.train`: started in order, some at a time, stopped and gone on with, and read."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from benchmarks.quality_plan import EFFORT, Plan, Run
+
+ROOT = Path(__file__).parents[1]
+"""From where `benchmarks` can be imported."""
+POLL = 0.1
+"""Seconds between two looks at what is running."""
+
+
+class Effort(Callback):
+    """Writes, when training ends, the seconds of its steps, without validation and loading, and the parameters.
+
+    Args:
+        path: of the JSON file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path, self._seconds, self._start = Path(path), 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds = state_dict["seconds"]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._seconds += time.perf_counter() - self._start
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        parameters = sum(weight.numel() for weight in pl_module.parameters())
+        self.path.write_text(json.dumps({"seconds": self._seconds, "parameters": parameters}) + "\n")
+
+
+def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
+    """Trains what is not done, in order; a signal stops all runs at a checkpoint, and the same call goes on.
+
+    Args:
+        runs: all in the plan.
+        plan: of the work folder.
+        work: the work folder.
+        jobs: runs at a time; the threads are shared among them.
+
+    Returns:
+        0, or 1 if a run has failed, or 128 + the signal's number.
+    """
+    failed, left = 0, list(runs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    stopped: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+    before = {number: signal.signal(number, lambda number, frame: stopped.append(number)) for number in handled}
+    try:
+        while (left or running) and not stopped:
+            while left and len(running) < jobs and not stopped:
+                run = left.pop(0)
+                if plan.is_done(run.name, work):
+                    print(f"{run.name}: done before", flush=True)
+                else:
+                    goes_on = not plan.changes(run.name, work / run.name)
+                    running[run.name] = _start(run, (work / run.name).resolve(), goes_on, environment)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    failed += _ended(name, work / name, process.returncode)
+            time.sleep(POLL)
+        if stopped and (left or running):
+            print(f"stopping; {len(left) + len(running)} runs are left to the next call", flush=True)
+            for process in running.values():
+                process.send_signal(signal.SIGTERM)
+            for process in running.values():
+                process.wait()
+            return 128 + stopped[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return min(1, failed)
+
+
+def _start(run: Run, folder: Path, goes_on: bool, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "protlm.train", *run.arguments(folder)]
+    if goes_on:  # else what is there is put aside
+        command.append("ckpt_path=auto")
+    print(f"{run.name}: {'goes on' if goes_on else 'begins'}", flush=True)
+    with folder.with_suffix(".log").open("ab") as log:
+        # a session of its own: Ctrl-C reaches it through `run_all`, once
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def _ended(name: str, folder: Path, code: int) -> bool:
+    """Says how a run ended; true if it failed."""
+    if code:
+        log = folder.with_suffix(".log")
+        said = log.read_text(errors="replace").strip().splitlines() or [""]
+        print(f"{name}: failed with code {code}: {said[-1]} ({log})", flush=True)
+        return True
+    results = json.loads((folder / "results.json").read_text())
+    seconds = json.loads((folder / EFFORT).read_text())["seconds"]
+    figures = ", ".join(f"{split} {100 * row['accuracy']:.2f} %" for split, row in results.items())
+    print(f"{name}: {figures}; {seconds:.0f} s of training", flush=True)
+    return False
+
+
+def read_curve(folder: Path) -> list[dict[str, float]]:
+    """The validations of a run: steps done, accuracy, perplexity, and those of the unigram baseline."""
+    with (folder / "metrics" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("valid/accuracy")]
+    names = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
+    # Lightning numbers steps from 0
+    return [{"step": int(row["step"]) + 1, **{name: float(row[f"valid/{name}"]) for name in names}} for row in rows]
+
+
+def residues_seen(folder: Path) -> float:
+    """By the end of training, as last logged; nan if nothing was."""
+    with (folder / "metrics" / "metrics.csv").open(newline="") as file:
+        values = [row["train/residues"] for row in csv.DictReader(file) if row.get("train/residues")]
+    return float(values[-1]) if values else math.nan

@@ -1,0 +1,140 @@
+"""Table and figure of benchmarks/switch.py: accuracy just after the switch and along fine-tuning."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality_plan import Plan
+from benchmarks.train_step import write_csv
+from protlm.errors import UserError
+
+COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+"""Of Okabe and Ito, which the colour-blind tell apart; one for each number of features."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A run that is done.
+
+    Args:
+        name: exact, relu, or softmax_M, with _fixed if the directions stayed the same.
+        points: steps of fine-tuning -> split -> metrics.
+    """
+
+    name: str
+    points: dict[int, dict[str, dict[str, float]]]
+
+    @property
+    def features(self) -> int | None:
+        """M of the softmax kernel; None for others."""
+        found = re.fullmatch(r"softmax_(\d+)(_fixed)?", self.name)
+        return int(found[1]) if found else None
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether the directions changed along the way."""
+        return self.features is not None and not self.name.endswith("_fixed")
+
+    @property
+    def title(self) -> str:
+        """For a reader."""
+        if self.features:
+            return f"softmax, M={self.features:,}{'' if self.redrawn else ', no redraw'}"
+        return {"exact": "exact Transformer", "relu": "ReLU"}[self.name]
+
+
+def report(plan: Plan, work: Path, path: Path, figure: Path) -> None:
+    """Writes the CSV file and the figure, and prints the table and what is missing.
+
+    Raises:
+        UserError: if no run is done.
+    """
+    done = [name for name in plan.recipes if plan.is_done(name, work)]
+    if not done:
+        raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
+    total = json.loads((work / "original.json").read_text())["steps"]
+    tuned = []
+    for name in done:
+        points = json.loads((work / name / "along.json").read_text())
+        tuned.append(Tuned(name, {int(step): found for step, found in points.items()}))
+    write_csv(rows(tuned, total), path)
+    print(markdown(tuned, total))
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    draw(tuned, total, figure)
+    if missing := [name for name in plan.recipes if name not in done]:
+        print(f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}")
+
+
+def rows(tuned: Sequence[Tuned], total: int) -> list[dict[str, Any]]:
+    """A row for each run, step and split; the step 0 of the exact Transformer is before the switch."""
+    return [
+        {
+            "attention": run.name.split("_")[0],
+            "features": run.features or "",
+            "redraw": run.redrawn,
+            "step": step,
+            "percent": 100 * step / total,
+            "split": split,
+            **found,
+        }
+        for run in tuned
+        for step, splits in run.points.items()
+        for split, found in splits.items()
+    ]
+
+
+def markdown(tuned: Sequence[Tuned], total: int) -> str:
+    """A table for each split: accuracy in per cent against steps, in per cent of the original run's."""
+    splits = list(dict.fromkeys(split for run in tuned for found in run.points.values() for split in found))
+    steps = sorted({step for run in tuned for step in run.points})
+    before = next((run.points[0] for run in tuned if run.name == "exact"), None)
+    blocks = []
+    for split in splits:
+        head = ["attention", "just after", *(f"{100 * step / total:.1f} %" for step in steps if step), "perplexity"]
+        table = [head, ["---"] * len(head)]
+        for run in tuned:
+            found = [run.points.get(step, {}).get(split) for step in steps]
+            cells = [f"{100 * point['accuracy']:.2f}" if point else "-" for point in found]
+            table.append([run.title, *cells, f"{found[-1]['perplexity']:.2f}" if found[-1] else "-"])
+        first = next(found[split] for run in tuned for found in run.points.values() if split in found)
+        base = f"unigram {100 * first['unigram_accuracy']:.2f} %"
+        if before:
+            base = f"before the switch {100 * before[split]['accuracy']:.2f} %, {base}"
+        title = f"**{split}**, accuracy % against steps of fine-tuning in % of {total:,} ({base})"
+        blocks.append("\n".join([title, "", *("| " + " | ".join(line) + " |" for line in table)]))
+    return "\n\n".join(blocks)
+
+
+def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
+    """Accuracy against steps of fine-tuning, a panel for each of test and ood."""
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    present = [split for run in tuned for found in run.points.values() for split in found]
+    splits = [split for split in ("test", "ood") if split in present]
+    figure = Figure(figsize=(2.2 + 3.8 * len(splits), 3.8), layout="constrained")
+    grid = figure.subplots(1, len(splits), squeeze=False)[0]
+    colours = {count: COLOURS[i % len(COLOURS)] for i, count in enumerate(sorted({run.features or 0 for run in tuned}))}
+    shown: dict[str, Any] = {}
+    for axes, split in zip(grid, splits, strict=True):
+        for run in tuned:
+            points = {step: found[split] for step, found in sorted(run.points.items()) if split in found}
+            accuracies = [100 * point["accuracy"] for point in points.values()]
+            style: dict[str, Any] = {"color": colours[run.features or 0], "marker": "o", "ms": 4, "lw": 1.6}
+            if run.features and not run.redrawn:
+                style |= {"ls": ":", "marker": "s"}
+            if run.name in ("exact", "relu"):
+                style |= {"color": "black" if run.name == "exact" else "0.55", "marker": "^"}
+            (shown[run.title],) = axes.plot([100 * step / total for step in points], accuracies, **style)
+            if run.name == "exact":
+                shown["before the switch"] = axes.axhline(accuracies[0], color="black", ls="-.", lw=1)
+            unigram = 100 * next(iter(points.values()))["unigram_accuracy"]
+            shown["unigram"] = axes.axhline(unigram, color="0.4", ls="--", lw=1.2)
+        axes.set(title=split, xlabel=f"steps of fine-tuning, % of {total:,}")
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("accuracy, %")
+    names = sorted(shown, key=lambda name: name in ("before the switch", "unigram"))
+    figure.legend([shown[name] for name in names], names, loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,352 @@
+"""The comparison of kinds of attention, on sizes that take a moment: what is run, gone on with, noticed, reported."""
+
+import csv
+import doctest
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import quality, quality_concat, quality_corpora, quality_plan, quality_report, quality_runs
+from benchmarks.quality_plan import Plan, Run, read_plan
+from benchmarks.quality_report import Done
+from protlm import train
+from protlm.errors import UserError
+from protlm.sequence.corpus import Corpus
+from tests.conftest import DATA
+from tests.tiny import TINY
+
+SOURCES = quality_corpora.Sources(DATA / "families.fasta.gz", DATA / "families.clusters.tsv", families=6)
+FEW = ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "trainer.log_every_n_steps=1"]
+SMALL = [
+    *(option for option in TINY if "progress" not in option),
+    *FEW,
+    "trainer.val_check_interval=3",
+    "callbacks.checkpoint.every_n_train_steps=2",
+]
+
+
+def command(work: Path, *, kinds: str = "exact,relu", steps: int = 6, more: Sequence[str] = ()) -> list[str]:
+    where = ["train", SOURCES.fasta, "--clusters", SOURCES.clusters, "--work", work, "--families", SOURCES.families]
+    which = ["--corpora", "families", "--directions", "bidirectional", "--seeds", "1", "--kinds", kinds]
+    return [*map(str, where), *which, "--steps", str(steps), *more, "--overrides", *SMALL]
+
+
+def call(arguments: Sequence[object]) -> int:
+    """`python -m benchmarks.quality`, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["quality", *map(str, arguments)])
+        return quality.main()
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with two runs that are done."""
+    work = tmp_path_factory.mktemp("quality")
+    assert call(command(work)) == 0
+    return work
+
+
+@pytest.fixture
+def work(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "work")
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Nothing is trained; what would be begun, and whether it would go on."""
+    found: list[tuple[str, bool]] = []
+
+    def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
+        left = [run.name for run in runs if not plan.is_done(run.name, work)]
+        found.extend((name, not plan.changes(name, work / name)) for name in left)
+        return 0
+
+    monkeypatch.setattr(quality, "run_all", run_all)
+    return found
+
+
+@pytest.mark.parametrize("module", [quality, quality_concat, quality_corpora, quality_report])
+def test_examples(module: Any) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_runs_have_results_and_a_second_call_does_nothing(trained: Path, monkeypatch, capsys) -> None:
+    for kind in ("exact", "relu"):
+        folder = trained / "families" / "bidirectional" / kind / "1"
+        assert set(json.loads((folder / "results.json").read_text())) == {"test", "ood"}
+        about = json.loads((folder / "run.json").read_text())
+        assert about["config"]["model"]["attention"] == kind
+        assert [point["step"] for point in quality_runs.read_curve(folder)] == [3, 6]
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert call(command(trained)) == 0
+    assert capsys.readouterr().out.count(": done before\n") == 2
+
+
+def test_other_options_are_noticed(work: Path, begun: list, capsys) -> None:
+    relu = "families/bidirectional/relu/1"
+    with pytest.raises(UserError, match=r"2 runs .*exact/1: trainer.max_steps 6 is now 7.*--redo"):
+        call(command(work, steps=7))
+    with pytest.raises(UserError, match=r"exact/1: data.corpus .* is now"):  # another corpus of the same name
+        call([*command(work)[:-1], SMALL[-1], "--families", 5])
+    assert not begun
+    assert call(command(work, kinds="relu", steps=7, more=["--redo"])) == 0
+    assert begun == [(relu, False)]
+    assert call(command(work, kinds="relu", steps=7, more=["--ignore", "trainer.max_steps"])) == 0
+    assert len(begun) == 1
+
+
+def test_a_killed_run_is_gone_on_with(work: Path, capsys) -> None:
+    arguments = [*command(work, kinds="opt", steps=150), "trainer.val_check_interval=50"]
+    folder = work / "families" / "bidirectional" / "opt" / "1"
+
+    def kill() -> None:
+        limit = time.monotonic() + 120
+        while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < limit:
+            time.sleep(0.02)
+        if callable(signal.getsignal(signal.SIGTERM)):  # else nothing is running any more
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert call(arguments) == 128 + signal.SIGTERM
+    killer.join()
+    assert "1 runs are left to the next call" in capsys.readouterr().out
+    assert not (folder / "results.json").exists()
+    assert call(arguments) == 0
+    assert "opt/1: goes on" in capsys.readouterr().out
+    about = json.loads((folder / "run.json").read_text())
+    assert about["resumed_from"].endswith("last.ckpt")
+    assert not (folder / "earlier-1").exists()
+    assert quality_runs.read_curve(folder)[-1]["step"] == 150
+
+
+def test_the_report_says_what_is_missing_and_what_differs(work: Path, begun: list, tmp_path: Path, capsys) -> None:
+    call(command(work, kinds="exact,relu,opt"))
+    arguments = ["report", "--work", work, "--results", tmp_path / "r", "--figure", tmp_path / "f" / "f.png"]
+    capsys.readouterr()
+    assert call(arguments) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 runs of the plan are missing: families/bidirectional/opt/1" in out
+    assert "Performer-ReLU" in out
+    assert "differ" not in out
+    rows = lines(tmp_path / "r" / "quality.csv")
+    assert [(row["kind"], row["split"]) for row in rows] == [
+        (kind, split) for kind in ("exact", "relu") for split in ("test", "ood")
+    ]
+    for row in rows:
+        folder = work / row["corpus"] / row["direction"] / row["kind"] / row["seed"]
+        stored = json.loads((folder / "results.json").read_text())[row["split"]]
+        assert float(row["accuracy"]) == pytest.approx(stored["accuracy"], rel=1e-4)
+        assert float(row["seconds"]) > 0
+        assert int(row["residues"]) > 6 * 64
+        assert (row["steps"], int(row["parameters"]) > 1000) == ("6", True)
+    assert len(lines(tmp_path / "r" / "quality_curves.csv")) == 2 * 2
+    assert (tmp_path / "f" / "f.png").read_bytes().startswith(b"\x89PNG")
+    plan = read_plan(work)
+    recipes = {**plan.recipes, "families/bidirectional/relu/1": {**plan.recipes["families/bidirectional/relu/1"]}}
+    recipes["families/bidirectional/relu/1"]["optimizer.lr"] = 7
+    (*_, note) = quality_report.notes(Plan(recipes), quality_report.read_done(plan, work), work)
+    assert note == "families/bidirectional: the runs differ in more than attention: optimizer.lr"
+
+
+def test_the_report_needs_a_run(work: Path, tmp_path: Path) -> None:
+    arguments = ["report", "--work", work, "--results", tmp_path / "r", "--figure", tmp_path / "f.png"]
+    for path in (work / "families" / "bidirectional").glob("*/1/results.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="none of 2 runs is done"):
+        call(arguments)
+    (work / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match=r"plan.json: not a plan"):
+        call(arguments)
+    (work / "plan.json").unlink()
+    with pytest.raises(UserError, match=r"plan.json: no such file"):
+        call(arguments)
+    assert not (tmp_path / "r").exists()
+
+
+def done(kind: str, seed: int, accuracy: float, curve: Sequence[float]) -> Done:
+    row = {"accuracy": accuracy, "perplexity": 10.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
+    points = [
+        {"step": 10.0 * i, "accuracy": value, "perplexity": 9.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
+        for i, value in enumerate(curve, start=1)
+    ]
+    return Done("families", "causal", kind, seed, 30, 1e6, 60.0, 1000, {"test": row}, points)
+
+
+def test_the_table_compares_with_the_exact_transformer_of_the_same_seed() -> None:
+    runs = [done("exact", 1, 0.20, [0.1, 0.196, 0.2]), done("exact", 2, 0.30, [0.1, 0.2, 0.3])]
+    runs += [done("relu", 1, 0.21, [0.194, 0.195, 0.21]), done("window", 1, 0.1, [0.1, 0.1, 0.1])]
+    table = quality_report.markdown(runs, {("causal", "exact"): 6.0, ("causal", "relu"): 3.0})
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
+    assert cells[0] == ["exact Transformer", "2", "25.00 ± 5.00", "", "10.00 ± 0.00", "25", "2.5"]
+    assert cells[1] == ["Performer-ReLU", "1", "21.00", "+1.00", "10.00", "20", "1.0"]
+    assert cells[2] == ["window", "1", "10.00", "-10.00", "10.00", "-", "-"]
+    assert cells[3][:3] == ["unigram", "", "9.00 ± 0.00"]
+
+
+def test_a_full_table_of_one_seed_comes_first() -> None:
+    order = quality.combinations([1, 2], ["families", "swissprot"], list(quality.DIRECTIONS), list(quality.KINDS))
+    assert len(order) == len(set(order)) == 2 * 2 * (2 * len(quality.KINDS) - 1)
+    assert [seed for *_, seed in order] == sorted(seed for *_, seed in order)
+    assert {kind for _, _, kind, _ in order[:16]} == set(quality.FIRST)
+    assert ("families", "causal", "linformer", 1) not in order
+
+
+class Process:
+    """A run that ends when it is looked at for the third time."""
+
+    running, most, threads = 0, 0, ""
+
+    def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
+        (folder,) = (option.split("=")[1].strip("'") for option in command if option.startswith("hydra.run.dir"))
+        self.returncode, self.looks, self.folder = 0, 0, Path(folder)
+        Process.running += 1
+        Process.most, Process.threads = max(Process.most, Process.running), env["OMP_NUM_THREADS"]
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks < 3:
+            return None
+        Process.running -= 1
+        if self.folder.name == "2":
+            self.folder.with_suffix(".log").write_text("some\nerror: no room\n")
+            self.returncode = 2
+            return 2
+        self.folder.mkdir(parents=True)
+        (self.folder / "results.json").write_text(json.dumps({"test": {"accuracy": 0.1}}))
+        (self.folder / "effort.json").write_text(json.dumps({"seconds": 1.0}))
+        return 0
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Process]]:
+    Process.running = Process.most = 0
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(quality_runs, "POLL", 0.0)
+    return Process
+
+
+def test_two_at_a_time_share_the_threads_and_a_failure_ends_only_its_run(
+    processes: type[Process], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    runs = [Run(f"a/{number}", tmp_path / "c.h5", ()) for number in (1, 2, 3, 4, 5)]
+    plan = Plan({run.name: {"seed": 1} for run in runs})
+    assert quality_runs.run_all(runs, plan, tmp_path, jobs=2) == 1
+    assert (processes.most, processes.running, processes.threads) == (2, 0, "3")
+    out = capsys.readouterr().out
+    assert "a/2: failed with code 2: error: no room" in out
+    assert out.count("s of training") == 4
+
+
+def test_corpora_depend_only_on_what_they_are_made_from(tmp_path: Path, capsys) -> None:
+    path = quality_corpora.make_corpus("families", SOURCES, tmp_path)
+    corpus, held_out = Corpus(path), (tmp_path / "families.ood.txt").read_text().split()
+    table = quality_corpora.table_of(SOURCES.clusters)
+    assert len(held_out) == 1
+    names = {split: corpus_ids(corpus, split) for split in ("train", "valid", "test", "ood")}
+    assert {table[name] for name in names["ood"]} == set(held_out)
+    trained_on = {table[name] for name in names["train"]}
+    assert len(trained_on) == 5
+    assert {table[name] for name in names["test"]} <= trained_on
+    sizes = sorted((list(table.values()).count(name) for name in set(table.values())), reverse=True)
+    assert sum(map(len, names.values())) == sum(sizes[:6])
+    before = path.stat().st_mtime_ns
+    quality_corpora.make_corpus("families", SOURCES, tmp_path)
+    assert path.stat().st_mtime_ns == before
+    other = quality_corpora.Sources(SOURCES.fasta, SOURCES.clusters, families=4)
+    quality_corpora.make_corpus("families", other, tmp_path)
+    assert Corpus(path).fingerprint != corpus.fingerprint
+    whole = Corpus(quality_corpora.make_corpus("swissprot", SOURCES, tmp_path))
+    sides = [{table[name] for name in corpus_ids(whole, split)} for split in ("train", "valid", "test", "ood")]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(table.values()))
+
+
+def corpus_ids(corpus: Corpus, split: str) -> list[str]:
+    ids = corpus.ids()
+    return [ids[index] for index in corpus.members(split)]
+
+
+def test_steps_are_timed_at_two_lengths(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "t.csv"
+    sizes = [option for option in SMALL if option.startswith("model.")]
+    options = ["--kinds", "exact,relu", "--directions", "causal", "--repeats", 1, "--lengths", "16,32", "--csv", path]
+    assert call(["time", *options, "--overrides", *sizes, "data.max_length=16", "data.token_budget=64"]) == 0
+    rows = lines(path)
+    assert [(row["kind"], row["length"], row["batch"]) for row in rows] == [
+        ("exact", "16", "4"),
+        ("relu", "16", "4"),
+        ("exact", "32", "2"),
+        ("relu", "32", "2"),
+    ]
+    assert set(quality_report.read_seconds(path, 32)) == {("causal", "exact"), ("causal", "relu")}
+    assert quality_report.read_seconds(tmp_path / "none.csv") == {}
+
+
+def test_blocks_compare_a_performer_with_a_transformer_as_fast(
+    corpus_path: Path, tmp_path, monkeypatch, capsys
+) -> None:
+    def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
+        for run in runs:
+            folder = (work / run.name).resolve()
+            if not plan.is_done(run.name, work):
+                monkeypatch.setattr(sys, "argv", ["train", *run.arguments(folder)])
+                train.main()
+                trained.append(run.name)
+        return 0
+
+    trained: list[str] = []
+    monkeypatch.setattr(quality_concat, "run_all", run_all)
+    options = [
+        "--layers",
+        "1,2",
+        "--widths",
+        "8,16",
+        "--heads",
+        "1,2",
+        "--repeats",
+        1,
+        "--steps",
+        2,
+        "--csv",
+        tmp_path / "c.csv",
+    ]
+    sizes = ["data.max_length=256", "data.token_budget=512", "model.heads=2", "model.layers=1", "model.width=32", *FEW]
+    arguments = ["concat", corpus_path, "--work", tmp_path / "work", *options, "--overrides", *sizes]
+    for _ in range(2):
+        assert call(arguments) == 0
+    assert trained == ["bidirectional/performer/1", "bidirectional/transformer/1"]
+    assert capsys.readouterr().out.count("a step at L=256") == 1
+    rows = lines(tmp_path / "c.csv")
+    assert [(row["kind"], row["split"]) for row in rows][:3:2] == [("performer", "test"), ("transformer", "test")]
+    assert {row["layers"] for row in rows if row["kind"] == "transformer"} <= {"1", "2"}
+    assert all(float(row["seconds_per_step"]) > 0 and row["steps"] == "2" for row in rows)
+    config = quality_plan.read_plan(tmp_path / "work" / "concat").recipes["bidirectional/transformer/1"]
+    assert config["model.feed_forward"] == 4 * config["model.width"]
+
+
+def test_mistakes_are_said_in_one_line(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        call(["train", "x.fasta", "--clusters", "t.tsv", "--kinds", "exact,nonsense"])
+    assert "nonsense: expected some of exact,relu" in capsys.readouterr().err
+    with pytest.raises(UserError, match="none.h5: no such corpus"):
+        call(["concat", tmp_path / "none.h5", "--work", tmp_path])
+    with pytest.raises(UserError, match="model.layrs"):
+        call([*command(tmp_path / "work"), "model.layrs=3"])

@@ -1,0 +1,130 @@
+"""A tiny exact Transformer is turned into Performers and trained on, with a row for every step that was asked for."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import protlm
+from benchmarks import switch, switch_report
+from benchmarks.quality_plan import Plan, Run
+from benchmarks.switch_report import Tuned
+from protlm import train
+from protlm.errors import UserError
+from tests.tiny import TINY
+
+STEPS = ["trainer.max_steps=20", "trainer.val_check_interval=10", "trainer.limit_val_batches=1", "schedule.steps=2"]
+DATA = ["trainer.limit_test_batches=2", "data.token_budget=2000", "optimizer.lr=2e-2", "model.positions=learned"]
+
+
+def run_program(patch: pytest.MonkeyPatch, *arguments: object) -> None:
+    patch.setattr(sys, "argv", ["protlm-train", *map(str, arguments)])
+    train.main()
+
+
+@pytest.fixture(scope="module")
+def original(corpus_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with exact attention that is done."""
+    folder = tmp_path_factory.mktemp("original")
+    with pytest.MonkeyPatch.context() as patch:
+        options = ["model.attention=exact", f"data.corpus={corpus_path}", f"hydra.run.dir={folder}"]
+        run_program(patch, *TINY, *STEPS, *DATA, *options)
+    return folder
+
+
+@pytest.fixture
+def call(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`python -m benchmarks.switch train`, trained in this process; `call.trained` has the names."""
+    trained: list[str] = []
+
+    def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
+        for run in runs:
+            if not plan.is_done(run.name, work):
+                goes_on = ["ckpt_path=auto"] if not plan.changes(run.name, work / run.name) else []
+                run_program(monkeypatch, *run.arguments((work / run.name).resolve()), *goes_on)
+                trained.append(run.name)
+        return 0
+
+    def program(*options: object) -> int:
+        usual = ["--features", "8", "--percent", "0,10,25", "--limit", 2, "--work", tmp_path / "work"]
+        monkeypatch.setattr(sys, "argv", ["switch", "train", *map(str, (original, *usual, *options))])
+        return switch.main()
+
+    monkeypatch.setattr(switch, "run_all", run_all)
+    program.trained = trained  # type: ignore[attr-defined]
+    return program
+
+
+def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    assert call() == call() == 0
+    names = ["exact", "softmax_8", "softmax_8_fixed", "relu"]
+    assert call.trained == names  # the second call has nothing to do
+    work = tmp_path / "work"
+    known = {name: json.loads((work / name / "along.json").read_text()) for name in names}
+    assert all(list(points) == ["0", "2", "5"] for points in known.values())
+    for split in ("test", "ood"):
+        before = json.loads((original / "results.json").read_text())[split]
+        assert known["exact"]["0"][split] == pytest.approx(before)  # the same weights, asked for the same residues
+        assert known["softmax_8"]["0"][split]["perplexity"] != known["exact"]["0"][split]["perplexity"]
+        assert known["softmax_8"]["0"] == known["softmax_8_fixed"]["0"]
+    models = {name: protlm.load(work / name / "checkpoints" / "last.ckpt") for name in names}
+    assert models["softmax_8"].draw_number > models["softmax_8_fixed"].draw_number == 0
+    assert not torch.equal(models["exact"].head.weight, protlm.load(original / "checkpoints/best.ckpt").head.weight)
+
+    files = ["--csv", tmp_path / "s.csv", "--figure", tmp_path / "s.png"]
+    monkeypatch.setattr(sys, "argv", ["switch", "report", "--work", str(work), *map(str, files)])
+    assert switch.main() == 0
+    with (tmp_path / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3 * 3
+    assert {(row["step"], row["percent"]) for row in rows} == {("0", "0"), ("2", "10"), ("5", "25")}
+    assert [row["redraw"] for row in rows[9::9]] == ["True", "False", "False"]
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert "softmax, M=8, no redraw" in capsys.readouterr().out
+
+    with pytest.raises(UserError, match=r"4 runs .*along.limit 2 is now 3"):
+        call("--limit", 3)
+    (work / "relu" / "results.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["switch", "report", "--work", str(work), *map(str, files)])
+    assert switch.main() == 0
+    assert "1 of 4 runs of the plan are missing: relu" in capsys.readouterr().out
+    assert call() == 0
+    assert call.trained[4:] == ["relu"]
+    assert json.loads((work / "relu" / "along.json").read_text()) == known["relu"]
+
+
+def test_only_finished_runs_with_exact_attention_are_taken(original: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run of protlm.train"):
+        switch.original_run(tmp_path)
+    about = json.loads((original / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="has not ended"):
+        switch.original_run(tmp_path)
+    about["config"]["model"]["attention"] = "relu"
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="has relu attention"):
+        switch.original_run(tmp_path)
+
+
+def test_the_initial_model_is_named_by_its_content(original: Path, tmp_path: Path) -> None:
+    path = switch.initial_model(original, tmp_path)
+    assert switch.initial_model(original, tmp_path) == path
+    weights = protlm.load(original / "checkpoints" / "best.ckpt").state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in protlm.load(path).state_dict().items())
+
+
+def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
+    def point(accuracy: float) -> dict[str, dict[str, float]]:
+        row = {"accuracy": accuracy, "perplexity": 10.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
+        return {"test": row}
+
+    runs = [Tuned("exact", {0: point(0.25), 10: point(0.26)}), Tuned("softmax_64", {0: point(0.1)})]
+    table = switch_report.markdown(runs, 100).splitlines()
+    assert "before the switch 25.00 %, unigram 9.00 %" in table[0]
+    assert table[2].startswith("| attention | just after | 10.0 % |")
+    assert table[4] == "| exact Transformer | 25.00 | 26.00 | 10.00 |"
+    assert table[5] == "| softmax, M=64 | 10.00 | - | - |"
