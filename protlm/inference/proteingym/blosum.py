@@ -17,8 +17,13 @@ def blosum62(variants: Variants) -> np.ndarray:
     >>> blosum62(parse("MKTAY", ["K2R", "M1L:Y5F", "WT"])).tolist()
     [2.0, 5.0, 0.0]
     """
+    scores = blosum62_matrix()[variants.wild_type, variants.mutant]
+    return np.bincount(variants.variant, scores, minlength=len(variants))
+
+
+def blosum62_matrix() -> np.ndarray:
+    """B (20, 20) float64, in half bits and the order of `STANDARD`."""
     from Bio.Align import substitution_matrices
 
     table: Any = substitution_matrices.load("BLOSUM62")
-    matrix = np.array([[table[a, b] for b in STANDARD] for a in STANDARD])
-    return np.bincount(variants.variant, matrix[variants.wild_type, variants.mutant], minlength=len(variants))
+    return np.array([[table[a, b] for b in STANDARD] for a in STANDARD])

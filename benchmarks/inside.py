@@ -1,0 +1,184 @@
+"""What a trained model knows of the amino acids: attention maps, similarities against BLOSUM62, and embeddings.
+
+    python -m benchmarks.inside MODEL FASTA              # about a minute for a small model and 200 proteins
+
+Similarities of the twenty amino acids, by attention, by the embedding matrix, by mean contextual embeddings and by
+predictions, are correlated with BLOSUM62 over the 190 pairs (Choromanski et al. 2021, appendix; Vig et al. 2021, 4.1).
+Two controls are in the same table, since both give correlations that look like knowledge: models of the same
+configuration with random weights, and attention that is even, whose co-occurrences are those of the proteins alone.
+"""
+
+import argparse
+import csv
+import math
+import os
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import positive
+from protlm import checkpoint
+from protlm.errors import UserError
+from protlm.inference.inside.attention_maps import attention_matrices, chosen_blocks
+from protlm.inference.inside.pictures import attention_maps, residue_map, similarity_matrices
+from protlm.inference.inside.residue_attention import attention_sums, log_odds
+from protlm.inference.inside.similarity import (
+    agreement,
+    contextual_embedding,
+    cosine_similarity,
+    predicted,
+    prediction_similarity,
+    residue_embedding,
+)
+from protlm.inference.proteingym.blosum import blosum62_matrix
+from protlm.output import unfinished
+from protlm.performer import Performer
+from protlm.sequence.fasta import FastaFile, Record
+
+ATTENTION, HEADS, EVEN = "attention, enrichment", "attention, correlation of heads", "even attention"
+EMBEDDING, CONTEXT, PREDICTION = "embedding", "contextual embedding", "predictions"
+MOST_MAPS = 32
+
+
+def drawn(records: Iterable[Record], number: int, longest: int, seed: int = 0) -> list[Record]:
+    """So many records at random, or all if there are fewer, of at most `longest` residues, in the order of the file."""
+    rng = random.Random(seed)
+    kept: list[tuple[int, Record]] = []
+    for place, record in enumerate(record for record in records if len(record.sequence) <= longest):
+        if len(kept) < number:
+            kept.append((place, record))
+        elif (at := rng.randrange(place + 1)) < number:
+            kept[at] = (place, record)
+    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+
+
+def similarities(model: Performer, sequences: list[str]) -> dict[str, np.ndarray]:
+    """Name -> similarity (20, 20) of the amino acids."""
+    sums = attention_sums(model, sequences)
+    return {
+        ATTENTION: sums.enrichment(),
+        HEADS: sums.head_correlation(),
+        EVEN: log_odds(sums.even),
+        EMBEDDING: cosine_similarity(residue_embedding(model)),
+        CONTEXT: cosine_similarity(contextual_embedding(model, sequences)),
+        PREDICTION: prediction_similarity(predicted(model, sequences)),
+    }
+
+
+def untrained(model: Performer, seed: int) -> Performer:
+    """A model of the same configuration with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Performer(model.config).eval().to(next(model.parameters()).device)
+
+
+def rows(found: dict[str, np.ndarray], weights: str) -> Iterator[dict[str, Any]]:
+    """The agreement of each similarity with BLOSUM62."""
+    for name, matrix in found.items():
+        figures = {
+            key: "" if math.isnan(value) else f"{value:.4f}" for key, value in agreement(matrix)._asdict().items()
+        }
+        yield {"similarity": name, "weights": "none" if name == EVEN else weights, **figures}
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Correlations of the model beside the range of those with random weights."""
+    lines = [f"{'against BLOSUM62, 190 pairs':<34}{'Pearson':>8}{'p':>8}{'Spearman':>10}{'p':>8}   random: Pearson"]
+    for row in found:
+        if row["weights"].startswith("random"):
+            continue
+        others = [r for r in found if r["similarity"] == row["similarity"] and r["weights"].startswith("random")]
+        control = [float(r["pearson"]) for r in others if r["pearson"]]
+        span = f"{min(control):.3f} to {max(control):.3f}" if control else "-"
+        cells = (row[key] or "-" for key in ("pearson", "p_pearson", "spearman", "p_spearman"))
+        lines.append("{:<34}{:>8}{:>8}{:>10}{:>8}   {}".format(row["similarity"], *cells, span))
+    return "\n".join(lines)
+
+
+def draw(model: Performer, sequences: list[str], found: dict[str, np.ndarray], mapped: Record, folder: Path) -> None:
+    """Writes attention_maps.png of one protein, similarity.png and residues.png."""
+    most = max(1, MOST_MAPS // model.config.heads)
+    blocks = chosen_blocks(model, None)
+    layers = [blocks[i] for i in np.linspace(0, len(blocks) - 1, min(most, len(blocks))).round().astype(int)]
+    title = f"{mapped.id}, {len(mapped.sequence)} residues"
+    attention = attention_matrices(model, mapped.sequence, layers)
+    attention_maps(folder / "attention_maps.png", attention, layers, title)
+    r = {name: f"r = {agreement(matrix, permutations=1).pearson:.2f}" for name, matrix in found.items()}
+    panels = {
+        "BLOSUM62": (blosum62_matrix(), "log-odds, half bits"),
+        f"attention, {r[ATTENTION]}": (found[ATTENTION], "attention paid / even, centred"),
+        f"predictions, {r[PREDICTION]}": (found[PREDICTION], "log-odds, bits"),
+    }
+    similarity_matrices(folder / "similarity.png", panels)
+    places = {
+        "embedding matrix": residue_embedding(model),
+        "mean contextual embeddings": contextual_embedding(model, sequences),
+    }
+    residue_map(folder / "residues.png", places)
+
+
+def write_csv(found: list[dict[str, Any]], path: Path) -> None:
+    """Rows with the same keys."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, found[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Computes, prints and writes all."""
+    model = checkpoint.load(options.model)
+    records = drawn(FastaFile(options.fasta), options.proteins, options.longest)
+    if not records:
+        raise UserError(f"{options.fasta}: no protein of at most {options.longest:,} residues; see --longest")
+    short = [record for record in records if len(record.sequence) <= options.map_longest]
+    mapped = max(short, key=lambda r: len(r.sequence)) if short else min(records, key=lambda r: len(r.sequence))
+    sequences = [record.sequence for record in records]
+    residues = sum(map(len, sequences))
+    trained = similarities(model, sequences)
+    found = list(rows(trained, "trained"))
+    for number in range(1, options.controls + 1):
+        control = similarities(untrained(model, number), sequences)
+        del control[EVEN]  # does not depend on weights
+        found += rows(control, f"random {number}")
+    about = {"attention": str(model.config.attention_name), "proteins": len(records), "residues": residues}
+    print(f"{len(records):,} proteins, {residues:,} residues\n{table(found)}")
+    options.csv.parent.mkdir(parents=True, exist_ok=True)
+    options.figures.parent.mkdir(parents=True, exist_ok=True)
+    options.figures.mkdir(exist_ok=True)
+    with unfinished(options.csv) as partial:
+        draw(model, sequences, trained, mapped, partial)
+        write_csv([{**row, **about} for row in found], partial / options.csv.name)
+        for picture in partial.glob("*.png"):
+            os.replace(picture, options.figures / picture.name)
+        os.replace(partial / options.csv.name, options.csv)
+    print(f"figures: {options.csv}, {options.figures}/{{attention_maps,similarity,residues}}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a checkpoint or a model folder")
+    parser.add_argument("fasta", help="proteins to look at; best such as training has not seen")
+    parser.add_argument("--proteins", type=positive, default=200, help="drawn at random")
+    parser.add_argument("--longest", type=positive, default=2_000, help="residues; longer proteins are not drawn")
+    parser.add_argument("--map-longest", type=positive, default=130, help="residues of the protein of the maps")
+    parser.add_argument("--controls", type=int, default=5, help="models with random weights")
+    parser.add_argument("--csv", type=Path, default=Path("docs/results/inside.csv"))
+    parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder for the pictures")
+    try:
+        run(parser.parse_args())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,59 @@
+"""The benchmark runs, on sizes that take a moment; what it measures is not tested."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from benchmarks import inside
+from protlm.sequence.fasta import Record
+
+
+def test_it_writes_its_table_and_pictures(
+    model_folder: Path, sample: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out = tmp_path / "docs" / "results" / "inside.csv"
+    options = [
+        "--proteins",
+        "40",
+        "--longest",
+        "200",
+        "--controls",
+        "1",
+        "--csv",
+        out,
+        "--figures",
+        tmp_path / "figures",
+    ]
+    monkeypatch.setattr("sys.argv", ["inside", *map(str, [model_folder, sample, *options])])
+    inside.main()
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["weights"] for row in rows].count("random 1") == 5
+    assert [row["similarity"] for row in rows if row["weights"] == "none"] == [inside.EVEN]
+    assert {row["proteins"] for row in rows} == {"40"}
+    assert all(-1 <= float(row["pearson"]) <= 1 and 0 < float(row["p_pearson"]) <= 1 for row in rows)
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert names == ["attention_maps.png", "residues.png", "similarity.png"]
+    assert [path.name for path in out.parent.iterdir()] == ["inside.csv"]
+    assert "against BLOSUM62, 190 pairs" in capsys.readouterr().out
+
+
+def test_a_mistake_is_one_line(model_folder: Path, sample: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    for arguments in ([tmp_path / "none", sample], [model_folder, tmp_path / "none"]):
+        monkeypatch.setattr("sys.argv", ["inside", *map(str, arguments), "--csv", str(tmp_path / "i.csv")])
+        with pytest.raises(SystemExit) as stop:
+            inside.main()
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "i.csv").exists()
+
+
+def test_proteins_are_drawn_evenly_and_in_order() -> None:
+    records = [Record(str(i), "", "M" * (i + 1)) for i in range(100)]
+    drawn = [inside.drawn(records, 10, 60, seed) for seed in range(300)]
+    assert inside.drawn(records, 500, 60) == records[:60]
+    counts = [sum(record in one for one in drawn) for record in records]
+    assert all(20 < count < 90 for count in counts[:60])
+    assert not any(counts[60:])
+    assert all([int(r.id) for r in one] == sorted({int(r.id) for r in one}) for one in drawn)
