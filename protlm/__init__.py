@@ -14,9 +14,12 @@ __all__ = ["UserError", "__version__", "load"]
 
 
 def load(
-    path: "str | Path", device: str = "cpu", attention: str | None = None, num_features: int | None = None
+    path: "str | Path | None" = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
 ) -> "ProteinModel":
-    """A trained model to embed, predict, score and generate with; see `protlm.inference.model.load`."""
+    """A trained model to embed, predict, score and generate with; see `protlm.inference.model.load`.
+
+    Without a path it is the small one that comes with protlm, which one line on standard error says.
+    """
     from protlm.inference import model  # torch takes seconds to import, which `protlm --help` need not wait for
 
     return model.load(path, device, attention, num_features)

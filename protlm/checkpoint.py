@@ -26,6 +26,8 @@ from protlm.sequence.alphabet import TOKENS
 FORMAT = "protlm model"
 VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""In which parameters can be stored; all are computed with in float32."""
 KEY = "protlm"
 """Where a Lightning checkpoint keeps the `description` of its model."""
 PREFIX = "model."
@@ -38,7 +40,7 @@ def description(config: PerformerConfig) -> dict[str, Any]:
 
 
 def load(path: str | Path, attention: str | None = None, num_features: int | None = None) -> Performer:
-    """The model of a model folder or a Lightning checkpoint, on the CPU and in evaluation mode.
+    """The model of a model folder or a Lightning checkpoint, on the CPU, in float32 and in evaluation mode.
 
     Args:
         path: a folder written by `export`, or a .ckpt file written by training.
@@ -84,16 +86,43 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
         raise UserError(f"num_features {num_features}: {model.config.attention} attention has no random features")
 
 
-def export(model: Performer, folder: str | Path) -> None:
+def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None:
     """Writes a model folder; it appears under its name only when it is complete.
 
+    Args:
+        model: as it is to be stored.
+        folder: to write.
+        dtype: of the parameters on disk, one of `DTYPES`; see `stored`.
+
     Raises:
-        UserError: if the folder exists already or cannot be written.
+        UserError: if the folder exists already or cannot be written, or for a dtype that is unknown or too narrow.
     """
+    weights = stored(model, dtype)
     with new_folder(folder) as model_folder:
-        save(model.state_dict(), model_folder)
+        save(weights, model_folder)
         about = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
         (model_folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
+    """The weights by name, parameters rounded to `dtype`.
+
+    Buffers stay as they are: random directions are small beside the parameters, since all heads of a layer share them,
+    and remain exactly those that the seed draws, orthogonal to float32's rounding.
+
+    Raises:
+        UserError: for an unknown dtype, or one in which a finite parameter becomes infinite.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = model.state_dict()
+    for name in weights.keys() & parameters.keys():
+        rounded = weights[name].to(DTYPES[dtype])
+        if (rounded.isinf() & weights[name].isfinite()).any():
+            raise UserError(f"dtype {dtype}: too narrow for a weight of {name}; take bfloat16 or float32")
+        weights[name] = rounded
+    return weights
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from protlm.checkpoint import CONFIG, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning, switch
+from protlm.checkpoint import CONFIG, DTYPES, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning, switch
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import TOKENS
@@ -69,6 +70,46 @@ def test_redrawn_directions_are_part_of_the_model(tiny_model: Performer, tmp_pat
     export(tiny_model, tmp_path / "redrawn")
     assert torch.equal(load(tmp_path / "redrawn")(PROTEIN), tiny_model(PROTEIN))
     assert not torch.equal(before, tiny_model(PROTEIN))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2**-9), ("bfloat16", 2**-6)])
+def test_half_the_bytes_and_nearly_the_same_logits(
+    tiny_model: Performer, tmp_path, dtype: str, tolerance: float
+) -> None:
+    """A rounding error is at most 2**-11 of a weight in float16 and 2**-8 in bfloat16."""
+    tiny_model.redraw(7)
+    for name in ("float32", dtype):
+        export(tiny_model, tmp_path / name, name)
+    model = load(tmp_path / dtype)
+    parameters = dict(tiny_model.named_parameters())
+    stored = load_file(tmp_path / dtype / WEIGHTS)
+    for name, weight in tiny_model.state_dict().items():
+        assert model.state_dict()[name].dtype == weight.dtype  # what is computed with
+        assert stored[name].dtype == (DTYPES[dtype] if name in parameters else weight.dtype)
+        if name not in parameters:
+            assert torch.equal(stored[name], weight)
+    sizes = [
+        sum(w.nbytes for n, w in load_file(tmp_path / d / WEIGHTS).items() if n in parameters)
+        for d in DTYPES
+        if (tmp_path / d).exists()
+    ]
+    assert sizes[0] == 2 * sizes[1]
+    with torch.inference_mode():
+        logits, rounded = tiny_model(PROTEIN), model(PROTEIN)
+    assert 0 < (rounded - logits).abs().max() < tolerance * logits.abs().max()
+    export(model, tmp_path / "again", dtype)
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / dtype / WEIGHTS).read_bytes()
+
+
+def test_weights_that_a_dtype_cannot_hold_are_refused(tiny_model: Performer, tmp_path: Path) -> None:
+    with torch.no_grad():
+        tiny_model.head.bias[3] = 1e5
+    for dtype, words in (("float16", "too narrow for a weight of head.bias"), ("float8", "expected one of float32")):
+        with pytest.raises(UserError, match=words):
+            export(tiny_model, tmp_path / "out", dtype)
+    assert list(tmp_path.iterdir()) == []
+    export(tiny_model, tmp_path / "out", "bfloat16")
+    assert load(tmp_path / "out").head.bias[3].item() == pytest.approx(1e5, rel=2**-8)
 
 
 def test_a_folder_can_be_read_without_us(model_folder: Path, tiny_model: Performer) -> None:
@@ -290,7 +331,7 @@ def test_what_a_model_has_already_stays_as_it_is(tiny_model: Performer) -> None:
 @pytest.mark.parametrize(
     ("attention", "features", "match"),
     [
-        ("linformer", None, "^attention 'linformer': expected one of exact"),
+        ("nystrom", None, "^attention 'nystrom': expected one of exact"),
         ("", None, "^attention '': expected one of"),
         ("softmax", 0, "num_features.* from 1"),
         ("exact", 64, "num_features 64: exact attention has no random features"),

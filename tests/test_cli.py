@@ -295,7 +295,7 @@ def test_nucleotides_are_taken_when_asked(
         ("info", "Missing argument"),
         ("prepare FASTA -o absent/out.h5", "there is no folder absent"),
         ("prepare FASTA -o out.h5 --clutsers x", "No such option: --clutsers"),
-        ("embed FASTA -o out.h5", "Missing option '--model'"),
+        ("embed FASTA -o out.h5", "no --model given, and EMPTY has no model"),
         ("embed FASTA -o out.h5 --model absent", "absent: no such model"),
         ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
         ("embed FASTA -o out.h5 --model MODEL --device abacus", "device abacus"),
@@ -305,7 +305,9 @@ def test_nucleotides_are_taken_when_asked(
         ("embed " + 300 * "MK" + " -o out.h5 --model MODEL", "File name too long"),
         ("fill MKT --model MODEL", "no <mask>"),
         ("fill MK<mask>1 --model MODEL", "'1'"),
-        ("fill MK<mask>", "Missing option '--model'"),
+        ("fill MK<mask>", "no --model given, and EMPTY has no model"),
+        ("evaluate CORPUS", "no --model given, and EMPTY has no model"),
+        ("export out", "no --model given, and EMPTY has no model"),
         ("fill MK<mask> --model", "'--model' requires an argument"),
         ("fill MK<mask> --model MODEL --top 21", "--top"),
         ("evaluate absent.h5 --model MODEL", "absent.h5: no such corpus"),
@@ -320,11 +322,12 @@ def test_nucleotides_are_taken_when_asked(
     ],
 )
 def test_wrong_arguments(
-    protlm, fasta: Path, model_folder: Path, tmp_path: Path, monkeypatch, arguments: str, words: str
+    protlm, fasta: Path, model_folder: Path, corpus_path: Path, tmp_path: Path, monkeypatch, arguments: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("protlm.inference.boxed.FOLDERS", (Path("EMPTY"),))
     text, names = fasta.read_text(), sorted(tmp_path.iterdir())
-    places = {"FASTA": fasta, "MODEL": model_folder}
+    places = {"FASTA": fasta, "MODEL": model_folder, "CORPUS": corpus_path}
     assert_refused(protlm(*(places.get(word, word) for word in arguments.split())), words)
     assert sorted(tmp_path.iterdir()) == names
     assert fasta.read_text() == text

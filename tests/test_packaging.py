@@ -61,7 +61,7 @@ def test_import_laws_hold_and_can_fail(tmp_path: Path, monkeypatch: pytest.Monke
     assert "turned round BROKEN" in capsys.readouterr().out
 
 
-def test_a_wheel_carries_conf_and_trains_from_it(tmp_path: Path, corpus_path: Path) -> None:
+def test_a_wheel_carries_conf_and_models_and_trains_from_it(tmp_path: Path, corpus_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("protlm-*.whl")
@@ -70,6 +70,12 @@ def test_a_wheel_carries_conf_and_trains_from_it(tmp_path: Path, corpus_path: Pa
         packed = {name for name in archive.namelist() if name.endswith(".yaml")}
     shipped = {f"protlm/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert packed == shipped
+    models = tmp_path / "site" / "protlm" / "models"
+    carried, kept = (
+        {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+        for top in (models, ROOT / "models")
+    )
+    assert carried == kept
     options = ["trainer.accelerator=cpu", "trainer.max_steps=1", "model.layers=1", "trainer.limit_test_batches=1"]
     done = subprocess.run(
         [sys.executable, "-m", "protlm.train", f"data.corpus={corpus_path}", "hydra.run.dir=run", *options],
@@ -81,11 +87,13 @@ def test_a_wheel_carries_conf_and_trains_from_it(tmp_path: Path, corpus_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-    where = "import protlm; print(protlm.__file__)"
+    where = "import protlm; print(protlm.__file__); from protlm.inference.boxed import FOLDERS; print(FOLDERS[0])"
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True
     )
-    assert str(tmp_path / "site").encode() in found.stdout  # the wheel ran, not the checkout
+    package, box = map(Path, found.stdout.decode().splitlines())
+    assert package.parent == tmp_path / "site" / "protlm"  # the wheel ran, not the checkout
+    assert box == models
 
 
 def test_the_sample_is_the_published_one() -> None:

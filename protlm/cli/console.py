@@ -8,21 +8,37 @@ from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
 
-Model = Annotated[Path, typer.Option("--model", "-m", help="A model folder or a training checkpoint (.ckpt).")]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model folder or a training checkpoint (.ckpt). Default: the model that comes with protlm.",
+    ),
+]
 Budget = Annotated[int, typer.Option(min=1, help="Most tokens computed at once.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="'float32', or 'bfloat16' for products in 16 bits.")]
 Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Take a file that looks like DNA or RNA.")]
 
 
-def load_network(path: Path, device: str) -> Any:
+def load_network(path: Path | None, device: str, quiet: bool = False, **attention: Any) -> Any:
+    """The model of the option; the model in the box, which is said unless `quiet`, if none is named."""
     from protlm.inference.model import load
 
-    return load(path, device)
+    return load(named(path) if quiet else path, device, **attention)
 
 
-def model_files(model: Path) -> list[Path]:
+def named(model: Path | None) -> Path:
+    """The model of the option, or the folder of the model in the box."""
+    from protlm.inference.boxed import path
+
+    return path() if model is None else model
+
+
+def model_files(model: Path | None) -> list[Path]:
     """What must not be written over."""
+    model = named(model)
     return [model, *(model / name for name in ("config.json", "model.safetensors"))]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, progress, say
+from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, named, progress, say
 from protlm.errors import UserError
 
 
@@ -81,7 +81,7 @@ def info(
 
 def evaluate(
     corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
-    model: Model,
+    model: Model = None,
     split: Annotated[
         list[str] | None,
         typer.Option(help="train, valid, test or ood; can be given more than once. Default: test and ood."),
@@ -103,7 +103,7 @@ def evaluate(
     from protlm.output import unfinished
     from protlm.sequence.corpus import Corpus
 
-    if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), model.resolve())):
+    if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), named(model).resolve())):
         raise UserError(f"--json {json}: is {'an input' if json.is_file() else 'no file'}; name another file to write")
     opened, network = Corpus(corpus), load_network(model, device)
     length = max_length or network.config.max_length
@@ -113,7 +113,7 @@ def evaluate(
         with progress("evaluating", "proteins") as report:
             results = measure(network, opened, split or (), **options, progress=report)
         if json and folder:
-            (folder / json.name).write_text(to_json(results, network, model, opened, options))
+            (folder / json.name).write_text(to_json(results, network, named(model), opened, options))
             (folder / json.name).replace(json)
     print(format_results(results))
     if details:

@@ -28,7 +28,7 @@ Layout = Annotated[str, typer.Option(help="'uniprot', 'packed' (one matrix) or '
 
 def embed(
     fasta: Annotated[Path, typer.Argument(help="Proteins, plain or compressed; - is standard input.")],
-    model: Model,
+    model: Model = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="One vector a protein (HDF5).")] = None,
     per_residue: Annotated[Path | None, typer.Option(help="One vector a residue (HDF5).")] = None,
     layers: Annotated[str, typer.Option(help="0 is the embedding, -1 the last; several as 0,6,-1.")] = "-1",
@@ -71,7 +71,7 @@ def embed(
         parsed_shard(shard),
     )
     ranks = Ranks.of_environment()
-    network = load_network(model, ranks.device(device) if ranks else device)
+    network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
         with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:

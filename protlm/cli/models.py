@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Model, say
+from protlm.cli.console import Model, load_network, say
 from protlm.errors import UserError
 
 Attention = Annotated[
@@ -22,24 +22,31 @@ Features = Annotated[
 
 def export(
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
-    model: Model,
+    model: Model = None,
     layout: Annotated[
         str, typer.Option("--format", help="'folder' for protlm, or 'hf' for Hugging Face's transformers.")
     ] = "folder",
     attention: Attention = None,
     num_features: Features = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights on disk: float32, or float16 or bfloat16 for half the size.")
+    ] = "float32",
 ) -> None:
     """Write a model as a folder, without optimizer and without pickle."""
-    from protlm.checkpoint import check_absent, load
+    from protlm.checkpoint import DTYPES, check_absent
     from protlm.checkpoint import export as export_folder
     from protlm.exchange.huggingface import export_huggingface
 
     if layout not in ("folder", "hf"):
         raise UserError(f"--format {layout!r}: expected 'folder' or 'hf'")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if layout == "hf" and dtype != "float32":
+        raise UserError(f"--dtype {dtype}: is for --format folder; transformers takes a dtype when it loads a model")
     check_absent(output)  # before what takes time
-    network = load(model, attention, num_features)
+    network = load_network(model, "cpu", attention=attention, num_features=num_features)
     if layout == "folder":
-        export_folder(network, output)
+        export_folder(network, output, dtype)
         say(f"{output}: written; use it as --model {output}")
     else:
         export_huggingface(network, output)

@@ -11,6 +11,11 @@ import typer
 from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, model_files, progress, say
 from protlm.errors import UserError, counted
 
+Unidirectional = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="A unidirectional model: a folder or a training checkpoint (.ckpt)."),
+]
+
 
 def fill(
     proteins: Annotated[
@@ -21,7 +26,7 @@ def fill(
             "standard input.",
         ),
     ],
-    model: Model,
+    model: Model = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Residues to show for each mask.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table here (.tsv or .json).")] = None,
     layout: Annotated[str, typer.Option("--format", help="'table', 'tsv' or 'json'; default: as --output ends.")] = "",
@@ -65,7 +70,7 @@ def fill(
 
 
 def generate(
-    model: Model,
+    model: Unidirectional = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many proteins.")] = 1,
     prefix: Annotated[str, typer.Option(help="Residues that each begins with.")] = "",
     temperature: Annotated[float, typer.Option(help="Logits are divided by it; 0 takes the likeliest residue.")] = 1.0,
@@ -85,6 +90,10 @@ def generate(
     from protlm.inference.generate import generate as draw
     from protlm.output import unfinished
 
+    if model is None:
+        raise UserError(
+            "no --model given; expected a unidirectional one (trained with model.causal=true), as the box's is not"
+        )
     if output and output.is_dir():
         raise UserError(f"{output}: is a folder; expected the name of a file to write")
     if output and output.resolve() in {path.resolve() for path in model_files(model)}:

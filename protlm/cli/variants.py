@@ -5,7 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, progress, say, warn
+from protlm.cli.console import (
+    Budget,
+    Device,
+    Model,
+    Nucleotides,
+    Precision,
+    load_network,
+    model_files,
+    named,
+    progress,
+    say,
+    warn,
+)
 from protlm.errors import UserError
 
 Method = Annotated[
@@ -18,7 +30,7 @@ Method = Annotated[
 
 def score(
     protein: Annotated[str, typer.Argument(help="The wild type: a FASTA file, - for standard input, or a sequence.")],
-    model: Model,
+    model: Model = None,
     variants: Annotated[
         Path | None, typer.Option(help="CSV with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
     ] = None,
@@ -59,7 +71,11 @@ def score(
     from protlm.inference.variants.notation import open_proteins
 
     opened = open_proteins(protein, allow_nucleotides)
-    inputs = [model, *([variants] if variants else []), *([] if isinstance(opened, list) else [Path(protein)])]
+    inputs = [
+        *model_files(model),
+        *([variants] if variants else []),
+        *([] if isinstance(opened, list) else [Path(protein)]),
+    ]
     for path in (output, heatmap):
         _check_output(path, inputs)
     if output and heatmap and output.resolve() == heatmap.resolve():
@@ -95,7 +111,7 @@ def score(
 
 def proteingym(
     folder: Annotated[Path, typer.Argument(help="A CSV file for each assay, and DMS_substitutions.csv or wt.fasta.")],
-    model: Model,
+    model: Model = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the table here (CSV).")] = None,
     reference: Annotated[Path | None, typer.Option(help="ProteinGym's table of assays, if not in the folder.")] = None,
     published: Annotated[
@@ -120,7 +136,7 @@ def proteingym(
     from protlm.inference.proteingym.correlation import format_results, to_rows
     from protlm.inference.variants.table import write_table
 
-    inputs = [path for path in (model, reference, published, msa) if path]
+    inputs = [path for path in (named(model), reference, published, msa) if path]
     inputs += [folder / "wt.fasta", folder / "DMS_substitutions.csv", *(msa.glob("*") if msa else ())]
     _check_output(output, inputs)
     if columns is not None and published is None:

@@ -1,5 +1,6 @@
 """A trained model as notebooks and programs use it: letters in, numpy arrays out."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from protlm import checkpoint
 from protlm.errors import UserError
-from protlm.inference import embed, fill, generate, perplexity
+from protlm.inference import boxed, embed, fill, generate, perplexity
 from protlm.inference.compute import TOKEN_BUDGET
 from protlm.inference.fill import Prediction
 from protlm.inference.variants import score
@@ -178,19 +179,25 @@ class ProteinModel(Performer):
 
 
 def load(
-    path: str | Path, device: str = "cpu", attention: str | None = None, num_features: int | None = None
+    path: str | Path | None = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
 ) -> ProteinModel:
     """The model of a model folder or a training checkpoint, in evaluation mode.
 
     Args:
-        path: a folder written by `protlm export` or `protlm import-esm`, or a .ckpt file written by training.
+        path: a folder written by `protlm export` or `protlm import-esm`, or a .ckpt file written by training. None is
+            the model in the box, see `protlm.inference.boxed`; a line on standard error says so.
         device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes the accelerator of this machine, if there is one.
         attention, num_features: use another kind of attention with the same weights; see `protlm.checkpoint.switch`.
 
     Raises:
-        UserError: for what is no model or damaged, for an unknown attention, for a device that cannot be used here.
+        UserError: for what is no model or damaged, for an unknown attention, for a device that cannot be used here, and
+            as `protlm.inference.boxed.path`.
     """
-    model: Performer = checkpoint.load(path, attention, num_features)
+    folder = boxed.path() if path is None else path
+    model: Performer = checkpoint.load(folder, attention, num_features)
+    if path is None:
+        parameters = sum(weight.numel() for weight in model.parameters())
+        print(boxed.notice(Path(folder), parameters), file=sys.stderr, flush=True)
     model.__class__ = ProteinModel  # the same weights, more methods
     assert isinstance(model, ProteinModel)
     if device == "auto":

@@ -48,6 +48,24 @@ def test_export_with_another_attention(protlm, model_folder: Path, tiny_model: P
         assert torch.equal(model.get_parameter(name), weight)
 
 
+def test_export_in_16_bits(protlm, model_folder: Path, tmp_path: Path) -> None:
+    assert protlm("export", tmp_path / "out", "--model", model_folder, "--dtype", "float16").code == 0
+    assert load(tmp_path / "out").head.weight.dtype == torch.float32
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (model_folder, tmp_path / "out")]
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--dtype", "int8"), "--dtype 'int8': expected one of float32, float16, bfloat16"),
+        (("--dtype", "bfloat16", "--format", "hf"), "--dtype bfloat16: is for --format folder"),
+    ],
+)
+def test_a_dtype_that_cannot_be_written_is_refused(protlm, model_folder, tmp_path, options, word: str) -> None:
+    assert_refused(protlm("export", tmp_path / "out", "--model", model_folder, *options), tmp_path, word)
+
+
 def test_import_of_esm_and_the_way_to_favor_and_back(protlm, esm: Path, tmp_path: Path) -> None:
     done = protlm("import-esm", esm, tmp_path / "exact")
     assert (done.code, done.out) == (0, "")

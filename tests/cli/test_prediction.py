@@ -152,7 +152,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("generate -m CAUSAL -o .", "is a folder"),
         ("generate -m CAUSAL -o absent/out.fasta", "there is no folder absent"),
         ("generate -m CAUSAL -o CAUSAL/config.json", "is the model"),
-        ("generate", "Missing option '--model'"),
+        ("generate", "no --model given; expected a unidirectional one"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(

@@ -1,0 +1,165 @@
+"""Every figure of a model's card: masked residues beside unigram, deep mutational scans beside BLOSUM62 and unigram.
+
+`python -m benchmarks.box MODEL CORPUS DMS_DIR` evaluates a bidirectional model on the splits test and ood of CORPUS and
+scores the assays of DMS_DIR, a folder as `protlm proteingym` takes it; MODEL can be - for the model in the box. It
+prints the tables in Markdown and writes all figures as CSV, at the end and at once. The questions are those of `protlm
+evaluate` and the scores those of `protlm proteingym`, with their defaults.
+
+The unigram baseline of a variant is the sum over its substitutions of log f(mutant) - log f(wild type), with the
+frequencies f of the residues that CORPUS trains on.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import positive
+from protlm.errors import UserError
+from protlm.inference.boxed import path as boxed_path
+from protlm.inference.compute import Computer
+from protlm.inference.evaluate import SplitResults, evaluate
+from protlm.inference.model import load
+from protlm.inference.proteingym.assays import UNKNOWN, Assays, find_assays
+from protlm.inference.proteingym.benchmark import BLOSUM, MODEL, benchmark
+from protlm.inference.proteingym.correlation import Result, averages, spearman
+from protlm.inference.variants.notation import Variants
+from protlm.inference.variants.table import write_table
+from protlm.inference.variants.variant_table import VariantTable
+from protlm.performer import Performer
+from protlm.sequence.alphabet import INDEX, STANDARD
+from protlm.sequence.corpus import Corpus, Unigram
+
+COLUMNS = ("set", "part", "count", "figure", "model", "unigram", "blosum62")
+"""Of the CSV: count is residues asked for, or variants; figure is accuracy, perplexity or Spearman."""
+UNIGRAM = "unigram"
+ALL = "all"
+Row = dict[str, Any]
+
+
+def masked(results: dict[str, SplitResults]) -> Iterator[Row]:
+    """Two rows, accuracy and perplexity, for each split and each of its parts."""
+    for split, result in results.items():
+        parts = {ALL: {**result, "asked": result.asked}}
+        for row in result.by_length:
+            parts[f"{row['min']:,}-{row['max']:,}" if row["max"] else f"{row['min']:,} and more"] = row
+        for part, row in (parts | result.by_residue).items():
+            for figure in ("accuracy", "perplexity"):
+                values = {"model": row[figure], "unigram": row[f"unigram_{figure}"]}
+                yield {"set": split, "part": part, "count": row["asked"], "figure": figure, **values}
+
+
+def frequency_score(variants: Variants, unigram: Unigram) -> np.ndarray:
+    """The unigram baseline of each variant, (n,) float64; 0 for the wild type."""
+    log = np.log([unigram.probabilities[INDEX[letter]] for letter in STANDARD])
+    gains = log[variants.mutant] - log[variants.wild_type]
+    return np.bincount(variants.variant, gains, minlength=len(variants))
+
+
+def scans(computer: Computer, assays: Assays, unigram: Unigram) -> Iterator[Row]:
+    """A row for each assay, then ProteinGym's average of all, the mean of assays if their selection is unknown."""
+    results: list[Result] = []
+    for result in benchmark(computer, assays):
+        table = VariantTable(result.assay.path, result.assay.sequence)
+        values = frequency_score(table.variants, unigram)
+        result.correlations[UNIGRAM] = spearman(values, table.table.numbers("DMS_score"))
+        results.append(result)
+        yield _scan(result.assay.id, result.variants, result.correlations)
+    proteins, kinds = [r.assay.uniprot for r in results], [r.assay.selection for r in results]
+    means = {
+        name: averages([result.correlations[name] for result in results], proteins, kinds)[1]
+        for name in (MODEL, UNIGRAM, BLOSUM)
+    }
+    name = "mean" if set(kinds) == {UNKNOWN} else "average"
+    yield _scan(name, sum(result.variants for result in results), means)
+
+
+def _scan(assay: str, variants: int, correlations: dict[str, float]) -> Row:
+    values = {"model": correlations[MODEL], "unigram": correlations[UNIGRAM], "blosum62": correlations[BLOSUM]}
+    return {"set": assay, "part": ALL, "count": variants, "figure": "Spearman", **values}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (header, ["---"] + ["---:"] * (len(header) - 1), *rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def masked_table(rows: Sequence[Row], key: str, name: str) -> str:
+    """A line for each value of the column `key`; with one residue a line, the unigram's accuracy says nothing."""
+    beside = ("accuracy", "perplexity")[key == "part" and all(len(row[key]) == 1 for row in rows) :]
+    lines: dict[str, list[str]] = {}
+    header = [name, "residues asked"]
+    for row in rows:
+        cells = lines.setdefault(row[key], [f"{row['count']:,}"])
+        for column in COLUMNS[4:6] if row["figure"] in beside else COLUMNS[4:5]:
+            cells.append(f"{100 * row[column]:.1f} %" if row["figure"] == "accuracy" else f"{row[column]:.2f}")
+            if len(lines) == 1:
+                header.append(row["figure"] if column == "model" else column)
+    return markdown(header, [[name, *cells] for name, cells in lines.items()])
+
+
+def report(rows: Sequence[Row]) -> str:
+    """The Markdown tables: all of them for a card, the first two for the README."""
+    questions = [row for row in rows if row["figure"] != "Spearman"]
+    tables = [masked_table([row for row in questions if row["part"] == ALL], "set", "split")]
+    cells = [
+        [row["set"], f"{row['count']:,}", *("-" if math.isnan(row[c]) else f"{row[c]:.3f}" for c in COLUMNS[4:])]
+        for row in rows
+        if row["figure"] == "Spearman"
+    ]
+    tables.append(markdown(("deep mutational scan", "variants", "Spearman", "unigram", "BLOSUM62"), cells))
+    for split in dict.fromkeys(row["set"] for row in questions):
+        parts = [row for row in questions if row["set"] == split and row["part"] != ALL]
+        for name, letters in (("length", False), ("residue", True)):
+            some = [row for row in parts if (len(row["part"]) == 1) == letters]
+            tables.append(masked_table(some, "part", f"{split}, by {name}"))
+    return "\n\n".join(tables)
+
+
+def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -> list[Row]:
+    """All rows of the CSV.
+
+    Raises:
+        UserError: for a unidirectional model, a corpus without test and ood, a folder without assays.
+    """
+    if model.config.causal:
+        raise UserError("the model is unidirectional; expected a bidirectional one")
+    assays = find_assays(folder)
+    rows = list(masked(evaluate(model, corpus, token_budget=token_budget)))
+    return [*rows, *scans(Computer(model, token_budget), assays, corpus.unigram())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a model folder or checkpoint; - is the model in the box")
+    parser.add_argument("corpus", type=Path, help="made by protlm prepare, with proteins in test or ood")
+    parser.add_argument("folder", type=Path, metavar="dms_dir", help="a CSV file for each assay, and wt.fasta")
+    parser.add_argument("--csv", type=Path, default=Path("docs/results/box.csv"))
+    parser.add_argument("--token-budget", type=positive, default=16_384)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    try:
+        path = boxed_path() if options.model == "-" else Path(options.model)
+        model = load(path, options.device)
+        rows = measure(model, Corpus(options.corpus), options.folder, options.token_budget)
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
+        write_table(options.csv, COLUMNS, ([_cell(row.get(column, "")) for column in COLUMNS] for row in rows))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    parameters = sum(weight.numel() for weight in model.parameters())
+    print(f"{path}: {parameters:,} parameters; on {options.corpus} and {options.folder}\n\n{report(rows)}")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
