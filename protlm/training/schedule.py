@@ -8,23 +8,31 @@ from protlm.errors import UserError
 class Warmup:
     """Factor of the learning rate: rises linearly over the first `steps`, then stays or falls to `floor`.
 
+    With `decay_steps` it stays first (a trapezoid), so a run can be gone on with from where the decay began, as if it
+    had been planned longer.
+
     Args:
         steps: length of the warm-up; 0 for none.
-        decay: "none", "linear" or "cosine", over the steps that are left.
+        decay: "none", "linear" or "cosine".
+        decay_steps: length of the decay, at the end of the run; None for all steps behind the warm-up.
         floor: the factor at the end of a decay.
 
     >>> [Warmup(steps=2, decay="linear")(step, 6) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    >>> [Warmup(steps=2, decay="linear", decay_steps=2)(step, 6) for step in range(6)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
 
-    def __init__(self, steps: int = 0, decay: str = "none", floor: float = 0.0) -> None:
+    def __init__(self, steps: int = 0, decay: str = "none", floor: float = 0.0, decay_steps: int | None = None) -> None:
         if decay not in ("none", "linear", "cosine"):
             raise UserError(f"schedule.decay {decay!r}: expected 'none', 'linear' or 'cosine'")
         if not isinstance(steps, int) or steps < 0:
             raise UserError(f"schedule.steps {steps!r}: expected a whole number from 0")
         if not 0 <= floor <= 1:
             raise UserError(f"schedule.floor {floor}: expected a number from 0 to 1")
-        self.steps, self.decay, self.floor = steps, decay, floor
+        if decay_steps is not None and (not isinstance(decay_steps, int) or decay_steps < 1):
+            raise UserError(f"schedule.decay_steps {decay_steps!r}: expected a whole number from 1, or null")
+        self.steps, self.decay, self.floor, self.decay_steps = steps, decay, floor, decay_steps
 
     def __call__(self, step: int, total: int) -> float:
         """The factor at `step` of `total` optimizer steps."""
@@ -32,6 +40,9 @@ class Warmup:
             return (step + 1) / self.steps
         if self.decay == "none":
             return 1.0
-        done = min(1.0, (step - self.steps) / max(1, total - self.steps))
+        length = max(1, total - self.steps)
+        if self.decay_steps is not None:
+            length = min(length, self.decay_steps)
+        done = min(1.0, max(0, step - total + length) / length)
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.floor + (1 - self.floor) * left

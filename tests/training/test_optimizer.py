@@ -165,9 +165,20 @@ def test_warmup_rises_then_stays_or_falls() -> None:
     assert Warmup()(0, 10) == 1
 
 
+def test_a_trapezoid_begins_its_decay_late_and_a_longer_one_agrees_until_then() -> None:
+    short, long = ([Warmup(4, "cosine", decay_steps=5)(step, total) for step in range(total)] for total in (20, 40))
+    assert short[:15] == long[:15] == [*(0.25, 0.5, 0.75), *12 * [1.0]]
+    assert short[15:] == sorted(short[15:], reverse=True) == long[35:]
+    assert 0 < short[-1] < short[16] < 1
+    whole = [Warmup(4, "linear")(step, 20) for step in range(20)]
+    assert [Warmup(4, "linear", decay_steps=100)(step, 20) for step in range(20)] == whole  # no longer than the run
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ({"decay_steps": 0}, "schedule.decay_steps 0"),
+        ({"decay_steps": 0.2}, "schedule.decay_steps 0.2"),
         ({"steps": -1}, "schedule.steps -1"),
         ({"steps": 1.5}, "schedule.steps 1.5"),
         ({"decay": "slow"}, "schedule.decay 'slow'"),
