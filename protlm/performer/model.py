@@ -130,7 +130,8 @@ class Performer(nn.Module):
     """Tokens to logits.
 
     Weights start normal with deviation 0.02, those that write into the residual stream smaller by sqrt(2 layers), so
-    that its variance does not grow with depth (Radford et al. 2019).
+    that its variance does not grow with depth (Radford et al. 2019). The embedding starts with 0.5, as large as
+    positions (docs/decisions.md), unless it is the head's as well.
     """
 
     activation_checkpointing = False
@@ -152,7 +153,8 @@ class Performer(nn.Module):
         """Draws all weights anew from torch's global generator."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                multiplies = isinstance(module, nn.Linear) or self.config.head == "esm"
+                nn.init.normal_(module.weight, std=0.02 if multiplies else 0.5)
             if isinstance(module, nn.Linear | EsmHead):
                 nn.init.zeros_(module.bias)
         for name, parameter in self.named_parameters():

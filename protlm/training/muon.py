@@ -33,8 +33,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 class Muon(Optimizer):
     """Nesterov's momentum, each step made orthogonal (Jordan et al. 2024) and as large as one of Adam's.
 
-    `torch.optim.Muon` does the same, always in bfloat16; its step took 0.4 s instead of 0.03 s for the matrices of the
-    demo's model on a processor that has no instructions for that (docs/decisions.md).
+    `torch.optim.Muon` does the same, always in bfloat16; its step took 0.74 s instead of 0.04 s for the matrices of
+    the demo's model on a processor that has no instructions for that (docs/decisions.md).
 
     Args:
         weights: matrices.

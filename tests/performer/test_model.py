@@ -436,3 +436,10 @@ def test_rotary_frequencies_are_rounded_as_asked() -> None:
         frequency = (10_000.0 ** -(torch.arange(0, 8, 2) / 8)).to(getattr(torch, dtype)).float()
         assert cos.dtype == torch.float32
         torch.testing.assert_close(cos, (torch.arange(4)[:, None] * frequency).cos(), rtol=0, atol=1e-7)
+
+
+def test_the_embedding_starts_as_large_as_positions_unless_it_is_the_head_too() -> None:
+    model = build(positions="learned", max_length=64)
+    ratio = model.embedding.weight.square().mean() / model.position.square().mean()
+    assert 0.3 < ratio < 1
+    assert build(head="esm").embedding.weight.std().item() == pytest.approx(0.02, rel=0.2)
