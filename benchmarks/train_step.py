@@ -3,6 +3,7 @@
     python -m benchmarks.train_step throughput data/swissprot.h5
     python -m benchmarks.train_step length
     python -m benchmarks.train_step memory
+    python -m benchmarks.train_step figure
 
 throughput: `python -m protlm.train` with the callbacks, loggers, progress bar and workers of an experiment, without
 validation, stops now and then for a bare loop (forward, loss, backward, clipping, step, zero_grad) of a copy of the
@@ -15,6 +16,9 @@ number of tokens at each length, the kinds of attention taking turns.
 memory: the peak of one step of the paper's model at batch 1, above what the process holds when all is imported; so
 weights, gradients and the state of AdamW count as well as activations. A case that needs more than --limit says
 "out of memory".
+
+figure: forward, backward and memory of all kinds of attention against length, and the largest length in a given memory;
+see lengths.py.
 """
 
 import argparse
@@ -45,7 +49,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from benchmarks.measure import medians, peak_bytes, positive
+from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
+from protlm.performer.kind import Kind
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
 from protlm.sequence.batching import Batch
 from protlm.sequence.masking import IGNORE
@@ -205,7 +211,7 @@ class Sizes:
     feed_forward: int = 1024
     features: int = 256
 
-    def build(self, attention: str, causal: bool, max_length: int) -> Performer:
+    def build(self, attention: str | Kind, causal: bool, max_length: int) -> Performer:
         """With random weights and the paper's dropout."""
         torch.manual_seed(0)
         config = PerformerConfig(
@@ -265,7 +271,7 @@ def measure_length(
 class MemoryCase:
     """One figure of `memory`."""
 
-    attention: str
+    attention: str | Kind
     direction: str
     checkpointing: bool
     length: int
@@ -352,6 +358,8 @@ def add_sizes(parser: argparse.ArgumentParser, layers: int) -> None:
 
 
 def main() -> None:
+    from benchmarks import lengths  # which imports this file
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
 
@@ -378,6 +386,11 @@ def main() -> None:
     add_sizes(part, layers=Sizes.layers)
     part.set_defaults(directions=["bidirectional"])
 
+    part = parts.add_parser("figure", help="speed, memory and largest length of all kinds of attention")
+    lengths.add_options(part)
+    add_sizes(part, layers=3)
+    part.set_defaults(directions=list(DIRECTIONS), feed_forward=2048)
+
     for part in parts.choices.values():
         part.add_argument("--csv", type=Path, help="by default docs/results/train_PART.csv")
     options = parser.parse_args()
@@ -389,6 +402,9 @@ def main() -> None:
             ),
             path,
         )
+        return
+    if options.part == "figure":
+        lengths.measure(options, path)
         return
     sizes = Sizes(options.layers, options.width, options.heads, options.feed_forward, options.features)
     if options.part == "length":
@@ -407,5 +423,8 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,70 @@
+"""The longest sequence whose training step stays within a given memory, from as few steps as can be."""
+
+from collections.abc import Callable
+from math import sqrt
+
+NEAR = 0.01
+"""Part of the length within which the search ends."""
+ROOM = 0.995
+"""Part of the memory that is aimed at, so that what is found does not lie just above it."""
+GRAIN = 32
+"""Lengths that are tried are multiples of this."""
+TRIES = 8
+
+
+def largest_length(
+    peaks: dict[int, int | None],
+    memory: int,
+    run: Callable[[int], int | None],
+    affordable: Callable[[int], bool],
+) -> tuple[int, str]:
+    """The largest length whose peak is at most `memory` bytes, and how it was found.
+
+    That is "measured": a step of this length was run and stayed within, and one a hundredth longer should not. Where
+    the next step would take too long it is "interpolated" or "extrapolated", linearly from the two nearest lengths that
+    were run, or "at least", if that would be more than twice the longest of them; "none" if no length fits.
+
+    Args:
+        peaks: length -> bytes, or None if a step was refused what it asked for; what is run is added.
+        memory: bytes.
+        run: measures the peak of a length.
+        affordable: whether that would not take too long.
+
+    >>> peaks = {1000: 100_000, 2000: 200_000}
+    >>> largest_length(peaks, 151_000, lambda n: 100 * n, lambda n: True)
+    (1472, 'measured')
+    >>> largest_length(peaks, 301_000, lambda n: 100 * n, lambda n: False)
+    (2976, 'extrapolated')
+    """
+
+    def fits(length: int) -> bool:
+        peak = peaks[length]
+        return peak is not None and peak <= memory
+
+    low = 0
+    for _ in range(TRIES):
+        low = max((length for length in peaks if fits(length)), default=0)
+        if not low:
+            return 0, "none"
+        high = min((length for length in peaks if length > low), default=None)
+        guess, how = _estimate(peaks, low, high, ROOM * memory)
+        if guess <= low * (1 + NEAR):
+            break
+        if not affordable(min(guess, 2 * low)):
+            return (guess, how) if high or guess <= 2 * low else (low, "at least")
+        guess = min(guess, 2 * low)
+        peaks[guess] = run(guess)
+    return low, "measured"
+
+
+def _estimate(peaks: dict[int, int | None], low: int, high: int | None, memory: float) -> tuple[int, str]:
+    """Where a line through the nearest two lengths reaches the memory, and how those lie."""
+    one, how = (high, "interpolated") if high and peaks[high] else (None, "extrapolated")
+    if one is None:
+        one = max((length for length in peaks if length < low), default=None)
+    first, last = peaks[low] or 0, (peaks[one] or 0) if one else 0
+    slope = (last - first) / (one - low) if one else first / low
+    guess = low + (memory - first) / slope if slope > 0 else 2.0 * low + GRAIN
+    if high and guess >= high:
+        guess = sqrt(low * high)
+    return int(guess) // GRAIN * GRAIN, how

@@ -1,0 +1,217 @@
+"""Speed and memory of whole models against length, as in Figure 3 of Choromanski et al. 2021.
+
+    python -m benchmarks.train_step figure                              # all of it; an estimated 25 minutes
+    python -m benchmarks.train_step figure --layers 6 --memory 1 2 4 8  # the paper's depth; two to three times that
+
+The model has the sizes of the paper's figure (8 heads, d=512, feed-forward 2,048; float32) but 3 layers instead of 6:
+time grows with depth, and so does memory but for the weights. A step has one sequence without padding.
+
+For each direction and length, first the peak of a training step of each kind, as `memory` measures it: in a process of
+its own, above what that holds when all is imported; so weights, gradients and the state of AdamW count. What asks for
+more than a quarter above the largest --memory is refused ("out of memory"), so the machine does not run out; a step
+that should take longer than --limit, by the growth so far, is not begun ("too long"). Then the kinds take turns in one
+process: forward in evaluation mode without gradients, forward and loss in training mode, backward; the median of
+--repeats turns behind a first one, or of as many as --budget allows.
+
+"matrix" is exact attention that holds its L x L matrix, as the Transformer of the paper does; "exact" is PyTorch's
+fused attention, which holds blocks of it.
+
+largest_length.csv: see `largest_length`. Both tables are written anew after each length; a run that was stopped goes on
+with the same command. A table of another model is not continued.
+"""
+
+import argparse
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.largest_length import largest_length
+from benchmarks.lengths_report import draw, markdown
+from benchmarks.lengths_steps import MATRIX, MIB, PASSES, Steps, kind_of, take_turns, time_passes
+from benchmarks.measure import positive
+from benchmarks.train_step import DIRECTIONS, GIB, RESERVE, Sizes, kibibytes, random_batch
+from protlm.errors import UserError
+from protlm.output import unfinished
+from protlm.performer.kinds import ATTENTION
+
+KINDS = {
+    "bidirectional": ["exact", MATRIX, "relu", "softmax", "linformer", "reformer", "window", "opt"],
+    "causal": ["exact", MATRIX, "relu", "softmax", "opt"],
+}
+LENGTHS = [2**n for n in range(8, 16)]
+MARGIN = 1.25  # of the largest memory: what one step may take
+COLUMNS = ["direction", "length", "attention", "outcome", *(f"{part}_seconds" for part in PASSES), "turns", "peak_mib"]
+Row = dict[str, Any]
+
+
+def measure_length(length: int, steps: Mapping[str, Steps], sizes: Sizes, repeats: int, budget: float) -> list[Row]:
+    """A row for each kind of attention of one direction, peaks first, then times."""
+    rows, models = {}, {}
+    for name, kind in steps.items():
+        rows[name] = row = {"direction": kind.direction, "length": length, "attention": name}
+        if any(peak is None for shorter, peak in kind.peaks.items() if shorter < length):
+            row["outcome"] = "out of memory"
+        elif not kind.affordable(length):
+            row["outcome"] = "too long"
+        else:
+            peak = kind.run(length)
+            row |= {"outcome": "measured" if peak else "out of memory", "peak_mib": f"{peak / MIB:.1f}" if peak else ""}
+            if peak:
+                models[name] = sizes.build(kind_of(name), DIRECTIONS[kind.direction], length)
+    batch = random_batch(1, length)
+    times = take_turns({name: partial(time_passes, model, batch) for name, model in models.items()}, repeats, budget)
+    for name, found in times.items():
+        rows[name] |= {part: f"{value:.6g}" for part, value in found.items()}
+    return list(rows.values())
+
+
+def measure(options: argparse.Namespace, path: Path) -> None:
+    """All that is not in the two tables yet, and then the figure and the tables in Markdown.
+
+    Raises:
+        UserError: if the options do not fit each other, the machine, or a table that is there.
+    """
+    sizes = Sizes(options.layers, options.width, options.heads, options.feed_forward, options.features)
+    allowed = int(MARGIN * max(options.memory) * GIB)
+    setting = {**asdict(sizes), "threads": torch.get_num_threads()}
+    setting |= {"allowed_gib": f"{allowed / GIB:g}", "limit_seconds": f"{options.limit:g}"}
+    kinds = {name: found for name in options.directions if (found := kinds_of(name, options.attention))}
+    if not kinds:
+        raise UserError(f"--attention: {', '.join(options.attention)} is only defined for bidirectional models")
+    check(sizes, kinds, allowed)
+    for target in (path, options.largest, options.figure):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    rows, largest = (read_table(table, setting) for table in (path, options.largest))
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {sizes.layers} layers, {sizes.heads} "
+        f"heads, d={sizes.width}, feed-forward {sizes.feed_forward:,}, M={sizes.features}, batch 1",
+        flush=True,
+    )
+    for direction, names in kinds.items():
+        steps = {name: Steps(kind_of(name), direction, sizes, allowed, options.limit) for name in names}
+        for length in sorted(set(options.lengths)):
+            here = [row for row in rows if (row["direction"], int(row["length"])) == (direction, length)]
+            if not {row["attention"] for row in here} >= set(names):
+                rows = [row for row in rows if row not in here or row["attention"] not in steps]
+                new = measure_length(length, steps, sizes, options.repeats, options.budget)
+                here = [{name: str(row.get(name, "")) for name in COLUMNS} | text(setting) for row in new]
+                rows = sorted([*rows, *here], key=lambda row: (row["direction"], int(row["length"])))
+                write_table(rows, path)
+            for row in here:
+                if row["attention"] in steps:
+                    steps[row["attention"]].learn(row)
+                    print(line(row), flush=True)
+        for name, gib in [(name, gib) for name in names for gib in sorted(set(options.memory))]:
+            key = {"direction": direction, "attention": name, "memory_gib": f"{gib:g}"}
+            if not any(key.items() <= row.items() for row in largest):
+                length, how = largest_length(steps[name].peaks, int(gib * GIB), steps[name].run, steps[name].affordable)
+                peak = (steps[name].peaks.get(length) if how in ("measured", "at least") else None) or 0
+                found = {"length": length, "how": how, "peak_mib": f"{peak / MIB:.1f}" if peak else ""}
+                largest.append(text({**key, **found, **setting}))
+                write_table(largest, options.largest)
+                print(f"{direction}, {name}: {gib:g} GiB hold a step of {length:,} tokens ({how})", flush=True)
+    print(f"\n{markdown(rows, largest)}")
+    draw(rows, largest, options.figure)
+    print(f"\nfigure: {options.figure}\nfigures: {path}, {options.largest}")
+
+
+def text(row: Row) -> dict[str, str]:
+    """A row as it is read from its table."""
+    return {name: str(value) for name, value in row.items()}
+
+
+def line(row: Row) -> str:
+    """Of one kind and length, for the terminal."""
+    name = f"{row['direction']}, {row['attention']}, {int(row['length']):,}: "
+    if not row["forward_seconds"]:
+        return name + row["outcome"]
+    times = " + ".join(f"{1000 * float(row[f'{part}_seconds']):,.0f}" for part in PASSES[1:])
+    forward = f"{1000 * float(row['forward_seconds']):,.0f}"
+    return f"{name}forward {forward} ms, step {times} ms, {float(row['peak_mib']):,.0f} MiB"
+
+
+def kinds_of(direction: str, wanted: Sequence[str] | None) -> list[str]:
+    """The kinds of attention of a direction: all of KINDS, or those wanted that are defined for it."""
+    if wanted is None:
+        return KINDS[direction]
+    defined = [name for name in wanted if getattr(ATTENTION.get(name), "unidirectional", True)]
+    return list(dict.fromkeys(defined if DIRECTIONS[direction] else wanted))
+
+
+def check(sizes: Sizes, kinds: Mapping[str, Iterable[str]], allowed: int) -> None:
+    """Refuses what cannot be measured.
+
+    Raises:
+        UserError: if there is no such model, or the machine has not enough free memory.
+    """
+    for direction, names in kinds.items():
+        for name in names:
+            try:
+                sizes.build(kind_of(name), DIRECTIONS[direction], 1)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+    free = kibibytes("/proc/meminfo", "MemAvailable") * 1024 - RESERVE
+    if allowed > free:
+        raise UserError(
+            f"--memory: a step may take {allowed / GIB:.2f} GiB, a quarter above the largest, but only "
+            f"{max(0, free) / GIB:.2f} GiB are free besides {RESERVE / GIB:g} left to others; ask for less"
+        )
+
+
+def read_table(path: Path, setting: Row) -> list[Row]:
+    """Rows of an earlier run, as text; none without the file.
+
+    Raises:
+        UserError: if they are of another model, machine or limit.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if odd := [name for name, value in setting.items() if row.get(name) != str(value)]:
+            theirs, ours = (", ".join(f"{name} {of.get(name)}" for name in odd) for of in (row, setting))
+            raise UserError(f"{path}: its figures are of {theirs}, this run has {ours}; name another file or remove it")
+    return rows
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    """All rows, whole or not at all."""
+    with unfinished(path) as folder:
+        with (folder / path.name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(folder / path.name, path)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """All but the sizes of the model and the table."""
+    kinds = [*ATTENTION, MATRIX]
+    parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS)
+    parser.add_argument(
+        "--attention", nargs="+", choices=kinds, metavar="KIND", help="for both directions, where they are defined"
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=5, help="turns of which the median is taken, after one more"
+    )
+    parser.add_argument("--budget", type=amount, default=15.0, help="seconds for the turns of a kind at one length")
+    parser.add_argument("--limit", type=amount, default=60.0, help="seconds that one step may take")
+    parser.add_argument("--memory", type=amount, nargs="+", default=[1.0, 2.0, 4.0], metavar="GIB")
+    parser.add_argument("--largest", type=Path, default=Path("docs/results/largest_length.csv"), help="the other table")
+    parser.add_argument("--figure", type=Path, default=Path("docs/figures/train_length.png"))
+
+
+def amount(value: str) -> float:
+    """A number above 0, for argparse."""
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number

@@ -1,0 +1,143 @@
+"""Training steps of benchmarks/lengths.py: the peak of one in a process of its own, and the times of models in turn."""
+
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.measure import seconds
+from benchmarks.train_step import MemoryCase, Sizes, step_memory
+from protlm.performer import Performer
+from protlm.performer.baselines import Exact, ExactAttention
+from protlm.performer.kind import Kind, Place
+from protlm.sequence.batching import Batch
+
+MATRIX = "matrix"
+PASSES = ["forward", "train_forward", "backward"]
+MIB = 2**20
+IMPORTED = ["torch._dynamo", "protlm.training.task", "protlm.training.optimizer"]
+"""Once for all processes: that takes longer than most steps."""
+
+
+@dataclass(frozen=True)
+class Matrix(Exact):
+    """Exact attention that holds its matrix."""
+
+    def module(self, place: Place) -> nn.Module:
+        return MatrixAttention(place.causal)
+
+
+class MatrixAttention(ExactAttention):
+    """`ExactAttention` as products and a softmax of whole matrices (B, H, L, L)."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().forward(q, k, v, key_mask)
+
+
+def kind_of(name: str) -> str | Kind:
+    """What a configuration takes for a kind of attention of this benchmark."""
+    return Matrix() if name == MATRIX else name
+
+
+class Steps:
+    """Training steps of one kind of attention in processes of their own: their peaks, and how long the next may take.
+
+    Args:
+        kind: of attention.
+        direction: of DIRECTIONS.
+        sizes: of the model.
+        allowed: bytes that a step may take above the imported program.
+        limit: seconds of a step that is not too long.
+    """
+
+    def __init__(self, kind: str | Kind, direction: str, sizes: Sizes, allowed: int, limit: float) -> None:
+        self.kind, self.direction = kind, direction
+        self._sizes, self._allowed, self._limit = sizes, allowed, limit
+        self.peaks: dict[int, int | None] = {}
+        self.seconds: dict[int, float] = {}
+
+    def run(self, length: int) -> int | None:
+        """Peak bytes of one step; None if it was refused what it asked for, or killed."""
+        case = MemoryCase(self.kind, self.direction, False, length)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        try:
+            with ProcessPoolExecutor(1, context) as pool:
+                found = pool.submit(step_memory, case, self._sizes, torch.get_num_threads(), self._allowed).result()
+        except BrokenProcessPool:
+            found = None
+        self.peaks[length] = found and found[0]
+        if found:
+            self.seconds[length] = found[1]
+        return self.peaks[length]
+
+    def learn(self, row: Mapping[str, str]) -> None:
+        """Takes a length from its row in the table, as if it had been run."""
+        length = int(row["length"])
+        if row["peak_mib"]:
+            self.peaks[length] = round(float(row["peak_mib"]) * MIB)
+            self.seconds[length] = float(row["train_forward_seconds"]) + float(row["backward_seconds"])
+        elif row["outcome"] == "out of memory":
+            self.peaks[length] = None
+
+    def affordable(self, length: int) -> bool:
+        """Whether a step should not take longer than the limit, by how time has grown between the last two lengths."""
+        before = sorted(known for known in self.seconds if known <= length)
+        if not before:
+            return True
+        last, power = before[-1], 1.0
+        if len(before) > 1:
+            growth = math.log(self.seconds[last] / self.seconds[before[-2]]) / math.log(last / before[-2])
+            power = min(2.0, max(1.0, growth))  # what attention can need; all else is noise
+        return self.seconds[last] * (length / last) ** power <= self._limit
+
+
+def time_passes(model: Performer, batch: Batch) -> list[float]:
+    """Seconds of each of PASSES, and no gradients left."""
+
+    @torch.no_grad()
+    def forward() -> None:
+        model(batch.inputs, batch.key_mask)
+
+    model.eval()
+    times = [seconds(forward)]
+    model.train()
+    start = time.perf_counter()
+    loss = model.loss(model(batch.inputs, batch.key_mask), batch.targets)
+    middle = time.perf_counter()
+    loss.backward()
+    times += [middle - start, time.perf_counter() - middle]
+    model.zero_grad()
+    return times
+
+
+def take_turns(runs: Mapping[str, Callable[[], list[float]]], repeats: int, budget: float) -> dict[str, dict[str, Any]]:
+    """Median seconds of each of PASSES by name, and the turns that count, of functions that take turns.
+
+    The first turn warms up, unless `budget` seconds leave time for no other.
+    """
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            spent = sum(map(sum, times[name]))
+            if turn == 0 or (len(times[name]) == turn and spent * (turn + 1) / turn <= budget):
+                times[name].append(run())
+    found = {}
+    for name, turns in times.items():
+        counted = turns[1:] or turns
+        found[name] = {
+            f"{part}_seconds": statistics.median(values)
+            for part, values in zip(PASSES, zip(*counted, strict=True), strict=True)
+        }
+        found[name]["turns"] = len(counted)
+    return found
