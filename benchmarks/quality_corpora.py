@@ -38,8 +38,8 @@ class Sources:
 
     fasta: Path
     clusters: Path
-    families: int = 100
-    families_ood: float = 0.1
+    families: int = 24
+    families_ood: float = 0.125
     ood: Path | None = None
     ood_share: float = 0.05
 
