@@ -102,7 +102,7 @@ def score(
         scan.draw(heatmap, scores)
     scan.write(output, scores, not no_sequences)
     say(*scan.describe(scores))
-    if network.config.positions == "learned" and scan.longest + 2 > network.config.max_length:
+    if network.config.learned_positions and scan.longest + 2 > network.config.max_length:
         warn(
             f"the protein is longer than the {network.config.max_length:,} positions this model has learned; take its "
             "scores with care"

@@ -8,7 +8,7 @@ from protlm.performer.kind import Kind
 from protlm.performer.kinds import ATTENTION, describe, from_description
 from protlm.performer.projection import DIRECTIONS, NORMS
 
-POSITIONS = ("learned", "rotary")
+POSITIONS = ("learned", "rotary", "both")
 HEADS = ("linear", "esm")
 ROUNDED = ("float32", "float16", "bfloat16")
 ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype"}
@@ -26,7 +26,7 @@ class PerformerConfig:
         attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or another `Kind` or its
             name, to compare with: "linformer", "reformer", "window", or "opt", which returns the values as they are.
         causal: unidirectional, for next-token prediction; else bidirectional, for masked residues.
-        positions: "learned" (one vector per position, begun as sinusoids) or "rotary".
+        positions: "learned" (one vector per position, begun as sinusoids), "rotary", or "both".
         max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
             no limit. Linformer takes no longer ones.
         num_features: random features M of FAVOR+.
@@ -103,6 +103,16 @@ class PerformerConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {**asdict(self), "attention": self.attention_name}
+
+    @property
+    def learned_positions(self) -> bool:
+        """Positions up to `max_length` have vectors of their own."""
+        return self.positions != "rotary"
+
+    @property
+    def rotary_positions(self) -> bool:
+        """Queries and keys are turned by their positions."""
+        return self.positions != "learned"
 
     @property
     def attention_name(self) -> str | dict[str, Any]:

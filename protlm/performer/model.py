@@ -141,7 +141,7 @@ class Performer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_id)
-        if config.positions == "learned":
+        if config.learned_positions:
             self.position = nn.Parameter(sinusoids(config.max_length, config.width))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
@@ -292,7 +292,7 @@ class Performer(nn.Module):
             x = x.masked_fill(zeroed[..., None], 0) * ((1 - ZEROED) / (1 - share).clamp(min=1e-9))[..., None].to(
                 x.dtype
             )
-        if self.config.positions == "learned":
+        if self.config.learned_positions:
             positions = self._positions(first, first + tokens.shape[1])
             x = x + (positions if segments is None else positions[restarted(segments)])
         return self.dropout(x)
@@ -305,7 +305,7 @@ class Performer(nn.Module):
         return torch.cat((self.position[first:], beyond.to(self.position)))
 
     def _rotation(self, tokens: Tensor, segments: Tensor | None, first: int = 0) -> Rotation | None:
-        if self.config.positions != "rotary":
+        if not self.config.rotary_positions:
             return None
         d = self.config.width // self.config.heads
         frequency = 10_000.0 ** -(torch.arange(0, d, 2, device=tokens.device) / d)

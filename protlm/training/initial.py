@@ -39,7 +39,7 @@ def begin_with(model: Performer, path: str | Path) -> None:
         UserError: for a path that is no model, and for a model of other sizes.
     """
     trained = load(path)
-    fields = (*SHAPES, "max_length") if model.config.positions == "learned" else SHAPES
+    fields = (*SHAPES, "max_length") if model.config.learned_positions else SHAPES
     if odd := [name for name in fields if getattr(trained.config, name) != getattr(model.config, name)]:
         changes = ", ".join(
             f"model.{name} {getattr(trained.config, name)} is now {getattr(model.config, name)}" for name in odd

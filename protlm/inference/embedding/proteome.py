@@ -271,7 +271,7 @@ class _Job:
             self.progress(done, total)
 
     def _summary(self, proteins: Proteins, found: Survey) -> EmbedSummary:
-        learned = self.model.config.positions == "learned"
+        learned = self.model.config.learned_positions
         return EmbedSummary(
             proteins=len(proteins.lengths),
             residues=int(proteins.lengths.sum()),
