@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate clean
+.PHONY: demo test check notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -28,6 +28,11 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# runs them and keeps their outputs in them
+notebooks: $(READY)
+	rm -rf runs/notebook
+	$(BIN)/python notebooks/execute.py
+
 # 35 minutes, with the machine to itself
 bench-attention: $(READY)
 	$(BIN)/python -m benchmarks.attention
@@ -39,11 +44,13 @@ bench-error: $(READY)
 bench-ingest: $(READY)
 	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
-# half an hour, with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5
+# an hour, with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5. The last, speed and
+# memory of all kinds of attention against length, may be cut: the next call goes on
 bench-train: $(READY)
 	$(BIN)/python -m benchmarks.train_step throughput $(CORPUS)
 	$(BIN)/python -m benchmarks.train_step length
 	$(BIN)/python -m benchmarks.train_step memory
+	$(BIN)/python -m benchmarks.train_step figure
 
 # two to three hours; may be cut: the next call goes on
 bench-stability: $(READY)
@@ -57,6 +64,16 @@ bench-embed: $(READY)
 
 bench-generate: $(READY)
 	$(BIN)/python -m benchmarks.generate
+
+# many hours; may be cut: the next call goes on. FASTA is Swiss-Prot, CLUSTERS a table of its clusters.
+# The switch from Transformer to Performer begins with the first exact Transformer of the comparison.
+bench-quality: $(READY)
+	$(BIN)/python -m benchmarks.quality train $(FASTA) --clusters $(CLUSTERS)
+	$(BIN)/python -m benchmarks.quality time
+	$(BIN)/python -m benchmarks.quality report
+	$(BIN)/python -m benchmarks.quality concat
+	$(BIN)/python -m benchmarks.switch train runs/quality/families/bidirectional/exact/1
+	$(BIN)/python -m benchmarks.switch report
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

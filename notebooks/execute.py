@@ -1,0 +1,83 @@
+"""Runs the notebooks from the first cell to the last and keeps in them what they print and draw.
+
+python notebooks/execute.py [NOTEBOOK ...]    # all of this folder
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+PARAMETERS = "parameters"
+"""Tag of the cell whose values may be replaced."""
+LONGEST = 1_200
+"""Seconds that a cell, or the start of a kernel, may take."""
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def execute(path: Path, parameters: Mapping[str, object] | None = None) -> NotebookNode:
+    """The notebook with its outputs, computed in the notebook's folder; the file stays as it is.
+
+    Args:
+        path: of the notebook.
+        parameters: name -> value, instead of those in the cell with the tag "parameters".
+
+    Raises:
+        KeyError: for a parameter that this cell does not set.
+        nbclient.exceptions.CellExecutionError: if a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    if parameters:
+        place = next(i for i, cell in enumerate(notebook.cells) if PARAMETERS in cell.metadata.get("tags", ()))
+        known = {line.partition(" = ")[0] for line in notebook.cells[place].source.splitlines()}
+        if unknown := sorted(parameters.keys() - known):
+            raise KeyError(f"{path.name}: no parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        values = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(values))
+    where = {"metadata": {"path": str(path.parent)}}
+    options: dict[str, Any] = {"timeout": LONGEST, "startup_timeout": LONGEST, "kernel_name": "python3"}
+    options |= {"record_timing": False, "coalesce_streams": True}  # the same in every run
+    with TemporaryDirectory() as folder:
+        if os.name == "posix":  # sockets that are files: no ports that kernels could take from each other
+            options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        NotebookClient(notebook, resources=where, **options).execute()
+    clean(notebook)
+    return notebook
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Takes away what depends on the machine: paths above this checkout, times, versions, random names of cells."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.id = f"cell-{number}"
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("tags",) if key in cell.metadata})
+        for output in cell.get("outputs", ()):
+            output.pop("metadata", None)
+            if output.output_type != "stream":
+                output.metadata = nbformat.from_dict({})
+            if "text" in output:
+                output.text = output.text.replace(f"{ROOT}/", "")
+
+
+def main() -> None:
+    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(FOLDER.glob("*.ipynb")):
+        notebook = execute(path.resolve())
+        nbformat.validate(notebook)
+        nbformat.write(notebook, path)
+        print(f"{path}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells executed", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Each notebook runs from the first cell to the last, on little data, and its committed outputs are complete."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from notebooks.execute import FOLDER, clean, execute
+from tests.tiny import TINY
+
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+QUICK: dict[str, dict[str, Any]] = {
+    "1_train": {"STEPS": 4, "OPTIONS": [*TINY, "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"]},
+    "2_embed": {"PER_FAMILY": 4, "LOCATED": 75, "CHAINS": 25},
+    "3_variants": {"MASKED": 2},
+    "4_favor": {"DRAWS": 4, "REPEATS": 1, "PROTEINS": 40},
+}
+"""Parameters with which a notebook takes seconds."""
+KNOWN = re.compile(r"no --model given: using the model in the box, .*\n")
+"""The only thing that may be on standard error."""
+ABSOLUTE = re.compile(r"(?<![\w.~<])/(home|root|tmp|usr|work|var|private|Users|opt|mnt)/|\b[A-Z]:\\")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are processes of their own, which do not know of what conftest.py sets."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def texts(cell: Any) -> str:
+    """All that a cell has printed and shown as text."""
+    shown = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    return "\n".join(shown)
+
+
+def assert_complete(notebook: Any) -> None:
+    """All cells have run in order, none has failed or warned, and the last says something."""
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            if output.get("name") == "stderr":
+                assert KNOWN.fullmatch(output.text), output.text
+        assert not re.search(r"Warning\b|\r", texts(cell))
+    assert cells[-1].outputs
+
+
+def pictures(notebook: Any) -> int:
+    return sum("image/png" in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", ()))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
+    parameters = dict(QUICK[path.stem])
+    if path.stem == "1_train":
+        parameters["RUN"] = str(tmp_path / "run")
+    if path.stem == "3_variants":
+        scans = tmp_path / "dms"
+        scans.mkdir()
+        for name in ("grb2-abundance.csv", "wt.fasta"):
+            shutil.copy(FOLDER.parent / "data" / "dms" / name, scans)
+        parameters["ASSAYS"] = str(scans)
+    before = path.read_bytes()
+    done = execute(path, parameters)
+    assert path.read_bytes() == before
+    assert_complete(done)
+    assert pictures(done)
+    assert parameters.keys() <= {line.partition(" = ")[0] for cell in done.cells for line in cell.source.splitlines()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_committed(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert_complete(notebook)
+    assert pictures(notebook) >= 1
+    for cell in notebook.cells:
+        assert not ABSOLUTE.search(cell.source)
+        assert cell.cell_type != "code" or not ABSOLUTE.search(texts(cell))
+    before = nbformat.writes(notebook)
+    clean(notebook)
+    assert nbformat.writes(notebook) == before
+
+
+def test_every_notebook_is_tested() -> None:
+    assert [path.stem for path in NOTEBOOKS] == list(QUICK)
+
+
+def written(path: Path, *sources: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_cell_that_fails_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "n.ipynb", "x = 1", "print(1 / (x - 1))")
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        execute(path)
+    with pytest.raises(KeyError, match="no parameter y; there are x"):
+        execute(path, {"y": 2})
+    done = execute(path, {"x": 2})
+    assert done.cells[-1].outputs[0].text == "1.0\n"
+
+
+def test_what_depends_on_the_machine_is_taken_away(tmp_path: Path) -> None:
+    path = written(tmp_path / "n.ipynb", "x = 1", f"print('{FOLDER.parent}/models/README.md')")
+    first, second = execute(path), execute(path)
+    assert first.cells[-1].outputs[0].text == "models/README.md\n"
+    assert nbformat.writes(first) == nbformat.writes(second)
+
+
+@pytest.mark.parametrize("path", ["/work/x", '"/home/me', "C:\\x", "in /tmp/a"])
+def test_absolute_paths_are_found(path: str) -> None:
+    assert ABSOLUTE.search(path)
+    assert not ABSOLUTE.search("../runs/notebook data/tmp/x https://x.org/home/y")
