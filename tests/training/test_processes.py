@@ -30,6 +30,7 @@ SMALL = [
     "data.max_length=64",
     "data.token_budget=1500",
     "schedule.steps=4",
+    "optimizer=adamw",
     "optimizer.lr=1e-2",
     "optimizer.eps=1e-3",  # or the order of sums would decide where weights with hardly a gradient go
     f"trainer.max_steps={STEPS}",
