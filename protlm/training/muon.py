@@ -56,14 +56,16 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, **{name: group[name] for name in ("lr", "momentum", "weight_decay")})
+                    self._move(
+                        weight, weight.grad, **{name: group[name] for name in ("lr", "momentum", "weight_decay")}
+                    )
         return loss
 
-    def _move(self, weight: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
+    def _move(self, weight: Tensor, grad: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
         state = self.state[weight]
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight.grad)
-        mean = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-        update = orthogonalised(weight.grad.lerp(mean, momentum))
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        mean = state["momentum_buffer"].lerp_(grad, 1 - momentum)
+        update = orthogonalised(grad.lerp(mean, momentum))
         weight.mul_(1 - lr * weight_decay)
         weight.add_(update, alpha=-0.2 * lr * max(weight.shape) ** 0.5)
