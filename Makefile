@@ -44,7 +44,7 @@ bench-error: $(READY)
 bench-ingest: $(READY)
 	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
-# an hour, with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5. The last, speed and
+# an hour by estimate, with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5. The last, speed and
 # memory of all kinds of attention against length, may be cut: the next call goes on
 bench-train: $(READY)
 	$(BIN)/python -m benchmarks.train_step throughput $(CORPUS)

@@ -38,6 +38,13 @@ class KeysAndValues(NamedTuple):
     keys: Tensor
     values: Tensor
 
+    @classmethod
+    def joined(cls, before: "KeysAndValues | None", keys: Tensor, values: Tensor) -> "KeysAndValues":
+        """Those of earlier positions, if there are any, and of the next ones."""
+        if before is None:
+            return cls(keys, values)
+        return cls(torch.cat((before.keys, keys), 2), torch.cat((before.values, values), 2))
+
 
 class ExactAttention(nn.Module):
     """Softmax attention, quadratic in length, by PyTorch's `scaled_dot_product_attention`.
@@ -68,12 +75,10 @@ class ExactAttention(nn.Module):
         """
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
-        before = 0
-        if state is not None:
-            before = state.keys.shape[2]
-            k, v = torch.cat((state.keys, k), 2), torch.cat((state.values, v), 2)
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(before)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), KeysAndValues(k, v)
+        state = KeysAndValues.joined(state, k, v)
+        steps, length = q.shape[2], state.keys.shape[2]
+        mask = torch.ones(steps, length, dtype=torch.bool, device=q.device).tril(length - steps)
+        return F.scaled_dot_product_attention(q, *state, attn_mask=mask), state
 
 
 class IdentityAttention(nn.Module):

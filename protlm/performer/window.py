@@ -86,10 +86,8 @@ class WindowAttention(nn.Module):
         """
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
-        before = 0
-        if state is not None:
-            before = state.keys.shape[2]
-            k, v = torch.cat((state.keys, k), 2), torch.cat((state.values, v), 2)
+        k, v = KeysAndValues.joined(state, k, v)
+        before = k.shape[2] - q.shape[2]
         if q.shape[2] == 1:  # its window is all there is
             out = F.scaled_dot_product_attention(q, k, v)
         else:
