@@ -11,14 +11,13 @@ frequencies f of the residues that CORPUS trains on.
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import positive
+from benchmarks.measure import positive, program
 from protlm.errors import UserError
 from protlm.inference.boxed import path as boxed_path
 from protlm.inference.compute import Computer
@@ -142,14 +141,11 @@ def main() -> None:
     parser.add_argument("--token-budget", type=positive, default=16_384)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    try:
-        path = boxed_path() if options.model == "-" else Path(options.model)
-        model = load(path, options.device)
-        rows = measure(model, Corpus(options.corpus), options.folder, options.token_budget)
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        write_table(options.csv, COLUMNS, ([_cell(row.get(column, "")) for column in COLUMNS] for row in rows))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    path = boxed_path() if options.model == "-" else Path(options.model)
+    model = load(path, options.device)
+    rows = measure(model, Corpus(options.corpus), options.folder, options.token_budget)
+    options.csv.parent.mkdir(parents=True, exist_ok=True)
+    write_table(options.csv, COLUMNS, ([_cell(row.get(column, "")) for column in COLUMNS] for row in rows))
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{path}: {parameters:,} parameters; on {options.corpus} and {options.folder}\n\n{report(rows)}")
 
@@ -159,7 +155,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

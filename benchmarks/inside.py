@@ -13,7 +13,6 @@ import csv
 import math
 import os
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import positive
+from benchmarks.measure import positive, program
 from protlm import checkpoint
 from protlm.errors import UserError
 from protlm.inference.inside.attention_maps import attention_matrices, chosen_blocks
@@ -170,15 +169,8 @@ def main() -> None:
     parser.add_argument("--controls", type=int, default=5, help="models with random weights")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/inside.csv"))
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder for the pictures")
-    try:
-        run(parser.parse_args())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

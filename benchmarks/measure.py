@@ -2,12 +2,16 @@
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
+
+from protlm.errors import UserError
 
 Function = Callable[..., Tensor]
 
@@ -34,6 +38,17 @@ def forward_backward(function: Function, inputs: list[Tensor]) -> Callable[[], N
 
 
 PASSES = {"forward": forward, "forward+backward": forward_backward}
+
+
+def program(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a benchmark's main function and ends: a user's mistake is one line and code 2, Ctrl-C is 130."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def positive(text: str) -> int:

@@ -15,19 +15,17 @@ of a grid whose step takes no longer.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmarks.measure import positive
+from benchmarks.measure import positive, program
 from benchmarks.quality_concat import Grid, compare_concatenated
 from benchmarks.quality_corpora import CORPORA, Sources, make_corpus
 from benchmarks.quality_plan import Run, write_plan
 from benchmarks.quality_report import report
 from benchmarks.quality_runs import run_all
 from benchmarks.quality_time import measure_steps
-from protlm.errors import UserError
 
 FIRST = ("exact", "relu", "softmax", "opt")
 KINDS = {
@@ -190,10 +188,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    program(main)

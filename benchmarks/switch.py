@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from benchmarks.measure import positive
+from benchmarks.measure import positive, program
 from benchmarks.quality_plan import Plan, Run, read_plan, write_plan
 from benchmarks.quality_runs import run_all
 from benchmarks.switch_report import report
@@ -229,10 +228,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    program(main)

@@ -48,8 +48,7 @@ from pytorch_lightning.callbacks import Callback
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from benchmarks.measure import medians, peak_bytes, positive
-from protlm.errors import UserError
+from benchmarks.measure import medians, peak_bytes, positive, program
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kind import Kind
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
@@ -421,10 +420,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import inside
+from benchmarks.measure import program
 from protlm.sequence.fasta import Record
 
 
@@ -43,7 +44,7 @@ def test_a_mistake_is_one_line(model_folder: Path, sample: Path, tmp_path: Path,
     for arguments in ([tmp_path / "none", sample], [model_folder, tmp_path / "none"]):
         monkeypatch.setattr("sys.argv", ["inside", *map(str, arguments), "--csv", str(tmp_path / "i.csv")])
         with pytest.raises(SystemExit) as stop:
-            inside.main()
+            program(inside.main)
         assert stop.value.code == 2
         assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "i.csv").exists()
