@@ -1,6 +1,7 @@
 """Kinds of attention against each other: same model, data, steps and seeds (the paper's Figure 4 and Table 2, small).
 
     python -m benchmarks.quality train FASTA --clusters TABLE     # may be cut: the same command goes on
+    python -m benchmarks.quality train --corpora families         # without a FASTA file
     python -m benchmarks.quality report                           # also while the training is under way
     python -m benchmarks.quality time
     python -m benchmarks.quality concat
@@ -21,11 +22,12 @@ from pathlib import Path
 
 from benchmarks.measure import positive, program
 from benchmarks.quality_concat import Grid, compare_concatenated
-from benchmarks.quality_corpora import CORPORA, Sources, make_corpus
+from benchmarks.quality_corpora import CORPORA, SAMPLE, Sources, make_corpus
 from benchmarks.quality_plan import Run, write_plan
 from benchmarks.quality_report import report
 from benchmarks.quality_runs import run_all
 from benchmarks.quality_time import measure_steps
+from protlm.errors import UserError
 
 FIRST = ("exact", "relu", "softmax", "opt")
 KINDS = {
@@ -71,10 +73,12 @@ def planned(combination: tuple[str, str, str, int], path: Path, overrides: Seque
 
 def train(options: argparse.Namespace) -> int:
     """Makes the corpora and trains; the exit code."""
-    sources = Sources(
-        options.fasta, options.clusters, options.families, options.families_ood, options.ood, options.ood_share
-    )
-    paths = {name: make_corpus(name, sources, options.work / "corpora") for name in options.corpora}
+    sources = {"families": SAMPLE}
+    if "swissprot" in options.corpora:
+        if not (options.fasta and options.clusters):
+            raise UserError("corpus swissprot: give FASTA and --clusters TABLE, or --corpora families")
+        sources["swissprot"] = Sources(options.fasta, options.clusters, options.ood, options.ood_share)
+    paths = {name: make_corpus(name, sources[name], options.work / "corpora") for name in options.corpora}
     overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
     overrides += options.overrides
     chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
@@ -124,12 +128,10 @@ def parsed() -> argparse.Namespace:
     parts = parser.add_subparsers(dest="part", required=True)
 
     part = parts.add_parser("train", help="all runs of the comparison")
-    part.add_argument("fasta", type=Path, help="Swiss-Prot, or other proteins")
-    part.add_argument("--clusters", type=Path, required=True, help="table of their clusters")
+    part.add_argument("fasta", type=Path, nargs="?", help="Swiss-Prot, or other proteins: the corpus swissprot")
+    part.add_argument("--clusters", type=Path, help="table of their clusters")
     part.add_argument("--corpora", type=names_of(CORPORA), default=list(CORPORA))
     part.add_argument("--kinds", type=names_of([*KINDS]), default=list(KINDS))
-    part.add_argument("--families", type=positive, default=Sources.families, help="clusters, the largest ones")
-    part.add_argument("--families-ood", type=share, default=Sources.families_ood, help="share of them held out whole")
     part.add_argument("--ood", type=Path, help="ids of proteins or clusters of Swiss-Prot to hold out")
     part.add_argument("--ood-share", type=share, default=Sources.ood_share, help="of the clusters, without --ood")
     add_runs(part, "1,2", "bidirectional,causal")

@@ -26,7 +26,7 @@ from protlm.sequence.corpus import Corpus
 from tests.conftest import DATA
 from tests.tiny import TINY
 
-SOURCES = quality_corpora.Sources(DATA / "families.fasta.gz", DATA / "families.clusters.tsv", families=6)
+ALL = quality_corpora.Sources(DATA / "families.fasta.gz", DATA / "families.clusters.tsv", ood_share=0.1)
 FEW = ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "trainer.log_every_n_steps=1"]
 SMALL = [
     *(option for option in TINY if "progress" not in option),
@@ -37,9 +37,8 @@ SMALL = [
 
 
 def command(work: Path, *, kinds: str = "exact,relu", steps: int = 6, more: Sequence[str] = ()) -> list[str]:
-    where = ["train", SOURCES.fasta, "--clusters", SOURCES.clusters, "--work", work, "--families", SOURCES.families]
     which = ["--corpora", "families", "--directions", "bidirectional", "--seeds", "1", "--kinds", kinds]
-    return [*map(str, where), *which, "--steps", str(steps), *more, "--overrides", *SMALL]
+    return ["train", "--work", str(work), *which, "--steps", str(steps), *more, "--overrides", *SMALL]
 
 
 def call(arguments: Sequence[object]) -> int:
@@ -99,12 +98,14 @@ def test_runs_have_results_and_a_second_call_does_nothing(trained: Path, monkeyp
     assert capsys.readouterr().out.count(": done before\n") == 2
 
 
-def test_other_options_are_noticed(work: Path, begun: list, capsys) -> None:
+def test_other_options_are_noticed(work: Path, begun: list, monkeypatch, capsys) -> None:
     relu = "families/bidirectional/relu/1"
     with pytest.raises(UserError, match=r"2 runs .*exact/1: trainer.max_steps 6 is now 7.*--redo"):
         call(command(work, steps=7))
-    with pytest.raises(UserError, match=r"exact/1: data.corpus .* is now"):  # another corpus of the same name
-        call([*command(work)[:-1], SMALL[-1], "--families", 5])
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"exact/1: data.corpus .* is now"):
+        patch.setattr(quality, "SAMPLE", ALL)  # another corpus of the same name
+        call(command(work))
+    capsys.readouterr()
     assert not begun
     assert call(command(work, kinds="relu", steps=7, more=["--redo"])) == 0
     assert begun == [(relu, False)]
@@ -257,26 +258,33 @@ def test_two_at_a_time_share_the_threads_and_a_failure_ends_only_its_run(
 
 
 def test_corpora_depend_only_on_what_they_are_made_from(tmp_path: Path, capsys) -> None:
-    path = quality_corpora.make_corpus("families", SOURCES, tmp_path)
-    corpus, held_out = Corpus(path), (tmp_path / "families.ood.txt").read_text().split()
-    table = quality_corpora.table_of(SOURCES.clusters)
-    assert len(held_out) == 1
-    names = {split: corpus_ids(corpus, split) for split in ("train", "valid", "test", "ood")}
-    assert {table[name] for name in names["ood"]} == set(held_out)
+    table = quality_corpora.table_of(ALL.clusters)
+    path = quality_corpora.make_corpus("families", quality_corpora.SAMPLE, tmp_path)
+    names = {split: corpus_ids(Corpus(path), split) for split in ("train", "valid", "test", "ood")}
+    assert {table[name] for name in names["ood"]} == set((DATA / "families.ood.txt").read_text().split())
     trained_on = {table[name] for name in names["train"]}
-    assert len(trained_on) == 5
-    assert {table[name] for name in names["test"]} <= trained_on
-    sizes = sorted((list(table.values()).count(name) for name in set(table.values())), reverse=True)
-    assert sum(map(len, names.values())) == sum(sizes[:6])
+    assert len(trained_on) == 17
+    assert {table[name] for name in names["test"]} == trained_on
     before = path.stat().st_mtime_ns
-    quality_corpora.make_corpus("families", SOURCES, tmp_path)
+    quality_corpora.make_corpus("families", quality_corpora.SAMPLE, tmp_path)
     assert path.stat().st_mtime_ns == before
-    other = quality_corpora.Sources(SOURCES.fasta, SOURCES.clusters, families=4)
-    quality_corpora.make_corpus("families", other, tmp_path)
-    assert Corpus(path).fingerprint != corpus.fingerprint
-    whole = Corpus(quality_corpora.make_corpus("swissprot", SOURCES, tmp_path))
+
+    whole = Corpus(quality_corpora.make_corpus("swissprot", ALL, tmp_path))
     sides = [{table[name] for name in corpus_ids(whole, split)} for split in ("train", "valid", "test", "ood")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(table.values()))
+    assert sides[3] == set((tmp_path / "swissprot.ood.txt").read_text().split())
+    assert len(sides[3]) == 2
+    other = quality_corpora.Sources(ALL.fasta, ALL.clusters, ood_share=0.2)
+    assert Corpus(quality_corpora.make_corpus("swissprot", other, tmp_path)).fingerprint != whole.fingerprint
+
+
+def test_all_of_swissprot_needs_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give FASTA and --clusters TABLE, or --corpora families"):
+        call(["train", "--work", tmp_path])
+    one = tmp_path / "one.tsv"
+    one.write_text("P1\tP1\nP1\tP2\n")
+    with pytest.raises(UserError, match="names 1 clusters; expected 2 at least"):
+        quality_corpora.make_corpus("swissprot", quality_corpora.Sources(ALL.fasta, one), tmp_path)
 
 
 def corpus_ids(corpus: Corpus, split: str) -> list[str]:
