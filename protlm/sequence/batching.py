@@ -72,7 +72,7 @@ class Batches(Dataset[Batch]):
         max_length: longest sequence in tokens.
         token_budget: most tokens in a batch, padding included.
         seed: of crops, masks and order.
-        sample_by, weights: see `Draws`.
+        sample_by, weights, min_cluster_size: see `Draws`.
     """
 
     first: Cursor
@@ -87,6 +87,7 @@ class Batches(Dataset[Batch]):
         seed: int,
         sample_by: str = "protein",
         weights: Sequence[float] | None = None,
+        min_cluster_size: int = 1,
     ) -> None:
         if not 3 <= max_length <= token_budget:
             raise UserError(
@@ -95,7 +96,7 @@ class Batches(Dataset[Batch]):
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
         self.split, self.question, self.seed = split, question, seed
         self.max_length, self.token_budget = max_length, token_budget
-        self.draws = Draws(self.corpora, split, seed, sample_by, weights)
+        self.draws = Draws(self.corpora, split, seed, sample_by, weights, min_cluster_size)
         proteins, residues = self.corpora.count(split)
         self.mean_length = residues / max(1, proteins)
         self._chance = KeyedGenerator(seed, 2)

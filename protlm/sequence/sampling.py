@@ -25,23 +25,41 @@ class Draws:
         by: "protein" draws every protein once an epoch; "cluster" every cluster once, and one of its proteins, each as
             likely.
         weights: share of each corpus in the draws; None takes every protein (or cluster) of all equally often.
+        min_cluster_size: leaves out clusters with fewer proteins in the split.
 
     Attributes:
         size: draws in an epoch.
 
     Raises:
-        UserError: for weights that do not fit, or for clusters that a corpus does not have.
+        UserError: for weights that do not fit, or for clusters or a size of clusters that a corpus does not have.
     """
 
     def __init__(
-        self, corpora: Corpora, split: str, seed: int, by: str = "protein", weights: Sequence[float] | None = None
+        self,
+        corpora: Corpora,
+        split: str,
+        seed: int,
+        by: str = "protein",
+        weights: Sequence[float] | None = None,
+        min_cluster_size: int = 1,
     ) -> None:
         if by not in UNITS:
             raise UserError(f"sample_by {by!r}: expected one of {', '.join(UNITS)}")
+        if not isinstance(min_cluster_size, int) or min_cluster_size < 1:
+            raise UserError(f"min_cluster_size {min_cluster_size!r}: expected a whole number from 1")
         self.corpora, self.split, self.seed = corpora, split, seed
-        self._by, self._weights = by, weights
+        self._by, self._weights, self._least = by, weights, min_cluster_size
         self._members = [corpus.members(split) for corpus in corpora.corpora]
-        self._groups = [corpus.groups(split) for corpus in corpora.corpora] if by == "cluster" else None
+        self._groups = None
+        if by == "cluster" or min_cluster_size > 1:
+            self._groups = [corpus.groups(split) for corpus in corpora.corpora]
+            for shard, (members, groups) in enumerate(zip(self._members, self._groups, strict=True)):
+                sizes = np.diff(groups)
+                kept = sizes >= min_cluster_size
+                self._members[shard] = members[np.repeat(kept, sizes)]
+                self._groups[shard] = np.append(0, np.cumsum(sizes[kept]))
+            if by == "protein":
+                self._groups = None
         units = [len(groups) - 1 for groups in self._groups] if self._groups else list(map(len, self._members))
         self._units = np.array(units, dtype=np.int64)
         self._draws = self._units if weights is None else self._weighted(weights)
@@ -50,7 +68,7 @@ class Draws:
 
     def __reduce__(self) -> tuple[type["Draws"], tuple[object, ...]]:
         """A worker opens the corpora itself, instead of getting copies of what is mapped."""
-        return Draws, (self.corpora, self.split, self.seed, self._by, self._weights)
+        return Draws, (self.corpora, self.split, self.seed, self._by, self._weights, self._least)
 
     def _weighted(self, weights: Sequence[float]) -> np.ndarray:
         try:

@@ -39,6 +39,7 @@ class TremblDataModule(pl.LightningDataModule):
             on how they are split.
         weights: share of each corpus in training; None takes each of its proteins once an epoch.
         sample_by: in training, "protein" takes each protein once an epoch, "cluster" one protein of each cluster.
+        min_cluster_size: in training, leaves out clusters with fewer proteins in the train split.
         fasta: a FASTA file or a list of them.
         clusters: two-column table (representative, member) for `split_by`; None for none.
         split_by: "cluster" keeps whole clusters on one side, "sequence" splits by hash of the sequence.
@@ -61,6 +62,7 @@ class TremblDataModule(pl.LightningDataModule):
         corpus: str | list[str] | None = None,
         weights: list[float] | None = None,
         sample_by: str = "protein",
+        min_cluster_size: int = 1,
         fasta: str | list[str] | None = None,
         clusters: str | None = None,
         split_by: str = "sequence",
@@ -91,7 +93,7 @@ class TremblDataModule(pl.LightningDataModule):
         self.corpus_paths = [Path(path) for path in paths]
         if self.fasta and len(self.corpus_paths) > 1:
             raise UserError("data.fasta with several data.corpus: make each of them with 'protlm prepare' first")
-        self.weights, self.sample_by = weights, sample_by
+        self.weights, self.sample_by, self.min_cluster_size = weights, sample_by, min_cluster_size
         self.allow_nucleotides = allow_nucleotides
         self.max_length, self.token_budget, self.workers, self.seed = max_length, token_budget, workers, seed
         self.question = Question(causal, masking or Masking())
@@ -163,7 +165,17 @@ class TremblDataModule(pl.LightningDataModule):
             raise UserError(f"{corpus.path}: was prepared with other {names}; prepare it again, or leave these out")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        samples = self._batches("train", self.question, sample_by=self.sample_by, weights=self.weights)
+        samples = self._batches(
+            "train",
+            self.question,
+            sample_by=self.sample_by,
+            weights=self.weights,
+            min_cluster_size=self.min_cluster_size,
+        )
+        if not samples.draws.size and self.min_cluster_size > 1:
+            raise UserError(
+                f"{self.corpora}: no cluster in the train split has data.min_cluster_size={self.min_cluster_size} proteins"
+            )
         if not samples.draws.size:
             raise UserError(
                 f"{self.corpora}: no protein in the train split; prepare it again with more proteins or smaller "
@@ -202,7 +214,7 @@ class TremblDataModule(pl.LightningDataModule):
         Raises:
             UserError: if the place belongs to another order of batches.
         """
-        stored, now = state_dict.get("order", {}), self._order()
+        stored, now = {"min_cluster_size": 1, **state_dict.get("order", {})}, self._order()  # older ones lack it
         if stored != now:
             odd = [name for name in now if now[name] != stored.get(name)]
             changes = ", ".join(f"data.{name} {stored.get(name)} is now {now[name]}" for name in odd)
@@ -220,6 +232,7 @@ class TremblDataModule(pl.LightningDataModule):
             "sample_by": self.sample_by,
             "weights": self.weights,
             "corpus": [corpus.fingerprint for corpus in self.corpora.corpora],
+            "min_cluster_size": self.min_cluster_size,
         }
 
     def _rank(self) -> tuple[int, int]:

@@ -73,7 +73,14 @@ def test_every_protein_of_the_split_once_an_epoch(corpora, split: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"by": "cluster"}, {"weights": [0.2, 0.8]}, {"by": "cluster", "weights": [1, 3]}]
+    "options",
+    [
+        {},
+        {"by": "cluster"},
+        {"weights": [0.2, 0.8]},
+        {"by": "cluster", "weights": [1, 3]},
+        {"min_cluster_size": 3},
+    ],
 )
 def test_any_stretch_of_an_epoch_can_be_asked_for_alone(corpora, options: dict) -> None:
     draws = Draws(Corpora(corpora[:2]), "train", 3, **options)
@@ -125,6 +132,25 @@ def test_members_of_a_cluster_follow_each_other_without_pattern(corpora) -> None
         expected = counts.sum() / counts.size
         chi_square, freedom = ((counts - expected) ** 2 / expected).sum(), counts.size - 1
         assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("by", ["protein", "cluster"])
+def test_small_clusters_are_left_out(corpora, by: str) -> None:
+    clusters = clusters_of(corpora[:2], "train")
+    number_of = {protein: number for number, cluster in enumerate(clusters) for protein in cluster}
+    large = {number for number, cluster in enumerate(clusters) if len(cluster) >= 5}
+    assert 3 < len(large) < len(clusters)
+    draws = Draws(Corpora(corpora[:2]), "train", 0, by=by, min_cluster_size=5)
+    drawn = [protein for _, protein in epoch(draws, 0)]
+    assert {number_of[protein] for protein in drawn} == large
+    assert draws.size == (len(large) if by == "cluster" else sum(len(clusters[number]) for number in large))
+    assert len(set(drawn)) == draws.size
+    assert Draws(Corpora(corpora[:2]), "train", 0, by=by, min_cluster_size=1000).size == 0
+    with pytest.raises(UserError, match="has no clusters; prepare it again with --clusters"):
+        Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=2)
+    for odd in (0, 1.5, "2"):
+        with pytest.raises(UserError, match="min_cluster_size .*: expected a whole number from 1"):
+            Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=odd)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [0.7, 0.1, 0.2], [5, 90, 5], [0, 1, 3], [1, 0, 0], [1e-9, 1, 0]])

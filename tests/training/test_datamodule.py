@@ -150,6 +150,22 @@ def test_training_by_cluster_takes_one_protein_of_each(kind, corpus_path: Path, 
         kind(**options(two, sample_by="family")).train_dataloader()
 
 
+@KINDS
+def test_training_can_leave_out_small_clusters(kind, corpus_path: Path) -> None:
+    corpus = Corpus(corpus_path)
+    trained_on = corpus.clusters[corpus.members("train")].tolist()
+    sizes = {cluster: trained_on.count(cluster) for cluster in set(trained_on)}
+    least = max(sizes.values())
+    expected = {cluster for cluster, size in sizes.items() if size == least}
+    assert len(expected) < len(sizes)
+    data = kind(**options(str(corpus_path), min_cluster_size=least))
+    draws = data.train_dataloader().dataset.draws
+    assert set(corpus.clusters[draws(0, 0, draws.size)[1]].tolist()) == expected
+    assert data.val_dataloader()[0].dataset.draws.size == len(corpus.members("valid"))
+    with pytest.raises(UserError, match="no cluster in the train split has data.min_cluster_size=9999 proteins"):
+        kind(**options(str(corpus_path), min_cluster_size=9999)).train_dataloader()
+
+
 class Recorder(LanguageModelTask):
     """Notes what it is trained on."""
 
@@ -274,6 +290,8 @@ def test_another_order_of_batches_is_refused_in_one_message(kind, two: list[str]
     stored = state(kind(**whole))
     kind(**whole).load_state_dict(stored)
     kind(**{**whole, "workers": 2, "valid": 0.3}).load_state_dict(stored)  # mean nothing here
+    del stored["order"]["min_cluster_size"]  # as before it was an option
+    kind(**whole).load_state_dict(stored)
     for changes, expected in (
         ({"seed": 4}, "data.seed 3 is now 4"),
         ({"token_budget": 400}, "data.token_budget 500 is now 400"),
@@ -281,6 +299,7 @@ def test_another_order_of_batches_is_refused_in_one_message(kind, two: list[str]
         ({"weights": [1, 2]}, r"data.weights \[1, 1\] is now \[1, 2\]"),
         ({"weights": None}, "data.weights .* is now None"),
         ({"sample_by": "cluster"}, "data.sample_by protein is now cluster"),
+        ({"min_cluster_size": 2}, "data.min_cluster_size 1 is now 2"),
         ({"corpus": two[:1], "weights": [1]}, ".*data.corpus .* is now"),
         ({"corpus": two[::-1]}, "data.corpus .* is now"),
         ({"seed": 4, "token_budget": 400}, "data.seed 3 is now 4, data.token_budget 500 is now 400"),
