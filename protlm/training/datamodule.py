@@ -174,7 +174,8 @@ class TremblDataModule(pl.LightningDataModule):
         )
         if not samples.draws.size and self.min_cluster_size > 1:
             raise UserError(
-                f"{self.corpora}: no cluster in the train split has data.min_cluster_size={self.min_cluster_size} proteins"
+                f"{self.corpora}: no cluster in the train split has data.min_cluster_size={self.min_cluster_size} "
+                "proteins"
             )
         if not samples.draws.size:
             raise UserError(
