@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import positive, program
+from benchmarks.measure import model_path, positive, program
 from protlm.errors import UserError
-from protlm.inference.boxed import path as boxed_path
 from protlm.inference.compute import Computer
 from protlm.inference.evaluate import SplitResults, evaluate
 from protlm.inference.model import load
@@ -134,20 +133,19 @@ def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a model folder or checkpoint; - is the model in the box")
+    parser.add_argument("model", type=model_path, help="a model folder or checkpoint; - is the model in the box")
     parser.add_argument("corpus", type=Path, help="made by protlm prepare, with proteins in test or ood")
     parser.add_argument("folder", type=Path, metavar="dms_dir", help="a CSV file for each assay, and wt.fasta")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/box.csv"))
     parser.add_argument("--token-budget", type=positive, default=16_384)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    path = boxed_path() if options.model == "-" else Path(options.model)
-    model = load(path, options.device)
+    model = load(options.model, options.device)
     rows = measure(model, Corpus(options.corpus), options.folder, options.token_budget)
     options.csv.parent.mkdir(parents=True, exist_ok=True)
     write_table(options.csv, COLUMNS, ([_cell(row.get(column, "")) for column in COLUMNS] for row in rows))
     parameters = sum(weight.numel() for weight in model.parameters())
-    print(f"{path}: {parameters:,} parameters; on {options.corpus} and {options.folder}\n\n{report(rows)}")
+    print(f"{options.model}: {parameters:,} parameters; on {options.corpus} and {options.folder}\n\n{report(rows)}")
 
 
 def _cell(value: Any) -> str:

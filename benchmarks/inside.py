@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import positive, program
+from benchmarks.measure import model_path, positive, program
 from protlm import checkpoint
 from protlm.errors import UserError
 from protlm.inference.inside.attention_maps import attention_matrices, chosen_blocks
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a checkpoint or a model folder")
+    parser.add_argument("model", type=model_path, help="a checkpoint or a model folder; - is the model in the box")
     parser.add_argument("fasta", help="proteins to look at; best such as training has not seen")
     parser.add_argument("--proteins", type=positive, default=200, help="drawn at random")
     parser.add_argument("--longest", type=positive, default=2_000, help="residues; longer proteins are not drawn")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from protlm.errors import UserError
+from protlm.inference import boxed
 
 Function = Callable[..., Tensor]
 
@@ -49,6 +50,11 @@ def program(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def model_path(text: str) -> Path:
+    """Of a model, for argparse; - is the model in the box."""
+    return boxed.path() if text == "-" else Path(text)
 
 
 def positive(text: str) -> int:
