@@ -132,8 +132,9 @@ def rounding(length: int = 257, width: int = 64, features: int = 128) -> list[di
                             attention.observe(q, k)
                             attention.redraw(0)
                         bias = attention.bias if attention.feature_map.adaptive else None
+                        keys = attention.centred(q, k)
                         expected = favor_attention(
-                            q, k, v, attention.feature_map, attention.directions, bias, causal=causal
+                            q, keys, v, attention.feature_map, attention.directions, bias, causal=causal
                         )
                         error = distance(attention(q, k, v), expected)
                     cells.append(f"{error:9.1e}")

@@ -33,7 +33,7 @@ FIRST = ("exact", "relu", "softmax", "opt")
 KINDS = {
     "exact": ("model.attention=exact",),
     "relu": ("model.attention=relu",),
-    "softmax": ("model.attention=softmax", "callbacks.redraw.every_n_steps=250"),
+    "softmax": ("model.attention=softmax", "callbacks.redraw.every_n_steps=500"),
     "opt": ("model.attention=opt",),
     "softmax_fixed": ("model.attention=softmax", "callbacks.redraw.every_n_steps=0"),
     "linformer": ("model.attention=linformer",),

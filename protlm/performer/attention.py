@@ -136,6 +136,7 @@ class FavorAttention(nn.Module):
 
         `forward` does so in training mode. Every protein and head counts the same; arguments as in `forward`.
         """
+        k = self.centred(q, k, key_mask)
         with without_autocast(q.device):
             x, y = (tensor.to(self.moment.dtype) * self.head_dim**-0.25 for tensor in (q, k))
             real = x.new_ones(len(x), x.shape[2]) if key_mask is None else key_mask.to(x)
@@ -147,6 +148,24 @@ class FavorAttention(nn.Module):
         self.observed += good * len(x)
         change = (moment - self.moment) * len(x) / self.observed.clamp(min=1)
         self.moment += torch.where(good, change, 0.0)
+
+    def centred(self, q: Tensor, k: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """The keys less the mean of queries and keys of the same protein and head, so that q + k has a mean of zero.
+
+        softmax(q.k) stays as it is, since the logits of a query change by one number; the variance of its estimate,
+        which grows as exp |q + k|^2, falls. Kernels that do not estimate softmax get their keys as they are, and so do
+        causal ones, whose first positions must not know the mean. Arguments as in `forward`.
+        """
+        if self.causal or not self.feature_map.redrawn:
+            return k
+        with without_autocast(q.device):
+            x, y = (tensor.to(precision(q, k)) for tensor in (q, k))
+            if key_mask is None:
+                mean = (x + y).mean(2, keepdim=True)
+            else:
+                real = key_mask[:, None, None, :].to(x)
+                mean = real / real.sum(-1, keepdim=True).clamp(min=1) @ (x + y)
+            return (y - mean).to(k.dtype)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attention (B, H, L, e) in the dtype of v.
@@ -163,6 +182,7 @@ class FavorAttention(nn.Module):
         self._check(q, k, v, key_mask)
         if self.training and self.feature_map.adaptive:
             self.observe(q, k, key_mask)
+        k = self.centred(q, k, key_mask)
         q, k, weight, bias, scale = self._operands(q, k, v)
         return linear_attention(q, k, v, self._encoded, weight, bias, key_mask, scale, self.causal)[0]
 

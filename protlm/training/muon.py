@@ -1,6 +1,6 @@
 """Muon, in a precision that the hardware has."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,15 +37,17 @@ class Muon(Optimizer):
     the demo's model on a processor that has no instructions for that (docs/decisions.md).
 
     Args:
-        weights: matrices.
+        weights: matrices, or groups of them.
         lr: learning rate; the root mean square of a step is 0.2 of it (Liu et al. 2025, "Muon is scalable for LLM
             training"), so that one learning rate serves this optimizer and Adam.
         momentum: of the running mean of gradients.
         weight_decay: the share of lr by which a weight shrinks.
+        parts: factors of the steps of equal parts of a matrix's rows; one for all unless a group says otherwise.
     """
 
-    def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, weights: Any, lr: float, momentum: float, weight_decay: float) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": (1.0,)}
+        super().__init__(weights, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -56,16 +58,19 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(
-                        weight, weight.grad, **{name: group[name] for name in ("lr", "momentum", "weight_decay")}
-                    )
+                    options = {name: group[name] for name in ("lr", "momentum", "weight_decay", "parts")}
+                    self._move(weight, weight.grad, **options)
         return loss
 
-    def _move(self, weight: Tensor, grad: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
+    def _move(
+        self, weight: Tensor, grad: Tensor, lr: float, momentum: float, weight_decay: float, parts: Sequence[float]
+    ) -> None:
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(grad)
         mean = state["momentum_buffer"].lerp_(grad, 1 - momentum)
         update = orthogonalised(grad.lerp(mean, momentum))
         weight.mul_(1 - lr * weight_decay)
+        for rows, factor in zip(update.chunk(len(parts)), parts, strict=True):
+            rows.mul_(factor)
         weight.add_(update, alpha=-0.2 * lr * max(weight.shape) ** 0.5)

@@ -43,6 +43,7 @@ def muon(
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-9,
     weight_decay: float = 0.01,
+    query_key: float = 0.5,
 ) -> "MuonWithAdamW":
     """Muon (Jordan et al. 2024) for the matrices inside the blocks, AdamW for all else.
 
@@ -53,13 +54,23 @@ def muon(
         lr, weight_decay: of both; norms and biases do not decay.
         momentum: of Muon.
         betas, eps: of AdamW.
+        query_key: share of lr for the weights of queries and keys. Muon's steps are as large for a small gradient as
+            for a large one; at the full rate norms grow to where random features no longer estimate softmax
+            (docs/decisions.md).
     """
-    _check("matrices", betas, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay)
+    _check("matrices", betas, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, query_key=query_key)
     inside = {id(weight) for weight in model.get_submodule("blocks").parameters() if weight.ndim == 2}
-    matrices = [weight for weight in model.parameters() if id(weight) in inside]
+    joint = {id(weight) for name, weight in model.named_parameters() if name.endswith("attention.qkv.weight")}
+    groups = [
+        {"params": [weight for weight in model.parameters() if id(weight) in inside - joint]},
+        {
+            "params": [weight for weight in model.parameters() if id(weight) in joint],
+            "parts": (query_key, query_key, 1.0),
+        },
+    ]
     others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in inside)
     return MuonWithAdamW(
-        Muon(matrices, lr, momentum, weight_decay),
+        Muon(groups, lr, momentum, weight_decay),
         AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model)),
     )
 

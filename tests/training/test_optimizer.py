@@ -79,11 +79,27 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(tiny_model: Pe
 def test_muons_step_is_orthogonal_and_as_large_as_adams(tiny_model: Performer) -> None:
     weight = tiny_model.blocks[0].attention.qkv.weight
     before = weight.detach().clone()
-    train_steps(tiny_model, muon(tiny_model, lr=1.0, weight_decay=0.0), 0, 1)
+    train_steps(tiny_model, muon(tiny_model, lr=1.0, weight_decay=0.0, query_key=1.0), 0, 1)
     step: Tensor = (weight.detach() - before).double()
     singular = torch.linalg.svdvals(step)
     assert singular.max() < 2 * singular.median()  # that of a gradient spans orders of magnitude
     assert 0.1 < step.square().mean().sqrt() < 0.4
+
+
+def test_muon_moves_queries_and_keys_by_a_share(tiny_model: Performer) -> None:
+    """Values and all other matrices as without it."""
+    steps = []
+    for share in (1.0, 0.25):
+        model = copied(tiny_model)
+        train_steps(model, muon(model, lr=0.1, weight_decay=0.0, query_key=share), 0, 1)
+        before, after = dict(tiny_model.named_parameters()), dict(model.named_parameters())
+        steps.append({name: (after[name] - before[name]).detach() for name in after})
+    for name, whole in steps[0].items():
+        rows = torch.ones(len(whole))
+        if name.endswith("attention.qkv.weight"):
+            rows[: 2 * len(whole) // 3] = 0.25
+        rows = rows.view(-1, *(1,) * (whole.dim() - 1))
+        torch.testing.assert_close(steps[1][name], whole * rows, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("make", [adamw, muon])
