@@ -65,13 +65,14 @@ bench-embed: $(READY)
 bench-generate: $(READY)
 	$(BIN)/python -m benchmarks.generate
 
-# many hours; may be cut: the next call goes on. FASTA is Swiss-Prot, CLUSTERS a table of its clusters.
-# The switch from Transformer to Performer begins with the first exact Transformer of the comparison.
+# many hours; may be cut: the next call goes on. FASTA is Swiss-Prot, CLUSTERS a table of its clusters; without them,
+# the families of the sample alone. The switch from Transformer to Performer begins with the first exact Transformer of
+# the comparison.
 bench-quality: $(READY)
-	$(BIN)/python -m benchmarks.quality train $(FASTA) --clusters $(CLUSTERS)
+	$(BIN)/python -m benchmarks.quality train $(if $(FASTA),$(FASTA) --clusters $(CLUSTERS),--corpora families)
 	$(BIN)/python -m benchmarks.quality time
 	$(BIN)/python -m benchmarks.quality report
-	$(BIN)/python -m benchmarks.quality concat
+	$(if $(FASTA),$(BIN)/python -m benchmarks.quality concat)
 	$(BIN)/python -m benchmarks.switch train runs/quality/families/bidirectional/exact/1
 	$(BIN)/python -m benchmarks.switch report
 
