@@ -37,6 +37,7 @@ class FavorAttention(nn.Module):
     One set of directions is shared by the heads; it is a buffer, so it is saved with the model. The kernels "optimal"
     and "sderf" choose theirs by the mean of (q + k)(q + k)', which is averaged while the module is in training mode and
     adopted at the next `redraw`; until then they are "softmax". So attention never depends on the batch it is in.
+    Bidirectional attention centres its keys where it approximates softmax, see `centred`.
 
     Args:
         head_dim: d, the width of queries and keys.
