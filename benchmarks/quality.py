@@ -30,12 +30,14 @@ from benchmarks.quality_time import measure_steps
 from protlm.errors import UserError
 
 FIRST = ("exact", "relu", "softmax", "opt")
+SOFTMAX = ("model.attention=hyperbolic", "model.norms=constant", "model.num_features=48")
+"""The softmax kernel by features of w and of -w, as many directions as a head is wide, see docs/algorithm.md."""
 KINDS = {
     "exact": ("model.attention=exact",),
     "relu": ("model.attention=relu",),
-    "softmax": ("model.attention=softmax", "callbacks.redraw.every_n_steps=500"),
+    "softmax": (*SOFTMAX, "callbacks.redraw.every_n_steps=25", "callbacks.redraw.until=0.5"),
     "opt": ("model.attention=opt",),
-    "softmax_fixed": ("model.attention=softmax", "callbacks.redraw.every_n_steps=0"),
+    "softmax_fixed": (*SOFTMAX, "callbacks.redraw.every_n_steps=0"),
     "linformer": ("model.attention=linformer",),
     "reformer": ("model.attention=reformer",),
     "window": ("model.attention=window",),

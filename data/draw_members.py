@@ -1,7 +1,8 @@
-"""Draws members of large clusters for the corpus of the model in the box to hold out, as its `ood` split.
+r"""Draws members of large clusters for the corpus of the model in the box to hold out, as its `ood` split.
 
     python data/draw_members.py CLUSTERS.tsv.zst > members.txt
-    protlm prepare SWISSPROT.fasta.zst --clusters CLUSTERS.tsv.zst --valid 0.01 --test 0.02 --ood members.txt -o CORPUS.h5
+    protlm prepare SWISSPROT.fasta.zst --clusters CLUSTERS.tsv.zst --valid 0.01 --test 0.02 --ood members.txt \
+        -o CORPUS.h5
 
 The rule: of each cluster of 50 proteins and more that those shares leave in training, the proteins for which the hash
 of the id, as a fraction, is below 0.02. So `test` has clusters that nothing was learned of, and `ood` unseen members of

@@ -24,14 +24,17 @@ class RedrawFeatures(Callback):
     Args:
         every_n_steps: optimizer steps between two draws; 0 keeps the first; None takes what suits the kind of
             attention, `PerformerConfig.redraw_every`.
+        until: share of `trainer.max_steps` in which there are draws; behind it the model settles on the last ones.
     """
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
+    def __init__(self, every_n_steps: int | None = None, until: float = 1.0) -> None:
         if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 0):
             raise UserError(
                 f"callbacks.redraw.every_n_steps {every_n_steps!r}: expected a whole number from 0, or null"
             )
-        self.every_n_steps = every_n_steps
+        if not isinstance(until, float | int) or not 0 <= until <= 1:
+            raise UserError(f"callbacks.redraw.until {until!r}: expected a number from 0 to 1")
+        self.every_n_steps, self.until = every_n_steps, until
         self._interval, self._draw = 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,7 +45,10 @@ class RedrawFeatures(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        draw = trainer.global_step // self._interval if self._interval else 0
+        step = trainer.global_step
+        if self.until < 1 and trainer.max_steps > 0:
+            step = min(step, int(self.until * trainer.max_steps))
+        draw = step // self._interval if self._interval else 0
         if draw != self._draw:
             if dist.is_available() and dist.is_initialized():
                 self._model(pl_module).share_observations()

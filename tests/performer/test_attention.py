@@ -193,6 +193,21 @@ def test_keys_are_centred_where_softmax_is_estimated(kernel: str) -> None:
         assert distance(attention(q, k, v, mask) * real, exact * real) < 0.8 * distance(plain * real, exact * real)
 
 
+@pytest.mark.parametrize(("features", "order"), [(16, 4), (48, 4), (24, 2)])
+def test_whole_bases_and_their_negatives_are_exact_to_the_third_degree(features: int, order: int) -> None:
+    """What is left of exp(x.y) falls with the fourth power of |x + y|; with half a basis it is the second."""
+    attention = FavorAttention(16, features, "hyperbolic", norms="constant")
+    weight, bias = attention.feature_map.affine(attention.directions, torch.zeros(16, 16))
+    x, y = normal(2, 50, 16) / 10
+
+    def error(size: float) -> float:
+        of_x, of_y = (phi(z * size, attention.feature_map, weight, bias) for z in (x, y))
+        logarithms = of_x[0] + of_y[0] + of_x[1] + of_y[1] - (x * y).sum(1, keepdim=True) * size**2
+        return float((logarithms.exp().mean(1) - 1).abs().mean())
+
+    assert error(1) / error(0.5) == pytest.approx(2**order, rel=0.1)
+
+
 def test_unprojected_features_are_as_many_as_dimensions() -> None:
     q, k, v = inputs((1, 2, 30, 8))
     attention = FavorAttention(8, 100, "relu_unprojected", causal=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.training.callbacks import RedrawFeatures, SeededSteps, draw_learning_curve
 from protlm.training.task import LanguageModelTask
@@ -18,7 +19,7 @@ def at(callback: RedrawFeatures, model: Performer, *steps: int) -> list[np.ndarr
     callback.on_train_start(None, task)
     seen = []
     for step in steps:
-        callback.on_train_batch_start(SimpleNamespace(global_step=step), task, None, 0)
+        callback.on_train_batch_start(SimpleNamespace(global_step=step, max_steps=20), task, None, 0)
         seen.append(model.blocks[0].attention.attention.directions.numpy().copy())
     return seen
 
@@ -30,6 +31,16 @@ def test_redraw_depends_on_the_step_only(tiny_model: Performer) -> None:
     assert np.array_equal(at(RedrawFeatures(3), tiny_model, 7)[0], seen[7])
     first, last = at(RedrawFeatures(0), tiny_model, 0, 5000)
     assert np.array_equal(first, last)
+
+
+def test_draws_end_with_their_share_of_the_run(tiny_model: Performer) -> None:
+    whole, half = (at(RedrawFeatures(3, until), tiny_model, *range(20)) for until in (1.0, 0.5))
+    for step in range(20):
+        assert np.array_equal(half[step], whole[min(step, 9)])
+    assert not np.array_equal(half[19], whole[19])
+    for odd in (-0.1, 1.1, "half"):
+        with pytest.raises(UserError, match="callbacks.redraw.until .*: expected a number from 0 to 1"):
+            RedrawFeatures(3, odd)
 
 
 @pytest.mark.parametrize(("attention", "changes"), [("softmax", True), ("optimal", True), ("relu", False)])
