@@ -71,6 +71,6 @@ class Muon(Optimizer):
         mean = state["momentum_buffer"].lerp_(grad, 1 - momentum)
         update = orthogonalised(grad.lerp(mean, momentum))
         weight.mul_(1 - lr * weight_decay)
-        for rows, factor in zip(update.chunk(len(parts)), parts, strict=True):
-            rows.mul_(factor)
+        if any(factor != 1 for factor in parts):  # not in place: chunks of a matrix that is shared out are copies
+            update = torch.cat([rows * factor for rows, factor in zip(update.chunk(len(parts)), parts, strict=True)])
         weight.add_(update, alpha=-0.2 * lr * max(weight.shape) ** 0.5)
