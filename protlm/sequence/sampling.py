@@ -50,16 +50,13 @@ class Draws:
         self.corpora, self.split, self.seed = corpora, split, seed
         self._by, self._weights, self._least = by, weights, min_cluster_size
         self._members = [corpus.members(split) for corpus in corpora.corpora]
-        self._groups = None
-        if by == "cluster" or min_cluster_size > 1:
-            self._groups = [corpus.groups(split) for corpus in corpora.corpora]
-            for shard, (members, groups) in enumerate(zip(self._members, self._groups, strict=True)):
-                sizes = np.diff(groups)
+        groups = [corpus.groups(split) for corpus in corpora.corpora] if by == "cluster" or min_cluster_size > 1 else []
+        if min_cluster_size > 1:  # else what is mapped is not copied
+            for shard, sizes in enumerate(map(np.diff, groups)):
                 kept = sizes >= min_cluster_size
-                self._members[shard] = members[np.repeat(kept, sizes)]
-                self._groups[shard] = np.append(0, np.cumsum(sizes[kept]))
-            if by == "protein":
-                self._groups = None
+                self._members[shard] = self._members[shard][np.repeat(kept, sizes)]
+                groups[shard] = np.append(0, np.cumsum(sizes[kept]))
+        self._groups = groups if by == "cluster" else None
         units = [len(groups) - 1 for groups in self._groups] if self._groups else list(map(len, self._members))
         self._units = np.array(units, dtype=np.int64)
         self._draws = self._units if weights is None else self._weighted(weights)

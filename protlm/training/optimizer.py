@@ -59,15 +59,11 @@ def muon(
             (docs/decisions.md).
     """
     _check("matrices", betas, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, query_key=query_key)
-    inside = {id(weight) for weight in model.get_submodule("blocks").parameters() if weight.ndim == 2}
-    joint = {id(weight) for name, weight in model.named_parameters() if name.endswith("attention.qkv.weight")}
-    groups = [
-        {"params": [weight for weight in model.parameters() if id(weight) in inside - joint]},
-        {
-            "params": [weight for weight in model.parameters() if id(weight) in joint],
-            "parts": (query_key, query_key, 1.0),
-        },
-    ]
+    matrices = {n: weight for n, weight in model.get_submodule("blocks").named_parameters() if weight.ndim == 2}
+    joint = [weight for name, weight in matrices.items() if name.endswith("attention.qkv.weight")]
+    rest = [weight for name, weight in matrices.items() if not name.endswith("attention.qkv.weight")]
+    groups = [{"params": rest}, {"params": joint, "parts": (query_key, query_key, 1.0)}]
+    inside = {id(weight) for weight in matrices.values()}
     others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in inside)
     return MuonWithAdamW(
         Muon(groups, lr, momentum, weight_decay),
