@@ -32,17 +32,24 @@ SCALES = [1, 3, 10, 30, 100]
 DOUBLED = ("hyperbolic", "trig")
 """Maps that make two features of each direction."""
 ESTIMATORS = [
-    ("softmax", "orthogonal"),
-    ("softmax", "simplex"),
-    ("softmax", "iid"),
-    ("hyperbolic", "orthogonal"),
-    ("regularised", "orthogonal"),
-    ("optimal", "orthogonal"),
-    ("optimal", "iid"),
-    ("sderf", "orthogonal"),
-    ("trig", "orthogonal"),
-    ("trig", "iid"),
+    ("softmax", "orthogonal", "chi"),
+    ("softmax", "simplex", "chi"),
+    ("softmax", "iid", "chi"),
+    ("hyperbolic", "orthogonal", "chi"),
+    ("hyperbolic", "orthogonal", "constant"),
+    ("regularised", "orthogonal", "chi"),
+    ("optimal", "orthogonal", "chi"),
+    ("optimal", "iid", "chi"),
+    ("sderf", "orthogonal", "chi"),
+    ("trig", "orthogonal", "chi"),
+    ("trig", "iid", "chi"),
 ]
+"""Kernel, directions and norms of these."""
+
+
+def title(kernel: str, directions: str, norms: str) -> str:
+    """Of an estimator, for a reader."""
+    return f"{kernel}, {directions}{', constant norms' if norms == 'constant' else ''}"
 
 
 def distance(x: Tensor, y: Tensor) -> float:
@@ -61,12 +68,12 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
         f"\nrelative error of the output against exact attention: L={length}, d={WIDTH}, queries and keys of deviation"
     )
     print(f"{size}, median of {draws} draws")
-    print(" " * 24 + "".join(f"{'M=' + str(m):>9}" for m in FEATURES))
-    for kernel, directions in ESTIMATORS:
+    print(" " * 34 + "".join(f"{'M=' + str(m):>9}" for m in FEATURES))
+    for kernel, directions, norms in ESTIMATORS:
         cells = []
         for features in FEATURES:
             count = features // 2 if kernel in DOUBLED else features
-            attention = FavorAttention(WIDTH, count, kernel, directions=directions).eval()
+            attention = FavorAttention(WIDTH, count, kernel, directions=directions, norms=norms).eval()
             if attention.feature_map.adaptive:
                 attention.observe(q, k)
             errors = []
@@ -79,6 +86,7 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
                     "size": size,
                     "kernel": kernel,
                     "directions": directions,
+                    "norms": norms,
                     "features": features,
                     "error": middle,
                     "quartile_1": low,
@@ -86,7 +94,7 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
                 }
             )
             cells.append(f"{middle:9.3f}")
-        print(f"{kernel + ', ' + directions:<24}" + "".join(cells), flush=True)
+        print(f"{title(kernel, directions, norms):<34}" + "".join(cells), flush=True)
     return rows
 
 
@@ -158,11 +166,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.ticker import ScalarFormatter
 
     figure, axes = plt.subplots(1, len(SIZES), figsize=(12, 5.5), constrained_layout=True)
-    colours = {kernel: f"C{i}" for i, kernel in enumerate(dict.fromkeys(kernel for kernel, _ in ESTIMATORS))}
+    colours = {kernel: f"C{i}" for i, kernel in enumerate(dict.fromkeys(kernel for kernel, *_ in ESTIMATORS))}
     styles = {"orthogonal": "o-", "simplex": "s--", "iid": "x:"}
     for axis, size in zip(axes, SIZES, strict=True):
-        for kernel, directions in ESTIMATORS:
-            line = [r for r in rows if (r["size"], r["kernel"], r["directions"]) == (size, kernel, directions)]
+        for kernel, directions, norms in ESTIMATORS:
+            estimator = (size, kernel, directions, norms)
+            line = [r for r in rows if (r["size"], r["kernel"], r["directions"], r["norms"]) == estimator]
             error = [row["error"] for row in line]
             axis.errorbar(
                 [row["features"] for row in line],
@@ -171,9 +180,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                     [row["error"] - row["quartile_1"] for row in line],
                     [row["quartile_3"] - row["error"] for row in line],
                 ],
-                fmt=styles[directions],
+                fmt="D-." if norms == "constant" else styles[directions],
                 color=colours[kernel],
-                label=f"{kernel}, {directions}" if axis is axes[0] else None,
+                label=title(kernel, directions, norms) if axis is axes[0] else None,
                 markersize=4,
                 capsize=2,
                 linewidth=1,

@@ -6,9 +6,9 @@
 The paper's LM1B experiment (Choromanski et al. 2021, section 4.3) on proteins. The best checkpoint of a run of
 `python -m protlm.train` is fine-tuned with the run's own options, but with another kind of attention, a new schedule
 (a short warm-up, then linearly to zero) and fewer steps: the softmax kernel with several numbers of features M, with
-new directions every so many steps and with the same ones throughout, the ReLU kernel, and, as a control, the exact
-Transformer itself. Accuracy and perplexity are taken before the first step and at stated shares of the steps of the
-original run, over the same masked residues every time.
+new directions every so many steps and with the same ones throughout, the hyperbolic kernel with whole bases of
+directions alike, the ReLU kernel, and, as a control, the exact Transformer itself. Accuracy and perplexity are taken
+before the first step and at stated shares of the steps of the original run, over the same masked residues every time.
 """
 
 import argparse
@@ -45,6 +45,7 @@ REPLACED = (
     "trainer.val_check_interval",
     "model.attention",
     "model/attention",
+    "model.norms",
     "model.num_features",
     "optimizer.lr",
     "schedule",
@@ -107,19 +108,21 @@ def measure(model: Performer, data: TremblDataModule, split: str, limit: int) ->
     return metrics.beside(data.unigram)
 
 
-def variants(features: Sequence[int], interval: int, usual: int) -> dict[str, list[str]]:
+def variants(features: Sequence[int], interval: int, head: int, usual: int) -> dict[str, list[str]]:
     """Name -> options of `protlm.train`.
 
     Args:
         features: M of the softmax kernel.
         interval: steps between two draws of the directions.
+        head: width of a head, which is M of the hyperbolic kernel with constant norms.
         usual: M of the original run's configuration, for the ReLU kernel.
     """
+    kinds = {f"softmax_{count}": ["model.attention=softmax", f"model.num_features={count}"] for count in features}
+    kinds[f"hyperbolic_{head}"] = ["model.attention=hyperbolic", "model.norms=constant", f"model.num_features={head}"]
     found = {"exact": ["model.attention=exact"]}
-    for count in features:
-        kind = ["model.attention=softmax", f"model.num_features={count}"]
-        found[f"softmax_{count}"] = [*kind, f"callbacks.redraw.every_n_steps={interval}"]
-        found[f"softmax_{count}_fixed"] = [*kind, "callbacks.redraw.every_n_steps=0"]
+    for name, kind in kinds.items():
+        found[name] = [*kind, f"callbacks.redraw.every_n_steps={interval}"]
+        found[f"{name}_fixed"] = [*kind, "callbacks.redraw.every_n_steps=0"]
     return {**found, "relu": ["model.attention=relu", f"model.num_features={usual}"]}
 
 
@@ -171,10 +174,11 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
     common += ["schedule=warmup_linear", f"schedule.steps={max(1, steps // 20)}"]
     common += ["trainer.limit_test_batches=1", "trainer.limit_val_batches=0", *options.overrides]
     (corpus,) = [config["data"]["corpus"]] if isinstance(config["data"]["corpus"], str) else config["data"]["corpus"]
-    found = []
-    for name, kind in variants(options.features, interval, config["model"]["num_features"]).items():
+    model, found = config["model"], []
+    head = model["width"] // model["heads"]
+    for name, kind in variants(options.features, interval, head, model["num_features"]).items():
         path = (options.work / name / ALONG).resolve()
-        along = f"path:'{path}',steps:{at},splits:[valid,test,ood],limit:{options.limit}".replace(" ", "")
+        along = f"path:'{path}',steps:{at},splits:[test,ood],limit:{options.limit}".replace(" ", "")
         callback = f"+callbacks.along={{_target_:benchmarks.switch.Along,{along}}}"
         found.append(Run(name, Path(corpus), (*common, *kind, callback)))
     (options.work / "original.json").write_text(json.dumps({"steps": total, "run": str(options.run)}) + "\n")
@@ -208,7 +212,7 @@ def main() -> int:
     part = parts.add_parser("train", help="fine-tune with each kind of attention")
     part.add_argument("run", type=Path, help="folder of a finished run with model.attention=exact")
     part.add_argument("--features", type=numbers, default=[64, 256, 1024], help="M of the softmax kernel")
-    part.add_argument("--percent", type=percents, default=[0, 0.5, 1, 2, 5, 10, 15], help="of the run's steps")
+    part.add_argument("--percent", type=percents, default=[0, 0.5, 1, 2, 5, 10], help="of the run's steps")
     part.add_argument("--redraw", type=positive, help="steps between two draws; by default a tenth of all")
     part.add_argument("--lr", type=float, help="at its highest; by default half of the run's")
     part.add_argument("--limit", type=positive, default=100, help="batches of each split that are measured")

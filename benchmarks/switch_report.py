@@ -12,7 +12,7 @@ from benchmarks.train_step import write_csv
 from protlm.errors import UserError
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-"""Of Okabe and Ito, which the colour-blind tell apart; one for each number of features."""
+"""Of Okabe and Ito, which the colour-blind tell apart; one for each estimator."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Tuned:
     """A run that is done.
 
     Args:
-        name: exact, relu, or softmax_M, with _fixed if the directions stayed the same.
+        name: exact, relu, softmax_M or hyperbolic_M, with _fixed if the directions stayed the same.
         points: steps of fine-tuning -> split -> metrics.
     """
 
@@ -29,8 +29,8 @@ class Tuned:
 
     @property
     def features(self) -> int | None:
-        """M of the softmax kernel; None for others."""
-        found = re.fullmatch(r"softmax_(\d+)(_fixed)?", self.name)
+        """M of an estimator of softmax attention; None for others."""
+        found = re.fullmatch(r"\w+?_(\d+)(_fixed)?", self.name)
         return int(found[1]) if found else None
 
     @property
@@ -42,7 +42,7 @@ class Tuned:
     def title(self) -> str:
         """For a reader."""
         if self.features:
-            return f"softmax, M={self.features:,}{'' if self.redrawn else ', no redraw'}"
+            return f"{self.name.split('_')[0]}, M={self.features:,}{'' if self.redrawn else ', no redraw'}"
         return {"exact": "exact Transformer", "relu": "ReLU"}[self.name]
 
 
@@ -116,16 +116,18 @@ def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
     splits = [split for split in ("test", "ood") if split in present]
     figure = Figure(figsize=(2.2 + 3.8 * len(splits), 3.8), layout="constrained")
     grid = figure.subplots(1, len(splits), squeeze=False)[0]
-    colours = {count: COLOURS[i % len(COLOURS)] for i, count in enumerate(sorted({run.features or 0 for run in tuned}))}
+    estimators = dict.fromkeys(run.name.removesuffix("_fixed") for run in tuned if run.features)
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(estimators)}
     shown: dict[str, Any] = {}
     for axes, split in zip(grid, splits, strict=True):
         for run in tuned:
             points = {step: found[split] for step, found in sorted(run.points.items()) if split in found}
             accuracies = [100 * point["accuracy"] for point in points.values()]
-            style: dict[str, Any] = {"color": colours[run.features or 0], "marker": "o", "ms": 4, "lw": 1.6}
-            if run.features and not run.redrawn:
-                style |= {"ls": ":", "marker": "s"}
-            if run.name in ("exact", "relu"):
+            style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.6}
+            if run.features:
+                style |= {"color": colours[run.name.removesuffix("_fixed")]}
+                style |= {} if run.redrawn else {"ls": ":", "marker": "s"}
+            else:
                 style |= {"color": "black" if run.name == "exact" else "0.55", "marker": "^"}
             (shown[run.title],) = axes.plot([100 * step / total for step in points], accuracies, **style)
             if run.name == "exact":

@@ -61,7 +61,7 @@ def call(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert call() == call() == 0
-    names = ["exact", "softmax_8", "softmax_8_fixed", "relu"]
+    names = ["exact", "softmax_8", "softmax_8_fixed", "hyperbolic_4", "hyperbolic_4_fixed", "relu"]
     assert call.trained == names  # the second call has nothing to do
     work = tmp_path / "work"
     known = {name: json.loads((work / name / "along.json").read_text()) for name in names}
@@ -80,20 +80,20 @@ def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_pat
     assert switch.main() == 0
     with (tmp_path / "s.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * 3 * 3
+    assert len(rows) == 6 * 3 * 2
     assert {(row["step"], row["percent"]) for row in rows} == {("0", "0"), ("2", "10"), ("5", "25")}
-    assert [row["redraw"] for row in rows[9::9]] == ["True", "False", "False"]
+    assert [row["redraw"] for row in rows[6::6]] == ["True", "False", "True", "False", "False"]
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
-    assert "softmax, M=8, no redraw" in capsys.readouterr().out
+    assert "hyperbolic, M=4, no redraw" in capsys.readouterr().out
 
-    with pytest.raises(UserError, match=r"4 runs .*along.limit 2 is now 3"):
+    with pytest.raises(UserError, match=r"6 runs .*along.limit 2 is now 3"):
         call("--limit", 3)
     (work / "relu" / "results.json").unlink()
     monkeypatch.setattr(sys, "argv", ["switch", "report", "--work", str(work), *map(str, files)])
     assert switch.main() == 0
-    assert "1 of 4 runs of the plan are missing: relu" in capsys.readouterr().out
+    assert "1 of 6 runs of the plan are missing: relu" in capsys.readouterr().out
     assert call() == 0
-    assert call.trained[4:] == ["relu"]
+    assert call.trained[6:] == ["relu"]
     assert json.loads((work / "relu" / "along.json").read_text()) == known["relu"]
 
 
