@@ -9,7 +9,6 @@ bfloat16 with the float64 value of the same estimator, of which performer-pytorc
 """
 
 import argparse
-import csv
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import positive
+from benchmarks.tables import write_csv
 from protlm.performer import FavorAttention
 from protlm.performer.features import FEATURE_MAPS
 from protlm.performer.reference import favor_attention
@@ -68,7 +68,7 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
         f"\nrelative error of the output against exact attention: L={length}, d={WIDTH}, queries and keys of deviation"
     )
     print(f"{size}, median of {draws} draws")
-    print(" " * 34 + "".join(f"{'M=' + str(m):>9}" for m in FEATURES))
+    print(" " * 42 + "".join(f"{'M=' + str(m):>9}" for m in FEATURES))
     for kernel, directions, norms in ESTIMATORS:
         cells = []
         for features in FEATURES:
@@ -94,7 +94,7 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
                 }
             )
             cells.append(f"{middle:9.3f}")
-        print(f"{title(kernel, directions, norms):<34}" + "".join(cells), flush=True)
+        print(f"{title(kernel, directions, norms):<42}" + "".join(cells), flush=True)
     return rows
 
 
@@ -203,15 +203,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """Rows with the same keys."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main() -> None:

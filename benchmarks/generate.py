@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import medians, peak_bytes, positive
-from benchmarks.train_step import write_csv
+from benchmarks.tables import write_csv
 from protlm.inference.generate import DRAWN, draw, generate
 from protlm.inference.probabilities import log_softmax
 from protlm.performer import Performer, PerformerConfig

@@ -9,7 +9,6 @@ configuration with random weights, and attention that is even, whose co-occurren
 """
 
 import argparse
-import csv
 import math
 import os
 import random
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import model_path, positive, program
+from benchmarks.tables import write_csv
 from protlm import checkpoint
 from protlm.errors import UserError
 from protlm.inference.inside.attention_maps import attention_matrices, chosen_blocks
@@ -119,14 +119,6 @@ def draw(model: Performer, sequences: list[str], found: dict[str, np.ndarray], m
         "mean contextual embeddings": contextual_embedding(model, sequences),
     }
     residue_map(folder / "residues.png", places)
-
-
-def write_csv(found: list[dict[str, Any]], path: Path) -> None:
-    """Rows with the same keys."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, found[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -35,8 +35,9 @@ import torch
 from benchmarks.largest_length import largest_length
 from benchmarks.lengths_report import draw, markdown
 from benchmarks.lengths_steps import MATRIX, MIB, PASSES, Steps, kind_of, take_turns, time_passes
-from benchmarks.measure import positive
-from benchmarks.train_step import DIRECTIONS, GIB, RESERVE, Sizes, kibibytes, random_batch
+from benchmarks.measure import kibibytes, positive
+from benchmarks.memory import GIB, RESERVE
+from benchmarks.models import DIRECTIONS, Sizes, random_batch
 from protlm.errors import UserError
 from protlm.output import unfinished
 from protlm.performer.kinds import ATTENTION

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure import seconds
-from benchmarks.train_step import MemoryCase, Sizes, step_memory
+from benchmarks.memory import MemoryCase, step_memory
+from benchmarks.models import Sizes
 from protlm.performer import Performer
 from protlm.performer.baselines import Exact, ExactAttention
 from protlm.performer.kind import Kind, Place

@@ -88,11 +88,12 @@ def peak_bytes(run: Callable[[], None]) -> int:
     """
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is in use now
-    before = _status("VmRSS")
+    before = kibibytes("/proc/self/status", "VmRSS")
     run()
-    return _status("VmHWM") - before
+    return (kibibytes("/proc/self/status", "VmHWM") - before) * 1024
 
 
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+def kibibytes(path: str, field: str) -> int:
+    """A figure of a file in /proc (Linux)."""
+    line = next(line for line in Path(path).read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1])

@@ -19,7 +19,7 @@ from benchmarks.measure import medians
 from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
 from benchmarks.quality_runs import residues_seen, run_all
 from benchmarks.quality_time import size, training_step
-from benchmarks.train_step import write_csv
+from benchmarks.tables import write_csv
 from protlm.errors import UserError
 
 CHOICE = "choice.json"

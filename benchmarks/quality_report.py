@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.quality_plan import EFFORT, Plan, read_plan
 from benchmarks.quality_runs import read_curve, residues_seen
 from benchmarks.quality_time import LONG, read_seconds
-from benchmarks.train_step import write_csv
+from benchmarks.tables import write_csv
 from protlm.errors import UserError
 
 TITLES = {

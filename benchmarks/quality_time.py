@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from benchmarks.measure import medians
+from benchmarks.models import bare_step, random_batch
 from benchmarks.quality_plan import composed
-from benchmarks.train_step import bare_step, random_batch, write_csv
+from benchmarks.tables import write_csv
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from benchmarks.measure import positive
-from benchmarks.train_step import DIRECTIONS, run_protlm
+from benchmarks.models import DIRECTIONS
+from benchmarks.throughput import run_protlm
 from protlm.training.task import LanguageModelTask
 
 ATTENTION = ["relu", "softmax", "elu+1", "exact"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_plan import Plan
-from benchmarks.train_step import write_csv
+from benchmarks.tables import write_csv
 from protlm.errors import UserError
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

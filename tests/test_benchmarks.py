@@ -13,8 +13,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from benchmarks import attention, error, ingest, stability, train_step
+from benchmarks import attention, error, ingest, memory, models, stability, throughput, train_step
 from benchmarks.measure import PASSES, medians, peak_bytes
+from benchmarks.tables import write_csv
 from protlm.performer import Performer, PerformerConfig
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.optimizer import adamw
@@ -79,7 +80,7 @@ def test_errors_are_tabulated_and_drawn(tmp_path: Path, capsys: pytest.CaptureFi
     error.draw(rows, tmp_path / "error.png")
     assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
     rounding = error.rounding(length=20, width=8, features=16)
-    error.write_csv(rounding, tmp_path / "rounding.csv")
+    write_csv(rounding, tmp_path / "rounding.csv")
     ours = [r for r in rounding if r["kernel"] == "softmax" and r["dtype"] == "float32"]
     assert max(r["error"] for r in ours) < 1e-5
     theirs = [r["error"] for r in rounding if r["kernel"] == "performer-pytorch" and r["scale"] > 1]
@@ -140,7 +141,7 @@ def test_training_is_timed_beside_a_bare_loop(corpus_path: Path, tmp_path: Path,
 def test_the_bare_loop_does_the_same_steps(corpus_path: Path, tmp_path: Path) -> None:
     """Without dropout it ends with the same weights."""
     data = TremblDataModule(str(corpus_path), max_length=32, token_budget=128)
-    callback = train_step.BareLoop(str(tmp_path / "seconds.json"), 3, 2, 2, adamw)
+    callback = throughput.BareLoop(str(tmp_path / "seconds.json"), 3, 2, 2, adamw)
     model = Performer(PerformerConfig(33, 1, 1, 2, 16, 16, num_features=8, dropout=0.0))
     options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     trainer = pl.Trainer(
@@ -160,7 +161,7 @@ def test_the_bare_loop_does_the_same_steps(corpus_path: Path, tmp_path: Path) ->
 
 def test_a_training_program_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="error: .*none.h5: no such corpus"):
-        train_step.run_protlm([], tmp_path / "none.h5", tmp_path)
+        throughput.run_protlm([], tmp_path / "none.h5", tmp_path)
 
 
 def test_whole_models_are_timed_against_length(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -178,15 +179,15 @@ def test_memory_is_measured_or_refused(tmp_path: Path, monkeypatch, capsys) -> N
     run(monkeypatch, train_step, "memory", *options, *TINY)
     assert [row["peak_bytes"] for row in lines(tmp_path / "m.csv")] == ["", ""]
     assert capsys.readouterr().out.count("out of memory") == 2
-    sizes = train_step.Sizes(layers=1, width=512, feed_forward=8192)
-    (row,) = islice(train_step.measure_memory([64], sizes, ["relu"], ["causal"], 2**30), 1)
+    sizes = models.Sizes(layers=1, width=512, feed_forward=8192)
+    (row,) = islice(memory.measure_memory([64], sizes, ["relu"], ["causal"], 2**30), 1)
     weights = 4 * (4 * 512**2 + 2 * 512 * 8192)
     assert 4 * weights < row["peak_bytes"] < 5 * weights  # with gradients, and two moments for each weight
 
 
 def test_a_case_that_is_killed_counts_as_out_of_memory(monkeypatch) -> None:
-    monkeypatch.setattr(train_step, "step_memory", kill)
-    (row,) = islice(train_step.measure_memory([32], train_step.Sizes(), ["relu"], ["causal"], 2**30), 1)
+    monkeypatch.setattr(memory, "step_memory", kill)
+    (row,) = islice(memory.measure_memory([32], models.Sizes(), ["relu"], ["causal"], 2**30), 1)
     assert row["peak_bytes"] == ""
 
 

@@ -11,10 +11,12 @@ from benchmarks import lengths, train_step
 from benchmarks.largest_length import largest_length
 from benchmarks.lengths_report import draw, markdown
 from benchmarks.lengths_steps import Steps, kind_of, take_turns, time_passes
+from benchmarks.memory import MemoryCase
+from benchmarks.models import Sizes, random_batch
 from protlm.errors import UserError
 
 TINY = ["--layers", "1", "--width", "16", "--heads", "2", "--feed-forward", "16", "--features", "8"]
-SIZES = train_step.Sizes(1, 16, 2, 16, 8)
+SIZES = Sizes(1, 16, 2, 16, 8)
 
 
 @pytest.mark.parametrize(
@@ -61,14 +63,14 @@ def test_functions_take_turns_as_long_as_the_budget_lasts() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_that_holds_its_matrix_is_exact_attention(causal: bool) -> None:
-    batch = train_step.random_batch(1, 40)
+    batch = random_batch(1, 40)
     logits = [SIZES.build(kind, causal, 40).eval()(batch.inputs) for kind in ("exact", kind_of("matrix"))]
     torch.testing.assert_close(*logits)
 
 
 def test_passes_leave_no_gradients() -> None:
     model = SIZES.build("relu", False, 32)
-    assert all(time > 0 for time in time_passes(model, train_step.random_batch(1, 32)))
+    assert all(time > 0 for time in time_passes(model, random_batch(1, 32)))
     assert all(weight.grad is None for weight in model.parameters())
     assert model.training
 
@@ -108,12 +110,12 @@ def figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The program, whose training steps take 1 MiB for each token and a moment, in this process."""
     ran: list[tuple[str, int]] = []
 
-    def step(case: train_step.MemoryCase, sizes: train_step.Sizes, threads: int, limit: int):
+    def step(case: MemoryCase, sizes: Sizes, threads: int, limit: int):
         ran.append((case.direction, case.length))
         return (2**20 * case.length, 0.001) if 2**20 * case.length <= limit else None
 
     def run_here(self: Steps, length: int) -> int | None:
-        found = step(train_step.MemoryCase("", self.direction, False, length), SIZES, 1, self._allowed)
+        found = step(MemoryCase("", self.direction, False, length), SIZES, 1, self._allowed)
         self.peaks[length] = found and found[0]
         return self.peaks[length]
 

@@ -1,0 +1,66 @@
+"""Models of stated sizes with random weights, batches for them, and a training step of one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from protlm.performer import Performer, PerformerConfig
+from protlm.performer.kind import Kind
+from protlm.sequence.alphabet import EOS, PAD, TOKENS
+from protlm.sequence.batching import Batch
+from protlm.sequence.masking import IGNORE
+
+DIRECTIONS = {"bidirectional": False, "causal": True}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the model, by default that of conf/model/trembl.yaml."""
+
+    layers: int = 36
+    width: int = 512
+    heads: int = 8
+    feed_forward: int = 1024
+    features: int = 256
+
+    def build(self, attention: str | Kind, causal: bool, max_length: int) -> Performer:
+        """With random weights and the paper's dropout."""
+        torch.manual_seed(0)
+        config = PerformerConfig(
+            len(TOKENS),
+            PAD,
+            self.layers,
+            self.heads,
+            self.width,
+            self.feed_forward,
+            attention=attention,
+            causal=causal,
+            max_length=max_length,
+            num_features=self.features,
+            dropout=0.1,
+        )
+        return Performer(config).train()
+
+
+def random_batch(count: int, length: int) -> Batch:
+    """Residues without padding, one in seven to be predicted."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(EOS + 1, len(TOKENS), (count, length), generator=generator)
+    scored = torch.rand(count, length, generator=generator) < 0.15
+    return Batch(inputs, inputs.masked_fill(~scored, IGNORE), scored, torch.ones_like(scored))
+
+
+def bare_step(model: Performer, optimizer: Optimizer, clip: float | None = 0.5) -> Callable[[Batch], None]:
+    """A training step and nothing else."""
+
+    def step(batch: Batch) -> None:
+        model.loss(model(batch.inputs, batch.key_mask, batch.segments), batch.targets).backward()
+        if clip:
+            clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
