@@ -4,31 +4,16 @@ Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.blocks import nonzero
-from protlm.performer.estimator import LOG2E, precision, without_autocast
+from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.features import Computed, FeatureMap, Generalised, decode, describe, encode, from_description
 from protlm.performer.linear_attention import linear_attention
-from protlm.performer.projection import draw_directions
-
-
-class RecurrentState(NamedTuple):
-    """What is kept of the keys so far; its size does not depend on their number.
-
-    Args:
-        shift: (B, H, 1, M), or (B, H, 1, 1) for features that may be negative: logarithm to base 2 of the sums' scale,
-            float64 where the device has it.
-        sums: (B, H, e + 1, M): of features times values, and of features.
-    """
-
-    shift: Tensor
-    sums: Tensor
+from protlm.performer.projection import draw_directions, whole_number
+from protlm.performer.recurrent import RecurrentState, step_position
 
 
 class FavorAttention(nn.Module):
@@ -79,7 +64,7 @@ class FavorAttention(nn.Module):
         super().__init__()
         sizes = {"head_dim": (head_dim, 1), "num_features": (num_features, 1), "seed": (seed, 0), "layer": (layer, 0)}
         for name, (value, least) in sizes.items():
-            _whole(name, value, least)
+            whole_number(name, value, least)
         self.function = None
         if isinstance(kernel, str):
             self.feature_map = from_description(kernel)
@@ -114,7 +99,7 @@ class FavorAttention(nn.Module):
         what the ranks have observed is averaged. (DistributedDataParallel copies rank 0's buffers to the others before
         each forward, unless broadcast_buffers=False; it is then rank 0's share of the data that counts.)
         """
-        _whole("draw_number", draw_number, 0)
+        whole_number("draw_number", draw_number, 0)
         moment = torch.zeros(self.head_dim, self.head_dim, device="cpu")
         if self.feature_map.adaptive:
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -212,7 +197,7 @@ class FavorAttention(nn.Module):
         outs = []
         with without_autocast(q.device), torch.no_grad():
             for q_t, k_t, v_t in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
-                out, state = _step(q_t, k_t, v_t, decode(self._encoded), weight, bias, scale, state)
+                out, state = step_position(q_t, k_t, v_t, decode(self._encoded), weight, bias, scale, state)
                 outs.append(out)
         return torch.cat(outs, 2).to(v.dtype), state
 
@@ -267,44 +252,3 @@ class FavorAttention(nn.Module):
             f"head_dim={head_dim}, num_features={num_features}, kernel={kernel!r}, directions={directions!r}, "
             f"norms={norms!r}, causal={self.causal}, seed={self._key[0]}, layer={self._key[1]}"
         )
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} {value!r}: expected a whole number from {least}")
-
-
-def _step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    feature_map: FeatureMap,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    state: RecurrentState,
-) -> tuple[Tensor, RecurrentState]:
-    """One position: q, k (B, H, 1, d), v (B, H, 1, e), all of the state's dtype."""
-    dtype, exact = state.sums.dtype, state.shift.dtype
-    both = torch.cat((q, k), 2).to(exact)
-    p = both * scale if weight is None else both @ weight.T.to(exact)
-    of_q, of_k = feature_map.features(p if bias is None else p + bias.to(exact)).split(1, 2)
-    values = F.pad(v, (0, 1), value=1.0).transpose(2, 3)
-    if feature_map.log:
-        size = both[:, :, 1:].square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
-        before = state.shift + state.sums[..., -1:, :].log2()
-        u = of_k * LOG2E + size
-        shift = torch.logaddexp2(before, u)
-        # sums are the large part of the state: they are gone through as seldom as can be
-        sums = (state.sums * (state.shift - shift).exp2().to(dtype)).addcmul_(values, (u - shift).exp2().to(dtype))
-        weights = (of_q + shift / LOG2E).softmax(-1).to(dtype)
-        return weights @ sums[..., :-1, :].transpose(2, 3), RecurrentState(shift, sums)
-    if feature_map.quadratic:
-        size = both[:, :, 1:].square().sum(-1, keepdim=True) * (feature_map.quadratic * scale**2 / 2 * LOG2E)
-        shift = torch.maximum(state.shift, size)
-        sums = state.sums * (state.shift - shift).exp2().to(dtype)
-        sums.addcmul_(values, (of_k * (size - shift).exp2()).to(dtype))
-    else:
-        shift, sums = state.shift, torch.addcmul(state.sums, values, of_k.to(dtype))
-    both = of_q.to(dtype) @ sums.transpose(2, 3)
-    return both[..., :-1] / nonzero(both[..., -1:]), RecurrentState(shift, sums)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from protlm.performer.blocks import finite, nonzero
 from protlm.performer.estimator import precision, widest, without_autocast
 from protlm.performer.kind import Kind, Place
-from protlm.performer.projection import draw_directions
+from protlm.performer.projection import draw_directions, whole_number
 
 DIRECTIONS = 128
 """Of one round, at most; there are twice as many buckets."""
@@ -39,7 +39,7 @@ class Lsh(Kind):
 
     def __post_init__(self) -> None:
         for name, value in (("rounds", self.rounds), ("bucket", self.bucket)):
-            _whole(f"lsh {name}", value, 1)
+            whole_number(f"lsh {name}", value, 1)
 
     def module(self, place: Place) -> nn.Module:
         return LshAttention(place.head_dim, self.rounds, self.bucket, place.causal, place.seed, place.layer)
@@ -99,7 +99,7 @@ class LshAttention(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, least in (("head_dim", head_dim, 1), ("seed", seed, 0), ("layer", layer, 0)):
-            _whole(name, value, least)
+            whole_number(name, value, least)
         self.lsh = Lsh(rounds, bucket)
         self.head_dim, self.causal = head_dim, causal
         self._key = (seed, layer)
@@ -116,7 +116,7 @@ class LshAttention(nn.Module):
     @torch.no_grad()
     def redraw(self, draw_number: int) -> None:
         """Replaces the directions by those of (seed, layer, draw number), the same on every rank."""
-        _whole("draw_number", draw_number, 0)
+        whole_number("draw_number", draw_number, 0)
         self.directions.copy_(self._draw(draw_number))
         self.draw_number.fill_(draw_number)
 
@@ -252,11 +252,6 @@ class LshAttention(nn.Module):
             f"head_dim={self.head_dim}, rounds={self.lsh.rounds}, bucket={self.lsh.bucket}, causal={self.causal}, "
             f"seed={self._key[0]}, layer={self._key[1]}"
         )
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} {value!r}: expected a whole number from {least}")
 
 
 class _Permuted(torch.autograd.Function):

@@ -71,3 +71,9 @@ def draw_directions(kind: str, norms: str, num_features: int, head_dim: int, key
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
     directions = DIRECTIONS[kind](num_features, head_dim, generator)
     return directions * NORMS[norms](num_features, head_dim, generator)
+
+
+def whole_number(name: str, value: object, least: int) -> None:
+    """Refuses what is no whole number from `least`: ValueError."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} {value!r}: expected a whole number from {least}")

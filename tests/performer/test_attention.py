@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protlm.performer import FavorAttention
-from protlm.performer.attention import RecurrentState
 from protlm.performer.causal import Block
 from protlm.performer.estimator import Estimator
 from protlm.performer.features import FEATURE_MAPS, FUNCTIONS, Exponential, Generalised, encode
 from protlm.performer.linear_attention import linear_attention
+from protlm.performer.recurrent import RecurrentState
 from protlm.performer.reference import attention_matrix, exact_attention, favor_attention, phi
 
 KERNELS = list(FEATURE_MAPS)
