@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality clean
+.PHONY: demo test check notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -64,6 +64,12 @@ bench-embed: $(READY)
 
 bench-generate: $(READY)
 	$(BIN)/python -m benchmarks.generate
+
+# the model in the box, 15 minutes: CORPUS as in its card, DMS a folder of deep mutational scans as `protlm proteingym` takes it,
+# FASTA proteins that it has not seen
+bench-box: $(READY)
+	$(BIN)/python -m benchmarks.box - $(CORPUS) $(DMS)
+	$(BIN)/python -m benchmarks.inside - $(FASTA)
 
 # many hours; may be cut: the next call goes on. FASTA is Swiss-Prot, CLUSTERS a table of its clusters; without them,
 # the families of the sample alone. The switch from Transformer to Performer begins with the first exact Transformer of
