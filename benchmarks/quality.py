@@ -62,9 +62,9 @@ def combinations(
     ['exact', 'window']
     """
     ordered = []
-    for seed, first in product(seeds, (True, False)):
+    for seed, first in product(dict.fromkeys(seeds), (True, False)):
         group = [kind for kind in KINDS if kind in kinds and (kind in FIRST) == first]
-        for corpus, direction, kind in product(corpora, directions, group):
+        for corpus, direction, kind in product(dict.fromkeys(corpora), dict.fromkeys(directions), group):
             if direction == "bidirectional" or kind not in BIDIRECTIONAL:
                 ordered.append((corpus, direction, kind, seed))
     return ordered
@@ -88,6 +88,8 @@ def train(options: argparse.Namespace) -> int:
     overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
     overrides += options.overrides
     chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
+    if not chosen:
+        raise UserError(f"--kinds {','.join(options.kinds)}: only defined for bidirectional models; nothing to train")
     runs = [planned(combination, paths[combination[0]], overrides) for combination in chosen]
     plan = write_plan(runs, options.work, options.redo, options.ignore)
     return run_all(runs, plan, options.work, options.jobs)

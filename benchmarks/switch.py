@@ -181,7 +181,6 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
         along = f"path:'{path}',steps:{at},splits:[test,ood],limit:{options.limit}".replace(" ", "")
         callback = f"+callbacks.along={{_target_:benchmarks.switch.Along,{along}}}"
         found.append(Run(name, Path(corpus), (*common, *kind, callback)))
-    (options.work / "original.json").write_text(json.dumps({"steps": total, "run": str(options.run)}) + "\n")
     return found
 
 
@@ -189,6 +188,8 @@ def train(options: argparse.Namespace) -> int:
     """Fine-tunes what is not done; the exit code."""
     runs = runs_of(options)
     plan: Plan = write_plan(runs, options.work, options.redo)
+    original = {"steps": original_run(options.run)["config"]["trainer"]["max_steps"], "run": str(options.run)}
+    (options.work / "original.json").write_text(json.dumps(original) + "\n")  # of the plan that is now in force
     return run_all(runs, plan, options.work, options.jobs)
 
 

@@ -4,7 +4,7 @@ r"""Draws members of large clusters for the corpus of the model in the box to ho
     protlm prepare SWISSPROT.fasta.zst --clusters CLUSTERS.tsv.zst --valid 0.01 --test 0.02 --ood members.txt \
         -o CORPUS.h5
 
-The rule: of each cluster of 50 proteins and more that those shares leave in training, the proteins for which the hash
+The rule: of each cluster of 100 proteins and more that those shares leave in training, the proteins for which the hash
 of the id, as a fraction, is below 0.02. So `test` has clusters that nothing was learned of, and `ood` unseen members of
 families that were learned.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from protlm.sequence.splits import TRAIN, SplitRule, digests, read_clusters
 from protlm.sequence.stream import Source
 
-LEAST, SHARE = 50, 0.02
+LEAST, SHARE = 100, 0.02
 RULE = SplitRule(valid=0.01, test=0.02)
 
 
