@@ -7,8 +7,9 @@
     python -m benchmarks.quality concat
 
 train: a run of `python -m protlm.train +experiment=quality` for each seed, corpus, direction and kind, the corpora
-being those of benchmarks/quality_corpora.py; kinds differ in model.attention only. One seed comes behind the other, and
-exact Transformer, Performer-ReLU, Performer-softmax and no attention (OPT) before the rest: a table is there early.
+being those of benchmarks/quality_corpora.py; kinds differ in attention, its features and their redraws only. One seed
+comes behind the other, and exact Transformer, Performer-ReLU, Performer-softmax and no attention (OPT) before the rest:
+a table is there early.
 
 report: the table and the learning curves of the runs that are done. time: seconds of a training step by kind, at the
 recipe's length and at a greater one. concat: blocks of 8,192 tokens, a small Performer against the largest Transformer
@@ -79,6 +80,9 @@ def planned(combination: tuple[str, str, str, int], path: Path, overrides: Seque
 
 def train(options: argparse.Namespace) -> int:
     """Makes the corpora and trains; the exit code."""
+    chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
+    if not chosen:
+        raise UserError(f"--kinds {','.join(options.kinds)}: only defined for bidirectional models; nothing to train")
     sources = {"families": SAMPLE}
     if "swissprot" in options.corpora:
         if not (options.fasta and options.clusters):
@@ -87,9 +91,6 @@ def train(options: argparse.Namespace) -> int:
     paths = {name: make_corpus(name, sources[name], options.work / "corpora") for name in options.corpora}
     overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
     overrides += options.overrides
-    chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
-    if not chosen:
-        raise UserError(f"--kinds {','.join(options.kinds)}: only defined for bidirectional models; nothing to train")
     runs = [planned(combination, paths[combination[0]], overrides) for combination in chosen]
     plan = write_plan(runs, options.work, options.redo, options.ignore)
     return run_all(runs, plan, options.work, options.jobs)

@@ -157,9 +157,8 @@ def initial_model(folder: Path, work: Path) -> Path:
     return path
 
 
-def runs_of(options: argparse.Namespace) -> list[Run]:
-    """All that is fine-tuned, in order."""
-    about = original_run(options.run)
+def runs_of(options: argparse.Namespace, about: dict[str, Any]) -> list[Run]:
+    """All that is fine-tuned, in order; `about` is what `original_run` gives."""
     config = about["config"]
     total = config["trainer"]["max_steps"]
     at = sorted({0, *(max(1, round(total * percent / 100)) for percent in options.percent if percent)})
@@ -186,9 +185,10 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
 
 def train(options: argparse.Namespace) -> int:
     """Fine-tunes what is not done; the exit code."""
-    runs = runs_of(options)
+    about = original_run(options.run)
+    runs = runs_of(options, about)
     plan: Plan = write_plan(runs, options.work, options.redo)
-    original = {"steps": original_run(options.run)["config"]["trainer"]["max_steps"], "run": str(options.run)}
+    original = {"steps": about["config"]["trainer"]["max_steps"], "run": str(options.run)}
     (options.work / "original.json").write_text(json.dumps(original) + "\n")  # of the plan that is now in force
     return run_all(runs, plan, options.work, options.jobs)
 

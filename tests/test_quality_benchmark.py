@@ -279,6 +279,14 @@ def test_corpora_depend_only_on_what_they_are_made_from(tmp_path: Path, capsys) 
     assert Corpus(quality_corpora.make_corpus("swissprot", other, tmp_path)).fingerprint != whole.fingerprint
 
 
+def test_no_run_is_no_comparison_and_a_run_is_made_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--kinds linformer: only defined for bidirectional models"):
+        call(["train", "--corpora", "families", "--kinds", "linformer", "--directions", "causal", "--work", tmp_path])
+    assert not list(tmp_path.iterdir())
+    twice = quality.combinations([1, 1], ["families"] * 2, ["causal"] * 2, ["exact"])
+    assert twice == [("families", "causal", "exact", 1)]
+
+
 def test_all_of_swissprot_needs_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give FASTA and --clusters TABLE, or --corpora families"):
         call(["train", "--work", tmp_path])

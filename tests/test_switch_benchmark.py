@@ -88,6 +88,14 @@ def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_pat
 
     with pytest.raises(UserError, match=r"6 runs .*along.limit 2 is now 3"):
         call("--limit", 3)
+    about = json.loads((original / "run.json").read_text())
+    longer = json.loads(json.dumps(about))
+    longer["config"]["trainer"]["max_steps"] *= 2
+    (original / "run.json").write_text(json.dumps(longer))
+    with pytest.raises(UserError, match="6 runs "):
+        call()
+    assert json.loads((work / "original.json").read_text())["steps"] == 20  # what the runs there were made with
+    (original / "run.json").write_text(json.dumps(about))
     (work / "relu" / "results.json").unlink()
     monkeypatch.setattr(sys, "argv", ["switch", "report", "--work", str(work), *map(str, files)])
     assert switch.main() == 0
