@@ -87,7 +87,7 @@ class Batches(Dataset[Batch]):
         seed: int,
         sample_by: str = "protein",
         weights: Sequence[float] | None = None,
-        min_cluster_size: int = 1,
+        min_cluster_size: int | Sequence[int] = 1,
     ) -> None:
         if not 3 <= max_length <= token_budget:
             raise UserError(

@@ -1,7 +1,7 @@
 """Which proteins an epoch draws, and in which order; computed place by place, so nothing grows with the corpus.
 
-Each protein (or each cluster) is drawn once an epoch. With weights, each corpus has its share of the draws, and takes
-all of its proteins once before it takes any again.
+Each protein (or each cluster) is drawn once an epoch. With weights, each corpus (or each part of one, by the size of
+clusters) has its share of the draws, and takes all of its proteins once before it takes any again.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ class Draws:
         by: "protein" draws every protein once an epoch; "cluster" every cluster once, and one of its proteins, each as
             likely.
         weights: share of each corpus in the draws; None takes every protein (or cluster) of all equally often.
-        min_cluster_size: leaves out clusters with fewer proteins in the split.
+        min_cluster_size: leaves out clusters with fewer proteins in the split; one number, or one for each corpus. Of a
+            single corpus several numbers make as many overlapping parts, each with a weight of its own.
 
     Attributes:
         size: draws in an epoch.
@@ -41,21 +42,24 @@ class Draws:
         seed: int,
         by: str = "protein",
         weights: Sequence[float] | None = None,
-        min_cluster_size: int = 1,
+        min_cluster_size: int | Sequence[int] = 1,
     ) -> None:
         if by not in UNITS:
             raise UserError(f"sample_by {by!r}: expected one of {', '.join(UNITS)}")
-        if not isinstance(min_cluster_size, int) or min_cluster_size < 1:
-            raise UserError(f"min_cluster_size {min_cluster_size!r}: expected a whole number from 1")
         self.corpora, self.split, self.seed = corpora, split, seed
         self._by, self._weights, self._least = by, weights, min_cluster_size
-        self._members = [corpus.members(split) for corpus in corpora.corpora]
-        groups = [corpus.groups(split) for corpus in corpora.corpora] if by == "cluster" or min_cluster_size > 1 else []
-        if min_cluster_size > 1:  # else what is mapped is not copied
-            for shard, sizes in enumerate(map(np.diff, groups)):
-                kept = sizes >= min_cluster_size
-                self._members[shard] = self._members[shard][np.repeat(kept, sizes)]
-                groups[shard] = np.append(0, np.cumsum(sizes[kept]))
+        parts = self._parts(min_cluster_size)
+        self._starts = [corpora.starts[shard] for shard, _ in parts]
+        self._members, groups = [], []
+        for corpus, least in ((corpora.corpora[shard], least) for shard, least in parts):
+            members = corpus.members(split)
+            bounds = corpus.groups(split) if by == "cluster" or least > 1 else None
+            if bounds is not None and least > 1:  # else what is mapped is not copied
+                sizes = np.diff(bounds)
+                members = members[np.repeat(sizes >= least, sizes)]
+                bounds = np.append(0, np.cumsum(sizes[sizes >= least]))
+            self._members.append(members)
+            groups.append(bounds)
         self._groups = groups if by == "cluster" else None
         units = [len(groups) - 1 for groups in self._groups] if self._groups else list(map(len, self._members))
         self._units = np.array(units, dtype=np.int64)
@@ -67,14 +71,25 @@ class Draws:
         """A worker opens the corpora itself, instead of getting copies of what is mapped."""
         return Draws, (self.corpora, self.split, self.seed, self._by, self._weights, self._least)
 
+    def _parts(self, least: int | Sequence[int]) -> list[tuple[int, int]]:
+        """What the draws are shared by: numbers of corpora, and the smallest clusters of each."""
+        number = len(self.corpora.corpora)
+        sizes = [least] * number if isinstance(least, int | str) or not isinstance(least, Sequence) else list(least)
+        if not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise UserError(f"min_cluster_size {least!r}: expected a whole number from 1, or several")
+        if number > 1 and len(sizes) != number or not sizes:
+            raise UserError(f"min_cluster_size {least!r}: expected one number, or {number}, one for each corpus")
+        return [(shard if number > 1 else 0, size) for shard, size in enumerate(sizes)]
+
     def _weighted(self, weights: Sequence[float]) -> np.ndarray:
         try:
             shares = np.array(weights, dtype=float)
         except (TypeError, ValueError):
             shares = np.zeros(0)
         if shares.shape != self._units.shape or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
+            of = "corpus" if len(self._units) == len(self.corpora.corpora) else "number in min_cluster_size"
             raise UserError(
-                f"weights {weights}: expected {len(self._units)} numbers from 0, one for each corpus, not all 0"
+                f"weights {weights}: expected {len(self._units)} numbers from 0, one for each {of}, not all 0"
             )
         shares = np.where(self._units > 0, shares, 0.0)
         if not shares.any():
@@ -107,7 +122,7 @@ class Draws:
                 chance = mix(mix(units.astype(np.uint64) ^ self._key(shard)) + rounds.astype(np.uint64))
                 units = first + (chance % (behind - first).astype(np.uint64)).astype(np.int64)
             passes[rows] = rounds
-            proteins[rows] = self.corpora.starts[shard] + self._members[shard][units]
+            proteins[rows] = self._starts[shard] + self._members[shard][units]
         return passes, proteins
 
     def _key(self, shard: int) -> np.uint64:

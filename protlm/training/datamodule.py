@@ -39,7 +39,8 @@ class TremblDataModule(pl.LightningDataModule):
             on how they are split.
         weights: share of each corpus in training; None takes each of its proteins once an epoch.
         sample_by: in training, "protein" takes each protein once an epoch, "cluster" one protein of each cluster.
-        min_cluster_size: in training, leaves out clusters with fewer proteins in the train split.
+        min_cluster_size: in training, leaves out clusters with fewer proteins in the train split; a list has a number
+            for each corpus, or makes as many parts of a single one, which `weights` are the shares of.
         fasta: a FASTA file or a list of them.
         clusters: two-column table (representative, member) for `split_by`; None for none.
         split_by: "cluster" keeps whole clusters on one side, "sequence" splits by hash of the sequence.
@@ -62,7 +63,7 @@ class TremblDataModule(pl.LightningDataModule):
         corpus: str | list[str] | None = None,
         weights: list[float] | None = None,
         sample_by: str = "protein",
-        min_cluster_size: int = 1,
+        min_cluster_size: int | list[int] = 1,
         fasta: str | list[str] | None = None,
         clusters: str | None = None,
         split_by: str = "sequence",
@@ -172,7 +173,7 @@ class TremblDataModule(pl.LightningDataModule):
             weights=self.weights,
             min_cluster_size=self.min_cluster_size,
         )
-        if not samples.draws.size and self.min_cluster_size > 1:
+        if not samples.draws.size and self.min_cluster_size != 1:
             raise UserError(
                 f"{self.corpora}: no cluster in the train split has data.min_cluster_size={self.min_cluster_size} "
                 "proteins"

@@ -80,6 +80,7 @@ def test_every_protein_of_the_split_once_an_epoch(corpora, split: str) -> None:
         {"weights": [0.2, 0.8]},
         {"by": "cluster", "weights": [1, 3]},
         {"min_cluster_size": 3},
+        {"min_cluster_size": [1, 3], "weights": [1, 2], "by": "cluster"},
     ],
 )
 def test_any_stretch_of_an_epoch_can_be_asked_for_alone(corpora, options: dict) -> None:
@@ -148,9 +149,40 @@ def test_small_clusters_are_left_out(corpora, by: str) -> None:
     assert Draws(Corpora(corpora[:2]), "train", 0, by=by, min_cluster_size=1000).size == 0
     with pytest.raises(UserError, match="has no clusters; prepare it again with --clusters"):
         Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=2)
-    for odd in (0, 1.5, "2"):
+    for odd in (0, 1.5, "2", [1, 0], [1, "2"], None):
         with pytest.raises(UserError, match="min_cluster_size .*: expected a whole number from 1"):
             Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=odd)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by", ["protein", "cluster"])
+def test_parts_of_one_corpus_by_the_size_of_clusters(corpora, by: str) -> None:
+    """Large clusters have the share of their part, and are in that of all clusters as often as ever."""
+    clusters = clusters_of(corpora[:1], "train")
+    large = {protein for cluster in clusters if len(cluster) >= 5 for protein in cluster}
+    units = [clusters, [cluster for cluster in clusters if len(cluster) >= 5]]
+    first, second = map(len, units) if by == "cluster" else (sum(map(len, part)) for part in units)
+    draws = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5], weights=[1, 1])
+    assert draws.size == 2 * round((first + second) / 2)
+    drawn = [protein for _, protein in epoch(draws, 0)]
+    small = [protein for protein in drawn if protein not in large]
+    assert set(drawn) <= {protein for cluster in clusters for protein in cluster}
+    assert abs(len(small) - draws.size / 2 * (first - second) / first) <= second  # only whole rounds are exact
+    everything = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5])
+    assert everything.size == first + second
+    count = Counter(protein for _, protein in epoch(everything, 0))
+    if by == "protein":
+        assert count == {protein: 1 + (protein in large) for cluster in clusters for protein in cluster}
+    alone = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5], weights=[0, 1])
+    assert {protein for _, protein in epoch(alone, 0)} <= large
+
+
+def test_parts_of_several_corpora_have_a_number_each(corpora) -> None:
+    draws = Draws(Corpora(corpora[:2]), "train", 0, min_cluster_size=[10_000, 1])
+    assert sorted(protein for _, protein in epoch(draws, 0)) == sorted(proteins_of(corpora[:2], "train")[1])
+    with pytest.raises(UserError, match="expected one number, or 2, one for each corpus"):
+        Draws(Corpora(corpora[:2]), "train", 0, min_cluster_size=[1, 2, 3])
+    with pytest.raises(UserError, match="expected 2 numbers from 0, one for each number in min_cluster_size"):
+        Draws(Corpora(corpora[:1]), "train", 0, min_cluster_size=[1, 2], weights=[1])
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [0.7, 0.1, 0.2], [5, 90, 5], [0, 1, 3], [1, 0, 0], [1e-9, 1, 0]])
