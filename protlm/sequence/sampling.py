@@ -77,7 +77,7 @@ class Draws:
         sizes = [least] * number if isinstance(least, int | str) or not isinstance(least, Sequence) else list(least)
         if not all(isinstance(size, int) and size >= 1 for size in sizes):
             raise UserError(f"min_cluster_size {least!r}: expected a whole number from 1, or several")
-        if number > 1 and len(sizes) != number or not sizes:
+        if (number > 1 and len(sizes) != number) or not sizes:
             raise UserError(f"min_cluster_size {least!r}: expected one number, or {number}, one for each corpus")
         return [(shard if number > 1 else 0, size) for shard, size in enumerate(sizes)]
 
