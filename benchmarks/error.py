@@ -9,7 +9,6 @@ bfloat16 with the float64 value of the same estimator, of which performer-pytorc
 """
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import positive
-from benchmarks.tables import write_csv
+from benchmarks.measure import positive, program
+from benchmarks.tables import check_outputs, write_csv
 from protlm.performer import FavorAttention
 from protlm.performer.features import FEATURE_MAPS
 from protlm.performer.reference import favor_attention
@@ -200,7 +199,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("relative error of the output against exact attention")
     figure.legend(loc="outside lower center", ncol=5, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -212,16 +210,15 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/error.png"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder for the CSV files")
     options = parser.parse_args()
+    tables = [options.results / name for name in ("approximation.csv", "rounding.csv")]
+    check_outputs(*tables, options.figure)
     torch.manual_seed(0)  # performer-pytorch draws from the global generator
     errors = [row for size in SIZES for row in approximation(options.length, options.draws, size)]
-    write_csv(errors, options.results / "approximation.csv")
+    write_csv(errors, tables[0])
     draw(errors, options.figure)
-    write_csv(rounding(), options.results / "rounding.csv")
-    print(f"\nfigure: {options.figure}\nfigures: {options.results}/approximation.csv, {options.results}/rounding.csv")
+    write_csv(rounding(), tables[1])
+    print(f"\nfigure: {options.figure}\nfigures: {tables[0]}, {tables[1]}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

@@ -14,7 +14,8 @@ process: forward in evaluation mode without gradients, forward and loss in train
 --repeats turns behind a first one, or of as many as --budget allows.
 
 "matrix" is exact attention that holds its L x L matrix, as the Transformer of the paper does; "exact" is PyTorch's
-fused attention, which holds blocks of it.
+fused attention, which holds blocks of it. Of the Reformer only the attention is here, not its reversible layers, which
+would save memory with every kind. Its draw of directions before each step counts to the forward pass of training.
 
 largest_length.csv: see `largest_length`. Both tables are written anew after each length; a run that was stopped goes on
 with the same command. A table of another model is not continued.
@@ -38,13 +39,14 @@ from benchmarks.lengths_steps import MATRIX, MIB, PASSES, Steps, kind_of, take_t
 from benchmarks.measure import kibibytes, positive
 from benchmarks.memory import GIB, RESERVE
 from benchmarks.models import DIRECTIONS, Sizes, random_batch
+from benchmarks.tables import check_outputs
 from protlm.errors import UserError
 from protlm.output import unfinished
 from protlm.performer.kinds import ATTENTION
 
 KINDS = {
     "bidirectional": ["exact", MATRIX, "relu", "softmax", "linformer", "reformer", "window", "opt"],
-    "causal": ["exact", MATRIX, "relu", "softmax", "opt"],
+    "causal": ["exact", MATRIX, "relu", "softmax", "reformer", "window", "opt"],
 }
 LENGTHS = [2**n for n in range(8, 16)]
 MARGIN = 1.25  # of the largest memory: what one step may take
@@ -87,8 +89,7 @@ def measure(options: argparse.Namespace, path: Path) -> None:
     if not kinds:
         raise UserError(f"--attention: {', '.join(options.attention)} is only defined for bidirectional models")
     check(sizes, kinds, allowed)
-    for target in (path, options.largest, options.figure):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(path, options.largest, options.figure)
     rows, largest = (read_table(table, setting) for table in (path, options.largest))
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {sizes.layers} layers, {sizes.heads} "

@@ -8,9 +8,9 @@ TITLES = {
     "exact": "exact Transformer, fused (SDPA)",
     "matrix": "exact Transformer, L x L matrix held",
     "relu": "Performer-ReLU",
-    "softmax": "Performer-softmax",
+    "softmax": "Performer-softmax (positive features)",
     "linformer": "Linformer",
-    "reformer": "Reformer",
+    "reformer": "Reformer's attention",
     "window": "window",
     "opt": "no attention (OPT)",
 }

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure import seconds
 from benchmarks.memory import MemoryCase, step_memory
-from benchmarks.models import Sizes
+from benchmarks.models import Sizes, redraw
 from protlm.performer import Performer
 from protlm.performer.baselines import Exact, ExactAttention
 from protlm.performer.kind import Kind, Place
@@ -104,7 +104,7 @@ class Steps:
 
 
 def time_passes(model: Performer, batch: Batch) -> list[float]:
-    """Seconds of each of PASSES, and no gradients left."""
+    """Seconds of each of PASSES, and no gradients left; `redraw` counts to the forward pass of training."""
 
     @torch.no_grad()
     def forward() -> None:
@@ -114,6 +114,7 @@ def time_passes(model: Performer, batch: Batch) -> list[float]:
     times = [seconds(forward)]
     model.train()
     start = time.perf_counter()
+    redraw(model)
     loss = model.loss(model(batch.inputs, batch.key_mask), batch.targets)
     middle = time.perf_counter()
     loss.backward()

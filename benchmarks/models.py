@@ -53,10 +53,17 @@ def random_batch(count: int, length: int) -> Batch:
     return Batch(inputs, inputs.masked_fill(~scored, IGNORE), scored, torch.ones_like(scored))
 
 
+def redraw(model: Performer) -> None:
+    """What training does before each step to attention that needs new directions every time, which is Reformer's."""
+    if model.config.redraw_every == 1:
+        model.redraw(model.draw_number + 1)
+
+
 def bare_step(model: Performer, optimizer: Optimizer, clip: float | None = 0.5) -> Callable[[Batch], None]:
-    """A training step and nothing else."""
+    """A training step and nothing else; draws of directions that are rarer than every step are not part of it."""
 
     def step(batch: Batch) -> None:
+        redraw(model)
         model.loss(model(batch.inputs, batch.key_mask, batch.segments), batch.targets).backward()
         if clip:
             clip_grad_norm_(model.parameters(), clip)

@@ -24,11 +24,13 @@ from pathlib import Path
 from benchmarks.measure import positive, program
 from benchmarks.quality_concat import Grid, compare_concatenated
 from benchmarks.quality_corpora import CORPORA, SAMPLE, Sources, make_corpus
-from benchmarks.quality_plan import Run, write_plan
+from benchmarks.quality_plan import PLAN, Run, write_plan
 from benchmarks.quality_report import report
 from benchmarks.quality_runs import run_all
 from benchmarks.quality_time import measure_steps
+from benchmarks.tables import check_outputs
 from protlm.errors import UserError
+from protlm.sequence.stream import check_readable
 
 FIRST = ("exact", "relu", "softmax", "opt")
 SOFTMAX = ("model.attention=hyperbolic", "model.norms=constant", "model.num_features=48")
@@ -83,11 +85,14 @@ def train(options: argparse.Namespace) -> int:
     chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
     if not chosen:
         raise UserError(f"--kinds {','.join(options.kinds)}: only defined for bidirectional models; nothing to train")
+    check_outputs(options.work / PLAN)
     sources = {"families": SAMPLE}
     if "swissprot" in options.corpora:
         if not (options.fasta and options.clusters):
             raise UserError("corpus swissprot: give FASTA and --clusters TABLE, or --corpora families")
         sources["swissprot"] = Sources(options.fasta, options.clusters, options.ood, options.ood_share)
+        for path in filter(None, (options.fasta, options.clusters, options.ood)):
+            check_readable(path)
     paths = {name: make_corpus(name, sources[name], options.work / "corpora") for name in options.corpora}
     overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
     overrides += options.overrides

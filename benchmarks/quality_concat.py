@@ -19,7 +19,7 @@ from benchmarks.measure import medians
 from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
 from benchmarks.quality_runs import residues_seen, run_all
 from benchmarks.quality_time import size, training_step
-from benchmarks.tables import write_csv
+from benchmarks.tables import check_outputs, write_csv
 from protlm.errors import UserError
 
 CHOICE = "choice.json"
@@ -117,6 +117,17 @@ def choose(performer: Candidate, candidates: Sequence[Candidate]) -> Candidate:
     return min(candidates, key=lambda candidate: candidate.seconds)
 
 
+def at_edge(choice: Candidate, grid: Grid) -> str:
+    """In what a choice is at the grid's upper edge, for a sentence; "" if in nothing.
+
+    >>> at_edge(Candidate(3, 64, 4, (), 1, 1, 1.0), Grid())
+    'layers and heads'
+    """
+    sizes = {"layers": (choice.layers, grid.layers), "width": (choice.width, grid.widths)}
+    sizes["heads"] = (choice.heads, grid.heads)
+    return " and ".join(name for name, (value, values) in sizes.items() if value == max(values))
+
+
 def chosen(
     work: Path, grid: Grid, directions: Mapping[str, str], overrides: Sequence[str]
 ) -> dict[str, dict[str, Candidate]]:
@@ -132,6 +143,10 @@ def chosen(
             print(f"\n{name}")
             performer, candidates = measure(grid, [direction, *overrides])
             pair = {"performer": performer, "transformer": choose(performer, candidates)}
+            if edge := at_edge(pair["transformer"], grid):
+                print(
+                    f"the choice has the greatest {edge} of the grid: a larger grid may hold a better one", flush=True
+                )
             stored[key] = {kind: asdict(candidate) for kind, candidate in pair.items()}
             partial = work / f".{CHOICE}.partial"
             partial.write_text(json.dumps(stored, indent=1) + "\n")
@@ -157,6 +172,7 @@ def compare_concatenated(
     """Measures, chooses, trains what is not done, and writes and prints the table of what is; the exit code."""
     if not corpus.exists():
         raise UserError(f"{corpus}: no such corpus; name one made by 'protlm prepare'")
+    check_outputs(path, work / CHOICE)
     pairs = chosen(work, grid, directions, overrides)
     runs, models = [], {}
     for seed, (name, direction), kind in product(seeds, directions.items(), ("performer", "transformer")):

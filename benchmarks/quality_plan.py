@@ -14,9 +14,12 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from protlm.errors import UserError
+from protlm.performer import Performer
+from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.sequence.corpus import Corpus
 from protlm.train import CONF
 
@@ -58,10 +61,30 @@ def composed(overrides: Sequence[str], folder: Path = Path(".")) -> DictConfig:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             config = compose("config", list(overrides), return_hydra_config=True)
     except Exception as error:  # of Hydra, OmegaConf and the grammar of overrides
-        raise UserError(f"{shlex.join(overrides)}: {' '.join(str(error).split())}") from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{said[0]} (options: {shlex.join(overrides)})") from error
     config.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(config)
     return config
+
+
+def build(config: DictConfig) -> Performer:
+    """The model of a configuration, with random weights.
+
+    Raises:
+        UserError: for a model that cannot be made.
+    """
+    start = get_class(config.data._target_).batches.start
+    try:
+        return Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start)).train()
+    except Exception as error:  # Hydra's, around that of the model
+        raise UserError(" ".join(str(error.__cause__ or error).split())) from error
+
+
+def recipe_of(config: DictConfig, fingerprints: Sequence[str] = ()) -> dict[str, Any]:
+    """`recipe` of what `composed` gives."""
+    config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    return recipe(json.loads(json.dumps(OmegaConf.to_container(config, resolve=True))), fingerprints)
 
 
 def recipe(config: dict[str, Any], fingerprints: Sequence[str]) -> dict[str, Any]:
@@ -139,9 +162,8 @@ def write_plan(runs: Sequence[Run], work: Path, redo: bool = False, ignored: Seq
     for run in runs:
         folder = (work / run.name).resolve()
         config = composed(run.arguments(folder), folder)
-        config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-        plain = json.loads(json.dumps(OmegaConf.to_container(config, resolve=True)))
-        recipes[run.name] = recipe(plain, [fingerprints[run.corpus]])
+        build(config)
+        recipes[run.name] = recipe_of(config, [fingerprints[run.corpus]])
     plan = Plan({**before, **recipes}, tuple(ignored))
     odd = {name: plan.changes(name, work / name) for name in recipes if (work / name / "run.json").exists()}
     odd = {name: changes for name, changes in odd.items() if changes}

@@ -2,8 +2,9 @@
 
 Written: quality.csv, a row for each run and split; quality_curves.csv, a row for each validation; and the figure. The
 Markdown table has means over seeds with half the range, and the difference from the exact Transformer in points, of
-the seeds that both have. The time to the same accuracy is the step of the first validation that reaches the exact
-Transformer's last one less half a point, times the seconds of a step at L=1024 in quality_time.csv.
+the seeds that both have. The time to the same accuracy is an estimate: the step of the first validation, in runs at the
+recipe's length, that reaches the exact Transformer's last one less half a point, times the seconds of a step at L=1024
+in quality_time.csv, if they were measured with the options of the run.
 """
 
 import json
@@ -16,15 +17,15 @@ from typing import Any
 
 from benchmarks.quality_plan import EFFORT, Plan, read_plan
 from benchmarks.quality_runs import read_curve, residues_seen
-from benchmarks.quality_time import LONG, read_seconds
-from benchmarks.tables import write_csv
+from benchmarks.quality_time import LONG, read_seconds, step_recipe
+from benchmarks.tables import check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
 TITLES = {
     "exact": "exact Transformer",
     "relu": "Performer-ReLU",
-    "softmax": "Performer-softmax",
-    "softmax_fixed": "Performer-softmax, no redraw",
+    "softmax": "Performer-softmax (hyperbolic)",
+    "softmax_fixed": "Performer-softmax (hyperbolic), no redraw",
     "linformer": "Linformer",
     "reformer": "Reformer",
     "window": "window",
@@ -44,6 +45,11 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "os^vDPX*", strict=True))
 SLACK = 0.005
 """How far below the exact Transformer's accuracy the time is taken."""
+ABOUT = f"""\
+\\* The first validation that reaches the exact Transformer's last one less half a point, and that step times the
+seconds of a step at L={LONG:,} (quality_time.csv): the runs themselves have shorter proteins. Hyperbolic: features of w
+and of -w, as many directions as a head is wide. Kind of features, norms and redraws of the softmax Performer, and the
+steps of queries and keys for all kinds, were chosen on the corpus of families with seed 1 (decisions.md)."""
 NOT_COMPARED = ("model.attention", "model.causal", "redraw.", "seed", "model.feature_seed", "data.seed", "data.causal")
 
 
@@ -52,6 +58,7 @@ class Done:
     """A run with its results; accuracies are fractions.
 
     Args:
+        step: `step_recipe` of its options.
         results: split -> accuracy, perplexity, and those of the unigram baseline.
         curve: see `read_curve`.
     """
@@ -60,6 +67,7 @@ class Done:
     direction: str
     kind: str
     seed: int
+    step: str
     steps: int
     residues: float
     seconds: float
@@ -79,11 +87,17 @@ def read_done(plan: Plan, work: Path) -> list[Done]:
     for name, recipe in plan.recipes.items():
         if not plan.is_done(name, work):
             continue
-        corpus, direction, kind, seed = name.split("/")
+        try:
+            corpus, direction, kind, seed = name.split("/")
+        except ValueError as error:
+            raise UserError(
+                f"{work}: its plan is of another benchmark; name the folder of 'train' as --work"
+            ) from error
         folder = work / name
-        results, effort = (json.loads((folder / file).read_text()) for file in ("results.json", EFFORT))
+        results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
         sizes = (recipe["trainer.max_steps"], residues_seen(folder), effort["seconds"], effort["parameters"])
-        done.append(Done(corpus, direction, kind, int(seed), *sizes, results, read_curve(folder)))
+        step = step_recipe(recipe)
+        done.append(Done(corpus, direction, kind, int(seed), step, *sizes, results, read_curve(folder)))
     return done
 
 
@@ -94,17 +108,16 @@ def report(work: Path, results: Path, figure: Path) -> None:
         UserError: if there is no plan, or no run is done.
     """
     plan = read_plan(work)
-    runs = read_done(plan, work)
+    tables = [results / name for name in ("quality.csv", "quality_curves.csv")]
+    runs, seconds = read_done(plan, work), read_seconds(results / "quality_time.csv")
     if not runs:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
-    results.mkdir(parents=True, exist_ok=True)
-    write_csv(result_rows(runs), results / "quality.csv")
-    write_csv(curve_rows(runs), results / "quality_curves.csv")
-    print(markdown(runs, read_seconds(results / "quality_time.csv")))
-    figure.parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(*tables, figure)
+    for rows, path in zip((result_rows(runs), curve_rows(runs)), tables, strict=True):
+        write_csv(rows, path)
+    print(markdown(runs, seconds))
     draw(runs, figure)
-    for line in notes(plan, runs, work):
-        print(line)
+    print("", ABOUT, *notes(plan, runs, work), sep="\n")
 
 
 def result_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
@@ -148,12 +161,12 @@ def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str
 
     Args:
         runs: at least one.
-        seconds: (direction, kind) -> of a step at L=1024; where there are none, a dash.
+        seconds: (direction, kind, `step_recipe`) -> of a step at L=1024; where there are none, a dash.
     """
     splits = list(dict.fromkeys(split for run in runs for split in run.results))
-    head = ["attention", "seeds"]
+    head = ["attention", "seeds", "parameters"]
     head += [f"{split} {name}" for split in splits for name in ("accuracy %", "from exact", "perplexity")]
-    head += ["steps to exact's", f"minutes to it at L={LONG:,}"]
+    head += ["steps to exact's*", f"minutes to it at L={LONG:,}, estimated*"]
     blocks = []
     for panel in dict.fromkeys(run.panel for run in runs):
         here = [run for run in runs if run.panel == panel]
@@ -161,7 +174,7 @@ def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str
         lines = []
         for kind in [kind for kind in TITLES if any(run.kind == kind for run in here)]:
             own = [run for run in here if run.kind == kind]
-            cells = [TITLES[kind], str(len(own))]
+            cells = [TITLES[kind], str(len(own)), f"{mean(run.parameters for run in own) / 1e6:.2f} M"]
             for split in splits:
                 cells += [
                     spread([100 * run.results[split]["accuracy"] for run in own if split in run.results], 2),
@@ -171,10 +184,10 @@ def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str
             steps = [steps_to(run, exact[run.seed]) for run in own if run.seed in exact]
             reached = bool(steps) and all(map(math.isfinite, steps))
             cells.append(f"{mean(steps):,.0f}" if reached else "-")
-            time = seconds.get((panel[1], kind.removesuffix("_fixed")))
+            time = seconds.get((panel[1], kind.removesuffix("_fixed"), own[0].step))
             cells.append(f"{mean(steps) * time / 60:.1f}" if reached and time else "-")
             lines.append(cells)
-        unigram = ["unigram", ""]
+        unigram = ["unigram", "", ""]
         for split in splits:
             rows = list({run.seed: run.results[split] for run in here if split in run.results}.values())
             accuracies = [100 * row["unigram_accuracy"] for row in rows]

@@ -25,9 +25,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks.measure import positive, program
-from benchmarks.quality_plan import Plan, Run, read_plan, write_plan
+from benchmarks.quality_plan import PLAN, Plan, Run, read_plan, write_plan
 from benchmarks.quality_runs import run_all
 from benchmarks.switch_report import report
+from benchmarks.tables import check_outputs
 from protlm.checkpoint import export, load
 from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
@@ -186,6 +187,7 @@ def runs_of(options: argparse.Namespace, about: dict[str, Any]) -> list[Run]:
 def train(options: argparse.Namespace) -> int:
     """Fine-tunes what is not done; the exit code."""
     about = original_run(options.run)
+    check_outputs(options.work / PLAN)
     runs = runs_of(options, about)
     plan: Plan = write_plan(runs, options.work, options.redo)
     original = {"steps": about["config"]["trainer"]["max_steps"], "run": str(options.run)}

@@ -1,6 +1,5 @@
 """Table and figure of benchmarks/switch.py: accuracy just after the switch and along fine-tuning."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_plan import Plan
-from benchmarks.tables import write_csv
+from benchmarks.tables import check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -50,19 +49,21 @@ def report(plan: Plan, work: Path, path: Path, figure: Path) -> None:
     """Writes the CSV file and the figure, and prints the table and what is missing.
 
     Raises:
-        UserError: if no run is done.
+        UserError: if no run is done, or the folder is of another benchmark; for outputs that cannot be written.
     """
+    if not (work / "original.json").exists():
+        raise UserError(f"{work}: not a folder of 'python -m benchmarks.switch train'; name one as --work")
     done = [name for name in plan.recipes if plan.is_done(name, work)]
     if not done:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
-    total = json.loads((work / "original.json").read_text())["steps"]
+    check_outputs(path, figure)
+    total = read_json(work / "original.json")["steps"]
     tuned = []
     for name in done:
-        points = json.loads((work / name / "along.json").read_text())
+        points = read_json(work / name / "along.json")
         tuned.append(Tuned(name, {int(step): found for step, found in points.items()}))
     write_csv(rows(tuned, total), path)
     print(markdown(tuned, total))
-    figure.parent.mkdir(parents=True, exist_ok=True)
     draw(tuned, total, figure)
     if missing := [name for name in plan.recipes if name not in done]:
         print(f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}")

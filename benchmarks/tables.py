@@ -1,9 +1,42 @@
 """CSV files of measurements."""
 
 import csv
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from protlm.errors import UserError
+
+
+def check_outputs(*files: Path) -> None:
+    """Makes sure, before anything is computed, that files can be written; makes their folders.
+
+    Raises:
+        UserError: if one cannot.
+    """
+    for path in files:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UserError(f"{path}: cannot be written ({'a folder' if path.is_dir() else 'Permission denied'})")
+
+
+def read_json(path: Path) -> Any:
+    """A file that a benchmark has written.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the sub-command that trains again") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove its folder, and train again") from error
 
 
 def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> None:

@@ -32,7 +32,7 @@ from benchmarks import lengths
 from benchmarks.measure import kibibytes, medians, positive, program
 from benchmarks.memory import GIB, RESERVE, measure_memory
 from benchmarks.models import DIRECTIONS, Sizes, bare_step, random_batch
-from benchmarks.tables import write_csv
+from benchmarks.tables import check_outputs, write_csv
 from benchmarks.throughput import EXPERIMENTS, measure_throughput
 from protlm.training.optimizer import adamw
 
@@ -113,6 +113,10 @@ def main() -> None:
         part.add_argument("--csv", type=Path, help="by default docs/results/train_PART.csv")
     options = parser.parse_args()
     path = options.csv or Path("docs/results") / f"train_{options.part}.csv"
+    if options.part == "figure":
+        lengths.measure(options, path)
+        return
+    check_outputs(path)
     if options.part == "throughput":
         write_csv(
             measure_throughput(
@@ -120,9 +124,6 @@ def main() -> None:
             ),
             path,
         )
-        return
-    if options.part == "figure":
-        lengths.measure(options, path)
         return
     sizes = Sizes(options.layers, options.width, options.heads, options.feed_forward, options.features)
     if options.part == "length":

@@ -73,6 +73,10 @@ def test_passes_leave_no_gradients() -> None:
     assert all(time > 0 for time in time_passes(model, random_batch(1, 32)))
     assert all(weight.grad is None for weight in model.parameters())
     assert model.training
+    assert model.draw_number == 0
+    reformer = SIZES.build("reformer", True, 32)
+    time_passes(reformer, random_batch(1, 32))
+    assert reformer.draw_number == 1  # as in training, before each step
 
 
 def test_the_time_of_a_step_is_foreseen() -> None:

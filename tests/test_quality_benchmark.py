@@ -17,7 +17,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import quality, quality_concat, quality_corpora, quality_plan, quality_report, quality_runs
+from benchmarks import (
+    quality,
+    quality_concat,
+    quality_corpora,
+    quality_plan,
+    quality_report,
+    quality_runs,
+    quality_time,
+    switch_report,
+)
 from benchmarks.quality_plan import Plan, Run, read_plan
 from benchmarks.quality_report import Done
 from protlm import train
@@ -189,18 +198,18 @@ def done(kind: str, seed: int, accuracy: float, curve: Sequence[float]) -> Done:
         {"step": 10.0 * i, "accuracy": value, "perplexity": 9.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
         for i, value in enumerate(curve, start=1)
     ]
-    return Done("families", "causal", kind, seed, 30, 1e6, 60.0, 1000, {"test": row}, points)
+    return Done("families", "causal", kind, seed, "r", 30, 1e6, 60.0, 1000, {"test": row}, points)
 
 
 def test_the_table_compares_with_the_exact_transformer_of_the_same_seed() -> None:
     runs = [done("exact", 1, 0.20, [0.1, 0.196, 0.2]), done("exact", 2, 0.30, [0.1, 0.2, 0.3])]
     runs += [done("relu", 1, 0.21, [0.194, 0.195, 0.21]), done("window", 1, 0.1, [0.1, 0.1, 0.1])]
-    table = quality_report.markdown(runs, {("causal", "exact"): 6.0, ("causal", "relu"): 3.0})
+    table = quality_report.markdown(runs, {("causal", "exact", "r"): 6.0, ("causal", "relu", "r"): 3.0})
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
-    assert cells[0] == ["exact Transformer", "2", "25.00 ± 5.00", "", "10.00 ± 0.00", "25", "2.5"]
-    assert cells[1] == ["Performer-ReLU", "1", "21.00", "+1.00", "10.00", "20", "1.0"]
-    assert cells[2] == ["window", "1", "10.00", "-10.00", "10.00", "-", "-"]
-    assert cells[3][:3] == ["unigram", "", "9.00 ± 0.00"]
+    assert cells[0] == ["exact Transformer", "2", "0.00 M", "25.00 ± 5.00", "", "10.00 ± 0.00", "25", "2.5"]
+    assert cells[1] == ["Performer-ReLU", "1", "0.00 M", "21.00", "+1.00", "10.00", "20", "1.0"]
+    assert cells[2] == ["window", "1", "0.00 M", "10.00", "-10.00", "10.00", "-", "-"]
+    assert cells[3][:4] == ["unigram", "", "", "9.00 ± 0.00"]
 
 
 def test_a_full_table_of_one_seed_comes_first() -> None:
@@ -313,8 +322,43 @@ def test_steps_are_timed_at_two_lengths(tmp_path: Path, capsys) -> None:
         ("exact", "32", "2"),
         ("relu", "32", "2"),
     ]
-    assert set(quality_report.read_seconds(path, 32)) == {("causal", "exact"), ("causal", "relu")}
+    found = quality_report.read_seconds(path, 32)
+    assert {key[:2] for key in found} == {("causal", "exact"), ("causal", "relu")}
     assert quality_report.read_seconds(tmp_path / "none.csv") == {}
+    one = ["time", "--kinds", "exact", *options[2:], "--overrides", *sizes, "data.max_length=16"]
+    assert call([*one, "data.token_budget=64"]) == 0
+    assert {(row["kind"], row["length"]) for row in lines(path)} == {(r["kind"], r["length"]) for r in rows}
+    again = quality_report.read_seconds(path, 32)
+    assert set(again) == set(found)
+    assert again[key := next(key for key in found if key[1] == "relu")] == found[key]
+    assert call([*one, "data.token_budget=128"]) == 0  # another recipe
+    assert len(set(quality_report.read_seconds(path, 32)) & set(found)) == 1
+    for odd in ("a,b\n1,2\n", "\0", path.read_text().replace("seconds", "minutes")):
+        path.write_text(odd)
+        with pytest.raises(UserError, match=r"t.csv: no table of 'python -m benchmarks.quality time'; remove it"):
+            call([*one, "data.token_budget=64"])
+
+
+def test_times_are_those_of_the_runs_options(trained: Path) -> None:
+    """A step is timed with random weights at another length, and known by what else it depends on."""
+    about = json.loads((trained / "families" / "bidirectional" / "relu" / "1" / "run.json").read_text())["overrides"]
+    kept = [option for option in about if not option.startswith(("data.corpus", "hydra.", "ckpt_path"))]
+    made, longer, other = (
+        quality_time.step_recipe(quality_plan.recipe_of(quality_plan.composed([*kept, "data.corpus=none", *more])))
+        for more in ([], ["data.max_length=99", "seed=5"], ["model.feed_forward=99"])
+    )
+    (run,) = [run for run in quality_report.read_done(read_plan(trained), trained) if run.kind == "relu"]
+    assert run.step == made == longer != other
+
+
+def test_a_step_of_reformer_draws_its_directions() -> None:
+    sizes = ["model.layers=1", "model.width=16", "model.heads=2"]
+    for kind, draws in (("reformer", 3), ("softmax", 0)):
+        options = ["+experiment=quality", "data.corpus=none", f"model.attention={kind}", *sizes]
+        step, model = quality_time.training_step(quality_plan.composed(options), 16)
+        for _ in range(3):
+            step()
+        assert model.draw_number == draws
 
 
 def test_blocks_compare_a_performer_with_a_transformer_as_fast(
@@ -365,5 +409,43 @@ def test_mistakes_are_said_in_one_line(tmp_path: Path, capsys) -> None:
     assert "nonsense: expected some of exact,relu" in capsys.readouterr().err
     with pytest.raises(UserError, match="none.h5: no such corpus"):
         call(["concat", tmp_path / "none.h5", "--work", tmp_path])
-    with pytest.raises(UserError, match="model.layrs"):
+    with pytest.raises(UserError, match=r"^Could not override 'model.layrs'.* \(options: "):
         call([*command(tmp_path / "work"), "model.layrs=3"])
+    with pytest.raises(UserError, match="width 15"):
+        call([*command(tmp_path / "work"), "model.width=15"])
+    assert not (tmp_path / "work" / "plan.json").exists()
+    swissprot = ["train", "--corpora", "families,swissprot", "--work", tmp_path / "none"]
+    with pytest.raises(UserError, match="none.fasta: no such file"):
+        call([*swissprot, tmp_path / "none.fasta", "--clusters", ALL.clusters])
+    assert not (tmp_path / "none" / "corpora").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"plan.json: cannot be written \((Not a directory|File exists)\)"):
+        call(["train", "--corpora", "families", "--work", tmp_path / "file"])
+
+
+def test_the_report_refuses_what_is_damaged_before_it_writes(work: Path, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    arguments = ["report", "--work", work, "--results", results, "--figure", tmp_path / "f.png"]
+    folder = work / "families" / "bidirectional" / "exact" / "1"
+    for name in ("results.json", "effort.json"):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(whole[:-5])
+        with pytest.raises(UserError, match=f"{name}: damaged .*; remove its folder, and train again"):
+            call(arguments)
+        (folder / name).write_text(whole)
+    results.mkdir()
+    (results / "quality_time.csv").write_text("x\n1\n")
+    with pytest.raises(UserError, match="quality_time.csv: no table of"):
+        call(arguments)
+    (results / "quality_time.csv").unlink()
+    with pytest.raises(UserError, match="cannot be written .a folder"):
+        call([*arguments[:-1], tmp_path])
+    assert not list(results.iterdir())
+    with pytest.raises(UserError, match="not a folder of 'python -m benchmarks.switch train'"):
+        switch_report.report(read_plan(work), work, tmp_path / "s.csv", tmp_path / "s.png")
+    stored = json.loads((work / "plan.json").read_text())
+    other = {"recipes": {"softmax_64": stored["recipes"]["families/bidirectional/exact/1"]}, "ignored": []}
+    shutil.copytree(folder, work / "softmax_64")
+    (work / "plan.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="its plan is of another benchmark"):
+        call(arguments)
