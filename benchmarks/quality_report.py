@@ -50,7 +50,10 @@ ABOUT = f"""\
 seconds of a step at L={LONG:,} (quality_time.csv): the runs themselves have shorter proteins. Hyperbolic: features of w
 and of -w, as many directions as a head is wide. Kind of features, norms and redraws of the softmax Performer, and the
 steps of queries and keys for all kinds, were chosen on the corpus of families with seed 1 (decisions.md)."""
-NOT_COMPARED = ("model.attention", "model.causal", "redraw.", "seed", "model.feature_seed", "data.seed", "data.causal")
+NOT_COMPARED = (
+    *("model.attention", "model.norms", "model.num_features", "redraw."),  # what a kind of attention is
+    *("model.causal", "data.causal", "seed", "data.seed", "model.feature_seed"),
+)
 
 
 @dataclass(frozen=True)
