@@ -1,4 +1,4 @@
-"""Kinds of attention against each other: same model, data, steps and seeds (the paper's TrEMBL runs and its Table 2, small).
+"""Kinds of attention against each other: same model, data, steps and seeds (the paper's Table 2, small).
 
     python -m benchmarks.quality train FASTA --clusters TABLE     # may be cut: the same command goes on
     python -m benchmarks.quality train --corpora families         # without a FASTA file
