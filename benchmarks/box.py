@@ -2,8 +2,9 @@
 
 `python -m benchmarks.box MODEL CORPUS DMS_DIR` evaluates a bidirectional model on the splits test and ood of CORPUS and
 scores the assays of DMS_DIR, a folder as `protlm proteingym` takes it; MODEL can be - for the model in the box. It
-prints the tables in Markdown and writes all figures as CSV, at the end and at once. The questions are those of `protlm
-evaluate` and the scores those of `protlm proteingym`, with their defaults.
+prints the tables in Markdown and writes all figures as CSV, at the end and at once. Splits are named by what their
+proteins are to those in training: of clusters never seen, or new members of clusters in training. The questions are
+those of `protlm evaluate` and the scores those of `protlm proteingym`, with their defaults.
 
 The unigram baseline of a variant is the sum over its substitutions of log f(mutant) - log f(wild type), with the
 frequencies f of the residues that CORPUS trains on.
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import model_path, positive, program
+from benchmarks.tables import check_outputs
 from protlm.errors import UserError
 from protlm.inference.compute import Computer
 from protlm.inference.evaluate import SplitResults, evaluate
@@ -49,6 +51,18 @@ def masked(results: dict[str, SplitResults]) -> Iterator[Row]:
             for figure in ("accuracy", "perplexity"):
                 values = {"model": row[figure], "unigram": row[f"unigram_{figure}"]}
                 yield {"set": split, "part": part, "count": row["asked"], "figure": figure, **values}
+
+
+def described(corpus: Corpus, split: str) -> str:
+    """A split by what its proteins are to those in training, if the corpus has clusters."""
+    if corpus.clusters is None:
+        return split
+    known = np.isin(corpus.clusters[corpus.members(split)], corpus.clusters[corpus.members("train")])
+    if known.all():
+        return f"{split}: new members of clusters in training"
+    return (
+        f"{split}: clusters never seen" if not known.any() else f"{split}: {known.mean():.0%} of clusters in training"
+    )
 
 
 def frequency_score(variants: Variants, unigram: Unigram) -> np.ndarray:
@@ -127,7 +141,8 @@ def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -
     if model.config.causal:
         raise UserError("the model is unidirectional; expected a bidirectional one")
     assays = find_assays(folder)
-    rows = list(masked(evaluate(model, corpus, token_budget=token_budget)))
+    results = evaluate(model, corpus, token_budget=token_budget)
+    rows = list(masked({described(corpus, split): result for split, result in results.items()}))
     return [*rows, *scans(Computer(model, token_budget), assays, corpus.unigram())]
 
 
@@ -140,9 +155,9 @@ def main() -> None:
     parser.add_argument("--token-budget", type=positive, default=16_384)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    check_outputs(options.csv)
     model = load(options.model, options.device)
     rows = measure(model, Corpus(options.corpus), options.folder, options.token_budget)
-    options.csv.parent.mkdir(parents=True, exist_ok=True)
     write_table(options.csv, COLUMNS, ([_cell(row.get(column, "")) for column in COLUMNS] for row in rows))
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{options.model}: {parameters:,} parameters; on {options.corpus} and {options.folder}\n\n{report(rows)}")

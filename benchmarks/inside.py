@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import model_path, positive, program
-from benchmarks.tables import write_csv
+from benchmarks.measure import model_path, natural, positive, program
+from benchmarks.tables import check_outputs, write_csv
 from protlm import checkpoint
 from protlm.errors import UserError
 from protlm.inference.inside.attention_maps import attention_matrices, chosen_blocks
@@ -42,13 +42,14 @@ from protlm.sequence.fasta import FastaFile, Record
 ATTENTION, HEADS, EVEN = "attention, enrichment", "attention, correlation of heads", "even attention"
 EMBEDDING, CONTEXT, PREDICTION = "embedding", "contextual embedding", "predictions"
 MOST_MAPS = 32
+PICTURES = ("attention_maps.png", "similarity.png", "residues.png")
 
 
 def drawn(records: Iterable[Record], number: int, longest: int, seed: int = 0) -> list[Record]:
     """So many records at random, or all if there are fewer, of at most `longest` residues, in the order of the file."""
     rng = random.Random(seed)
     kept: list[tuple[int, Record]] = []
-    for place, record in enumerate(record for record in records if len(record.sequence) <= longest):
+    for place, record in enumerate(record for record in records if 0 < len(record.sequence) <= longest):
         if len(kept) < number:
             kept.append((place, record))
         elif (at := rng.randrange(place + 1)) < number:
@@ -106,27 +107,28 @@ def draw(model: Performer, sequences: list[str], found: dict[str, np.ndarray], m
     layers = [blocks[i] for i in np.linspace(0, len(blocks) - 1, min(most, len(blocks))).round().astype(int)]
     title = f"{mapped.id}, {len(mapped.sequence)} residues"
     attention = attention_matrices(model, mapped.sequence, layers)
-    attention_maps(folder / "attention_maps.png", attention, layers, title)
+    attention_maps(folder / PICTURES[0], attention, layers, title)
     r = {name: f"r = {agreement(matrix, permutations=1).pearson:.2f}" for name, matrix in found.items()}
     panels = {
         "BLOSUM62": (blosum62_matrix(), "log-odds, half bits"),
         f"attention, {r[ATTENTION]}": (found[ATTENTION], "attention paid / even, centred"),
         f"predictions, {r[PREDICTION]}": (found[PREDICTION], "log-odds, bits"),
     }
-    similarity_matrices(folder / "similarity.png", panels)
+    similarity_matrices(folder / PICTURES[1], panels)
     places = {
         "embedding matrix": residue_embedding(model),
         "mean contextual embeddings": contextual_embedding(model, sequences),
     }
-    residue_map(folder / "residues.png", places)
+    residue_map(folder / PICTURES[2], places)
 
 
 def run(options: argparse.Namespace) -> None:
     """Computes, prints and writes all."""
+    check_outputs(options.csv, *(options.figures / name for name in PICTURES))
     model = checkpoint.load(options.model)
     records = drawn(FastaFile(options.fasta), options.proteins, options.longest)
     if not records:
-        raise UserError(f"{options.fasta}: no protein of at most {options.longest:,} residues; see --longest")
+        raise UserError(f"{options.fasta}: no protein of 1 to {options.longest:,} residues; see --longest")
     short = [record for record in records if len(record.sequence) <= options.map_longest]
     mapped = max(short, key=lambda r: len(r.sequence)) if short else min(records, key=lambda r: len(r.sequence))
     sequences = [record.sequence for record in records]
@@ -139,14 +141,11 @@ def run(options: argparse.Namespace) -> None:
         found += rows(control, f"random {number}")
     about = {"attention": str(model.config.attention_name), "proteins": len(records), "residues": residues}
     print(f"{len(records):,} proteins, {residues:,} residues\n{table(found)}")
-    options.csv.parent.mkdir(parents=True, exist_ok=True)
-    options.figures.parent.mkdir(parents=True, exist_ok=True)
-    options.figures.mkdir(exist_ok=True)
     with unfinished(options.csv) as partial:
         draw(model, sequences, trained, mapped, partial)
         write_csv([{**row, **about} for row in found], partial / options.csv.name)
-        for picture in partial.glob("*.png"):
-            os.replace(picture, options.figures / picture.name)
+        for name in PICTURES:
+            os.replace(partial / name, options.figures / name)
         os.replace(partial / options.csv.name, options.csv)
     print(f"figures: {options.csv}, {options.figures}/{{attention_maps,similarity,residues}}.png")
 
@@ -158,7 +157,7 @@ def main() -> None:
     parser.add_argument("--proteins", type=positive, default=200, help="drawn at random")
     parser.add_argument("--longest", type=positive, default=2_000, help="residues; longer proteins are not drawn")
     parser.add_argument("--map-longest", type=positive, default=130, help="residues of the protein of the maps")
-    parser.add_argument("--controls", type=int, default=5, help="models with random weights")
+    parser.add_argument("--controls", type=natural, default=5, help="models with random weights")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/inside.csv"))
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder for the pictures")
     run(parser.parse_args())

@@ -1,6 +1,7 @@
 """Time and memory of a function of tensors, in pairs and in processes of their own."""
 
 import gc
+import signal
 import statistics
 import sys
 import time
@@ -43,6 +44,8 @@ PASSES = {"forward": forward, "forward+backward": forward_backward}
 
 def program(main: Callable[[], int | None]) -> NoReturn:
     """Runs a benchmark's main function and ends: a user's mistake is one line and code 2, Ctrl-C is 130."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
@@ -59,8 +62,13 @@ def model_path(text: str) -> Path:
 
 def positive(text: str) -> int:
     """A whole number from 1, for argparse."""
+    return natural(text, 1)
+
+
+def natural(text: str, least: int = 0) -> int:
+    """A whole number from 0, for argparse."""
     value = int(text)
-    if value < 1:
+    if value < least:
         raise ValueError
     return value
 

@@ -73,9 +73,13 @@ def clean(notebook: NotebookNode) -> None:
 
 def main() -> None:
     for path in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(FOLDER.glob("*.ipynb")):
+        if not path.is_file():
+            sys.exit(f"error: {path}: no such notebook")
         notebook = execute(path.resolve())
         nbformat.validate(notebook)
-        nbformat.write(notebook, path)
+        partial = path.with_name(f".{path.name}.partial")
+        nbformat.write(notebook, partial)
+        os.replace(partial, path)  # whole or not at all
         print(f"{path}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells executed", flush=True)
 
 

@@ -43,6 +43,7 @@ def test_figures_are_those_of_the_commands(
     found = {(row["set"], row["part"], row["figure"]): row for row in rows}
     assert len(found) == len(rows)
     for split, result in evaluate(load(model_folder), Corpus(corpus_path)).items():
+        split = box.described(Corpus(corpus_path), split)
         for part, expected in (("all", result), ("129-256", next(r for r in result.by_length if r["min"] == 129))):
             for figure in ("accuracy", "perplexity"):
                 row = found[split, part, figure]
@@ -60,7 +61,8 @@ def test_figures_are_those_of_the_commands(
     assert found["mean", "all", "Spearman"]["unigram"] == one["unigram"]  # the other assay is constant
     assert math.isnan(float(found["two", "all", "Spearman"]["model"]))
     assert "| two | 2 | - | - | - |" in printed
-    assert "| test, by residue | residues asked | accuracy | perplexity | unigram |" in printed
+    assert "| test: new members of clusters in training, by residue | residues asked | accuracy |" in printed
+    assert "| ood: clusters never seen, by residue | residues asked | accuracy |" in printed
     for table in printed.split("\n\n")[1:]:
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
@@ -86,7 +88,9 @@ def test_mistakes_are_one_line_and_leave_nothing(
     ):
         with pytest.raises(UserError, match=words):
             run(monkeypatch, model, corpus_path, folder, "--csv", path)
-    assert not path.parent.exists()
+    with pytest.raises(UserError, match="cannot be written .a folder"):
+        run(monkeypatch, tmp_path / "absent", corpus_path, scans, "--csv", tmp_path)
+    assert not path.exists()
     with pytest.raises(UserError, match="unidirectional"):
         box.measure(causal_model, Corpus(corpus_path), scans, 1024)
 

@@ -1,7 +1,12 @@
 """The benchmark runs, on sizes that take a moment; what it measures is not tested."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +53,34 @@ def test_a_mistake_is_one_line(model_folder: Path, sample: Path, tmp_path: Path,
         assert stop.value.code == 2
         assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "i.csv").exists()
+    (tmp_path / "empty.fasta").write_text(">a\n>b\n")
+    for options, words in (
+        (["--csv", tmp_path], "cannot be written (a folder)"),
+        (["--figures", model_folder / "config.json"], "cannot be written"),
+        (["--controls", "-3"], "--controls: invalid natural value"),
+        ([], "empty.fasta"),
+    ):
+        fasta = sample if options else tmp_path / "empty.fasta"
+        monkeypatch.setattr("sys.argv", ["inside", *map(str, [model_folder, fasta, *options])])
+        monkeypatch.setattr(inside, "similarities", None)  # nothing is computed before
+        with pytest.raises(SystemExit) as stop:
+            program(inside.main)
+        assert stop.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    """torch takes seconds; a module of that name in front of it waits for the signal."""
+    (tmp_path / "torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "benchmarks.inside", "model", "x.fasta"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == ""
+    assert process.returncode == -signal.SIGINT  # 130 in a shell
 
 
 def test_proteins_are_drawn_evenly_and_in_order() -> None:

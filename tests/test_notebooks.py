@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from notebooks.execute import FOLDER, clean, execute
+from notebooks.execute import FOLDER, clean, execute, main
 from tests.tiny import TINY
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -106,6 +106,20 @@ def test_a_cell_that_fails_is_told(tmp_path: Path) -> None:
         execute(path, {"y": 2})
     done = execute(path, {"x": 2})
     assert done.cells[-1].outputs[0].text == "1.0\n"
+
+
+def test_the_command_keeps_outputs_or_leaves_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = written(tmp_path / "good.ipynb", "print(6 * 7)"), written(tmp_path / "bad.ipynb", "x = 1 / 0")
+    before = bad.read_bytes()
+    monkeypatch.setattr("sys.argv", ["execute.py", str(good), str(bad)])
+    with pytest.raises(CellExecutionError):
+        main()
+    assert nbformat.read(good, as_version=4).cells[0].outputs[0].text == "42\n"
+    assert bad.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.ipynb", "good.ipynb"]
+    monkeypatch.setattr("sys.argv", ["execute.py", str(tmp_path / "none.ipynb")])
+    with pytest.raises(SystemExit, match="none.ipynb: no such notebook"):
+        main()
 
 
 def test_what_depends_on_the_machine_is_taken_away(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ GROUPS = {
 ORDER = "".join(GROUPS)
 COLOURS = {letter: colour for letters, colour in GROUPS.items() for letter in letters}
 _COLUMNS = [STANDARD.index(letter) for letter in ORDER]
+WITHIN = 0.995
+"""Quantile of the values at which the colours of a heat map end."""
 _WIDEST = 200  # residues in a panel
 _SLIDE = 16 / 9
 _LEAST = 0.01  # of the tallest letter: what is smaller cannot be seen
@@ -49,14 +51,15 @@ def check_picture(path: Path, length: int | None = None) -> None:
 def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, diverging: bool) -> None:
     """Draws a matrix with positions as columns and amino acids, grouped by chemistry, as rows.
 
-    A dot marks the residue that the protein has. Long proteins are broken into several panels.
+    A dot marks the residue that the protein has. Long proteins are broken into several panels. The colours end where
+    half a per cent of the values lie beyond, on either side, so that a few extremes do not take them all.
 
     Args:
         path: ends in .png, .pdf or .svg; written in place, see `protlm.output.unfinished`.
         values: (L, 20), NaN for what is not known, which is grey.
         sequence: L characters; those that are no amino acid have no dot.
         label: of the colour bar.
-        diverging: colours that are symmetric about 0; else from the least to the largest value.
+        diverging: colours that are symmetric about 0.
 
     Raises:
         UserError: for another ending, or more than `LONGEST` residues.
@@ -68,10 +71,11 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
     check_picture(path, len(sequence))
     assert values.shape == (len(sequence), len(STANDARD)), values.shape
     known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     if diverging:
-        high = max(abs(low), abs(high))
+        high = float(np.quantile(np.abs(known), WITHIN)) if known.size else 1.0
         low = -high
+    else:
+        low, high = map(float, np.quantile(known, [1 - WITHIN, WITHIN])) if known.size else (0.0, 1.0)
     if low == high:
         low, high = low - 1, high + 1
     colours = colormaps["RdBu_r" if diverging else "YlGnBu"].with_extremes(bad="#d9d9d9")
@@ -95,7 +99,10 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
         _positions(axes, start, letters, columns, cell)
     size = max(10.0, 0.6 * figure.get_figwidth())
     panels[0].set_title("\N{BLACK CIRCLE} residue of the protein", loc="right", fontsize=size, color=mark["color"])
-    bar = figure.colorbar(scale, ax=panels, shrink=min(1.0, 0.4 * size / figure.get_figheight()), aspect=18, pad=0.02)
+    shape = {"shrink": min(1.0, 0.4 * size / figure.get_figheight()), "aspect": 18, "pad": 0.02}
+    beyond = (bool((known < low).any()), bool((known > high).any()))
+    ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    bar = figure.colorbar(scale, ax=panels, extend=ends[beyond], **shape)
     bar.set_label(label, fontsize=size)
     bar.ax.tick_params(labelsize=size)
     bar.outline.set_visible(False)

@@ -74,7 +74,15 @@ def test_colours_that_diverge_are_symmetric(drawn) -> None:
     values = np.linspace(-1, 3, 40).reshape(2, 20)
     for diverging, limits in ((True, (-3, 3)), (False, (-1, 3))):
         (axes,) = panels(drawn(heat_map, values, "MK", "score", diverging))
-        assert axes.images[0].get_clim() == limits
+        assert axes.images[0].get_clim() == pytest.approx(limits, abs=0.1)
+
+
+def test_a_few_extremes_do_not_take_all_colours(drawn) -> None:
+    values = np.linspace(-1, 1, 1000).reshape(50, 20)
+    values[3, 7] = 100
+    for diverging in (True, False):
+        (axes, *_) = panels(drawn(heat_map, values, "M" * 50, "score", diverging))
+        assert axes.images[0].get_clim() == pytest.approx((-1, 1), abs=0.02)
 
 
 @pytest.mark.parametrize("values", [np.full((3, 20), np.nan), np.zeros((3, 20)), np.ones((3, 20))])

@@ -111,7 +111,8 @@ def predicted(
     """The mean probability (20, 20) float64 of amino acid b where a protein has a: rows sum to 1.
 
     A bidirectional model is asked at 15 % of the residues of each protein (at least one), all masked at once; a
-    unidirectional one at every residue, from those before it.
+    unidirectional one at every residue, from those before it. Neither is asked for the first of several residues: that
+    is nearly always the start methionine, which is known from its place.
 
     Args:
         model: in evaluation mode.
@@ -162,12 +163,13 @@ def prediction_similarity(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _places(length: int, causal: bool, key: tuple[int, int]) -> np.ndarray:
-    """Which tokens of a framed row of this length are asked for; neither end is."""
+    """Which tokens of a framed row of this length are asked for; see `predicted`."""
+    first = 1 + (length > 3)
     if causal:
-        return np.arange(1, length - 1)
-    rng = np.random.default_rng(key)
-    chosen = np.flatnonzero(rng.random(length - 2) < SHARE)
-    return 1 + (chosen if len(chosen) else rng.integers(0, length - 2, 1))
+        return np.arange(first, length - 1)
+    rng, number = np.random.default_rng(key), length - 1 - first
+    chosen = np.flatnonzero(rng.random(number) < SHARE)
+    return first + (chosen if len(chosen) else rng.integers(0, number, 1))
 
 
 def _check_all(counts: np.ndarray) -> None:

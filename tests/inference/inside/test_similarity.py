@@ -83,10 +83,19 @@ def test_a_bidirectional_model_is_asked_for_what_it_does_not_see() -> None:
 
 def test_a_unidirectional_model_is_asked_for_the_next_residue() -> None:
     table = random_table(33)
-    found = predicted(table_model(table, "token", causal=True), [STANDARD])
-    before = ["<cls>", *STANDARD[:-1]]
+    found = predicted(table_model(table, "token", causal=True), ["M" + STANDARD])
+    before = ["M", *STANDARD[:-1]]
     expected = np.exp(of_residues(table[[INDEX[token] for token in before]]))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_first_residue_is_asked_for_only_if_it_is_the_only_one(causal: bool) -> None:
+    proteins = ["M" + STANDARD.replace("M", ""), "M"] * 40
+    found = predicted(table_model(random_table(33), "token", causal=causal), [*proteins, STANDARD])
+    with pytest.raises(UserError, match="M never came"):
+        predicted(table_model(random_table(33), "token", causal=causal), proteins[::2])
+    np.testing.assert_allclose(found.sum(1), 1)
 
 
 def test_masks_do_not_depend_on_batches(tiny_model) -> None:
