@@ -155,10 +155,7 @@ def check(sizes: Sizes, kinds: Mapping[str, Iterable[str]], allowed: int) -> Non
     """
     for direction, names in kinds.items():
         for name in names:
-            try:
-                sizes.build(kind_of(name), DIRECTIONS[direction], 1)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+            sizes.build(kind_of(name), DIRECTIONS[direction], 1)
     free = kibibytes("/proc/meminfo", "MemAvailable") * 1024 - RESERVE
     if allowed > free:
         raise UserError(

@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kind import Kind
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
@@ -27,21 +28,28 @@ class Sizes:
     features: int = 256
 
     def build(self, attention: str | Kind, causal: bool, max_length: int) -> Performer:
-        """With random weights and the paper's dropout."""
+        """With random weights and the paper's dropout.
+
+        Raises:
+            UserError: if there is no such model.
+        """
         torch.manual_seed(0)
-        config = PerformerConfig(
-            len(TOKENS),
-            PAD,
-            self.layers,
-            self.heads,
-            self.width,
-            self.feed_forward,
-            attention=attention,
-            causal=causal,
-            max_length=max_length,
-            num_features=self.features,
-            dropout=0.1,
-        )
+        try:
+            config = PerformerConfig(
+                len(TOKENS),
+                PAD,
+                self.layers,
+                self.heads,
+                self.width,
+                self.feed_forward,
+                attention=attention,
+                causal=causal,
+                max_length=max_length,
+                num_features=self.features,
+                dropout=0.1,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
         return Performer(config).train()
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.measure import positive, program
 from benchmarks.quality_concat import Grid, compare_concatenated
 from benchmarks.quality_corpora import CORPORA, SAMPLE, Sources, make_corpus
-from benchmarks.quality_plan import PLAN, Run, write_plan
+from benchmarks.quality_plan import PLAN, Run, check_models, write_plan
 from benchmarks.quality_report import report
 from benchmarks.quality_runs import run_all
 from benchmarks.quality_time import measure_steps
@@ -93,10 +93,13 @@ def train(options: argparse.Namespace) -> int:
         sources["swissprot"] = Sources(options.fasta, options.clusters, options.ood, options.ood_share)
         for path in filter(None, (options.fasta, options.clusters, options.ood)):
             check_readable(path)
-    paths = {name: make_corpus(name, sources[name], options.work / "corpora") for name in options.corpora}
     overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []
     overrides += options.overrides
-    runs = [planned(combination, paths[combination[0]], overrides) for combination in chosen]
+    corpora = options.work / "corpora"
+    runs = [planned(combination, corpora / f"{combination[0]}.h5", overrides) for combination in chosen]
+    check_models(runs)
+    for name in options.corpora:
+        make_corpus(name, sources[name], corpora)
     plan = write_plan(runs, options.work, options.redo, options.ignore)
     return run_all(runs, plan, options.work, options.jobs)
 

@@ -19,7 +19,7 @@ from benchmarks.measure import medians
 from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
 from benchmarks.quality_runs import residues_seen, run_all
 from benchmarks.quality_time import size, training_step
-from benchmarks.tables import check_outputs, write_csv
+from benchmarks.tables import check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
 CHOICE = "choice.json"
@@ -134,7 +134,7 @@ def chosen(
     """Direction -> kind -> model; measured once for the same options, since a second measurement may choose another."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / CHOICE
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored = read_json(path) if path.exists() else {}
     result = {}
     for name, direction in directions.items():
         about = {"grid": asdict(grid), "overrides": list(overrides)}
@@ -195,7 +195,7 @@ def compare_concatenated(
 def table_rows(name: str, model: Candidate, recipe: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """A row for each split of a run."""
     direction, kind, seed = name.split("/")
-    results, effort = (json.loads((folder / file).read_text()) for file in ("results.json", EFFORT))
+    results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
     about = {"direction": direction, "kind": kind, "seed": int(seed), "layers": model.layers, "width": model.width}
     about |= {
         "heads": model.heads,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import read_json
 from protlm.errors import UserError
 from protlm.sequence.prepare import prepare_corpus
 from protlm.sequence.splits import SplitRule, digests, read_clusters, read_ids
@@ -65,14 +66,14 @@ SAMPLE = Sources(
 
 
 def make_corpus(name: str, sources: Sources, folder: Path) -> Path:
-    """The corpus of that name, made in a folder unless it is there already, made from the same.
+    """The corpus FOLDER/NAME.h5, made unless it is there already, made from the same.
 
     Raises:
         UserError: for files that cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, about, key = folder / f"{name}.h5", folder / f"{name}.json", sources.key()
-    if path.exists() and about.exists() and json.loads(about.read_text()) == key:
+    if path.exists() and about.exists() and read_json(about) == key:
         return path
     print(f"preparing {path}", flush=True)
     about.unlink(missing_ok=True)

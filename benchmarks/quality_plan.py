@@ -81,6 +81,17 @@ def build(config: DictConfig) -> Performer:
         raise UserError(" ".join(str(error.__cause__ or error).split())) from error
 
 
+def check_models(runs: Iterable[Run]) -> None:
+    """Makes sure, before anything is prepared or trained, that there are such options and such models.
+
+    Raises:
+        UserError: if not.
+    """
+    different = {tuple(option for option in run.overrides if not option.startswith("seed=")) for run in runs}
+    for overrides in sorted(different):
+        build(composed(overrides))
+
+
 def recipe_of(config: DictConfig, fingerprints: Sequence[str] = ()) -> dict[str, Any]:
     """`recipe` of what `composed` gives."""
     config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
@@ -153,8 +164,8 @@ def write_plan(runs: Sequence[Run], work: Path, redo: bool = False, ignored: Seq
         ignored: see `Plan`.
 
     Raises:
-        UserError: for options that `protlm.train` would refuse, a corpus that is missing, and, without `redo`, runs in
-            the folder that were made with other options.
+        UserError: for options that Hydra refuses, a corpus that is missing, and, without `redo`, runs in the folder
+            that were made with other options.
     """
     before = read_plan(work).recipes if (work / PLAN).exists() else {}
     fingerprints = {path: Corpus(path).fingerprint for path in {run.corpus for run in runs}}
@@ -162,7 +173,6 @@ def write_plan(runs: Sequence[Run], work: Path, redo: bool = False, ignored: Seq
     for run in runs:
         folder = (work / run.name).resolve()
         config = composed(run.arguments(folder), folder)
-        build(config)
         recipes[run.name] = recipe_of(config, [fingerprints[run.corpus]])
     plan = Plan({**before, **recipes}, tuple(ignored))
     odd = {name: plan.changes(name, work / name) for name in recipes if (work / name / "run.json").exists()}
@@ -190,10 +200,11 @@ def read_plan(work: Path) -> Plan:
     path = work / PLAN
     try:
         stored = json.loads(path.read_text())
-        return Plan(stored["recipes"], tuple(stored["ignored"]))
+        recipes, ignored = stored["recipes"], tuple(stored["ignored"])
+        if all(isinstance(found, dict) for found in (recipes, *recipes.values())):
+            return Plan(recipes, ignored)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; begin with the sub-command that trains") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a plan of this program; remove it, and train again: finished runs stay"
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path}: not a plan of this program; remove it, and train again: finished runs stay")

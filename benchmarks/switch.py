@@ -25,7 +25,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks.measure import positive, program
-from benchmarks.quality_plan import PLAN, Plan, Run, read_plan, write_plan
+from benchmarks.quality_plan import PLAN, Plan, Run, check_models, read_plan, write_plan
 from benchmarks.quality_runs import run_all
 from benchmarks.switch_report import report
 from benchmarks.tables import check_outputs
@@ -189,6 +189,7 @@ def train(options: argparse.Namespace) -> int:
     about = original_run(options.run)
     check_outputs(options.work / PLAN)
     runs = runs_of(options, about)
+    check_models(runs)
     plan: Plan = write_plan(runs, options.work, options.redo)
     original = {"steps": about["config"]["trainer"]["max_steps"], "run": str(options.run)}
     (options.work / "original.json").write_text(json.dumps(original) + "\n")  # of the plan that is now in force

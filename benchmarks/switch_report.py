@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_plan import Plan
-from benchmarks.tables import check_outputs, read_json, write_csv
+from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -57,16 +57,34 @@ def report(plan: Plan, work: Path, path: Path, figure: Path) -> None:
     if not done:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
     check_outputs(path, figure)
-    total = read_json(work / "original.json")["steps"]
-    tuned = []
-    for name in done:
-        points = read_json(work / name / "along.json")
-        tuned.append(Tuned(name, {int(step): found for step, found in points.items()}))
+    total, tuned = read_tuned(done, work)
     write_csv(rows(tuned, total), path)
     print(markdown(tuned, total))
     draw(tuned, total, figure)
     if missing := [name for name in plan.recipes if name not in done]:
         print(f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}")
+
+
+def read_tuned(names: Sequence[str], work: Path) -> tuple[int, list[Tuned]]:
+    """Steps of the original run, and the runs of those names.
+
+    Raises:
+        UserError: for names or files that are not of this benchmark.
+    """
+    if odd := [name for name in names if not re.fullmatch(r"exact|relu|(softmax|hyperbolic)_\d+(_fixed)?", name)]:
+        raise UserError(f"{work}: its plan is of another benchmark ({odd[0]})")
+    path, tuned = work / "original.json", []
+    try:
+        total = int(read_json(path)["steps"])
+        for name in names:
+            path = work / name / "along.json"
+            known = {int(step): splits for step, splits in read_json(path).items()}
+            for row in (row for splits in known.values() for row in splits.values()):
+                [float(row[name]) for name in METRICS]
+            tuned.append(Tuned(name, known))
+    except DAMAGED as error:
+        raise UserError(f"{path}: not of this benchmark; remove it, and train again") from error
+    return total, tuned
 
 
 def rows(tuned: Sequence[Tuned], total: int) -> list[dict[str, Any]]:

@@ -2,12 +2,17 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from protlm.errors import UserError
+
+METRICS = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
+"""Of a split, in results.json and along.json."""
+DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError)
+"""What reading a file of something else raises."""
 
 
 def check_outputs(*files: Path) -> None:
@@ -19,10 +24,12 @@ def check_outputs(*files: Path) -> None:
     for path in files:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                path.open("ab").close()
+            else:
+                TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise UserError(f"{path}: cannot be written ({'a folder' if path.is_dir() else 'Permission denied'})")
 
 
 def read_json(path: Path) -> Any:
@@ -36,7 +43,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run the sub-command that trains again") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove its folder, and train again") from error
+        raise UserError(f"{path}: damaged ({error}); remove it, and train again") from error
 
 
 def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> None:

@@ -24,7 +24,9 @@ see lengths.py.
 import argparse
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,10 @@ from benchmarks import lengths
 from benchmarks.measure import kibibytes, medians, positive, program
 from benchmarks.memory import GIB, RESERVE, measure_memory
 from benchmarks.models import DIRECTIONS, Sizes, bare_step, random_batch
+from benchmarks.quality_plan import composed
 from benchmarks.tables import check_outputs, write_csv
 from benchmarks.throughput import EXPERIMENTS, measure_throughput
+from protlm.sequence.corpus import Corpus
 from protlm.training.optimizer import adamw
 
 LENGTHS = [512, 1024, 2048, 4096, 8192]
@@ -118,6 +122,9 @@ def main() -> None:
         return
     check_outputs(path)
     if options.part == "throughput":
+        Corpus(options.corpus)  # refuses what is none
+        for experiment in options.experiments:
+            composed([f"+experiment={experiment}", *options.overrides])
         write_csv(
             measure_throughput(
                 options.experiments, options.corpus, options.steps, options.repeats, options.warmup, options.overrides
@@ -126,6 +133,8 @@ def main() -> None:
         )
         return
     sizes = Sizes(options.layers, options.width, options.heads, options.feed_forward, options.features)
+    for kind, direction in product(options.attention, options.directions):
+        replace(sizes, layers=1).build(kind, DIRECTIONS[direction], 1)  # refuses what cannot be made
     if options.part == "length":
         write_csv(
             measure_length(

@@ -88,7 +88,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     ):
         with pytest.raises(UserError, match=words):
             run(monkeypatch, model, corpus_path, folder, "--csv", path)
-    with pytest.raises(UserError, match="cannot be written .a folder"):
+    with pytest.raises(UserError, match="cannot be written .Is a directory"):
         run(monkeypatch, tmp_path / "absent", corpus_path, scans, "--csv", tmp_path)
     assert not path.exists()
     with pytest.raises(UserError, match="unidirectional"):

@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line(model_folder: Path, sample: Path, tmp_path: Path,
     assert not (tmp_path / "i.csv").exists()
     (tmp_path / "empty.fasta").write_text(">a\n>b\n")
     for options, words in (
-        (["--csv", tmp_path], "cannot be written (a folder)"),
+        (["--csv", tmp_path], "cannot be written (Is a directory)"),
         (["--figures", model_folder / "config.json"], "cannot be written"),
         (["--controls", "-3"], "--controls: invalid natural value"),
         ([], "empty.fasta"),

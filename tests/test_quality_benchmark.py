@@ -438,9 +438,12 @@ def test_the_report_refuses_what_is_damaged_before_it_writes(work: Path, tmp_pat
     with pytest.raises(UserError, match="quality_time.csv: no table of"):
         call(arguments)
     (results / "quality_time.csv").unlink()
-    with pytest.raises(UserError, match="cannot be written .a folder"):
+    with pytest.raises(UserError, match="cannot be written .Is a directory"):
         call([*arguments[:-1], tmp_path])
     assert not list(results.iterdir())
+    if Path("/proc").is_dir():  # where not even root can write
+        with pytest.raises(UserError, match=r"f.png: cannot be written \("):
+            call([*arguments[:-1], "/proc/f.png"])
     with pytest.raises(UserError, match="not a folder of 'python -m benchmarks.switch train'"):
         switch_report.report(read_plan(work), work, tmp_path / "s.csv", tmp_path / "s.png")
     stored = json.loads((work / "plan.json").read_text())
