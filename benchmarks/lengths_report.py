@@ -8,9 +8,9 @@ TITLES = {
     "exact": "exact Transformer, fused (SDPA)",
     "matrix": "exact Transformer, L x L matrix held",
     "relu": "Performer-ReLU",
-    "softmax": "Performer-softmax (positive features)",
+    "softmax": "Performer-softmax (positive, M={features})",
     "linformer": "Linformer",
-    "reformer": "Reformer's attention",
+    "reformer": "Reformer, layers not reversible",
     "window": "window",
     "opt": "no attention (OPT)",
 }
@@ -46,7 +46,7 @@ def markdown(rows: Sequence[Row], largest: Sequence[Row]) -> str:
         lengths = sorted({length for _, length in found})
         for title, cell in (("milliseconds: forward; forward and backward of training", _times), ("peak MiB", _peak)):
             lines = [[f"{n:,}", *(cell(found.get((kind, n))) for kind in kinds)] for n in lengths]
-            blocks.append(_table(f"**{direction}**, {title}", ["L", *map(_title, kinds)], lines))
+            blocks.append(_table(f"**{direction}**, {title}", ["L", *(_title(kind, here[0]) for kind in kinds)], lines))
     if largest:
         gibs = sorted({row["memory_gib"] for row in largest}, key=float)
         lines = []
@@ -54,7 +54,7 @@ def markdown(rows: Sequence[Row], largest: Sequence[Row]) -> str:
             here = [row for row in largest if row["direction"] == direction]
             for kind in _kinds(here):
                 own = {row["memory_gib"]: row for row in here if row["attention"] == kind}
-                lines.append([direction, _title(kind), *(_length(own.get(gib)) for gib in gibs)])
+                lines.append([direction, _title(kind, here[0]), *(_length(own.get(gib)) for gib in gibs)])
         title = "**Largest L** of a training step (~ interpolated, ~~ extrapolated from the two nearest lengths)"
         blocks.append(_table(title, ["direction", "attention", *(f"{gib} GiB" for gib in gibs)], lines))
     return "\n\n".join(blocks)
@@ -109,7 +109,7 @@ def draw(rows: Sequence[Row], largest: Sequence[Row], path: Path) -> None:
     for axes in grid[-1]:
         axes.set_xlabel("sequence length L")
     names = [name for name in (*kinds, "out of memory") if name in shown]
-    labels = ["out of memory at the next L" if name == "out of memory" else _title(name) for name in names]
+    labels = ["out of memory at the next L" if name == "out of memory" else _title(name, measured[0]) for name in names]
     figure.legend([shown[name] for name in names], labels, loc="outside lower center", ncol=5, frameon=False)
     figure.savefig(path, dpi=150)
 
@@ -124,8 +124,9 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
     return [kind for kind in TITLES if kind in there] + [kind for kind in there if kind not in TITLES]
 
 
-def _title(kind: str) -> str:
-    return TITLES.get(kind, kind)
+def _title(kind: str, row: Row) -> str:
+    """Of a kind, for a reader, in the table of a row."""
+    return TITLES.get(kind, kind).format(features=row["features"])
 
 
 def _style(number: int, kind: str) -> dict[str, Any]:

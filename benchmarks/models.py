@@ -67,11 +67,14 @@ def redraw(model: Performer) -> None:
         model.redraw(model.draw_number + 1)
 
 
-def bare_step(model: Performer, optimizer: Optimizer, clip: float | None = 0.5) -> Callable[[Batch], None]:
-    """A training step and nothing else; draws of directions that are rarer than every step are not part of it."""
+def bare_step(
+    model: Performer, optimizer: Optimizer, clip: float | None = 0.5, draws: bool = True
+) -> Callable[[Batch], None]:
+    """A training step and nothing else; of draws of directions those before each step, and none without `draws`."""
 
     def step(batch: Batch) -> None:
-        redraw(model)
+        if draws:
+            redraw(model)
         model.loss(model(batch.inputs, batch.key_mask, batch.segments), batch.targets).backward()
         if clip:
             clip_grad_norm_(model.parameters(), clip)

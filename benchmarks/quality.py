@@ -160,7 +160,7 @@ def parsed() -> argparse.Namespace:
     part = parts.add_parser("time", help="seconds of a training step of each kind")
     part.add_argument("--lengths", type=numbers, help="by default the recipe's and 1,024")
     part.add_argument("--repeats", type=positive, default=7, help="steps of which the median is taken, after one more")
-    part.add_argument("--kinds", type=names_of([*KINDS]), default=[kind for kind in KINDS if kind != "softmax_fixed"])
+    part.add_argument("--kinds", type=names_of([*KINDS]), default=list(KINDS))
     part.add_argument("--directions", type=names_of([*DIRECTIONS]), default=list(DIRECTIONS))
     part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train")
     part.add_argument("--csv", type=Path, default=Path("docs/results/quality_time.csv"))
@@ -187,13 +187,12 @@ def main() -> int:
         report(options.work, options.results, options.figure)
         return 0
     if options.part == "time":
-        kinds = {kind: KINDS[kind] for kind in options.kinds}
         pairs = [
             (direction, kind)
-            for direction, kind in product(options.directions, kinds)
+            for direction, kind in product(dict.fromkeys(options.directions), dict.fromkeys(options.kinds))
             if direction == "bidirectional" or kind not in BIDIRECTIONAL
         ]
-        measure_steps(pairs, kinds, DIRECTIONS, options.lengths, options.repeats, options.overrides, options.csv)
+        measure_steps(pairs, KINDS, DIRECTIONS, options.lengths, options.repeats, options.overrides, options.csv)
         return 0
     corpus = options.corpus or options.work / "corpora" / "swissprot.h5"
     overrides = [f"trainer.max_steps={options.steps}"] if options.steps else []

@@ -15,10 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import medians
 from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
 from benchmarks.quality_runs import residues_seen, run_all
-from benchmarks.quality_time import size, training_step
+from benchmarks.quality_time import mean_seconds, size, training_step
 from benchmarks.tables import check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
@@ -78,7 +77,7 @@ def measure(grid: Grid, options: Sequence[str]) -> tuple[Candidate, list[Candida
     """
     config = composed([*BASE, "data.corpus=none", *options, *PERFORMER])
     length = config.data.max_length
-    step, performer = training_step(config, length)
+    own = training_step(config, length)
     times, found = [], []
     print(f"a step at L={length:,}: seconds", flush=True)
     for width, heads in product(grid.widths, grid.heads):
@@ -86,21 +85,21 @@ def measure(grid: Grid, options: Sequence[str]) -> tuple[Candidate, list[Candida
             continue
         for layers in sorted(grid.layers):
             sizes = transformer(layers, width, heads)
-            other, model = training_step(composed([*BASE, "data.corpus=none", *options, *sizes]), length)
-            pair = medians({"performer": step, "transformer": other}, grid.repeats)
+            other = training_step(composed([*BASE, "data.corpus=none", *options, *sizes]), length)
+            pair = mean_seconds({"performer": own, "transformer": other}, grid.repeats)
             times.append(pair["performer"])
             name = f"Transformer, width {width}, heads {heads}, layers {layers}"
             print(f"{name:<48}{pair['transformer']:.2f}, Performer {pair['performer']:.2f}", flush=True)
             ratio = pair["transformer"] / pair["performer"]  # of the same moment
-            found.append(Candidate(layers, width, heads, tuple(sizes), size(model), size(model.blocks), ratio))
+            parameters = (size(other.model), size(other.model.blocks))
+            found.append(Candidate(layers, width, heads, tuple(sizes), *parameters, ratio))
             if ratio > 1:
                 break
     if not found:
         raise UserError("none of the widths can be divided among any of the numbers of heads")
     middle = statistics.median(times)
-    shape = performer.config
-    sizes = (size(performer), size(performer.blocks))
-    first = Candidate(shape.layers, shape.width, shape.heads, tuple(PERFORMER), *sizes, middle)
+    shape, parameters = own.model.config, (size(own.model), size(own.model.blocks))
+    first = Candidate(shape.layers, shape.width, shape.heads, tuple(PERFORMER), *parameters, middle)
     return first, [replace(candidate, seconds=candidate.seconds * middle) for candidate in found]
 
 
@@ -143,10 +142,6 @@ def chosen(
             print(f"\n{name}")
             performer, candidates = measure(grid, [direction, *overrides])
             pair = {"performer": performer, "transformer": choose(performer, candidates)}
-            if edge := at_edge(pair["transformer"], grid):
-                print(
-                    f"the choice has the greatest {edge} of the grid: a larger grid may hold a better one", flush=True
-                )
             stored[key] = {kind: asdict(candidate) for kind, candidate in pair.items()}
             partial = work / f".{CHOICE}.partial"
             partial.write_text(json.dumps(stored, indent=1) + "\n")
@@ -189,6 +184,11 @@ def compare_concatenated(
     if rows:
         write_csv(rows, path)
         print(markdown(rows))
+    for name, pair in pairs.items():
+        if pair["transformer"].seconds > pair["performer"].seconds:
+            print(f"{name}: no Transformer of the grid is as fast as the Performer; a smaller one may be")
+        elif edge := at_edge(pair["transformer"], grid):
+            print(f"{name}: the Transformer has the greatest {edge} of the grid; a larger grid may hold a better one")
     return code
 
 

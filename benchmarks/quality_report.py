@@ -9,7 +9,8 @@ in quality_time.csv, if they were measured with the options of the run.
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -18,19 +19,20 @@ from typing import Any
 from benchmarks.quality_plan import EFFORT, Plan, read_plan
 from benchmarks.quality_runs import read_curve, residues_seen
 from benchmarks.quality_time import LONG, read_seconds, step_recipe
-from benchmarks.tables import check_outputs, read_json, write_csv
+from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
 TITLES = {
     "exact": "exact Transformer",
     "relu": "Performer-ReLU",
-    "softmax": "Performer-softmax (hyperbolic)",
-    "softmax_fixed": "Performer-softmax (hyperbolic), no redraw",
+    "softmax": "Performer-softmax (hyperbolic, 2 x {})",
+    "softmax_fixed": "Performer-softmax (hyperbolic, 2 x {}), no redraw",
     "linformer": "Linformer",
     "reformer": "Reformer",
     "window": "window",
     "opt": "no attention (OPT)",
 }
+"""With a place for M."""
 COLOURS = {
     "exact": "#000000",
     "relu": "#0072B2",
@@ -47,9 +49,10 @@ SLACK = 0.005
 """How far below the exact Transformer's accuracy the time is taken."""
 ABOUT = f"""\
 \\* The first validation that reaches the exact Transformer's last one less half a point, and that step times the
-seconds of a step at L={LONG:,} (quality_time.csv): the runs themselves have shorter proteins. Hyperbolic: features of w
-and of -w, as many directions as a head is wide. Kind of features, norms and redraws of the softmax Performer, and the
-steps of queries and keys for all kinds, were chosen on the corpus of families with seed 1 (decisions.md)."""
+seconds of a step at L={LONG:,} (quality_time.csv): an estimate, since the runs themselves have shorter proteins.
+Hyperbolic, 2 x M: features of w and of -w for M directions. Kind of features, norms and redraws of the softmax
+Performer, and the steps of queries and keys for all kinds, were chosen for it on the corpus of families with seed 1
+(decisions.md); the other kinds were not tuned."""
 NOT_COMPARED = (
     *("model.attention", "model.norms", "model.num_features", "redraw."),  # what a kind of attention is
     *("model.causal", "data.causal", "seed", "data.seed", "model.feature_seed"),
@@ -61,6 +64,7 @@ class Done:
     """A run with its results; accuracies are fractions.
 
     Args:
+        features: M.
         step: `step_recipe` of its options.
         results: split -> accuracy, perplexity, and those of the unigram baseline.
         curve: see `read_curve`.
@@ -70,6 +74,7 @@ class Done:
     direction: str
     kind: str
     seed: int
+    features: int
     step: str
     steps: int
     residues: float
@@ -83,25 +88,35 @@ class Done:
         """Corpus and direction, within which runs are compared."""
         return self.corpus, self.direction
 
+    @property
+    def title(self) -> str:
+        """Of its kind, for a reader."""
+        return TITLES[self.kind].format(self.features)
+
 
 def read_done(plan: Plan, work: Path) -> list[Done]:
-    """All runs of the plan that are done, in its order."""
-    done = []
-    for name, recipe in plan.recipes.items():
-        if not plan.is_done(name, work):
-            continue
-        try:
-            corpus, direction, kind, seed = name.split("/")
-        except ValueError as error:
-            raise UserError(
-                f"{work}: its plan is of another benchmark; name the folder of 'train' as --work"
-            ) from error
-        folder = work / name
-        results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
-        sizes = (recipe["trainer.max_steps"], residues_seen(folder), effort["seconds"], effort["parameters"])
-        step = step_recipe(recipe)
-        done.append(Done(corpus, direction, kind, int(seed), step, *sizes, results, read_curve(folder)))
-    return done
+    """All runs of the plan that are done, in its order.
+
+    Raises:
+        UserError: for a plan of another benchmark, and files that are damaged.
+    """
+    done = [name for name in plan.recipes if plan.is_done(name, work)]
+    if not all(re.fullmatch(rf"[^/]+/[^/]+/({'|'.join(TITLES)})/\d+", name) for name in done):
+        raise UserError(f"{work}: its plan is of another benchmark; name the folder of 'train' as --work")
+    return [read_run(name, plan.recipes[name], work / name) for name in done]
+
+
+def read_run(name: str, recipe: dict[str, Any], folder: Path) -> Done:
+    """A run that is done; `UserError` for files that are damaged."""
+    corpus, direction, kind, seed = name.split("/")
+    results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
+    try:
+        results = {split: {metric: float(row[metric]) for metric in METRICS} for split, row in results.items()}
+        about = (recipe["model.num_features"], step_recipe(recipe), recipe["trainer.max_steps"], residues_seen(folder))
+        spent = (float(effort["seconds"]), int(effort["parameters"]))
+        return Done(corpus, direction, kind, int(seed), *about, *spent, results, read_curve(folder))
+    except DAMAGED as error:
+        raise UserError(f"{folder}: damaged ({error!r}); remove it, and train again") from error
 
 
 def report(work: Path, results: Path, figure: Path) -> None:
@@ -120,7 +135,7 @@ def report(work: Path, results: Path, figure: Path) -> None:
         write_csv(rows, path)
     print(markdown(runs, seconds))
     draw(runs, figure)
-    print("", ABOUT, *notes(plan, runs, work), sep="\n")
+    print("", ABOUT, *untimed(runs, seconds), *notes(plan, runs, work), sep="\n")
 
 
 def result_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
@@ -129,10 +144,7 @@ def result_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
         {
             **identity(run),
             "split": split,
-            "accuracy": row["accuracy"],
-            "perplexity": row["perplexity"],
-            "unigram_accuracy": row["unigram_accuracy"],
-            "unigram_perplexity": row["unigram_perplexity"],
+            **row,
             "steps": run.steps,
             "residues": int(run.residues) if math.isfinite(run.residues) else "",
             "seconds": run.seconds,
@@ -159,7 +171,7 @@ def steps_to(run: Done, exact: Done) -> float:
     return next((point["step"] for point in run.curve if point["accuracy"] >= target), math.inf)
 
 
-def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str:
+def markdown(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float]) -> str:
     """The table, as in docs/results.md.
 
     Args:
@@ -177,7 +189,7 @@ def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str
         lines = []
         for kind in [kind for kind in TITLES if any(run.kind == kind for run in here)]:
             own = [run for run in here if run.kind == kind]
-            cells = [TITLES[kind], str(len(own)), f"{mean(run.parameters for run in own) / 1e6:.2f} M"]
+            cells = [own[0].title, str(len(own)), f"{mean(run.parameters for run in own) / 1e6:.2f} M"]
             for split in splits:
                 cells += [
                     spread([100 * run.results[split]["accuracy"] for run in own if split in run.results], 2),
@@ -187,7 +199,7 @@ def markdown(runs: Sequence[Done], seconds: dict[tuple[str, str], float]) -> str
             steps = [steps_to(run, exact[run.seed]) for run in own if run.seed in exact]
             reached = bool(steps) and all(map(math.isfinite, steps))
             cells.append(f"{mean(steps):,.0f}" if reached else "-")
-            time = seconds.get((panel[1], kind.removesuffix("_fixed"), own[0].step))
+            time = seconds.get((panel[1], kind, own[0].step))
             cells.append(f"{mean(steps) * time / 60:.1f}" if reached and time else "-")
             lines.append(cells)
         unigram = ["unigram", "", ""]
@@ -225,6 +237,15 @@ def difference(own: Sequence[Done], exact: dict[int, Done], split: str) -> str:
     return f"{mean(values):+.2f}" if values and own[0].kind != "exact" else ""
 
 
+def untimed(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float]) -> list[str]:
+    """A line, if there are runs with whose options no step was timed; arguments as those of `markdown`."""
+    names = dict.fromkeys(
+        f"{run.direction}/{run.kind}" for run in runs if (run.direction, run.kind, run.step) not in seconds
+    )
+    line = f"no minutes: quality_time.csv has no step at L={LONG:,} with the options of {', '.join(names)}"
+    return [line] * bool(names)
+
+
 def notes(plan: Plan, runs: Sequence[Done], work: Path) -> list[str]:
     """What a reader of the table has to know: runs that are missing, runs that differ in more than attention."""
     missing = [name for name in plan.recipes if not plan.is_done(name, work)]
@@ -252,7 +273,7 @@ def draw(runs: Sequence[Done], path: Path) -> None:
         return
     figure = Figure(figsize=(1.5 + 3.4 * len(panels), 6.4), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharex="col")
-    shown = {}
+    shown, titles = {}, {run.kind: run.title for run in runs}
     for column, panel in enumerate(panels):
         here = [run for run in runs if run.panel == panel]
         for axes, name, factor in ((grid[0, column], "accuracy", 100), (grid[1, column], "perplexity", 1)):
@@ -262,7 +283,7 @@ def draw(runs: Sequence[Done], path: Path) -> None:
                     for point in run.curve if run.kind == kind else ():
                         points.setdefault(point["step"], []).append(factor * point[name])
                 style: dict[str, Any] = {"color": COLOURS[kind], "marker": MARKERS[kind], "ms": 4, "lw": 1.6}
-                (shown[TITLES[kind]],) = axes.plot(list(points), [mean(values) for values in points.values()], **style)
+                (shown[titles[kind]],) = axes.plot(list(points), [mean(values) for values in points.values()], **style)
             unigram = [factor * point[f"unigram_{name}"] for run in here for point in run.curve[:1]]
             shown["unigram"] = axes.axhline(mean(unigram), color="0.4", ls="--", lw=1.2)
             axes.spines[["top", "right"]].set_visible(False)
@@ -270,6 +291,6 @@ def draw(runs: Sequence[Done], path: Path) -> None:
         grid[1, column].set_xlabel("step")
     grid[0, 0].set_ylabel("validation accuracy, %")
     grid[1, 0].set_ylabel("validation perplexity")
-    names = [name for name in (*TITLES.values(), "unigram") if name in shown]
+    names = [*(titles[kind] for kind in TITLES if titles.get(kind) in shown), "unigram"]
     figure.legend([shown[name] for name in names], names, loc="outside right center", frameon=False)
     figure.savefig(path, dpi=150)

@@ -1,13 +1,14 @@
 """Seconds of a training step of each kind of attention, on the same batch, the kinds taking turns.
 
-A step is forward, loss, backward, clipping and the optimizer's step, and Reformer's draw of directions; redraws of the
-Performers, every 25 steps and more, are not in the median.
+A step is forward, loss, backward, clipping and the optimizer's step, of which the median is taken; what the draws of
+directions take is added, by how many there are in a run: one before each step of Reformer, fewer of a Performer.
 """
 
 import csv
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,37 @@ from benchmarks.measure import medians
 from benchmarks.models import bare_step, random_batch
 from benchmarks.quality_plan import build, composed, recipe_of
 from benchmarks.tables import check_outputs, write_csv
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.performer import Performer
 
 LONG = 1024
 """Length at which the time to the same accuracy is stated."""
 COLUMNS = ["direction", "kind", "length", "batch", "parameters", "threads", "recipe", "seconds"]
-STEP = ("model.", "optimizer.", "data.token_budget", "trainer.precision", "trainer.gradient_clip_val")
+STEP = ("model.", "optimizer.", "redraw.", "data.token_budget", "trainer.precision", "trainer.gradient_clip_val")
 """Beginnings of options that the time of a step depends on, but for the length."""
 
 
-def training_step(config: DictConfig, length: int) -> tuple[Callable[[], None], Performer]:
-    """A step of a model with random weights on a batch of full length, as many tokens as in training; the model.
+@dataclass(frozen=True)
+class TrainingStep:
+    """A step of a model with random weights.
+
+    Args:
+        model: which it changes.
+        run: a step without draws of directions.
+        draws: in a run, for each step.
+    """
+
+    model: Performer
+    run: Callable[[], None]
+    draws: float
+
+    def draw(self) -> None:
+        """What training does in a draw."""
+        self.model.redraw(self.model.draw_number + 1)
+
+
+def training_step(config: DictConfig, length: int) -> TrainingStep:
+    """A step on a batch of full length, as many tokens as in training.
 
     Raises:
         UserError: for a model that cannot be made.
@@ -41,8 +61,24 @@ def training_step(config: DictConfig, length: int) -> tuple[Callable[[], None], 
     model = build(config)
     optimizer = instantiate(config.optimizer, _convert_="all")(model)
     batch = random_batch(max(1, config.data.token_budget // length), length)
-    step = partial(bare_step(model, optimizer, config.trainer.gradient_clip_val), batch)
-    return step, model
+    step = partial(bare_step(model, optimizer, config.trainer.gradient_clip_val, draws=False), batch)
+    return TrainingStep(model, step, draws_per_step(config, model))
+
+
+def draws_per_step(config: DictConfig, model: Performer) -> float:
+    """Mean over a run, as `protlm.training.callbacks.RedrawFeatures` draws."""
+    if not (redraw := config.callbacks.get("redraw")):
+        return 0.0
+    every = model.config.redraw_every if redraw.every_n_steps is None else redraw.every_n_steps
+    steps = config.trainer.max_steps
+    return min(steps - 1, int(redraw.until * steps)) // every / steps if every and steps > 0 else 0.0
+
+
+def mean_seconds(steps: Mapping[str, TrainingStep], repeats: int) -> dict[str, float]:
+    """Of a step by name, draws included; the steps take turns, and then the draws."""
+    seconds = medians({name: step.run for name, step in steps.items()}, repeats)
+    draws = medians({name: step.draw for name, step in steps.items() if step.draws}, repeats)
+    return {name: found + steps[name].draws * draws.get(name, 0.0) for name, found in seconds.items()}
 
 
 def size(module: nn.Module) -> int:
@@ -59,11 +95,11 @@ def measure_steps(
     overrides: Sequence[str],
     path: Path,
 ) -> None:
-    """Prints the table and writes it; rows of the file for other kinds, directions and lengths stay in it.
+    """Prints the table and writes it; other rows of the file stay in it, if they are of the same options and threads.
 
     Args:
         pairs: (direction, kind) to be measured.
-        kinds, directions: name -> options of `protlm.train`.
+        kinds, directions: name -> options of `protlm.train`; of all that can be in the file.
         lengths: of the sequences, in tokens; None for that of the recipe and `LONG`.
         repeats: steps of which the median is taken, after one more.
         overrides: more options.
@@ -73,12 +109,20 @@ def measure_steps(
         UserError: for a model that cannot be made, a file that cannot be written or is something else.
     """
     check_outputs(path)
-    kept = {(row["direction"], row["kind"], row["length"]): row for row in read_rows(path)}
+    before = read_rows(path)
     base = ["+experiment=quality", "data.corpus=none"]  # nothing is read from it
     budget = composed([*base, *overrides]).data
     lengths = lengths or sorted({budget.max_length, LONG})
     rows: list[dict[str, Any]] = []
     threads = torch.get_num_threads()
+
+    def options(direction: str, kind: str) -> list[str]:
+        return [*base, directions[direction], *kinds[kind], *overrides]
+
+    def stays(row: Mapping[str, str]) -> bool:
+        known = row["direction"] in directions and row["kind"] in kinds and row["threads"] == str(threads)
+        return known and row["recipe"] == step_recipe(recipe_of(composed(options(row["direction"], row["kind"]))))
+
     for direction in dict.fromkeys(direction for direction, _ in pairs):
         names = [kind for where, kind in pairs if where == direction]
         for length in lengths:
@@ -86,19 +130,22 @@ def measure_steps(
             steps, about = {}, {}
             for kind in names:
                 sizes = [f"data.max_length={length}", f"data.token_budget={max(length, budget.token_budget)}"]
-                options = [*base, directions[direction], *kinds[kind], *overrides, *sizes]
-                config = composed(options)
-                steps[kind], model = training_step(config, length)
-                about[kind] = {"parameters": size(model), "threads": threads, "recipe": step_recipe(recipe_of(config))}
-            seconds = medians(steps, repeats)
+                steps[kind] = step = training_step(composed([*options(direction, kind), *sizes]), length)
+                recipe = step_recipe(recipe_of(composed(options(direction, kind))))
+                about[kind] = {"parameters": size(step.model), "threads": threads, "recipe": recipe}
+            seconds = mean_seconds(steps, repeats)
             for kind in names:
                 ratio = f" ({seconds[kind] / seconds['exact']:.2f})" if "exact" in seconds else ""
                 print(f"{kind:<16}{1e3 * seconds[kind]:>8.0f}{ratio}", flush=True)
                 batch = max(1, budget.token_budget // length)
                 row = {"direction": direction, "kind": kind, "length": str(length), "batch": batch}
-                kept.pop((direction, kind, str(length)), None)
                 rows.append({**row, **about[kind], "seconds": seconds[kind]})
-    write_csv([*rows, *kept.values()], path)
+    new = {(row["direction"], row["kind"], row["length"]) for row in rows}
+    others = [row for row in before if (row["direction"], row["kind"], row["length"]) not in new]
+    kept = [row for row in others if stays(row)]
+    if len(kept) < len(others):
+        print(f"\n{path}: {counted(len(others) - len(kept), 'row')} of other options or threads left out")
+    write_csv([*rows, *kept], path)
 
 
 def step_recipe(options: Mapping[str, Any]) -> str:

@@ -10,6 +10,13 @@ from benchmarks.quality_plan import Plan
 from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json, write_csv
 from protlm.errors import UserError
 
+TITLES = {
+    "exact": "exact Transformer",
+    "softmax": "Performer-softmax (positive, M={})",
+    "hyperbolic": "Performer-softmax (hyperbolic, 2 x {})",
+    "relu": "Performer-ReLU",
+}
+"""With a place for M."""
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Of Okabe and Ito, which the colour-blind tell apart; one for each estimator."""
 
@@ -40,9 +47,8 @@ class Tuned:
     @property
     def title(self) -> str:
         """For a reader."""
-        if self.features:
-            return f"{self.name.split('_')[0]}, M={self.features:,}{'' if self.redrawn else ', no redraw'}"
-        return {"exact": "exact Transformer", "relu": "ReLU"}[self.name]
+        title = TITLES[self.name.split("_")[0]].format(self.features)
+        return f"{title}, no redraw" if self.features and not self.redrawn else title
 
 
 def report(plan: Plan, work: Path, path: Path, figure: Path) -> None:

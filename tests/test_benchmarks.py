@@ -16,6 +16,7 @@ import torch
 from benchmarks import attention, error, ingest, memory, models, stability, throughput, train_step
 from benchmarks.measure import PASSES, medians, peak_bytes
 from benchmarks.tables import write_csv
+from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.optimizer import adamw
@@ -172,6 +173,28 @@ def test_whole_models_are_timed_against_length(tmp_path: Path, monkeypatch, caps
     assert {(row["length"], row["batch"]) for row in rows} == {("16", "4"), ("32", "2")}
     assert all(float(row["to_opt"]) == 1 for row in rows if row["attention"] == "opt")
     assert "causal, 1 layers of width 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["length", "--attention", "relu", "nonsense"], "model.attention 'nonsense': expected one of"),
+        (["memory", "--heads", "3"], "model.width 512 with 3 heads"),
+        (["length", "--attention", "linformer"], "linformer"),
+        (["throughput", "none.h5"], "none.h5: no such corpus"),
+    ],
+)
+def test_what_cannot_be_timed_leaves_the_table_alone(options: list[str], message: str, tmp_path, monkeypatch) -> None:
+    (tmp_path / "t.csv").write_text("earlier\n")
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, train_step, *options, "--csv", tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "earlier\n"
+
+
+def test_experiments_are_checked_before_training(corpus_path: Path, tmp_path: Path, monkeypatch) -> None:
+    options = ["throughput", corpus_path, "--experiments", "nonsense", "--csv", tmp_path / "t.csv"]
+    with pytest.raises(UserError, match="nonsense"):
+        run(monkeypatch, train_step, *options)
 
 
 def test_memory_is_measured_or_refused(tmp_path: Path, monkeypatch, capsys) -> None:

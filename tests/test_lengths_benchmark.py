@@ -79,6 +79,10 @@ def test_passes_leave_no_gradients() -> None:
     assert reformer.draw_number == 1  # as in training, before each step
 
 
+def test_all_kinds_with_a_causal_form_are_measured_causally() -> None:
+    assert lengths.KINDS["causal"] == lengths.kinds_of("causal", lengths.KINDS["bidirectional"])
+
+
 def test_the_time_of_a_step_is_foreseen() -> None:
     steps = Steps("exact", "causal", SIZES, 2**30, limit=20.0)
     assert steps.affordable(10**9)  # nothing is known
@@ -90,6 +94,7 @@ def test_the_time_of_a_step_is_foreseen() -> None:
 def row(attention: str, length: int, **values: str) -> dict[str, str]:
     times = {"forward_seconds": "0.1", "train_forward_seconds": "0.2", "backward_seconds": "0.3", "peak_mib": "512.0"}
     known = {"direction": "causal", "length": str(length), "attention": attention, "outcome": "measured", "turns": "1"}
+    known["features"] = "8"
     return known | times | values
 
 
@@ -97,11 +102,13 @@ def test_tables_say_what_was_not_measured(tmp_path: Path) -> None:
     nothing = {"forward_seconds": "", "train_forward_seconds": "", "backward_seconds": "", "peak_mib": ""}
     rows = [row("exact", 64), row("gelu", 64), row("exact", 128, outcome="too long", **nothing)]
     rows.append(row("gelu", 128, outcome="out of memory", **nothing))
-    key = {"direction": "causal", "memory_gib": "1", "peak_mib": ""}
+    key = {"direction": "causal", "memory_gib": "1", "peak_mib": "", "features": "8"}
     largest = [{**key, "attention": "exact", "length": "64", "how": "at least"}]
     largest.append({**key, "attention": "gelu", "length": "1234", "how": "interpolated"})
     table = markdown(rows, largest)
     assert "| 64 | 100; 200 + 300 | 100; 200 + 300 |" in table
+    named = markdown([row("softmax", 64), row("reformer", 64)], [])
+    assert "| L | Performer-softmax (positive, M=8) | Reformer, layers not reversible |" in named
     assert table.count("| 128 | too long | out of memory |") == 2
     assert "≥ 64" in table
     assert "~1,234" in table

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from benchmarks import (
     quality,
@@ -32,6 +34,8 @@ from benchmarks.quality_report import Done
 from protlm import train
 from protlm.errors import UserError
 from protlm.sequence.corpus import Corpus
+from protlm.training.optimizer import adamw
+from protlm.training.task import LanguageModelTask
 from tests.conftest import DATA
 from tests.tiny import TINY
 
@@ -157,6 +161,9 @@ def test_the_report_says_what_is_missing_and_what_differs(work: Path, begun: lis
     assert "1 of 3 runs of the plan are missing: families/bidirectional/opt/1" in out
     assert "Performer-ReLU" in out
     assert "differ" not in out
+    assert "an estimate, since the runs themselves have shorter proteins" in out
+    assert "with seed 1\n(decisions.md); the other kinds were not tuned" in out
+    assert "no step at L=1,024 with the options of bidirectional/exact, bidirectional/relu\n" in out
     rows = lines(tmp_path / "r" / "quality.csv")
     assert [(row["kind"], row["split"]) for row in rows] == [
         (kind, split) for kind in ("exact", "relu") for split in ("test", "ood")
@@ -198,18 +205,22 @@ def done(kind: str, seed: int, accuracy: float, curve: Sequence[float]) -> Done:
         {"step": 10.0 * i, "accuracy": value, "perplexity": 9.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
         for i, value in enumerate(curve, start=1)
     ]
-    return Done("families", "causal", kind, seed, "r", 30, 1e6, 60.0, 1000, {"test": row}, points)
+    return Done("families", "causal", kind, seed, 8, "r", 30, 1e6, 60.0, 1000, {"test": row}, points)
 
 
 def test_the_table_compares_with_the_exact_transformer_of_the_same_seed() -> None:
     runs = [done("exact", 1, 0.20, [0.1, 0.196, 0.2]), done("exact", 2, 0.30, [0.1, 0.2, 0.3])]
     runs += [done("relu", 1, 0.21, [0.194, 0.195, 0.21]), done("window", 1, 0.1, [0.1, 0.1, 0.1])]
+    runs.append(done("softmax", 1, 0.1, [0.1, 0.1, 0.1]))
     table = quality_report.markdown(runs, {("causal", "exact", "r"): 6.0, ("causal", "relu", "r"): 3.0})
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
+    head, _, *cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert head[:3] == ["attention", "seeds", "parameters"]
+    assert head[-2:] == ["steps to exact's*", "minutes to it at L=1,024, estimated*"]
     assert cells[0] == ["exact Transformer", "2", "0.00 M", "25.00 ± 5.00", "", "10.00 ± 0.00", "25", "2.5"]
     assert cells[1] == ["Performer-ReLU", "1", "0.00 M", "21.00", "+1.00", "10.00", "20", "1.0"]
-    assert cells[2] == ["window", "1", "0.00 M", "10.00", "-10.00", "10.00", "-", "-"]
-    assert cells[3][:4] == ["unigram", "", "", "9.00 ± 0.00"]
+    assert cells[2][:3] == ["Performer-softmax (hyperbolic, 2 x 8)", "1", "0.00 M"]
+    assert cells[3] == ["window", "1", "0.00 M", "10.00", "-10.00", "10.00", "-", "-"]
+    assert cells[4][:4] == ["unigram", "", "", "9.00 ± 0.00"]
 
 
 def test_a_full_table_of_one_seed_comes_first() -> None:
@@ -331,8 +342,21 @@ def test_steps_are_timed_at_two_lengths(tmp_path: Path, capsys) -> None:
     again = quality_report.read_seconds(path, 32)
     assert set(again) == set(found)
     assert again[key := next(key for key in found if key[1] == "relu")] == found[key]
+    threads = torch.get_num_threads()
+    path.write_text(path.read_text().replace(f",{threads},", f",{threads + 1},", 1))
+    capsys.readouterr()
+    assert call(["time", "--kinds", "relu", *one[3:], "data.token_budget=64", "--lengths", 64]) == 0
+    assert "1 row of other options or threads left out" in capsys.readouterr().out
+    assert {row["threads"] for row in lines(path)} == {str(threads)}
+    assert sorted((r["kind"], r["length"]) for r in lines(path)) == [
+        ("exact", "32"),
+        ("relu", "16"),
+        ("relu", "32"),
+        ("relu", "64"),
+    ]
     assert call([*one, "data.token_budget=128"]) == 0  # another recipe
-    assert len(set(quality_report.read_seconds(path, 32)) & set(found)) == 1
+    assert {row["kind"] for row in lines(path)} == {"exact"}
+    assert not set(quality_report.read_seconds(path, 32)) & set(found)
     for odd in ("a,b\n1,2\n", "\0", path.read_text().replace("seconds", "minutes")):
         path.write_text(odd)
         with pytest.raises(UserError, match=r"t.csv: no table of 'python -m benchmarks.quality time'; remove it"):
@@ -345,20 +369,43 @@ def test_times_are_those_of_the_runs_options(trained: Path) -> None:
     kept = [option for option in about if not option.startswith(("data.corpus", "hydra.", "ckpt_path"))]
     made, longer, other = (
         quality_time.step_recipe(quality_plan.recipe_of(quality_plan.composed([*kept, "data.corpus=none", *more])))
-        for more in ([], ["data.max_length=99", "seed=5"], ["model.feed_forward=99"])
+        for more in ([], ["data.max_length=99", "seed=5"], ["callbacks.redraw.every_n_steps=9"])
     )
     (run,) = [run for run in quality_report.read_done(read_plan(trained), trained) if run.kind == "relu"]
     assert run.step == made == longer != other
 
 
-def test_a_step_of_reformer_draws_its_directions() -> None:
-    sizes = ["model.layers=1", "model.width=16", "model.heads=2"]
-    for kind, draws in (("reformer", 3), ("softmax", 0)):
-        options = ["+experiment=quality", "data.corpus=none", f"model.attention={kind}", *sizes]
-        step, model = quality_time.training_step(quality_plan.composed(options), 16)
-        for _ in range(3):
-            step()
-        assert model.draw_number == draws
+@pytest.mark.parametrize(
+    ("kind", "options", "draws"),
+    [
+        ("reformer", [], 19),
+        ("reformer", ["callbacks.redraw.until=0.5"], 10),
+        ("softmax", ["callbacks.redraw.every_n_steps=3", "callbacks.redraw.until=0.65"], 4),
+        ("softmax", [], 0),
+        ("relu", [], 0),
+    ],
+)
+def test_draws_are_as_many_as_in_training(kind: str, options: list[str], draws: int) -> None:
+    sizes = ["model.layers=1", "model.width=16", "model.heads=2", "trainer.max_steps=20"]
+    options = ["+experiment=quality", "data.corpus=none", f"model.attention={kind}", *sizes, *options]
+    config = quality_plan.composed(options)
+    step = quality_time.training_step(config, 16)
+    step.run()
+    assert step.model.draw_number == 0  # draws are timed apart
+    callback, task = instantiate(config.callbacks.redraw), LanguageModelTask(step.model, adamw)
+    trainer: Any = SimpleNamespace(global_step=0, max_steps=20)
+    callback.on_train_start(trainer, task)
+    for trainer.global_step in range(20):
+        callback.on_train_batch_start(trainer, task, None, 0)
+    assert step.model.draw_number == draws == pytest.approx(20 * step.draws)
+
+
+def test_draws_count_in_the_time_of_a_step(monkeypatch) -> None:
+    monkeypatch.setattr(quality_time.TrainingStep, "draw", lambda self: time.sleep(0.2))
+    model: Any = None
+    steps = {str(draws): quality_time.TrainingStep(model, lambda: None, draws) for draws in (0.0, 0.5)}
+    found = quality_time.mean_seconds(steps, 1)
+    assert found["0.0"] < 0.1 <= found["0.5"]
 
 
 def test_blocks_compare_a_performer_with_a_transformer_as_fast(
@@ -374,6 +421,7 @@ def test_blocks_compare_a_performer_with_a_transformer_as_fast(
         return 0
 
     trained: list[str] = []
+    tables: list[str] = []
     monkeypatch.setattr(quality_concat, "run_all", run_all)
     options = [
         "--layers",
@@ -391,10 +439,15 @@ def test_blocks_compare_a_performer_with_a_transformer_as_fast(
     ]
     sizes = ["data.max_length=256", "data.token_budget=512", "model.heads=2", "model.layers=1", "model.width=32", *FEW]
     arguments = ["concat", corpus_path, "--work", tmp_path / "work", *options, "--overrides", *sizes]
-    for _ in range(2):
+    usual = quality_concat.mean_seconds
+    monkeypatch.setattr(quality_concat, "mean_seconds", lambda steps, repeats: dict.fromkeys(usual(steps, repeats), 1))
+    for _ in range(2):  # the second time with what the first has chosen
         assert call(arguments) == 0
+        said = capsys.readouterr().out
+        assert "the Transformer has the greatest layers and width and heads of the grid" in said
+        tables.append(said)
     assert trained == ["bidirectional/performer/1", "bidirectional/transformer/1"]
-    assert capsys.readouterr().out.count("a step at L=256") == 1
+    assert ["a step at L=256" in said for said in tables] == [True, False]
     rows = lines(tmp_path / "c.csv")
     assert [(row["kind"], row["split"]) for row in rows][:3:2] == [("performer", "test"), ("transformer", "test")]
     assert {row["layers"] for row in rows if row["kind"] == "transformer"} <= {"1", "2"}
@@ -409,11 +462,11 @@ def test_mistakes_are_said_in_one_line(tmp_path: Path, capsys) -> None:
     assert "nonsense: expected some of exact,relu" in capsys.readouterr().err
     with pytest.raises(UserError, match="none.h5: no such corpus"):
         call(["concat", tmp_path / "none.h5", "--work", tmp_path])
-    with pytest.raises(UserError, match=r"^Could not override 'model.layrs'.* \(options: "):
+    with pytest.raises(UserError, match=r"^Could not override 'model.layrs'.* \(options: [^{}]*model.layrs=3\)$"):
         call([*command(tmp_path / "work"), "model.layrs=3"])
     with pytest.raises(UserError, match="width 15"):
         call([*command(tmp_path / "work"), "model.width=15"])
-    assert not (tmp_path / "work" / "plan.json").exists()
+    assert not list((tmp_path / "work").iterdir())  # no corpus is made, either
     swissprot = ["train", "--corpora", "families,swissprot", "--work", tmp_path / "none"]
     with pytest.raises(UserError, match="none.fasta: no such file"):
         call([*swissprot, tmp_path / "none.fasta", "--clusters", ALL.clusters])
@@ -430,7 +483,10 @@ def test_the_report_refuses_what_is_damaged_before_it_writes(work: Path, tmp_pat
     for name in ("results.json", "effort.json"):
         whole = (folder / name).read_text()
         (folder / name).write_text(whole[:-5])
-        with pytest.raises(UserError, match=f"{name}: damaged .*; remove its folder, and train again"):
+        with pytest.raises(UserError, match=f"{name}: damaged .*; remove it, and train again"):
+            call(arguments)
+        (folder / name).write_text('{"test": {}}')
+        with pytest.raises(UserError, match="exact/1: damaged .KeyError.*; remove it, and train again"):
             call(arguments)
         (folder / name).write_text(whole)
     results.mkdir()
@@ -452,3 +508,7 @@ def test_the_report_refuses_what_is_damaged_before_it_writes(work: Path, tmp_pat
     (work / "plan.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="its plan is of another benchmark"):
         call(arguments)
+    for odd in ('{"recipes": [1], "ignored": []}', '{"recipes": {"a": 1}, "ignored": []}', "[]", "\0"):
+        (work / "plan.json").write_text(odd)
+        with pytest.raises(UserError, match=r"plan.json: not a plan"):
+            call(arguments)

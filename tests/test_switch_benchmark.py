@@ -84,7 +84,7 @@ def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_pat
     assert {(row["step"], row["percent"]) for row in rows} == {("0", "0"), ("2", "10"), ("5", "25")}
     assert [row["redraw"] for row in rows[6::6]] == ["True", "False", "True", "False", "False"]
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
-    assert "hyperbolic, M=4, no redraw" in capsys.readouterr().out
+    assert "Performer-softmax (hyperbolic, 2 x 4), no redraw" in capsys.readouterr().out
 
     with pytest.raises(UserError, match=r"6 runs .*along.limit 2 is now 3"):
         call("--limit", 3)
@@ -125,6 +125,20 @@ def test_the_initial_model_is_named_by_its_content(original: Path, tmp_path: Pat
     assert all(torch.equal(weight, weights[name]) for name, weight in protlm.load(path).state_dict().items())
 
 
+def test_a_folder_of_another_benchmark_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "original.json").write_text('{"steps": 20}')
+    with pytest.raises(UserError, match=r"its plan is of another benchmark \(families/causal/relu/1\)"):
+        switch_report.read_tuned(["families/causal/relu/1"], tmp_path)
+    (tmp_path / "relu").mkdir()
+    for odd in ("[]", '{"a": {}}', '{"0": {"test": {"accuracy": 0.1}}}', '{"0": [1]}'):
+        (tmp_path / "relu" / "along.json").write_text(odd)
+        with pytest.raises(UserError, match="along.json: not of this benchmark; remove it, and train again"):
+            switch_report.read_tuned(["relu"], tmp_path)
+    (tmp_path / "original.json").write_text("{}")
+    with pytest.raises(UserError, match="original.json: not of this benchmark"):
+        switch_report.read_tuned([], tmp_path)
+
+
 def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
     def point(accuracy: float) -> dict[str, dict[str, float]]:
         row = {"accuracy": accuracy, "perplexity": 10.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
@@ -135,4 +149,4 @@ def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
     assert "before the switch 25.00 %, unigram 9.00 %" in table[0]
     assert table[2].startswith("| attention | just after | 10.0 % |")
     assert table[4] == "| exact Transformer | 25.00 | 26.00 | 10.00 |"
-    assert table[5] == "| softmax, M=64 | 10.00 | - | - |"
+    assert table[5] == "| Performer-softmax (positive, M=64) | 10.00 | - | - |"
