@@ -1,6 +1,6 @@
 """What a trained model knows of the amino acids: attention maps, similarities against BLOSUM62, and embeddings.
 
-    python -m benchmarks.inside MODEL FASTA              # about a minute for a small model and 200 proteins
+    python -m benchmarks.inside MODEL FASTA              # seven minutes of a core for the model in the box
 
 Similarities of the twenty amino acids, by attention, by the embedding matrix, by mean contextual embeddings and by
 predictions, are correlated with BLOSUM62 over the 190 pairs (Choromanski et al. 2021, appendix; Vig et al. 2021, 4.1).
