@@ -271,7 +271,7 @@ def draw(runs: Sequence[Done], path: Path) -> None:
     panels = list(dict.fromkeys(run.panel for run in runs if run.curve))
     if not panels:
         return
-    figure = Figure(figsize=(1.5 + 3.4 * len(panels), 6.4), layout="constrained")
+    figure = Figure(figsize=(max(8.5, 1 + 4.0 * len(panels)), 7.6), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharex="col")
     shown, titles = {}, {run.kind: run.title for run in runs}
     for column, panel in enumerate(panels):
@@ -292,5 +292,5 @@ def draw(runs: Sequence[Done], path: Path) -> None:
     grid[0, 0].set_ylabel("validation accuracy, %")
     grid[1, 0].set_ylabel("validation perplexity")
     names = [*(titles[kind] for kind in TITLES if titles.get(kind) in shown), "unigram"]
-    figure.legend([shown[name] for name in names], names, loc="outside right center", frameon=False)
+    figure.legend([shown[name] for name in names], names, loc="outside lower center", ncol=3, frameon=False)
     figure.savefig(path, dpi=150)
