@@ -292,5 +292,7 @@ def draw(runs: Sequence[Done], path: Path) -> None:
     grid[0, 0].set_ylabel("validation accuracy, %")
     grid[1, 0].set_ylabel("validation perplexity")
     names = [*(titles[kind] for kind in TITLES if titles.get(kind) in shown), "unigram"]
-    figure.legend([shown[name] for name in names], names, loc="outside lower center", ncol=3, frameon=False)
+    figure.legend(
+        [shown[name] for name in names], names, loc="outside lower center", ncol=min(4, len(panels)), frameon=False
+    )
     figure.savefig(path, dpi=150)
