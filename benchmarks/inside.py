@@ -141,11 +141,11 @@ def run(options: argparse.Namespace) -> None:
         found += rows(control, f"random {number}")
     about = {"attention": str(model.config.attention_name), "proteins": len(records), "residues": residues}
     print(f"{len(records):,} proteins, {residues:,} residues\n{table(found)}")
-    with unfinished(options.csv) as partial:
-        draw(model, sequences, trained, mapped, partial)
+    with unfinished(options.csv) as partial, unfinished(options.figures / PICTURES[0]) as drawings:
+        draw(model, sequences, trained, mapped, drawings)
         write_csv([{**row, **about} for row in found], partial / options.csv.name)
         for name in PICTURES:
-            os.replace(partial / name, options.figures / name)
+            os.replace(drawings / name, options.figures / name)
         os.replace(partial / options.csv.name, options.csv)
     print(f"figures: {options.csv}, {options.figures}/{{attention_maps,similarity,residues}}.png")
 

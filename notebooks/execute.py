@@ -72,9 +72,12 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def main() -> None:
-    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(FOLDER.glob("*.ipynb")):
+    paths = [*map(Path, sys.argv[1:])] or sorted(FOLDER.glob("*.ipynb"))
+    for path in paths:
         if not path.is_file():
-            sys.exit(f"error: {path}: no such notebook")
+            print(f"error: {path}: no such notebook", file=sys.stderr)
+            sys.exit(2)
+    for path in paths:
         notebook = execute(path.resolve())
         nbformat.validate(notebook)
         partial = path.with_name(f".{path.name}.partial")

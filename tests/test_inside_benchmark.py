@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ def test_it_writes_its_table_and_pictures(
         tmp_path / "figures",
     ]
     monkeypatch.setattr("sys.argv", ["inside", *map(str, [model_folder, sample, *options])])
+    moved, replace = [], os.replace
+    monkeypatch.setattr("os.replace", lambda *paths: (moved.append(paths), replace(*paths)))
     inside.main()
+    assert len(moved) == 4
+    assert all(source.parent.parent == target.parent for source, target in moved)  # folders may be on different disks
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["weights"] for row in rows].count("random 1") == 5
@@ -74,8 +79,9 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "benchmarks.inside", "model", "x.fasta"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    with subprocess.Popen(command, preexec_fn=heard, **options) as process:
         assert process.stdout
         assert process.stdout.readline() == "importing\n"
         process.send_signal(signal.SIGINT)

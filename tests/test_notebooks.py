@@ -1,5 +1,6 @@
 """Each notebook runs from the first cell to the last, on little data, and its committed outputs are complete."""
 
+import random
 import re
 import shutil
 from pathlib import Path
@@ -108,18 +109,34 @@ def test_a_cell_that_fails_is_told(tmp_path: Path) -> None:
     assert done.cells[-1].outputs[0].text == "1.0\n"
 
 
-def test_the_command_keeps_outputs_or_leaves_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_keeps_outputs_or_leaves_the_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, bad = written(tmp_path / "good.ipynb", "print(6 * 7)"), written(tmp_path / "bad.ipynb", "x = 1 / 0")
-    before = bad.read_bytes()
+    before = good.read_bytes(), bad.read_bytes()
+    monkeypatch.setattr("sys.argv", ["execute.py", str(good), str(tmp_path / "none.ipynb")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/none.ipynb: no such notebook\n"
+    assert good.read_bytes() == before[0]  # nothing is executed before
     monkeypatch.setattr("sys.argv", ["execute.py", str(good), str(bad)])
     with pytest.raises(CellExecutionError):
         main()
     assert nbformat.read(good, as_version=4).cells[0].outputs[0].text == "42\n"
-    assert bad.read_bytes() == before
+    assert bad.read_bytes() == before[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.ipynb", "good.ipynb"]
-    monkeypatch.setattr("sys.argv", ["execute.py", str(tmp_path / "none.ipynb")])
-    with pytest.raises(SystemExit, match="none.ipynb: no such notebook"):
-        main()
+
+
+def test_a_file_of_short_proteins_can_be_trained_on(tmp_path: Path) -> None:
+    """All shorter than what the last cell looks for, without clusters and without a list of what to hold out."""
+    rng = random.Random(0)
+    proteins = ("".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=rng.randint(8, 60))) for _ in range(60))
+    (tmp_path / "own.fasta").write_text("".join(f">p{i}\n{protein}\n" for i, protein in enumerate(proteins)))
+    own = {"FASTA": str(tmp_path / "own.fasta"), "CLUSTERS": None, "HELD_OUT": None, "RUN": str(tmp_path / "run")}
+    done = execute(NOTEBOOKS[0], QUICK["1_train"] | own)
+    assert_complete(done)
+    assert "likeliest" in texts(done.cells[-2])
 
 
 def test_what_depends_on_the_machine_is_taken_away(tmp_path: Path) -> None:
