@@ -65,7 +65,7 @@ bench-embed: $(READY)
 bench-generate: $(READY)
 	$(BIN)/python -m benchmarks.generate
 
-# the model in the box, 12 minutes: CORPUS as in its card, DMS a folder of deep mutational scans as `protlm proteingym` takes it,
+# the model in the box, 13 minutes: CORPUS as in its card, DMS a folder of deep mutational scans as `protlm proteingym` takes it,
 # FASTA proteins that it has not seen
 bench-box: $(READY)
 	$(BIN)/python -m benchmarks.box - $(CORPUS) $(DMS)

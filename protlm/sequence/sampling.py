@@ -101,7 +101,8 @@ class Draws:
         """The draws from place `start` to before `stop` of an epoch.
 
         Returns:
-            (n,) int64, how often the corpus was gone through before, which makes a protein drawn again another sample;
+            (n,) int64, how often the corpus was gone through before, plus 2^32 times the number of the part of a single
+            corpus, which makes a protein drawn again another sample;
             (n,) int64, the proteins.
         """
         slots = permutation(self.size, (self.seed, 1, epoch))(np.arange(start, min(stop, self.size)))
@@ -121,7 +122,8 @@ class Draws:
                 first, behind = self._groups[shard][units], self._groups[shard][units + 1]
                 chance = mix(mix(units.astype(np.uint64) ^ self._key(shard)) + rounds.astype(np.uint64))
                 units = first + (chance % (behind - first).astype(np.uint64)).astype(np.int64)
-            passes[rows] = rounds
+            # a protein that is in two parts of a corpus is another sample in each
+            passes[rows] = rounds + (shard << 32 if len(self.corpora.corpora) == 1 else 0)
             proteins[rows] = self._starts[shard] + self._members[shard][units]
         return passes, proteins
 

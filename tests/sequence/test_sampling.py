@@ -170,6 +170,7 @@ def test_parts_of_one_corpus_by_the_size_of_clusters(corpora, by: str) -> None:
     everything = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5])
     assert everything.size == first + second
     count = Counter(protein for _, protein in epoch(everything, 0))
+    assert len(set(epoch(everything, 0))) == everything.size  # a protein that comes twice is cropped and masked anew
     if by == "protein":
         assert count == {protein: 1 + (protein in large) for cluster in clusters for protein in cluster}
     alone = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5], weights=[0, 1])
