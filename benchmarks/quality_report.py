@@ -1,25 +1,34 @@
 """Tables and figure of the runs of benchmarks/quality.py that are done.
 
-Written: quality.csv, a row for each run and split; quality_curves.csv, a row for each validation; and the figure. The
-Markdown table has means over seeds with half the range, and the difference from the exact Transformer in points, of
-the seeds that both have. The time to the same accuracy is an estimate: the step of the first validation, in runs at the
-recipe's length, that reaches the exact Transformer's last one less half a point, times the seconds of a step at L=1024
-in quality_time.csv, if they were measured with the options of the run.
+Written: quality.csv, a row for each run and split; quality_curves.csv, a row for each validation; and the figure. Runs
+that are in the files and not in the work folder stay, unless the plan has them with other options. The Markdown
+table has means over seeds with half the range, and the difference from the exact Transformer in points, of the seeds
+that both have. The time to the same accuracy is an estimate: the step of the first validation, in runs at the recipe's
+length, that reaches the exact Transformer's last one less half a point, times the seconds of a step at L=1024 in
+quality_time.csv, if they were measured with the options of the run.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.quality_plan import EFFORT, Plan, read_plan
 from benchmarks.quality_runs import read_curve, residues_seen
+from benchmarks.quality_table import (
+    CURVES,
+    RUNS,
+    Done,
+    read_runs,
+    shared_digits,
+    shared_options,
+    write_runs,
+)
 from benchmarks.quality_time import LONG, read_seconds, step_recipe
-from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json, write_csv
+from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json
 from protlm.errors import UserError
 
 TITLES = {
@@ -53,45 +62,6 @@ seconds of a step at L={LONG:,} (quality_time.csv): an estimate, since the runs 
 Hyperbolic, 2 x M: features of w and of -w for M directions. Kind of features, norms and redraws of the softmax
 Performer, and the steps of queries and keys for all kinds, were chosen for it on the corpus of families with seed 1
 (decisions.md); the other kinds were not tuned."""
-NOT_COMPARED = (
-    *("model.attention", "model.norms", "model.num_features", "redraw."),  # what a kind of attention is
-    *("model.causal", "data.causal", "seed", "data.seed", "model.feature_seed"),
-)
-
-
-@dataclass(frozen=True)
-class Done:
-    """A run with its results; accuracies are fractions.
-
-    Args:
-        features: M.
-        step: `step_recipe` of its options.
-        results: split -> accuracy, perplexity, and those of the unigram baseline.
-        curve: see `read_curve`.
-    """
-
-    corpus: str
-    direction: str
-    kind: str
-    seed: int
-    features: int
-    step: str
-    steps: int
-    residues: float
-    seconds: float
-    parameters: int
-    results: dict[str, dict[str, float]]
-    curve: list[dict[str, float]]
-
-    @property
-    def panel(self) -> tuple[str, str]:
-        """Corpus and direction, within which runs are compared."""
-        return self.corpus, self.direction
-
-    @property
-    def title(self) -> str:
-        """Of its kind, for a reader."""
-        return TITLES[self.kind].format(self.features)
 
 
 def read_done(plan: Plan, work: Path) -> list[Done]:
@@ -112,9 +82,21 @@ def read_run(name: str, recipe: dict[str, Any], folder: Path) -> Done:
     results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
     try:
         results = {split: {metric: float(row[metric]) for metric in METRICS} for split, row in results.items()}
-        about = (recipe["model.num_features"], step_recipe(recipe), recipe["trainer.max_steps"], residues_seen(folder))
-        spent = (float(effort["seconds"]), int(effort["parameters"]))
-        return Done(corpus, direction, kind, int(seed), *about, *spent, results, read_curve(folder))
+        return Done(
+            corpus,
+            direction,
+            kind,
+            int(seed),
+            steps=recipe["trainer.max_steps"],
+            residues=residues_seen(folder),
+            seconds=float(effort["seconds"]),
+            parameters=int(effort["parameters"]),
+            features=recipe["model.num_features"],
+            shared=shared_digits(recipe),
+            step=step_recipe(recipe),
+            results=results,
+            curve=read_curve(folder),
+        )
     except DAMAGED as error:
         raise UserError(f"{folder}: damaged ({error!r}); remove it, and train again") from error
 
@@ -123,46 +105,34 @@ def report(work: Path, results: Path, figure: Path) -> None:
     """Writes the CSV files and the figure, and prints the table and what is missing.
 
     Raises:
-        UserError: if there is no plan, or no run is done.
+        UserError: if there is no plan, or no run is done; for files that are damaged or something else.
     """
     plan = read_plan(work)
-    tables = [results / name for name in ("quality.csv", "quality_curves.csv")]
-    runs, seconds = read_done(plan, work), read_seconds(results / "quality_time.csv")
-    if not runs:
+    done, earlier = read_done(plan, work), read_runs(results)
+    seconds = read_seconds(results / "quality_time.csv")
+    if not done:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
-    check_outputs(*tables, figure)
-    for rows, path in zip((result_rows(runs), curve_rows(runs)), tables, strict=True):
-        write_csv(rows, path)
+    check_outputs(results / RUNS, results / CURVES, figure)
+    kept = [run for run in earlier if stays(run, plan) and run.name not in {own.name for own in done}]
+    runs = in_order([*done, *kept])
+    write_runs(runs, results)
     print(markdown(runs, seconds))
     draw(runs, figure)
-    print("", ABOUT, *untimed(runs, seconds), *notes(plan, runs, work), sep="\n")
+    print("", ABOUT, *untimed(runs, seconds), *notes(plan, done, kept), sep="\n")
 
 
-def result_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
-    """A row for each run and split."""
-    return [
-        {
-            **identity(run),
-            "split": split,
-            **row,
-            "steps": run.steps,
-            "residues": int(run.residues) if math.isfinite(run.residues) else "",
-            "seconds": run.seconds,
-            "parameters": run.parameters,
-        }
-        for run in runs
-        for split, row in run.results.items()
-    ]
+def stays(run: Done, plan: Plan) -> bool:
+    """Whether a run of the files is none of the plan, or has its options."""
+    if run.kind not in TITLES:
+        return False
+    recipe = plan.recipes.get(run.name)
+    return recipe is None or (run.shared, run.step) == (shared_digits(recipe), step_recipe(recipe))
 
 
-def curve_rows(runs: Sequence[Done]) -> list[dict[str, Any]]:
-    """A row for each run and validation."""
-    return [{**identity(run), **point} for run in runs for point in run.curve]
-
-
-def identity(run: Done) -> dict[str, Any]:
-    """The columns that name a run."""
-    return {"corpus": run.corpus, "direction": run.direction, "kind": run.kind, "seed": run.seed}
+def in_order(runs: Sequence[Done]) -> list[Done]:
+    """By corpus, direction, kind and seed, the same whatever is done first."""
+    kinds = {kind: number for number, kind in enumerate(TITLES)}
+    return sorted(runs, key=lambda run: (*run.panel, kinds.get(run.kind, len(kinds)), run.seed))
 
 
 def steps_to(run: Done, exact: Done) -> float:
@@ -189,7 +159,7 @@ def markdown(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float]
         lines = []
         for kind in [kind for kind in TITLES if any(run.kind == kind for run in here)]:
             own = [run for run in here if run.kind == kind]
-            cells = [own[0].title, str(len(own)), f"{mean(run.parameters for run in own) / 1e6:.2f} M"]
+            cells = [title_of(own[0]), str(len(own)), f"{mean(run.parameters for run in own) / 1e6:.2f} M"]
             for split in splits:
                 cells += [
                     spread([100 * run.results[split]["accuracy"] for run in own if split in run.results], 2),
@@ -227,6 +197,11 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{mean(values):.{digits}f}{half}"
 
 
+def title_of(run: Done) -> str:
+    """Of its kind, for a reader."""
+    return TITLES[run.kind].format(run.features)
+
+
 def difference(own: Sequence[Done], exact: dict[int, Done], split: str) -> str:
     """Points of accuracy above the exact Transformer, mean over the seeds that both have."""
     values = [
@@ -246,16 +221,21 @@ def untimed(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float])
     return [line] * bool(names)
 
 
-def notes(plan: Plan, runs: Sequence[Done], work: Path) -> list[str]:
+def notes(plan: Plan, done: Sequence[Done], kept: Sequence[Done]) -> list[str]:
     """What a reader of the table has to know: runs that are missing, runs that differ in more than attention."""
-    missing = [name for name in plan.recipes if not plan.is_done(name, work)]
+    there = {run.name for run in (*done, *kept)}
+    missing = [name for name in plan.recipes if name not in there]
     lines = [f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}"] * bool(
         missing
     )
-    for panel in dict.fromkeys(run.panel for run in runs):
-        recipes = [plan.recipes["/".join((*panel, run.kind, str(run.seed)))] for run in runs if run.panel == panel]
-        names = sorted({name for recipe in recipes for name in recipe if not name.startswith(NOT_COMPARED)})
+    if kept:
+        lines.append(f"{len(kept)} runs are not in the work folder and were kept from {RUNS}")
+    for panel in dict.fromkeys(run.panel for run in (*done, *kept)):
+        recipes = [shared_options(plan.recipes[run.name]) for run in done if run.panel == panel]
+        names = sorted({name for recipe in recipes for name in recipe})
         odd = [name for name in names if len({json.dumps(recipe.get(name)) for recipe in recipes}) > 1]
+        if not odd and len({run.shared for run in (*done, *kept) if run.panel == panel}) > 1:
+            odd = [f"options of earlier ones, kept from {RUNS}"]
         if odd:
             lines.append(f"{'/'.join(panel)}: the runs differ in more than attention: {', '.join(odd)}")
     return lines
@@ -273,7 +253,7 @@ def draw(runs: Sequence[Done], path: Path) -> None:
         return
     figure = Figure(figsize=(max(8.5, 1 + 4.0 * len(panels)), 7.6), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharex="col")
-    shown, titles = {}, {run.kind: run.title for run in runs}
+    shown, titles = {}, {run.kind: title_of(run) for run in runs}
     for column, panel in enumerate(panels):
         here = [run for run in runs if run.panel == panel]
         for axes, name, factor in ((grid[0, column], "accuracy", 100), (grid[1, column], "perplexity", 1)):

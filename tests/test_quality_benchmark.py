@@ -26,11 +26,12 @@ from benchmarks import (
     quality_plan,
     quality_report,
     quality_runs,
+    quality_table,
     quality_time,
     switch_report,
 )
 from benchmarks.quality_plan import Plan, Run, read_plan
-from benchmarks.quality_report import Done
+from benchmarks.quality_table import Done
 from protlm import train
 from protlm.errors import UserError
 from protlm.sequence.corpus import Corpus
@@ -180,8 +181,68 @@ def test_the_report_says_what_is_missing_and_what_differs(work: Path, begun: lis
     plan = read_plan(work)
     recipes = {**plan.recipes, "families/bidirectional/relu/1": {**plan.recipes["families/bidirectional/relu/1"]}}
     recipes["families/bidirectional/relu/1"]["optimizer.lr"] = 7
-    (*_, note) = quality_report.notes(Plan(recipes), quality_report.read_done(plan, work), work)
+    (*_, note) = quality_report.notes(Plan(recipes), quality_report.read_done(plan, work), [])
     assert note == "families/bidirectional: the runs differ in more than attention: optimizer.lr"
+
+
+def test_runs_in_the_files_outlive_their_work_folder(work: Path, begun: list, tmp_path: Path, capsys) -> None:
+    results = tmp_path / "r"
+    arguments = ["report", "--work", work, "--results", results, "--figure", tmp_path / "f.png"]
+    call(arguments)
+    written = [(results / name).read_bytes() for name in ("quality.csv", "quality_curves.csv")]
+    capsys.readouterr()
+    shutil.rmtree(work / "families" / "bidirectional" / "relu")
+    call(arguments)
+    out = capsys.readouterr().out
+    assert "1 runs are not in the work folder and were kept from quality.csv\n" in out
+    assert "missing" not in out
+    assert "differ" not in out
+    assert [(results / name).read_bytes() for name in ("quality.csv", "quality_curves.csv")] == written
+    lost = tmp_path / "lost"  # a plan that has never had it
+    call(command(lost, kinds="exact"))
+    shutil.copytree(work / "families", lost / "families")
+    call(["report", "--work", lost, *arguments[3:]])
+    assert "1 runs are not in the work folder" in capsys.readouterr().out
+    assert [(results / name).read_bytes() for name in ("quality.csv", "quality_curves.csv")] == written
+    call(command(work, kinds="relu", steps=7, more=["--redo"]))  # a plan that has it with other options
+    capsys.readouterr()
+    call(arguments)
+    assert "1 of 2 runs of the plan are missing: families/bidirectional/relu/1\n" in capsys.readouterr().out
+    assert {row["kind"] for name in ("quality.csv", "quality_curves.csv") for row in lines(results / name)} == {"exact"}
+
+
+def test_earlier_runs_with_other_options_are_named(work: Path, tmp_path: Path, capsys) -> None:
+    results = tmp_path / "r"
+    quality_table.write_runs([done("relu", 7, 0.2, [0.1, 0.2])], results)
+    text = [
+        (results / name).read_text().replace("causal", "bidirectional")
+        for name in ("quality.csv", "quality_curves.csv")
+    ]
+    for name, content in zip(("quality.csv", "quality_curves.csv"), text, strict=True):
+        (results / name).write_text(content)
+    arguments = ["report", "--work", work, "--results", results, "--figure", tmp_path / "f.png"]
+    call(arguments)
+    assert "differ in more than attention: options of earlier ones, kept from quality.csv\n" in capsys.readouterr().out
+    assert "7" in {row["seed"] for row in lines(results / "quality.csv")}
+    (results / "quality.csv").write_text("seed,kind\n1,relu\n")
+    with pytest.raises(UserError, match=r"quality.csv: no table of 'python -m benchmarks.quality report'; remove it"):
+        call(arguments)
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_kill_leaves_whole_tables(writes: int, tmp_path: Path, monkeypatch) -> None:
+    old = [done("exact", 1, 0.2, [0.1, 0.2])]
+    quality_table.write_runs(old, tmp_path)
+    left = [None] * writes
+
+    def replace(source: Path, target: Path) -> None:
+        left.pop()  # IndexError is the kill
+        source.rename(target)
+
+    monkeypatch.setattr(quality_table, "os", SimpleNamespace(replace=replace))
+    with pytest.raises(IndexError):
+        quality_table.write_runs([*old, done("relu", 1, 0.3, [0.1, 0.3])], tmp_path)
+    assert quality_table.read_runs(tmp_path) == old
 
 
 def test_the_report_needs_a_run(work: Path, tmp_path: Path) -> None:
@@ -205,7 +266,16 @@ def done(kind: str, seed: int, accuracy: float, curve: Sequence[float]) -> Done:
         {"step": 10.0 * i, "accuracy": value, "perplexity": 9.0, "unigram_accuracy": 0.09, "unigram_perplexity": 18.0}
         for i, value in enumerate(curve, start=1)
     ]
-    return Done("families", "causal", kind, seed, 8, "r", 30, 1e6, 60.0, 1000, {"test": row}, points)
+    about = {
+        "steps": 30,
+        "residues": 1e6,
+        "seconds": 60.0,
+        "parameters": 1000,
+        "features": 8,
+        "shared": "s",
+        "step": "r",
+    }
+    return Done("families", "causal", kind, seed, **about, results={"test": row}, curve=points)
 
 
 def test_the_table_compares_with_the_exact_transformer_of_the_same_seed() -> None:
