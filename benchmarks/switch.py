@@ -168,7 +168,7 @@ def runs_of(options: argparse.Namespace, about: dict[str, Any]) -> list[Run]:
         raise UserError("--percent: expected numbers above 0")
     kept = [option for option in about["overrides"] if not option.startswith(REPLACED)]
     initial = initial_model(options.run, options.work).resolve()
-    rate = options.lr or config["optimizer"]["lr"] / 2
+    rate = options.lr or config["optimizer"]["lr"] / 5
     interval = options.redraw or max(1, steps // 10)
     common = [*kept, f"init='{initial}'", f"trainer.max_steps={steps}", f"optimizer.lr={rate:g}"]
     common += ["schedule=warmup_linear", f"schedule.steps={max(1, steps // 20)}"]
@@ -218,7 +218,7 @@ def main() -> int:
     part.add_argument("--features", type=numbers, default=[64, 256, 1024], help="M of the softmax kernel")
     part.add_argument("--percent", type=percents, default=[0, 0.5, 1, 2, 5, 10], help="of the run's steps")
     part.add_argument("--redraw", type=positive, help="steps between two draws; by default a tenth of all")
-    part.add_argument("--lr", type=float, help="at its highest; by default half of the run's")
+    part.add_argument("--lr", type=float, help="at its highest; by default a fifth of the run's")
     part.add_argument("--limit", type=positive, default=100, help="batches of each split that are measured")
     part.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the threads")
     part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train")

@@ -139,7 +139,7 @@ def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
 
     present = [split for run in tuned for found in run.points.values() for split in found]
     splits = [split for split in ("test", "ood") if split in present]
-    figure = Figure(figsize=(2.2 + 3.8 * len(splits), 3.8), layout="constrained")
+    figure = Figure(figsize=(2.2 + 3.8 * len(splits), 4.8), layout="constrained")
     grid = figure.subplots(1, len(splits), squeeze=False)[0]
     estimators = dict.fromkeys(run.name.removesuffix("_fixed") for run in tuned if run.features)
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(estimators)}
@@ -157,11 +157,14 @@ def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
             (shown[run.title],) = axes.plot([100 * step / total for step in points], accuracies, **style)
             if run.name == "exact":
                 shown["before the switch"] = axes.axhline(accuracies[0], color="black", ls="-.", lw=1)
-            unigram = 100 * next(iter(points.values()))["unigram_accuracy"]
-            shown["unigram"] = axes.axhline(unigram, color="0.4", ls="--", lw=1.2)
-        axes.set(title=split, xlabel=f"steps of fine-tuning, % of {total:,}")
+        unigram = next(run.points[step][split] for run in tuned for step in run.points if split in run.points[step])
+        # a line would lie so far below that the kinds could not be told apart
+        axes.set(
+            title=f"{split} (unigram {100 * unigram['unigram_accuracy']:.1f} %)",
+            xlabel=f"steps of fine-tuning, % of {total:,}",
+        )
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel("accuracy, %")
-    names = sorted(shown, key=lambda name: name in ("before the switch", "unigram"))
+    names = sorted(shown, key=lambda name: name == "before the switch")
     figure.legend([shown[name] for name in names], names, loc="outside right center", frameon=False)
     figure.savefig(path, dpi=150)

@@ -11,7 +11,8 @@ model on the very batches that it has just trained on, kept in memory. So both h
 batches, and a noisy moment meets both. Tokens are counted without padding.
 
 length: one step (forward, backward, AdamW) of a model with the sizes of conf/model/trembl.yaml but few layers, the same
-number of tokens at each length, the kinds of attention taking turns.
+number of tokens at each length, the kinds of attention taking turns. Of draws of directions only those before each step
+count, which are Reformer's; the softmax kernel's, every 1,000 steps, are left out here and in memory.
 
 memory: the peak of one step of the paper's model at batch 1, above what the process holds when all is imported; so
 weights, gradients and the state of AdamW count as well as activations. A case that needs more than --limit says

@@ -11,7 +11,7 @@ import torch
 
 import protlm
 from benchmarks import switch, switch_report
-from benchmarks.quality_plan import Plan, Run
+from benchmarks.quality_plan import Plan, Run, read_plan
 from benchmarks.switch_report import Tuned
 from protlm import train
 from protlm.errors import UserError
@@ -64,6 +64,7 @@ def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_pat
     names = ["exact", "softmax_8", "softmax_8_fixed", "hyperbolic_4", "hyperbolic_4_fixed", "relu"]
     assert call.trained == names  # the second call has nothing to do
     work = tmp_path / "work"
+    assert {recipe["optimizer.lr"] for recipe in read_plan(work).recipes.values()} == {4e-3}  # a fifth of the run's
     known = {name: json.loads((work / name / "along.json").read_text()) for name in names}
     assert all(list(points) == ["0", "2", "5"] for points in known.values())
     for split in ("test", "ood"):
