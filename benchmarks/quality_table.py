@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.tables import DAMAGED, METRICS, write_csv
 from protlm.errors import UserError
+from protlm.output import unfinished
 
 RUNS, CURVES = "quality.csv", "quality_curves.csv"
 NAMES = ("corpus", "direction", "kind", "seed")
@@ -89,10 +90,10 @@ def write_runs(runs: Sequence[Done], folder: Path) -> None:
         {**_names(run), "split": split, **row, **_about(run)} for run in runs for split, row in run.results.items()
     ]
     for rows, name in ((curves, CURVES), (results, RUNS)):  # in this order: a run in the second is whole
-        partial = folder / f".{name}.partial"
-        write_csv(rows, partial)
         if rows:
-            os.replace(partial, folder / name)
+            with unfinished(folder / name) as partial:
+                write_csv(rows, partial / name)
+                os.replace(partial / name, folder / name)
 
 
 def _names(run: Done) -> dict[str, Any]:

@@ -213,6 +213,7 @@ def test_runs_in_the_files_outlive_their_work_folder(work: Path, begun: list, tm
 
 def test_earlier_runs_with_other_options_are_named(work: Path, tmp_path: Path, capsys) -> None:
     results = tmp_path / "r"
+    results.mkdir()
     quality_table.write_runs([done("relu", 7, 0.2, [0.1, 0.2])], results)
     text = [
         (results / name).read_text().replace("causal", "bidirectional")
