@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.quality_plan import EFFORT, Plan, read_plan
+from benchmarks.quality_plan import EFFORT, PLAN, Plan, read_plan
 from benchmarks.quality_runs import read_curve, residues_seen
 from benchmarks.quality_table import (
     CURVES,
@@ -104,13 +104,16 @@ def read_run(name: str, recipe: dict[str, Any], folder: Path) -> Done:
 def report(work: Path, results: Path, figure: Path) -> None:
     """Writes the CSV files and the figure, and prints the table and what is missing.
 
+    Without a work folder, those of the CSV files.
+
     Raises:
-        UserError: if there is no plan, or no run is done; for files that are damaged or something else.
+        UserError: if no run is done or in the files; for files that are damaged or something else.
     """
-    plan = read_plan(work)
-    done, earlier = read_done(plan, work), read_runs(results)
+    earlier = read_runs(results)
+    plan = Plan({}) if earlier and not (work / PLAN).exists() else read_plan(work)
+    done = read_done(plan, work)
     seconds = read_seconds(results / "quality_time.csv")
-    if not done:
+    if not done and not earlier:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
     check_outputs(results / RUNS, results / CURVES, figure)
     kept = [run for run in earlier if stays(run, plan) and run.name not in {own.name for own in done}]

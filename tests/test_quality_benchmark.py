@@ -204,6 +204,9 @@ def test_runs_in_the_files_outlive_their_work_folder(work: Path, begun: list, tm
     call(["report", "--work", lost, *arguments[3:]])
     assert "1 runs are not in the work folder" in capsys.readouterr().out
     assert [(results / name).read_bytes() for name in ("quality.csv", "quality_curves.csv")] == written
+    call(["report", "--work", tmp_path / "none", *arguments[3:]])
+    assert "2 runs are not in the work folder" in capsys.readouterr().out
+    assert [(results / name).read_bytes() for name in ("quality.csv", "quality_curves.csv")] == written
     call(command(work, kinds="relu", steps=7, more=["--redo"]))  # a plan that has it with other options
     capsys.readouterr()
     call(arguments)
