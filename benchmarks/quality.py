@@ -41,6 +41,8 @@ KINDS = {
     "softmax": (*SOFTMAX, "callbacks.redraw.every_n_steps=25", "callbacks.redraw.until=0.5"),
     "opt": ("model.attention=opt",),
     "softmax_fixed": (*SOFTMAX, "callbacks.redraw.every_n_steps=0"),
+    "relu_local": ("model.attention=relu", "model.local_heads=2"),
+    "softmax_local": (*SOFTMAX, "callbacks.redraw.every_n_steps=0", "model.local_heads=2"),
     "linformer": ("model.attention=linformer",),
     "reformer": ("model.attention=reformer",),
     "window": ("model.attention=window",),

@@ -106,6 +106,10 @@ def recipe(config: dict[str, Any], fingerprints: Sequence[str]) -> dict[str, Any
         fingerprints: of the corpora.
     """
     known = {name: part for name, part in config.items() if name not in (*_ELSEWHERE, "hydra")}
+    known["model"] = dict(config["model"])
+    if not known["model"].get("local_heads"):  # then what an earlier version, without them, has trained
+        for name in ("local_heads", "local_window"):
+            known["model"].pop(name, None)
     known["data"] = {**config["data"], "corpus": list(fingerprints)}
     known["data"].pop("workers")
     known["init"] = config.get("init") and Path(config["init"]).name  # named by its content

@@ -36,6 +36,8 @@ TITLES = {
     "relu": "Performer-ReLU",
     "softmax": "Performer-softmax (hyperbolic, 2 x {})",
     "softmax_fixed": "Performer-softmax (hyperbolic, 2 x {}), no redraw",
+    "relu_local": "Performer-ReLU, 2 of 4 heads see a window",
+    "softmax_local": "Performer-softmax (hyperbolic, 2 x {}), no redraw, 2 of 4 heads see a window",
     "linformer": "Linformer",
     "reformer": "Reformer",
     "window": "window",
@@ -47,13 +49,15 @@ COLOURS = {
     "relu": "#0072B2",
     "softmax": "#D55E00",
     "softmax_fixed": "#E69F00",
+    "relu_local": "#0072B2",
+    "softmax_local": "#E69F00",
     "linformer": "#009E73",
     "reformer": "#CC79A7",
     "window": "#56B4E9",
     "opt": "#888888",
 }
-"""Of Okabe and Ito, which the colour-blind tell apart."""
-MARKERS = dict(zip(COLOURS, "os^vDPX*", strict=True))
+"""Of Okabe and Ito, which the colour-blind tell apart; dashed where some heads see a window."""
+MARKERS = dict(zip(COLOURS, "os^vsvDPX*", strict=True))
 SLACK = 0.005
 """How far below the exact Transformer's accuracy the time is taken."""
 ABOUT = f"""\
@@ -266,6 +270,7 @@ def draw(runs: Sequence[Done], path: Path) -> None:
                     for point in run.curve if run.kind == kind else ():
                         points.setdefault(point["step"], []).append(factor * point[name])
                 style: dict[str, Any] = {"color": COLOURS[kind], "marker": MARKERS[kind], "ms": 4, "lw": 1.6}
+                style |= {"ls": "--", "mfc": "white"} if kind.endswith("_local") else {}
                 (shown[titles[kind]],) = axes.plot(list(points), [mean(values) for values in points.values()], **style)
             unigram = [factor * point[f"unigram_{name}"] for run in here for point in run.curve[:1]]
             shown["unigram"] = axes.axhline(mean(unigram), color="0.4", ls="--", lw=1.2)

@@ -31,6 +31,7 @@ ABOUT: dict[str, Callable[[str], Any]] = {
 """Column -> its type; all but names and metrics."""
 NOT_SHARED = (
     *("model.attention", "model.norms", "model.num_features", "redraw."),  # what a kind of attention is
+    "model.local_",
     *("model.causal", "data.causal", "seed", "data.seed", "model.feature_seed"),
 )
 """Beginnings of the options in which the runs of a table may differ."""

@@ -11,7 +11,7 @@ from protlm.performer.projection import DIRECTIONS, NORMS
 POSITIONS = ("learned", "rotary", "both")
 HEADS = ("linear", "esm")
 ROUNDED = ("float32", "float16", "bfloat16")
-ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype"}
+ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype", "local_heads", "local_window"}
 """Fields that configurations written by an earlier version do not have."""
 
 
@@ -30,6 +30,8 @@ class PerformerConfig:
         max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
             no limit. Linformer takes no longer ones.
         num_features: random features M of FAVOR+.
+        local_heads: of the heads, those with sliding-window attention instead, which sharpens what is near.
+        local_window: its size; see `WindowAttention`.
         directions: "orthogonal", "simplex" or "iid".
         norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
         dropout: of embeddings and of both branches of a block.
@@ -53,6 +55,8 @@ class PerformerConfig:
     positions: str = "learned"
     max_length: int = 1024
     num_features: int = 256
+    local_heads: int = 0
+    local_window: int = 128
     directions: str = "orthogonal"
     norms: str = "chi"
     dropout: float = 0.1
@@ -80,6 +84,13 @@ class PerformerConfig:
                 "model.layers, heads, width, feed_forward, max_length, num_features: expected numbers from 1, and "
                 "model.feature_seed from 0"
             )
+        if not 0 <= self.local_heads < self.heads:
+            raise ValueError(
+                f"model.local_heads {self.local_heads} of {self.heads} heads: expected a number from 0 and fewer than "
+                "all; for all, take model/attention=window"
+            )
+        if self.local_window < 1:
+            raise ValueError(f"model.local_window {self.local_window}: expected a number from 1")
         if self.directions not in DIRECTIONS:
             raise ValueError(f"model.directions {self.directions!r}: expected one of {', '.join(DIRECTIONS)}")
         if self.norms not in NORMS:

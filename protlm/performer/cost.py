@@ -3,6 +3,7 @@
 import torch
 
 from protlm.performer.config import PerformerConfig
+from protlm.performer.window import Window
 
 
 def flops_per_token(config: PerformerConfig, length: int) -> int:
@@ -23,10 +24,11 @@ def flops_per_token(config: PerformerConfig, length: int) -> int:
     """
     width = config.width
     layer = 2 * (4 * width**2 + 2 * width * config.feed_forward)
-    if config.kind is None:
-        layer += config.heads * _favor(config)
-    else:
-        layer += config.heads * config.kind.operations(width // config.heads, length, config.causal)
+    where = (width // config.heads, length, config.causal)
+    own = _favor(config) if config.kind is None else config.kind.operations(*where)
+    layer += (config.heads - config.local_heads) * own
+    if config.local_heads:
+        layer += config.local_heads * Window(config.local_window).operations(*where)
     return config.layers * layer + 2 * width * config.vocab_size
 
 

@@ -6,7 +6,7 @@ Legend: B batch, L length, H heads, d head width, D model width, V vocabulary.
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from protlm.performer.config import PerformerConfig
 from protlm.performer.features import FeatureMap
 from protlm.performer.kind import Kind
+from protlm.performer.mixed import MixedAttention
 from protlm.performer.positions import Rotation, rotate, sinusoids
+from protlm.performer.recurrent import State
 from protlm.performer.segments import restarted, within_segments
 from protlm.performer.selection import attention_of
 
@@ -32,23 +34,6 @@ def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tenso
     number = (restarted(segments) == 0).cumsum(1) - 1
     chosen, keys = (torch.zeros_like(number).scatter_add(1, number, part.long()) for part in (chosen, key_mask))
     return (chosen / keys.clamp(min=1)).gather(1, number)
-
-
-class State(NamedTuple):
-    """What a causal model keeps of the tokens so far; see `Performer.step`.
-
-    Args:
-        position: how many there were.
-        layers: of each layer, what its attention keeps.
-    """
-
-    position: int
-    layers: tuple[Any, ...]
-
-    def select(self, rows: Tensor) -> "State":
-        """The state of some sequences, any number of times each, by their rows (n,) int64 in the batch."""
-        kept = (None if layer is None else layer._make(x[rows] for x in layer) for layer in self.layers)
-        return State(self.position, tuple(kept))
 
 
 class SelfAttention(nn.Module):
@@ -202,9 +187,10 @@ class Performer(nn.Module):
         return max((int(attention.draw_number) for attention in self._attention("draw_number")), default=0)
 
     def _attention(self, able: str) -> Iterator[Any]:
-        """Of each layer, if it has such an attribute."""
+        """Of each layer, if it has such an attribute; without the window of its local heads."""
         modules: Iterator[Any] = (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
-        return (module for module in modules if hasattr(module, able))
+        own = (module.rest if isinstance(module, MixedAttention) else module for module in modules)
+        return (module for module in own if hasattr(module, able))
 
     def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Representations (B, L, D) behind the last norm, from tokens (B, L) int64.

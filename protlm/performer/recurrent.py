@@ -3,7 +3,7 @@
 Legend: B batch, H heads, d head width, e value width, M features.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,29 @@ class RecurrentState(NamedTuple):
 
     shift: Tensor
     sums: Tensor
+
+
+class State(NamedTuple):
+    """What a causal model keeps of the tokens so far; see `Performer.step`.
+
+    Args:
+        position: how many there were.
+        layers: of each layer, what its attention keeps.
+    """
+
+    position: int
+    layers: tuple[Any, ...]
+
+    def select(self, rows: Tensor) -> "State":
+        """The state of some sequences, any number of times each, by their rows (n,) int64 in the batch."""
+        return State(self.position, tuple(_rows(layer, rows) for layer in self.layers))
+
+
+def _rows(state: Any, rows: Tensor) -> Any:
+    """Of a tensor, or of all that are in named tuples."""
+    if isinstance(state, Tensor):
+        return state[rows]
+    return None if state is None else state._make(_rows(part, rows) for part in state)
 
 
 def step_position(

@@ -20,7 +20,7 @@ SHAPES = (
     "rotary_dtype",
 )
 """Fields of the configuration that say what the weights mean."""
-KINDS = ("attention_name", "causal", "num_features", "directions", "norms")
+KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
 """Those on which the weights and directions of attention itself depend."""
 _INSIDE = ".attention.attention."
 

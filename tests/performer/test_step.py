@@ -7,8 +7,8 @@ from torch import Tensor
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kinds import ATTENTION as ALL
 from protlm.performer.kinds import KINDS
-from protlm.performer.model import State
 from protlm.performer.positions import sinusoids
+from protlm.performer.recurrent import State
 
 ATTENTION = [name for name in ALL if name not in KINDS or (KINDS[name].unidirectional and KINDS[name].stepwise)]
 
