@@ -297,6 +297,20 @@ def test_the_table_compares_with_the_exact_transformer_of_the_same_seed() -> Non
     assert cells[4][:4] == ["unigram", "", "", "9.00 ± 0.00"]
 
 
+def test_local_heads_are_part_of_a_recipe_where_there_are_any() -> None:
+    """So runs of a version without them are still those of the plan."""
+    options = ["+experiment=quality", "data.corpus=none", *quality.KINDS["relu"]]
+    recipes = [
+        quality_plan.recipe_of(quality_plan.composed([*options, *more])) for more in ([], ["model.local_heads=2"])
+    ]
+    without, with_some = recipes
+    added = {name: value for name, value in with_some.items() if name not in without}
+    assert added == {"model.local_heads": 2, "model.local_window": 128}
+    assert {name: with_some[name] for name in without} == without
+    assert quality_table.shared_digits(without) == quality_table.shared_digits(with_some)
+    assert quality_time.step_recipe(without) != quality_time.step_recipe(with_some)
+
+
 def test_a_full_table_of_one_seed_comes_first() -> None:
     order = quality.combinations([1, 2], ["families", "swissprot"], list(quality.DIRECTIONS), list(quality.KINDS))
     assert len(order) == len(set(order)) == 2 * 2 * (2 * len(quality.KINDS) - 1)
