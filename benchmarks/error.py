@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder for the CSV files")
     options = parser.parse_args()
     tables = [options.results / name for name in ("approximation.csv", "rounding.csv")]
-    check_outputs(*tables, options.figure)
+    check_outputs(*tables, picture=options.figure)
     torch.manual_seed(0)  # performer-pytorch draws from the global generator
     errors = [row for size in SIZES for row in approximation(options.length, options.draws, size)]
     write_csv(errors, tables[0])

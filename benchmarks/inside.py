@@ -1,6 +1,7 @@
 """What a trained model knows of the amino acids: attention maps, similarities against BLOSUM62, and embeddings.
 
     python -m benchmarks.inside MODEL FASTA              # seven minutes of a core for the model in the box
+    python -m benchmarks.inside MODEL CORPUS.h5          # the corpus' test split
 
 Similarities of the twenty amino acids, by attention, by the embedding matrix, by mean contextual embeddings and by
 predictions, are correlated with BLOSUM62 over the 190 pairs (Choromanski et al. 2021, appendix; Vig et al. 2021, 4.1).
@@ -37,6 +38,8 @@ from protlm.inference.inside.similarity import (
 from protlm.inference.proteingym.blosum import blosum62_matrix
 from protlm.output import unfinished
 from protlm.performer import Performer
+from protlm.sequence.alphabet import decode
+from protlm.sequence.corpus import Corpus
 from protlm.sequence.fasta import FastaFile, Record
 
 ATTENTION, HEADS, EVEN = "attention, enrichment", "attention, correlation of heads", "even attention"
@@ -55,6 +58,15 @@ def drawn(records: Iterable[Record], number: int, longest: int, seed: int = 0) -
         elif (at := rng.randrange(place + 1)) < number:
             kept[at] = (place, record)
     return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+
+
+def records_of(path: str) -> Iterable[Record]:
+    """Of a FASTA file, or of the test split of a corpus, in the order of its file."""
+    if Path(path).suffix != ".h5":
+        return FastaFile(path)
+    corpus = Corpus(path)
+    names = corpus.ids()
+    return (Record(names[index], "", decode(corpus[index])) for index in sorted(corpus.members("test").tolist()))
 
 
 def similarities(model: Performer, sequences: list[str]) -> dict[str, np.ndarray]:
@@ -126,9 +138,9 @@ def run(options: argparse.Namespace) -> None:
     """Computes, prints and writes all."""
     check_outputs(options.csv, *(options.figures / name for name in PICTURES))
     model = checkpoint.load(options.model)
-    records = drawn(FastaFile(options.fasta), options.proteins, options.longest)
+    records = drawn(records_of(options.proteins_of), options.proteins, options.longest)
     if not records:
-        raise UserError(f"{options.fasta}: no protein of 1 to {options.longest:,} residues; see --longest")
+        raise UserError(f"{options.proteins_of}: no protein of 1 to {options.longest:,} residues; see --longest")
     short = [record for record in records if len(record.sequence) <= options.map_longest]
     mapped = max(short, key=lambda r: len(r.sequence)) if short else min(records, key=lambda r: len(r.sequence))
     sequences = [record.sequence for record in records]
@@ -153,7 +165,11 @@ def run(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=model_path, help="a checkpoint or a model folder; - is the model in the box")
-    parser.add_argument("fasta", help="proteins to look at; best such as training has not seen")
+    parser.add_argument(
+        "proteins_of",
+        metavar="FASTA",
+        help="proteins to look at, or a corpus (.h5): its test split; best not trained on",
+    )
     parser.add_argument("--proteins", type=positive, default=200, help="drawn at random")
     parser.add_argument("--longest", type=positive, default=2_000, help="residues; longer proteins are not drawn")
     parser.add_argument("--map-longest", type=positive, default=130, help="residues of the protein of the maps")

@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace, path: Path) -> None:
     if not kinds:
         raise UserError(f"--attention: {', '.join(options.attention)} is only defined for bidirectional models")
     check(sizes, kinds, allowed)
-    check_outputs(path, options.largest, options.figure)
+    check_outputs(path, options.largest, picture=options.figure)
     rows, largest = (read_table(table, setting) for table in (path, options.largest))
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {sizes.layers} layers, {sizes.heads} "

@@ -1,5 +1,6 @@
 """Time and memory of a function of tensors, in pairs and in processes of their own."""
 
+import argparse
 import gc
 import signal
 import statistics
@@ -63,6 +64,14 @@ def model_path(text: str) -> Path:
 def positive(text: str) -> int:
     """A whole number from 1, for argparse."""
     return natural(text, 1)
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers from 1, divided by commas, for argparse."""
+    try:
+        return [positive(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, divided by commas") from None
 
 
 def natural(text: str, least: int = 0) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmarks.measure import positive, program
+from benchmarks.measure import numbers, positive, program
 from benchmarks.quality_concat import Grid, compare_concatenated
 from benchmarks.quality_corpora import CORPORA, SAMPLE, Sources, make_corpus
 from benchmarks.quality_plan import PLAN, Run, check_models, write_plan
@@ -41,8 +41,8 @@ KINDS = {
     "softmax": (*SOFTMAX, "callbacks.redraw.every_n_steps=25", "callbacks.redraw.until=0.5"),
     "opt": ("model.attention=opt",),
     "softmax_fixed": (*SOFTMAX, "callbacks.redraw.every_n_steps=0"),
-    "relu_local": ("model.attention=relu", "model.local_heads=2"),
-    "softmax_local": (*SOFTMAX, "callbacks.redraw.every_n_steps=0", "model.local_heads=2"),
+    "relu_local": ("model.attention=relu", "model.local_heads=3"),
+    "softmax_local": (*SOFTMAX, "callbacks.redraw.every_n_steps=0", "model.local_heads=3"),
     "linformer": ("model.attention=linformer",),
     "reformer": ("model.attention=reformer",),
     "window": ("model.attention=window",),
@@ -119,11 +119,6 @@ def names_of(known: Sequence[str]) -> "type[list[str]]":
     return parse  # type: ignore[return-value]
 
 
-def numbers(text: str) -> list[int]:
-    """For argparse: whole numbers from 1, divided by commas."""
-    return [positive(part) for part in text.split(",")]
-
-
 def share(text: str) -> float:
     """For argparse: a number from 0 to 1."""
     if not 0 <= float(text) <= 1:
@@ -131,10 +126,18 @@ def share(text: str) -> float:
     return float(text)
 
 
-def add_runs(part: argparse.ArgumentParser, seeds: str, directions: str) -> None:
+def seeds(text: str) -> list[int]:
+    """For argparse: seeds as torch takes them, divided by commas."""
+    found = numbers(text)
+    if max(found) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers below 2^32")
+    return found
+
+
+def add_runs(part: argparse.ArgumentParser, usual: str, directions: str) -> None:
     """Options of all sub-commands that train."""
     part.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the threads")
-    part.add_argument("--seeds", type=numbers, default=numbers(seeds))
+    part.add_argument("--seeds", type=seeds, default=numbers(usual))
     part.add_argument("--directions", type=names_of([*DIRECTIONS]), default=directions.split(","))
     part.add_argument("--steps", type=positive, help="of each run; by default those of the recipe")
     part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train, for all runs")
@@ -195,6 +198,8 @@ def main() -> int:
             for direction, kind in product(dict.fromkeys(options.directions), dict.fromkeys(options.kinds))
             if direction == "bidirectional" or kind not in BIDIRECTIONAL
         ]
+        if not pairs:
+            raise UserError(f"--kinds {','.join(options.kinds)}: only defined for bidirectional models")
         measure_steps(pairs, KINDS, DIRECTIONS, options.lengths, options.repeats, options.overrides, options.csv)
         return 0
     corpus = options.corpus or options.work / "corpora" / "swissprot.h5"

@@ -18,8 +18,9 @@ from typing import Any
 from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
 from benchmarks.quality_runs import residues_seen, run_all
 from benchmarks.quality_time import mean_seconds, size, training_step
-from benchmarks.tables import check_outputs, read_json, write_csv
+from benchmarks.tables import check_outputs, read_json, whole, write_csv
 from protlm.errors import UserError
+from protlm.sequence.corpus import Corpus
 
 CHOICE = "choice.json"
 BASE = ["+experiment=trembl_concat_small", "trainer.max_time=null", "callbacks.checkpoint.every_n_train_steps=100"]
@@ -167,6 +168,7 @@ def compare_concatenated(
     """Measures, chooses, trains what is not done, and writes and prints the table of what is; the exit code."""
     if not corpus.exists():
         raise UserError(f"{corpus}: no such corpus; name one made by 'protlm prepare'")
+    Corpus(corpus)  # refuses another file
     check_outputs(path, work / CHOICE)
     pairs = chosen(work, grid, directions, overrides)
     runs, models = [], {}
@@ -203,7 +205,7 @@ def table_rows(name: str, model: Candidate, recipe: dict[str, Any], folder: Path
         "seconds_per_step": model.seconds,
         "steps": recipe["trainer.max_steps"],
     }
-    about |= {"residues": int(residues_seen(folder)), "seconds": effort["seconds"]}
+    about |= {"residues": whole(residues_seen(folder)), "seconds": effort["seconds"]}
     return [{**about, "split": split, **row} for split, row in results.items()]
 
 

@@ -36,8 +36,8 @@ TITLES = {
     "relu": "Performer-ReLU",
     "softmax": "Performer-softmax (hyperbolic, 2 x {})",
     "softmax_fixed": "Performer-softmax (hyperbolic, 2 x {}), no redraw",
-    "relu_local": "Performer-ReLU, 2 of 4 heads see a window",
-    "softmax_local": "Performer-softmax (hyperbolic, 2 x {}), no redraw, 2 of 4 heads see a window",
+    "relu_local": "Performer-ReLU, 3 of 4 heads see a window",
+    "softmax_local": "Performer-softmax (hyperbolic, 2 x {}), no redraw, 3 of 4 heads see a window",
     "linformer": "Linformer",
     "reformer": "Reformer",
     "window": "window",
@@ -58,6 +58,8 @@ COLOURS = {
 }
 """Of Okabe and Ito, which the colour-blind tell apart; dashed where some heads see a window."""
 MARKERS = dict(zip(COLOURS, "os^vsvDPX*", strict=True))
+NEAR = 5.0
+"""Points of accuracy from the exact Transformer that the figure shows."""
 SLACK = 0.005
 """How far below the exact Transformer's accuracy the time is taken."""
 ABOUT = f"""\
@@ -119,7 +121,7 @@ def report(work: Path, results: Path, figure: Path) -> None:
     seconds = read_seconds(results / "quality_time.csv")
     if not done and not earlier:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
-    check_outputs(results / RUNS, results / CURVES, figure)
+    check_outputs(results / RUNS, results / CURVES, picture=figure)
     kept = [run for run in earlier if stays(run, plan) and run.name not in {own.name for own in done}]
     runs = in_order([*done, *kept])
     write_runs(runs, results)
@@ -249,36 +251,47 @@ def notes(plan: Plan, done: Sequence[Done], kept: Sequence[Done]) -> list[str]:
 
 
 def draw(runs: Sequence[Done], path: Path) -> None:
-    """Learning curves: a column for each corpus and direction, accuracy above perplexity, means over seeds.
+    """Learning curves: a column for each corpus and direction, means over seeds.
 
-    Runs without a validation are left out; if there are no others, nothing is drawn.
+    Below each other: accuracy; its difference from the exact Transformer's, over the seeds and steps that both have;
+    perplexity. Runs without a validation are left out; if there are no others, nothing is drawn.
     """
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     panels = list(dict.fromkeys(run.panel for run in runs if run.curve))
     if not panels:
         return
-    figure = Figure(figsize=(max(8.5, 1 + 4.0 * len(panels)), 7.6), layout="constrained")
-    grid = figure.subplots(2, len(panels), squeeze=False, sharex="col")
+    figure = Figure(figsize=(max(8.5, 1 + 4.0 * len(panels)), 10.0), layout="constrained")
+    grid = figure.subplots(3, len(panels), squeeze=False, sharex="col")
     shown, titles = {}, {run.kind: title_of(run) for run in runs}
     for column, panel in enumerate(panels):
         here = [run for run in runs if run.panel == panel]
-        for axes, name, factor in ((grid[0, column], "accuracy", 100), (grid[1, column], "perplexity", 1)):
+        exact = {(run.seed, point["step"]): point for run in here if run.kind == "exact" for point in run.curve}
+        rows = (("accuracy", 100, {}), ("accuracy", 100, exact), ("perplexity", 1, {}))
+        for axes, (name, factor, base) in zip(grid[:, column], rows, strict=True):
             for kind in [kind for kind in TITLES if any(run.kind == kind for run in here)]:
                 points: dict[float, list[float]] = {}
                 for run in here:
                     for point in run.curve if run.kind == kind else ():
-                        points.setdefault(point["step"], []).append(factor * point[name])
+                        zero = base.get((run.seed, point["step"]), {name: 0.0 if not base else math.nan})[name]
+                        if math.isfinite(zero):
+                            points.setdefault(point["step"], []).append(factor * (point[name] - zero))
                 style: dict[str, Any] = {"color": COLOURS[kind], "marker": MARKERS[kind], "ms": 4, "lw": 1.6}
                 style |= {"ls": "--", "mfc": "white"} if kind.endswith("_local") else {}
                 (shown[titles[kind]],) = axes.plot(list(points), [mean(values) for values in points.values()], **style)
-            unigram = [factor * point[f"unigram_{name}"] for run in here for point in run.curve[:1]]
-            shown["unigram"] = axes.axhline(mean(unigram), color="0.4", ls="--", lw=1.2)
+            if base:
+                low, high = axes.get_ylim()
+                axes.set_ylim(max(low, -NEAR), min(high, NEAR))
+            else:
+                unigram = [factor * point[f"unigram_{name}"] for run in here for point in run.curve[:1]]
+                shown["unigram"] = axes.axhline(mean(unigram), color="0.4", ls="--", lw=1.2)
             axes.spines[["top", "right"]].set_visible(False)
-        grid[0, column].set_title(", ".join(panel))
-        grid[1, column].set_xlabel("step")
+        seeds = len({run.seed for run in here})
+        grid[0, column].set_title(f"{', '.join(panel)} ({seeds} seed{'s' if seeds > 1 else ''})")
+        grid[2, column].set_xlabel("step")
     grid[0, 0].set_ylabel("validation accuracy, %")
-    grid[1, 0].set_ylabel("validation perplexity")
+    grid[1, 0].set_ylabel(f"from the exact Transformer,\npoints (within {NEAR:g})")
+    grid[2, 0].set_ylabel("validation perplexity")
     names = [*(titles[kind] for kind in TITLES if titles.get(kind) in shown), "unigram"]
     figure.legend(
         [shown[name] for name in names], names, loc="outside lower center", ncol=min(4, len(panels)), frameon=False

@@ -127,9 +127,16 @@ def _ended(name: str, folder: Path, code: int) -> bool:
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """The validations of a run: steps done, accuracy, perplexity, and those of the unigram baseline."""
+    """The validations of a run: steps done, accuracy, perplexity, and those of the unigram baseline.
+
+    Raises:
+        OSError, ValueError, LookupError: without the run's metrics, or if they are something else.
+    """
     with (folder / "metrics" / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("valid/accuracy")]
+        reader = csv.DictReader(file)
+        if "step" not in (reader.fieldnames or ()):
+            raise ValueError("metrics.csv has no column step")
+        rows = [row for row in reader if row.get("valid/accuracy")]
     names = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
     # Lightning numbers steps from 0
     return [{"step": int(row["step"]) + 1, **{name: float(row[f"valid/{name}"]) for name in names}} for row in rows]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import DAMAGED, METRICS, write_csv
+from benchmarks.tables import DAMAGED, METRICS, whole, write_csv
 from protlm.errors import UserError
 from protlm.output import unfinished
 
@@ -103,7 +103,7 @@ def _names(run: Done) -> dict[str, Any]:
 
 def _about(run: Done) -> dict[str, Any]:
     values = {name: getattr(run, name) for name in ABOUT}
-    return {**values, "residues": int(run.residues) if math.isfinite(run.residues) else ""}
+    return {**values, "residues": whole(run.residues)}
 
 
 def read_runs(folder: Path) -> list[Done]:

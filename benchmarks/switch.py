@@ -14,6 +14,7 @@ before the first step and at stated shares of the steps of the original run, ove
 import argparse
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -24,7 +25,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from benchmarks.measure import positive, program
+from benchmarks.measure import numbers, positive, program
 from benchmarks.quality_plan import PLAN, Plan, Run, check_models, read_plan, write_plan
 from benchmarks.quality_runs import run_all
 from benchmarks.switch_report import report
@@ -136,7 +137,8 @@ def original_run(folder: Path) -> dict[str, Any]:
     try:
         about = json.loads((folder / "run.json").read_text())
         kind = about["config"]["model"]["attention"]
-    except (OSError, ValueError, KeyError) as error:
+        kind = kind if isinstance(kind, str) else kind["_target_"].rsplit(".", 1)[-1].lower()
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder}: no run of protlm.train; expected its folder, with run.json") from error
     if kind != "exact":
         raise UserError(f"{folder}: its model has {kind} attention; expected a run with model.attention=exact")
@@ -168,9 +170,9 @@ def runs_of(options: argparse.Namespace, about: dict[str, Any]) -> list[Run]:
         raise UserError("--percent: expected numbers above 0")
     kept = [option for option in about["overrides"] if not option.startswith(REPLACED)]
     initial = initial_model(options.run, options.work).resolve()
-    rate = options.lr or config["optimizer"]["lr"] / 5
+    highest = options.lr or config["optimizer"]["lr"] / 5
     interval = options.redraw or max(1, steps // 10)
-    common = [*kept, f"init='{initial}'", f"trainer.max_steps={steps}", f"optimizer.lr={rate:g}"]
+    common = [*kept, f"init='{initial}'", f"trainer.max_steps={steps}", f"optimizer.lr={highest:g}"]
     common += ["schedule=warmup_linear", f"schedule.steps={max(1, steps // 20)}"]
     common += ["trainer.limit_test_batches=1", "trainer.limit_val_batches=0", *options.overrides]
     (corpus,) = [config["data"]["corpus"]] if isinstance(config["data"]["corpus"], str) else config["data"]["corpus"]
@@ -190,23 +192,34 @@ def train(options: argparse.Namespace) -> int:
     check_outputs(options.work / PLAN)
     runs = runs_of(options, about)
     check_models(runs)
-    plan: Plan = write_plan(runs, options.work, options.redo)
+    plan: Plan = write_plan(runs, options.work, options.redo, options.ignore)
     original = {"steps": about["config"]["trainer"]["max_steps"], "run": str(options.run)}
     (options.work / "original.json").write_text(json.dumps(original) + "\n")  # of the plan that is now in force
     return run_all(runs, plan, options.work, options.jobs)
 
 
-def numbers(text: str) -> list[int]:
-    """For argparse: whole numbers from 1, divided by commas."""
-    return [positive(part) for part in text.split(",")]
-
-
 def percents(text: str) -> list[float]:
-    """For argparse: numbers from 0, divided by commas."""
-    values = [float(part) for part in text.split(",")]
-    if min(values) < 0:
-        raise ValueError
+    """For argparse: numbers from 0 to 100, divided by commas."""
+    values = [as_number(part) for part in text.split(",")]
+    if not all(0 <= value <= 100 for value in values):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 0 to 100, divided by commas")
     return values
+
+
+def rate(text: str) -> float:
+    """For argparse: a learning rate."""
+    value = as_number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
+
+
+def as_number(text: str) -> float:
+    """nan for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def main() -> int:
@@ -218,11 +231,12 @@ def main() -> int:
     part.add_argument("--features", type=numbers, default=[64, 256, 1024], help="M of the softmax kernel")
     part.add_argument("--percent", type=percents, default=[0, 0.5, 1, 2, 5, 10], help="of the run's steps")
     part.add_argument("--redraw", type=positive, help="steps between two draws; by default a tenth of all")
-    part.add_argument("--lr", type=float, help="at its highest; by default a fifth of the run's")
+    part.add_argument("--lr", type=rate, help="at its highest; by default a fifth of the run's")
     part.add_argument("--limit", type=positive, default=100, help="batches of each split that are measured")
     part.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the threads")
     part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train")
     part.add_argument("--redo", action="store_true", help="put aside runs that were made with other options")
+    part.add_argument("--ignore", nargs="+", default=[], metavar="OPTION", help="not to be compared with earlier runs")
     part = parts.add_parser("report", help="table, CSV file and figure of what is done")
     part.add_argument("--csv", type=Path, default=Path("docs/results/switch.csv"))
     part.add_argument("--figure", type=Path, default=Path("docs/figures/switch.png"))

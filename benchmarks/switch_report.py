@@ -62,7 +62,7 @@ def report(plan: Plan, work: Path, path: Path, figure: Path) -> None:
     done = [name for name in plan.recipes if plan.is_done(name, work)]
     if not done:
         raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
-    check_outputs(path, figure)
+    check_outputs(path, picture=figure)
     total, tuned = read_tuned(done, work)
     write_csv(rows(tuned, total), path)
     print(markdown(tuned, total))

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from protlm.errors import UserError
+from protlm.inference.drawing import check_picture
 
 METRICS = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
 """Of a split, in results.json and along.json."""
@@ -15,13 +17,19 @@ DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError)
 """What reading a file of something else raises."""
 
 
-def check_outputs(*files: Path) -> None:
+def check_outputs(*files: Path, picture: Path | None = None) -> None:
     """Makes sure, before anything is computed, that files can be written; makes their folders.
+
+    Args:
+        files: of any kind.
+        picture: one more file, of a kind that can be drawn.
 
     Raises:
         UserError: if one cannot.
     """
-    for path in files:
+    if picture is not None:
+        check_picture(picture)
+    for path in (*files, *([picture] if picture else [])):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -30,6 +38,11 @@ def check_outputs(*files: Path) -> None:
                 TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def whole(value: float) -> int | str:
+    """For a cell: a whole number, or nothing for one that is not known (nan)."""
+    return int(value) if math.isfinite(value) else ""
 
 
 def read_json(path: Path) -> Any:

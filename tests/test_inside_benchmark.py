@@ -13,7 +13,17 @@ import pytest
 
 from benchmarks import inside
 from benchmarks.measure import program
+from protlm.sequence.alphabet import encode
+from protlm.sequence.corpus import Corpus
 from protlm.sequence.fasta import Record
+
+
+def test_a_corpus_stands_for_its_test_split(corpus_path: Path) -> None:
+    corpus = Corpus(corpus_path)
+    records = list(inside.records_of(str(corpus_path)))
+    assert {record.id for record in records} == {corpus.ids()[index] for index in corpus.members("test")}
+    for record in records:
+        assert (encode(record.sequence) == corpus[corpus.ids().index(record.id)]).all()
 
 
 def test_it_writes_its_table_and_pictures(

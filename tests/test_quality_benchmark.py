@@ -311,6 +311,28 @@ def test_local_heads_are_part_of_a_recipe_where_there_are_any() -> None:
     assert quality_time.step_recipe(without) != quality_time.step_recipe(with_some)
 
 
+def test_what_cannot_be_is_refused_before_anything_is_done(tmp_path: Path, capsys) -> None:
+    with pytest.raises(UserError, match=r"model.local_heads 1.5: expected a whole number"):
+        call([*command(tmp_path / "w", kinds="relu_local"), "model.local_heads=1.5"])
+    results = tmp_path / "r"
+    results.mkdir()
+    quality_table.write_runs([done("exact", 1, 0.2, [0.1, 0.2])], results)
+    with pytest.raises(UserError, match="x.foo: expected the name of a picture"):
+        call(["report", "--work", tmp_path / "none", "--results", results, "--figure", tmp_path / "x.foo"])
+    with pytest.raises(UserError, match="--kinds linformer: only defined for bidirectional models"):
+        call(["time", "--kinds", "linformer", "--directions", "causal", "--csv", tmp_path / "t.csv"])
+    garbage = tmp_path / "garbage.h5"
+    garbage.write_text("none")
+    with pytest.raises(UserError, match="garbage.h5"):
+        call(["concat", garbage, "--work", tmp_path / "c", "--csv", tmp_path / "c.csv"])
+    for arguments in (["train", "--seeds", "0"], ["train", "--seeds", str(2**32)]):
+        with pytest.raises(SystemExit) as left:
+            call(arguments)
+        assert left.value.code == 2
+        assert "expected" in capsys.readouterr().err
+    assert not list((tmp_path / "w").glob("*"))
+
+
 def test_a_full_table_of_one_seed_comes_first() -> None:
     order = quality.combinations([1, 2], ["families", "swissprot"], list(quality.DIRECTIONS), list(quality.KINDS))
     assert len(order) == len(set(order)) == 2 * 2 * (2 * len(quality.KINDS) - 1)
@@ -577,13 +599,20 @@ def test_the_report_refuses_what_is_damaged_before_it_writes(work: Path, tmp_pat
         with pytest.raises(UserError, match="exact/1: damaged .KeyError.*; remove it, and train again"):
             call(arguments)
         (folder / name).write_text(whole)
+    metrics = folder / "metrics" / "metrics.csv"
+    whole = metrics.read_text()
+    metrics.write_text("none\n")
+    with pytest.raises(UserError, match="exact/1: damaged .ValueError.*column step"):
+        call(arguments)
+    metrics.write_text(whole)
     results.mkdir()
+    (tmp_path / "d.png").mkdir()
     (results / "quality_time.csv").write_text("x\n1\n")
     with pytest.raises(UserError, match="quality_time.csv: no table of"):
         call(arguments)
     (results / "quality_time.csv").unlink()
     with pytest.raises(UserError, match="cannot be written .Is a directory"):
-        call([*arguments[:-1], tmp_path])
+        call([*arguments[:-1], tmp_path / "d.png"])
     assert not list(results.iterdir())
     if Path("/proc").is_dir():  # where not even root can write
         with pytest.raises(UserError, match=r"f.png: cannot be written \("):

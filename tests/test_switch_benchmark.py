@@ -151,3 +151,14 @@ def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
     assert table[2].startswith("| attention | just after | 10.0 % |")
     assert table[4] == "| exact Transformer | 25.00 | 26.00 | 10.00 |"
     assert table[5] == "| Performer-softmax (positive, M=64) | 10.00 | - | - |"
+
+
+@pytest.mark.parametrize(
+    "options", [["--percent", "nan"], ["--percent", "inf"], ["--percent", "x"], ["--lr", "0"], ["--lr", "nan"]]
+)
+def test_numbers_that_cannot_be_are_refused(options: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["switch", "train", str(tmp_path), *options])
+    with pytest.raises(SystemExit) as left:
+        switch.main()
+    assert left.value.code == 2
+    assert f"{options[0]}: {options[1]}: expected" in capsys.readouterr().err

@@ -14,6 +14,12 @@ ROUNDED = ("float32", "float16", "bfloat16")
 ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype", "local_heads", "local_window"}
 """Fields that configurations written by an earlier version do not have."""
 
+WHOLE = (
+    *("vocab_size", "pad_id", "layers", "heads", "width", "feed_forward", "max_length", "num_features"),
+    *("local_heads", "local_window", "feature_seed", "start_id"),
+)
+"""Fields that are whole numbers."""
+
 
 @dataclass(frozen=True)
 class PerformerConfig:
@@ -68,6 +74,9 @@ class PerformerConfig:
     rotary_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in WHOLE:
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"model.{name} {getattr(self, name)!r}: expected a whole number")
         named = isinstance(self.attention, str) and self.attention in ATTENTION
         if not named and not isinstance(self.attention, FeatureMap | Kind):
             raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")

@@ -75,13 +75,14 @@ def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], tit
                 axes.set_title(f"head {head + 1}", fontsize=size)
             if head == 0:
                 axes.set_ylabel(f"layer {layers[row]}", fontsize=size)
-    figure.supxlabel("key: position in the protein", fontsize=size)
-    figure.supylabel("query: position in the protein", fontsize=size)
+    figure.supxlabel("key: token (0 is <cls>, the last <eos>)", fontsize=size)
+    figure.supylabel("query: token", fontsize=size)
     if title:
         figure.suptitle(title, fontsize=1.15 * size)
     scale = ScalarMappable(norm, colours)
     bar = figure.colorbar(scale, ax=grid, shrink=min(1.0, 8 / figure.get_figheight()), extend=extend, aspect=30)
-    bar.set_label("attention x L (1: even)", fontsize=size)
+    rooted = ", square-root scale" if isinstance(norm, PowerNorm) else ""
+    bar.set_label(f"attention x L (1: even){rooted}", fontsize=size)
     bar.ax.tick_params(labelsize=0.85 * size)
     figure.savefig(path, dpi=150)
 

@@ -45,7 +45,7 @@ def test_each_map_is_where_its_layer_and_head_are(drawn) -> None:
         assert axes.images[0].norm is panels[0].images[0].norm
     assert [axes.get_ylabel() for axes in panels[::3]] == ["layer 1", "layer 5"]
     assert [axes.get_title() for axes in panels[:3]] == ["head 1", "head 2", "head 3"]
-    assert figure.axes[-1].get_ylabel() == "attention x L (1: even)"
+    assert figure.axes[-1].get_ylabel() == "attention x L (1: even), square-root scale"
 
 
 def test_signed_attention_has_colours_about_zero(drawn) -> None:
