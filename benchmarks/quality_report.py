@@ -273,9 +273,9 @@ def draw(runs: Sequence[Done], path: Path) -> None:
                 points: dict[float, list[float]] = {}
                 for run in here:
                     for point in run.curve if run.kind == kind else ():
-                        zero = base.get((run.seed, point["step"]), {name: 0.0 if not base else math.nan})[name]
-                        if math.isfinite(zero):
-                            points.setdefault(point["step"], []).append(factor * (point[name] - zero))
+                        zero = base.get((run.seed, point["step"])) if base else dict.fromkeys(point, 0.0)
+                        if zero:
+                            points.setdefault(point["step"], []).append(factor * (point[name] - zero[name]))
                 style: dict[str, Any] = {"color": COLOURS[kind], "marker": MARKERS[kind], "ms": 4, "lw": 1.6}
                 style |= {"ls": "--", "mfc": "white"} if kind.endswith("_local") else {}
                 (shown[titles[kind]],) = axes.plot(list(points), [mean(values) for values in points.values()], **style)

@@ -20,20 +20,11 @@ from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention
 from protlm.performer.positions import Rotation, rotate, sinusoids
 from protlm.performer.recurrent import State
-from protlm.performer.segments import restarted, within_segments
+from protlm.performer.segments import restarted, share_of, within_segments
 from protlm.performer.selection import attention_of
 
 ZEROED = 0.15 * 0.8
 """Share of the tokens that were masks in ESM-2's training; see `PerformerConfig.zeroed_id`."""
-
-
-def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tensor:
-    """How many of the keys of a row, or of each of its segments, are chosen: (B, 1) or (B, L), from (B, L) each."""
-    if segments is None:
-        return chosen.sum(1, keepdim=True) / key_mask.sum(1, keepdim=True).clamp(min=1)
-    number = (restarted(segments) == 0).cumsum(1) - 1
-    chosen, keys = (torch.zeros_like(number).scatter_add(1, number, part.long()) for part in (chosen, key_mask))
-    return (chosen / keys.clamp(min=1)).gather(1, number)
 
 
 class SelfAttention(nn.Module):

@@ -21,6 +21,15 @@ def restarted(segments: Tensor) -> Tensor:
     return place - torch.where(_starts(segments), place, 0).cummax(1).values
 
 
+def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tensor:
+    """How many of the keys of a row, or of each of its segments, are chosen: (B, 1) or (B, L), from (B, L) each."""
+    if segments is None:
+        return chosen.sum(1, keepdim=True) / key_mask.sum(1, keepdim=True).clamp(min=1)
+    number = (restarted(segments) == 0).cumsum(1) - 1
+    chosen, keys = (torch.zeros_like(number).scatter_add(1, number, part.long()) for part in (chosen, key_mask))
+    return (chosen / keys.clamp(min=1)).gather(1, number)
+
+
 def within_segments(
     attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, segments: Tensor
 ) -> Tensor:
