@@ -44,8 +44,8 @@ bench-error: $(READY)
 bench-ingest: $(READY)
 	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
-# an hour by estimate, with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5. The last, speed and
-# memory of all kinds of attention against length, may be cut: the next call goes on
+# about two hours with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5. The last, speed and
+# memory of all kinds of attention against length, takes most of it and may be cut: the next call goes on
 bench-train: $(READY)
 	$(BIN)/python -m benchmarks.train_step throughput $(CORPUS)
 	$(BIN)/python -m benchmarks.train_step length

@@ -73,7 +73,7 @@ def draw(rows: Sequence[Row], largest: Sequence[Row], path: Path) -> None:
     directions = _different(measured, "direction")
     if not directions:
         return
-    figure = Figure(figsize=(13, 1.4 + 3.7 * len(directions)), layout="constrained")
+    figure = Figure(figsize=(14, 1.4 + 3.7 * len(directions)), layout="constrained")
     grid = figure.subplots(len(directions), len(PANELS), squeeze=False, sharex=True, sharey="col")
     lengths = sorted({int(row["length"]) for row in measured})
     refused = {(row["direction"], row["attention"]) for row in rows if row["outcome"] == "out of memory"}
@@ -110,7 +110,7 @@ def draw(rows: Sequence[Row], largest: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("sequence length L")
     names = [name for name in (*kinds, "out of memory") if name in shown]
     labels = ["out of memory at the next L" if name == "out of memory" else _title(name, measured[0]) for name in names]
-    figure.legend([shown[name] for name in names], labels, loc="outside lower center", ncol=5, frameon=False)
+    figure.legend([shown[name] for name in names], labels, loc="outside lower center", ncol=4, frameon=False)
     figure.savefig(path, dpi=150)
 
 
