@@ -1,6 +1,6 @@
 """Speed and memory of whole models against length, as in Figure 3 of Choromanski et al. 2021.
 
-    python -m benchmarks.train_step figure                              # all of it; an hour and a quarter
+    python -m benchmarks.train_step figure                              # all of it; an hour to an hour and a half
     python -m benchmarks.train_step figure --layers 6 --memory 1 2 4 8  # the paper's depth; two to three times that
 
 The model has the sizes of the paper's figure (8 heads, d=512, feed-forward 2,048; float32) but 3 layers instead of 6:
