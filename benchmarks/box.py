@@ -20,19 +20,20 @@ import numpy as np
 
 from benchmarks.measure import model_path, positive, program
 from benchmarks.tables import check_outputs
+from protlm.corpus.reader import Corpus, Unigram
 from protlm.errors import UserError
-from protlm.inference.compute import Computer
+from protlm.inference.engine import Computer
 from protlm.inference.evaluate import SplitResults, evaluate
-from protlm.inference.model import load
-from protlm.inference.proteingym.assays import UNKNOWN, Assays, find_assays
-from protlm.inference.proteingym.benchmark import BLOSUM, MODEL, benchmark
-from protlm.inference.proteingym.correlation import Result, averages, spearman
-from protlm.inference.variants.notation import Variants
-from protlm.inference.variants.table import write_table
-from protlm.inference.variants.variant_table import VariantTable
+from protlm.metrics import spearman
+from protlm.model_api import load
 from protlm.performer import Performer
+from protlm.proteingym.assays import UNKNOWN, Assays, find_assays
+from protlm.proteingym.benchmark import BLOSUM, MODEL, benchmark
+from protlm.proteingym.correlation import Result, averages
 from protlm.sequence.alphabet import INDEX, STANDARD
-from protlm.sequence.corpus import Corpus, Unigram
+from protlm.tables import write_table
+from protlm.variants.notation import Variants
+from protlm.variants.variant_table import VariantTable
 
 COLUMNS = ("set", "part", "count", "figure", "model", "unigram", "blosum62")
 """Of the CSV: count is residues asked for, or variants; figure is accuracy, perplexity or Spearman."""

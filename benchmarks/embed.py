@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from benchmarks.measure import positive
+from protlm.batching.batches import pad
 from protlm.checkpoint import export, load
-from protlm.inference.compute import PRECISIONS, batches
-from protlm.inference.embed import embed
+from protlm.embedding.in_memory import embed
+from protlm.inference.engine import PRECISIONS, batches
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import MASK, PAD, STANDARD, TOKENS, encode, with_ends
-from protlm.sequence.batching import pad
 from protlm.sequence.fasta import FastaFile, Record
 
 MIB = 1 << 20

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from benchmarks.measure import medians, peak_bytes, positive
 from benchmarks.tables import write_csv
+from protlm.batching.randomness import KeyedGenerator
 from protlm.inference.generate import DRAWN, draw, generate
 from protlm.inference.probabilities import log_softmax
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import PAD, TOKENS, encode
-from protlm.sequence.randomness import KeyedGenerator
 
 ATTENTION = ["relu", "softmax"]
 LENGTHS = [1_000, 10_000]

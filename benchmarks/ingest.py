@@ -37,7 +37,7 @@ def peak():
 IMPORT = (
     PEAK
     + """
-import protlm.cli, protlm.sequence.prepare
+import protlm.cli, protlm.corpus.prepare
 peak()
 """
 )
@@ -51,10 +51,10 @@ peak()
 )
 COMMON = """
 import sys, time
-from protlm.sequence.batching import ProteinBatches, Question
-from protlm.sequence.order import EndlessBatches
-from protlm.sequence.corpus import Corpus
-from protlm.sequence.masking import Masking
+from protlm.batching.batches import ProteinBatches, Question
+from protlm.batching.samplers import EndlessBatches
+from protlm.corpus.reader import Corpus
+from protlm.batching.masking import Masking
 """
 FIRST = (
     PEAK
@@ -194,9 +194,9 @@ def synthesise(path: Path, proteins: int, mean: int = 30) -> None:
 
 def padding(corpus: Path) -> float:
     """Share of a batch that is padding, over an epoch of batches of 16,384 tokens and proteins of up to 1,024."""
-    from protlm.sequence.batching import ProteinBatches, Question
-    from protlm.sequence.corpus import Corpus
-    from protlm.sequence.masking import Masking
+    from protlm.batching.batches import ProteinBatches, Question
+    from protlm.batching.masking import Masking
+    from protlm.corpus.reader import Corpus
 
     opened = Corpus(corpus)
     computed = real = 0

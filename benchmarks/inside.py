@@ -20,14 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import model_path, natural, positive, program
-from benchmarks.tables import check_outputs, write_csv
-from protlm import checkpoint
-from protlm.errors import UserError
-from protlm.inference.inside.attention_maps import attention_matrices, chosen_blocks
-from protlm.inference.inside.pictures import attention_maps, residue_map, similarity_matrices
-from protlm.inference.inside.residue_attention import attention_sums, log_odds
-from protlm.inference.inside.similarity import (
+from benchmarks.interpret.residue_attention import attention_sums, log_odds
+from benchmarks.interpret.similarity import (
     agreement,
     contextual_embedding,
     cosine_similarity,
@@ -35,12 +29,18 @@ from protlm.inference.inside.similarity import (
     prediction_similarity,
     residue_embedding,
 )
-from protlm.inference.proteingym.blosum import blosum62_matrix
-from protlm.output import unfinished
+from benchmarks.measure import model_path, natural, positive, program
+from benchmarks.plots.interpret import attention_maps, residue_map, similarity_matrices
+from benchmarks.tables import check_outputs, write_csv
+from protlm import checkpoint
+from protlm.corpus.reader import Corpus
+from protlm.errors import UserError
+from protlm.files import unfinished
+from protlm.interpret.attention_maps import attention_matrices, chosen_blocks
 from protlm.performer import Performer
 from protlm.sequence.alphabet import decode
-from protlm.sequence.corpus import Corpus
 from protlm.sequence.fasta import FastaFile, Record
+from protlm.variants.blosum import blosum62_matrix
 
 ATTENTION, HEADS, EVEN = "attention, enrichment", "attention, correlation of heads", "even attention"
 EMBEDDING, CONTEXT, PREDICTION = "embedding", "contextual embedding", "predictions"

@@ -41,7 +41,7 @@ from benchmarks.memory import GIB, RESERVE
 from benchmarks.models import DIRECTIONS, Sizes, random_batch
 from benchmarks.tables import check_outputs
 from protlm.errors import UserError
-from protlm.output import unfinished
+from protlm.files import unfinished
 from protlm.performer.kinds import ATTENTION
 
 KINDS = {

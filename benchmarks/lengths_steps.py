@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.measure import seconds
 from benchmarks.memory import MemoryCase, step_memory
 from benchmarks.models import Sizes, redraw
+from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.baselines import Exact, ExactAttention
 from protlm.performer.kind import Kind, Place
-from protlm.sequence.batching import Batch
 
 MATRIX = "matrix"
 PASSES = ["forward", "train_forward", "backward"]

@@ -13,8 +13,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from protlm import bundled
 from protlm.errors import UserError
-from protlm.inference import boxed
 
 Function = Callable[..., Tensor]
 
@@ -58,7 +58,7 @@ def program(main: Callable[[], int | None]) -> NoReturn:
 
 def model_path(text: str) -> Path:
     """Of a model, for argparse; - is the model in the box."""
-    return boxed.path() if text == "-" else Path(text)
+    return bundled.path() if text == "-" else Path(text)
 
 
 def positive(text: str) -> int:

@@ -7,12 +7,12 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from protlm.batching.batches import Batch
+from protlm.batching.masking import IGNORE
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kind import Kind
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
-from protlm.sequence.batching import Batch
-from protlm.sequence.masking import IGNORE
 
 DIRECTIONS = {"bidirectional": False, "causal": True}
 

@@ -19,8 +19,8 @@ from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
 from benchmarks.quality_runs import residues_seen, run_all
 from benchmarks.quality_time import mean_seconds, size, training_step
 from benchmarks.tables import check_outputs, read_json, whole, write_csv
+from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
-from protlm.sequence.corpus import Corpus
 
 CHOICE = "choice.json"
 BASE = ["+experiment=trembl_concat_small", "trainer.max_time=null", "callbacks.checkpoint.every_n_train_steps=100"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import read_json
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.splits import SplitRule, digests, read_clusters, read_ids
 from protlm.errors import UserError
-from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SplitRule, digests, read_clusters, read_ids
 from protlm.sequence.stream import Source, checksum
 
 CORPORA = ("families", "swissprot")

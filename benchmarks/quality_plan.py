@@ -17,10 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.sequence.corpus import Corpus
 from protlm.train import CONF
 
 PLAN = "plan.json"

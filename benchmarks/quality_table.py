@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.tables import DAMAGED, METRICS, whole, write_csv
 from protlm.errors import UserError
-from protlm.output import unfinished
+from protlm.files import unfinished
 
 RUNS, CURVES = "quality.csv", "quality_curves.csv"
 NAMES = ("corpus", "direction", "kind", "seed")

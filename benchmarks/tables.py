@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from protlm.errors import UserError
-from protlm.inference.drawing import check_picture
+from protlm.plots.positions import check_picture
 
 METRICS = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
 """Of a split, in results.json and along.json."""

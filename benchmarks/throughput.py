@@ -18,8 +18,8 @@ from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
 
 from benchmarks.models import bare_step
+from protlm.batching.batches import Batch
 from protlm.performer import Performer
-from protlm.sequence.batching import Batch
 from protlm.training.task import LanguageModelTask
 
 EXPERIMENTS = [

@@ -38,7 +38,7 @@ from benchmarks.models import DIRECTIONS, Sizes, bare_step, random_batch
 from benchmarks.quality_plan import composed
 from benchmarks.tables import check_outputs, write_csv
 from benchmarks.throughput import EXPERIMENTS, measure_throughput
-from protlm.sequence.corpus import Corpus
+from protlm.corpus.reader import Corpus
 from protlm.training.optimizer import adamw
 
 LENGTHS = [512, 1024, 2048, 4096, 8192]

@@ -13,7 +13,7 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from protlm.sequence.splits import TRAIN, SplitRule, digests, read_clusters
+from protlm.corpus.splits import TRAIN, SplitRule, digests, read_clusters
 from protlm.sequence.stream import Source
 
 LEAST, SHARE = 100, 0.02

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
-    from protlm.inference.model import ProteinModel
+    from protlm.model_api import ProteinModel
 
 __version__ = "0.1.0"
 
@@ -16,10 +16,10 @@ __all__ = ["UserError", "__version__", "load"]
 def load(
     path: "str | Path | None" = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
 ) -> "ProteinModel":
-    """A trained model to embed, predict, score and generate with; see `protlm.inference.model.load`.
+    """A trained model to embed, predict, score and generate with; see `protlm.model_api.load`.
 
     Without a path it is the small one that comes with protlm, which one line on standard error says.
     """
-    from protlm.inference import model  # torch takes seconds to import, which `protlm --help` need not wait for
+    from protlm import model_api  # torch takes seconds to import, which `protlm --help` need not wait for
 
-    return model.load(path, device, attention, num_features)
+    return model_api.load(path, device, attention, num_features)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.output import unfinished
+from protlm.files import unfinished
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from protlm.corpus.reader import Unigram
 from protlm.sequence.alphabet import TOKENS
-from protlm.sequence.corpus import Unigram
 
 _UNITS = 1 << 20  # in a nat
 
@@ -108,6 +108,17 @@ def _baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
     if not counts.any():
         return {"unigram_accuracy": math.nan, "unigram_perplexity": math.nan}
     return {"unigram_accuracy": unigram.accuracy(counts), "unigram_perplexity": unigram.perplexity(counts)}
+
+
+def spearman(scores: np.ndarray, measured: np.ndarray) -> float:
+    """Spearman's rank correlation of two (n,), over the variants where both are numbers; NaN if either is constant."""
+    from scipy.stats import spearmanr
+
+    both = np.isfinite(scores) & np.isfinite(measured)
+    scores, measured = scores[both], measured[both]
+    if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(measured) == 0:
+        return math.nan
+    return float(np.asarray(spearmanr(scores, measured)[0]))
 
 
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:

@@ -38,12 +38,12 @@ from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point
-from protlm.training.initial import begin_with
-from protlm.training.joint import TABLE, format_jobs, read_jobs, write_table
 from protlm.training.launch import is_first, run_name
+from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_table
 from protlm.training.options import check_options
 from protlm.training.record import claimed, describe_run, set_aside, write_run
 from protlm.training.signals import REQUEUE, leave
+from protlm.training.warm_start import begin_with
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
 if not CONF.is_dir():

@@ -13,9 +13,9 @@ from hypothesis import settings
 
 from protlm.checkpoint import export
 from protlm.cli import main
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.splits import SplitRule, read_ids
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SplitRule, read_ids
 from tests.command import Outcome
 
 DATA = Path(__file__).parents[1] / "data"

@@ -15,7 +15,7 @@ import xxhash
 
 from protlm import __version__
 from protlm.checkpoint import load
-from protlm.sequence.corpus import Corpus
+from protlm.corpus.reader import Corpus
 from tests.command import Outcome, assert_refused
 
 
@@ -325,7 +325,7 @@ def test_wrong_arguments(
     protlm, fasta: Path, model_folder: Path, corpus_path: Path, tmp_path: Path, monkeypatch, arguments: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("protlm.inference.boxed.FOLDERS", (Path("EMPTY"),))
+    monkeypatch.setattr("protlm.bundled.FOLDERS", (Path("EMPTY"),))
     text, names = fasta.read_text(), sorted(tmp_path.iterdir())
     places = {"FASTA": fasta, "MODEL": model_folder, "CORPUS": corpus_path}
     assert_refused(protlm(*(places.get(word, word) for word in arguments.split())), words)

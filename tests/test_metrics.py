@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from protlm.corpus.reader import Unigram
 from protlm.metrics import Breakdown, ResidueMetrics, format_results
 from protlm.sequence.alphabet import SCORED
-from protlm.sequence.corpus import Unigram
 
 
 def answers(batch: int, length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

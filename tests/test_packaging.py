@@ -87,7 +87,7 @@ def test_a_wheel_carries_conf_and_models_and_trains_from_it(tmp_path: Path, corp
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-    where = "import protlm; print(protlm.__file__); from protlm.inference.boxed import FOLDERS; print(FOLDERS[0])"
+    where = "import protlm; print(protlm.__file__); from protlm.bundled import FOLDERS; print(FOLDERS[0])"
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True
     )

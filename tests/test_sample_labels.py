@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from data import draw_labels
-from protlm.inference.proteingym.assays import find_assays
-from protlm.inference.variants.variant_table import VariantTable
+from protlm.proteingym.assays import find_assays
 from protlm.sequence.alphabet import STANDARD
+from protlm.variants.variant_table import VariantTable
 
 DATA = Path(__file__).parents[1] / "data"
 README = (DATA / "README.md").read_text()

@@ -18,6 +18,10 @@ from hydra.utils import instantiate
 
 import protlm
 from protlm import train
+from protlm.batching.samplers import EndlessBatches
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.reader import Corpus
+from protlm.corpus.splits import SplitRule
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 from protlm.performer.features import FeatureMap
@@ -26,10 +30,6 @@ from protlm.performer.linformer import Linformer
 from protlm.performer.lsh import Lsh
 from protlm.performer.window import Window
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
-from protlm.sequence.corpus import Corpus
-from protlm.sequence.order import EndlessBatches
-from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SplitRule
 from protlm.training.datamodule import TremblDataModule
 from tests.tiny import QUICK, TINY
 

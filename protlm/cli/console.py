@@ -24,14 +24,14 @@ Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Take a f
 
 def load_network(path: Path | None, device: str, quiet: bool = False, **attention: Any) -> Any:
     """The model of the option; the model in the box, which is said unless `quiet`, if none is named."""
-    from protlm.inference.model import load
+    from protlm.model_api import load
 
     return load(named(path) if quiet else path, device, **attention)
 
 
 def named(model: Path | None) -> Path:
     """The model of the option, or the folder of the model in the box."""
-    from protlm.inference.boxed import path
+    from protlm.bundled import path
 
     return path() if model is None else model
 

@@ -40,9 +40,9 @@ def prepare(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Turn FASTA files into a corpus for training."""
-    from protlm.sequence.ingest import Selection
-    from protlm.sequence.prepare import prepare_corpus
-    from protlm.sequence.splits import SplitRule, read_ids
+    from protlm.corpus.ingest import Selection
+    from protlm.corpus.prepare import prepare_corpus
+    from protlm.corpus.splits import SplitRule, read_ids
 
     split_by = split_by or ("cluster" if clusters else "sequence")
     if split_by not in ("cluster", "sequence"):
@@ -64,9 +64,9 @@ def info(
     """Print what is in a corpus: lengths by split, clusters, residue frequencies, the unigram baseline."""
     from json import dumps
 
-    from protlm.output import unfinished
-    from protlm.sequence.corpus import Corpus
-    from protlm.sequence.statistics import describe, draw_lengths, format_description
+    from protlm.corpus.reader import Corpus
+    from protlm.corpus.statistics import describe, draw_lengths, format_description
+    from protlm.files import unfinished
 
     if histogram and histogram.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--histogram {histogram}: expected a name that ends in .png, .pdf or .svg")
@@ -97,11 +97,11 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Print accuracy and perplexity for splits of a corpus, beside the unigram baseline."""
+    from protlm.corpus.reader import Corpus
+    from protlm.files import unfinished
     from protlm.inference.evaluate import evaluate as measure
     from protlm.inference.evaluate import format_details, to_json
     from protlm.metrics import format_results
-    from protlm.output import unfinished
-    from protlm.sequence.corpus import Corpus
 
     if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), named(model).resolve())):
         raise UserError(f"--json {json}: is {'an input' if json.is_file() else 'no file'}; name another file to write")

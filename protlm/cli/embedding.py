@@ -51,9 +51,9 @@ def embed(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Write the embeddings of proteins. A run that was stopped or killed goes on with the same command."""
-    from protlm.inference.embedding.proteome import KeptInterrupt, embed_fasta
-    from protlm.inference.embedding.provenance import EmbedOptions, parsed_layers, parsed_shard
-    from protlm.inference.embedding.ranks import OtherRankError, Ranks
+    from protlm.embedding.proteome import KeptInterrupt, embed_fasta
+    from protlm.embedding.provenance import EmbedOptions, parsed_layers, parsed_shard
+    from protlm.embedding.ranks import OtherRankError, Ranks
 
     if pool and not output:
         raise UserError("--pool: is of no use without --output, the file of one vector a protein")
@@ -110,7 +110,7 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Join the shards of an 'embed' into what it would have written without --shard."""
-    from protlm.inference.embedding.merge import merge_parts
+    from protlm.embedding.merge import merge_parts
 
     with progress("merging", "proteins") as report:
         about = merge_parts(parts, output, overwrite, report)

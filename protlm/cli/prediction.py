@@ -45,7 +45,7 @@ def fill(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Show the likeliest residues where proteins have <mask>; or the probabilities at every position."""
-    from protlm.inference.compute import Computer
+    from protlm.inference.engine import Computer
     from protlm.inference.predictions import Filling, Outputs, write_rows
 
     layout = layout or (output.suffix[1:] if output else "table")
@@ -87,8 +87,8 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Draw new proteins from a unidirectional model, as FASTA."""
+    from protlm.files import unfinished
     from protlm.inference.generate import generate as draw
-    from protlm.output import unfinished
 
     if model is None:
         raise UserError(

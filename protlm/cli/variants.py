@@ -67,8 +67,8 @@ def score(
     if no_sequences and not all_singles:
         raise UserError("--no-sequences: belongs to --all")
 
-    from protlm.inference.compute import Computer
-    from protlm.inference.variants.notation import open_proteins
+    from protlm.inference.engine import Computer
+    from protlm.variants.notation import open_proteins
 
     opened = open_proteins(protein, allow_nucleotides)
     inputs = [
@@ -89,8 +89,8 @@ def score(
             say(*write_perplexities(computer, opened, output, not one_pass, shares, report))
         return
 
-    from protlm.inference.drawing import check_picture
-    from protlm.inference.variants.scan import Scan
+    from protlm.plots.positions import check_picture
+    from protlm.variants.scan import Scan
 
     scan = Scan(opened, "sequence" if isinstance(opened, list) else protein, variants, variant or (), offset)
     if heatmap:
@@ -130,11 +130,11 @@ def proteingym(
     device: Device = "auto",
 ) -> None:
     """Print the rank correlation with each assay of ProteinGym, and the averages, beside baselines."""
-    from protlm.inference.compute import Computer
-    from protlm.inference.proteingym.assays import Published, find_assays, split_columns
-    from protlm.inference.proteingym.benchmark import benchmark
-    from protlm.inference.proteingym.correlation import format_results, to_rows
-    from protlm.inference.variants.table import write_table
+    from protlm.inference.engine import Computer
+    from protlm.proteingym.assays import Published, find_assays, split_columns
+    from protlm.proteingym.benchmark import benchmark
+    from protlm.proteingym.correlation import format_results, to_rows
+    from protlm.tables import write_table
 
     inputs = [path for path in (named(model), reference, published, msa) if path]
     inputs += [folder / "wt.fasta", folder / "DMS_substitutions.csv", *(msa.glob("*") if msa else ())]
@@ -173,7 +173,7 @@ def _check_output(path: Path | None, inputs: list[Path]) -> None:
 
 
 def _masking(text: str) -> Any:
-    from protlm.sequence.masking import Masking
+    from protlm.batching.masking import Masking
 
     try:
         mask, exchanged, kept = map(float, text.split(","))

@@ -1,1 +1,1 @@
-"""What a trained model is for. Plain torch, no Lightning."""
+"""Running a trained model: batched computation, probabilities, perplexity, evaluation, generation."""

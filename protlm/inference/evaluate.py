@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from protlm import __version__
+from protlm.batching.batches import ProteinBatches, Question
+from protlm.batching.masking import Masking
+from protlm.corpus.reader import Corpus, Unigram
+from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
-from protlm.inference.compute import check_length
+from protlm.inference.engine import check_length
 from protlm.metrics import Breakdown, ResidueMetrics
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
-from protlm.sequence.batching import ProteinBatches, Question
-from protlm.sequence.corpus import Corpus, Unigram
-from protlm.sequence.masking import Masking
-from protlm.sequence.splits import SPLITS
 
 FORMAT = "protlm evaluation"
 VERSION = 1

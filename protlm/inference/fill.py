@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.inference.compute import TOKEN_BUDGET, Computer, framed, windows
+from protlm.inference.engine import TOKEN_BUDGET, Computer, framed, windows
 from protlm.inference.probabilities import log_softmax, masked, of_residues, one_pass
 from protlm.performer import Performer
 from protlm.sequence.alphabet import LETTERS, MASK, STANDARD, TOKENS, encode_with_special

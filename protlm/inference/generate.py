@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from protlm.batching.randomness import KeyedGenerator
 from protlm.errors import UserError
 from protlm.inference.probabilities import STANDARD_TOKENS, log_softmax
 from protlm.performer import Performer
 from protlm.sequence.alphabet import EOS, ResidueError, decode, encode
-from protlm.sequence.randomness import KeyedGenerator
 
 DRAWN = np.append(STANDARD_TOKENS, EOS)
 """(21,) the tokens that can be drawn; the end is the last."""

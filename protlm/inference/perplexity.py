@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from protlm.batching.masking import Masking
 from protlm.errors import UserError, counted
-from protlm.inference.compute import Computer, encoded, framed, windows
+from protlm.files import unfinished
+from protlm.inference.engine import Computer, encoded, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax
-from protlm.output import unfinished
 from protlm.performer import Performer
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS
 from protlm.sequence.fasta import FastaFile, Record
-from protlm.sequence.masking import Masking
 
 COUNTED = np.isin(np.array(TOKENS), list(STANDARD))
 """(33,) bool: the tokens of the twenty amino acids."""

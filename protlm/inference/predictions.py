@@ -12,11 +12,11 @@ from typing import IO
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.inference.compute import Computer
-from protlm.inference.drawing import check_picture, heat_map
-from protlm.inference.drawing import logo as draw_logo
+from protlm.files import unfinished
+from protlm.inference.engine import Computer
 from protlm.inference.fill import TYPED, Prediction, Protein, fill_proteins, fill_with_matrices, masked_tokens
-from protlm.output import unfinished
+from protlm.plots.positions import check_picture, heat_map
+from protlm.plots.positions import logo as draw_logo
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, decode
 from protlm.sequence.fasta import FastaFile
 from protlm.sequence.stream import STDIN

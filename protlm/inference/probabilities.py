@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.inference.compute import Computer, framed
+from protlm.inference.engine import Computer, framed
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, MASK, STANDARD
 

@@ -1,1 +1,1 @@
-"""What a protein is to us: alphabet, FASTA, corpus, splits, masking, batches. Knows nothing of the model."""
+"""Proteins as text: alphabet, FASTA, compressed streams, counts of what was changed."""

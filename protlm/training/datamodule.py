@@ -9,16 +9,16 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 from xxhash import xxh3_128_hexdigest
 
+from protlm.batching.batches import Batch, Batches, BlockBatches, ProteinBatches, Question
+from protlm.batching.masking import Masking
+from protlm.batching.samplers import EndlessBatches, Place, Plan
+from protlm.corpus.assemble import VERSION
+from protlm.corpus.ingest import Selection
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.reader import Corpora, Corpus, Unigram
+from protlm.corpus.splits import SplitRule, digests, read_ids
 from protlm.errors import UserError
-from protlm.output import BusyError
-from protlm.sequence.assemble import VERSION
-from protlm.sequence.batching import Batch, Batches, BlockBatches, ProteinBatches, Question
-from protlm.sequence.corpus import Corpora, Corpus, Unigram
-from protlm.sequence.ingest import Selection
-from protlm.sequence.masking import Masking
-from protlm.sequence.order import EndlessBatches, Place, Plan
-from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SplitRule, digests, read_ids
+from protlm.files import BusyError
 from protlm.sequence.stream import checksum
 
 VALID, TEST = 0.05, 0.1  # shares, unless others are asked for

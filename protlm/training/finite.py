@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 from torch import Tensor
 
+from protlm.batching.batches import Batch
 from protlm.errors import UserError
-from protlm.sequence.batching import Batch
 from protlm.training.checkpoints import TrainingCheckpoint, stop_all
 
 _NAMED = 12  # sequences of a batch in a message

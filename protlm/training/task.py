@@ -13,11 +13,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from protlm.batching.batches import Batch
 from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.batching import Batch
 from protlm.training.checkpoints import BetweenSteps
 from protlm.training.finite import FiniteSteps
 from protlm.training.memory import return_freed_memory

@@ -8,9 +8,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from protlm.batching.batches import Batch
 from protlm.performer.cost import flops_per_token
 from protlm.sequence.alphabet import EOS
-from protlm.sequence.batching import Batch
 from protlm.training.task import LanguageModelTask
 
 _THOUSAND = 1000  # operations are counted in thousands, so that whole numbers hold those of any run

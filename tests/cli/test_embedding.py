@@ -111,8 +111,8 @@ def test_what_is_no_file_is_not_replaced(protlm, fasta: str, tmp_path: Path) -> 
 def test_standard_input_is_as_a_file_and_goes_on(protlm, fasta: str, tmp_path: Path) -> None:
     assert protlm("embed", fasta, "--model", "model", "--device", "cpu", "-o", "whole.h5").code == 0
     script = (
-        "import os, signal, sys\nimport protlm.inference.embedding.survey as s\ns.WINDOW = 1_000\n"
-        "from protlm.checkpoint import load\nfrom protlm.inference.embedding.proteome import embed_fasta\n"
+        "import os, signal, sys\nimport protlm.embedding.survey as s\ns.WINDOW = 1_000\n"
+        "from protlm.checkpoint import load\nfrom protlm.embedding.proteome import embed_fasta\n"
         "left = [int(sys.argv[1])]\n"
         "def step(*_):\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
         "print(embed_fasta(load('model'), '-', 'out.h5', progress=step).resumed)"

@@ -9,8 +9,8 @@ import torch
 
 from protlm.checkpoint import export, load
 from protlm.inference.perplexity import pseudo_perplexity
-from protlm.inference.variants.score import score, score_matrix
 from protlm.performer import Performer, PerformerConfig
+from protlm.variants.score import score, score_matrix
 from tests.command import assert_refused
 
 SEQUENCE = "MKTAYIAKQR"

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from protlm.errors import UserError
 from protlm.exchange.huggingface import export_huggingface, sources
-from protlm.inference.compute import encoded
+from protlm.inference.engine import encoded
 from protlm.inference.fill import fill
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.linformer import Linformer

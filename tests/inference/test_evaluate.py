@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.reader import Corpus
+from protlm.corpus.splits import SPLITS, SplitRule
 from protlm.errors import UserError
 from protlm.inference.evaluate import evaluate, format_details, to_json
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
-from protlm.sequence.corpus import Corpus
-from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SPLITS, SplitRule
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from protlm.errors import UserError
-from protlm.inference.compute import Computer
+from protlm.inference.engine import Computer
 from protlm.inference.fill import Protein, fill, fill_proteins, masked_tokens, probabilities
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD, encode_with_special, with_ends
@@ -124,7 +124,7 @@ def test_probabilities_of_anything_else_are_refused(tiny_model: Performer, text:
 def test_many_proteins_are_filled_as_each_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
     proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
-    monkeypatch.setattr("protlm.inference.compute.WINDOW", 20)
+    monkeypatch.setattr("protlm.inference.engine.WINDOW", 20)
     found = list(fill_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
     assert [protein.name for protein, _ in found] == [protein.name for protein in proteins]
     for (_, predictions), text in zip(found, texts, strict=True):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from protlm.batching.masking import Masking
 from protlm.errors import UserError
-from protlm.inference.compute import Computer
+from protlm.inference.engine import Computer
 from protlm.inference.perplexity import masked_own, perplexities, pseudo_perplexity, unmasked_own, write_perplexities
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, MASK, STANDARD, encode, with_ends
 from protlm.sequence.fasta import FastaFile, Record
-from protlm.sequence.masking import Masking
 from tests.inference.toys import random_table, table_model
 
 SEQUENCES = ["MKTAYIAKQR", "M", "GAVLIMCFYWGAVLIMCFYW", "MKXBAZ"]
@@ -108,7 +108,7 @@ def test_proteins_are_streamed_and_written_in_order(
     tiny_model: Performer, write_fasta, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fasta = write_fasta([("a", "MKTAY"), ("b", "XX"), ("a", "mkt-lli"), ("c", "GAVLIMCFYW")])
-    monkeypatch.setattr("protlm.inference.compute.WINDOW", 6)
+    monkeypatch.setattr("protlm.inference.engine.WINDOW", 6)
     output = tmp_path / "table.tsv"
     summary = write_perplexities(Computer(tiny_model), FastaFile(fasta), output)
     header, *lines = [line.split("\t") for line in output.read_text().splitlines()]
@@ -124,7 +124,7 @@ def test_proteins_are_streamed_and_written_in_order(
 def test_nothing_is_left_behind_by_a_record_that_cannot_be_read(
     tiny_model: Performer, write_fasta, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protlm.inference.compute._MOST", 1)
+    monkeypatch.setattr("protlm.inference.engine._MOST", 1)
     fasta = write_fasta([("a", "MKTAY"), ("b", "MK1")])
     with pytest.raises(UserError, match=r"record 2 \(b\)"):
         write_perplexities(Computer(tiny_model), FastaFile(fasta), tmp_path / "table.tsv")

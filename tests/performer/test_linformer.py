@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from protlm.checkpoint import export, load, switch
+from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
-from protlm.inference.compute import Computer, encoded
+from protlm.inference.engine import Computer, encoded
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.cost import flops_per_token
 from protlm.performer.linformer import Linformer, LinformerAttention
 from protlm.performer.reference import linformer_attention
 from protlm.performer.segments import within_segments
-from protlm.sequence.corpus import Corpus
 from tests.command import Outcome, assert_refused
 
 LONGEST, RANK = 260, 12

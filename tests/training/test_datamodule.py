@@ -14,13 +14,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.reader import Corpora, Corpus
+from protlm.corpus.splits import SplitRule
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence import batching
 from protlm.sequence.alphabet import STANDARD
-from protlm.sequence.corpus import Corpora, Corpus
-from protlm.sequence.prepare import prepare_corpus
-from protlm.sequence.splits import SplitRule
 from protlm.training.datamodule import ConcatenatedTremblDataModule, TremblDataModule
 from protlm.training.task import LanguageModelTask
 

@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 
 from protlm import train
+from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
-from protlm.sequence.corpus import Corpus
 from protlm.training.launch import is_first
 from protlm.training.record import PACKAGES, claimed, write_run
 from tests.tiny import TINY

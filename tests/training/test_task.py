@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from protlm.batching.batches import Batch
 from protlm.checkpoint import KEY
 from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
 from protlm.performer.config import ADDED
-from protlm.sequence.batching import Batch
 from protlm.training.task import LanguageModelTask
 
 

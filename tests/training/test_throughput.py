@@ -14,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from protlm import train
+from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
 from protlm.sequence.alphabet import STANDARD, TOKENS
-from protlm.sequence.batching import Batch
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.task import LanguageModelTask
 from protlm.training.throughput import Throughput

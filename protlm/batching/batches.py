@@ -1,0 +1,285 @@
+"""From draws to batches: length buckets under a token budget, padding, blocks.
+
+Everything random depends only on (seed, epoch, index), never on workers, batch or rank. Batches are planned pool by
+pool: nothing is held that grows with the corpus.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from protlm.batching.masking import IGNORE, Masking, next_token
+from protlm.batching.randomness import KeyedGenerator
+from protlm.batching.sampling import Draws
+from protlm.corpus.reader import Corpora, Corpus
+from protlm.errors import UserError
+from protlm.sequence.alphabet import CLS, EOS, PAD, with_ends
+
+POOL = 64
+"""Batches planned together. Its sequences are a uniform draw from the epoch, sorted by length and cut; the batches are
+shuffled. So a batch is random but for its length; a larger pool pads less and mixes lengths over a longer stretch."""
+
+
+class Batch(NamedTuple):
+    """One batch; B sequences, L positions."""
+
+    inputs: Tensor
+    """(B, L) int64."""
+    targets: Tensor
+    """(B, L) int64, -100 where there is no loss."""
+    scored: Tensor
+    """(B, L) bool, the positions that accuracy and perplexity count."""
+    key_mask: Tensor
+    """(B, L) bool, false at padding."""
+    segments: Tensor | None = None
+    """(B, L) int64, the number of the protein within its row, where attention must not cross proteins; else None."""
+    key: np.ndarray | None = None
+    """(B, 2) or (B, 4) int64, what the batch was made from; see `Batches.names`. No tensor: it stays on the CPU."""
+
+
+Key = np.ndarray
+"""(B, 2) or (B, 4) int64, a row a sequence: all that is needed to make a batch, anywhere."""
+
+Cursor = tuple[int, ...]
+"""Where a pool begins within its epoch; (0,) or (0, 0, 0) is the beginning."""
+
+
+class Question(NamedTuple):
+    """How a sequence becomes inputs and targets: masked residues, or for a causal model the next token."""
+
+    causal: bool
+    masking: Masking
+
+    def __call__(self, tokens: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return next_token(tokens) if self.causal else self.masking(tokens, generator)
+
+    def for_evaluation(self) -> "Question":
+        """The question whose answers are reported: every selected residue is masked."""
+        return Question(self.causal, self.masking.for_evaluation())
+
+
+class Batches(Dataset[Batch]):
+    """Batches of one split, made from keys; what a sequence is, the subclasses say.
+
+    Args:
+        corpus: where the proteins come from.
+        split: one of "train", "valid", "test", "ood".
+        question: masked residues or next token.
+        max_length: longest sequence in tokens.
+        token_budget: most tokens in a batch, padding included.
+        seed: of crops, masks and order.
+        sample_by, weights, min_cluster_size: see `Draws`.
+    """
+
+    first: Cursor
+
+    def __init__(
+        self,
+        corpus: Corpus | Corpora,
+        split: str,
+        question: Question,
+        max_length: int,
+        token_budget: int,
+        seed: int,
+        sample_by: str = "protein",
+        weights: Sequence[float] | None = None,
+        min_cluster_size: int | Sequence[int] = 1,
+    ) -> None:
+        if not 3 <= max_length <= token_budget:
+            raise UserError(
+                f"max_length {max_length}, token_budget {token_budget}: expected 3 <= max_length <= token_budget"
+            )
+        self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
+        self.split, self.question, self.seed = split, question, seed
+        self.max_length, self.token_budget = max_length, token_budget
+        self.draws = Draws(self.corpora, split, seed, sample_by, weights, min_cluster_size)
+        proteins, residues = self.corpora.count(split)
+        self.mean_length = residues / max(1, proteins)
+        self._chance = KeyedGenerator(seed, 2)
+
+    def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        """The pools of an epoch from `cursor` on: where each begins, and its batches."""
+        raise NotImplementedError
+
+    def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        """Tokens (at most max_length,) uint8 of one sequence, from a row of a key."""
+        raise NotImplementedError
+
+    def plan(self, epoch: int) -> Iterator[Key]:
+        """All batches of one epoch."""
+        for _, batches in self.pools(epoch, self.first):
+            yield from batches
+
+    def __getitem__(self, key: Key) -> Batch:
+        if key[0, 0] < 0:  # of which nothing is asked; see `Plan`
+            batch = self[~key]
+            return batch._replace(targets=torch.full_like(batch.targets, IGNORE), scored=torch.zeros_like(batch.scored))
+        samples = []
+        for row in key.tolist():
+            generator = self._chance(row[0], row[1])
+            samples.append(self.question(self.sequence(row, generator), generator))
+        return collate(samples)._replace(key=key)
+
+    def names(self, key: Key) -> list[str]:
+        """What the sequences of a batch are called: ids of proteins, or of the first of each block."""
+        raise NotImplementedError
+
+
+class ProteinBatches(Batches):
+    """Single proteins as `<cls>` residues `<eos>`, cut at random to `max_length`, in batches of similar length.
+
+    A row of a key is (pass, protein).
+
+    Attributes:
+        start: the first token instead of `<cls>`.
+    """
+
+    first = (0,)
+    start = CLS
+
+    def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        size = max(1, round(POOL * self.token_budget / min(self.mean_length + 2, self.max_length)))
+        for start in range(cursor[0], self.draws.size, size):
+            passes, proteins = self.draws(epoch, start, start + size)
+            lengths = np.minimum(self.corpora.lengths_of(proteins) + 2, self.max_length)
+            rows = np.stack((passes, proteins), axis=1)
+            batches = length_buckets(lengths, self.token_budget)
+            order = np.random.default_rng((self.seed, 6, epoch, start)).permutation(len(batches))
+            yield (start,), [rows[batches[i]] for i in order]
+
+    def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        tokens = with_ends(self.corpora[key[1]], self.start)
+        start = int(generator.integers(max(0, len(tokens) - self.max_length) + 1))
+        return tokens[start : start + self.max_length]
+
+    def names(self, key: Key) -> list[str]:
+        return [self.corpora.id(protein) for protein in key[:, 1].tolist()]
+
+
+class BlockBatches(Batches):
+    """All proteins of a split joined by `<eos>` and cut into blocks of `max_length`, without gap or overlap.
+
+    The order of the proteins is new in every epoch. The last, shorter block is left out in training and kept otherwise.
+    A row of a key is (epoch, block, first draw, tokens of it that belong to the block before).
+
+    Args:
+        of_batches, more_of_batches: those of `Batches`.
+        separate: number the proteins of a block, so that attention can be kept within each.
+    """
+
+    first = (0, 0, 0)
+    start = EOS
+
+    def __init__(self, *of_batches: Any, separate: bool = False, **more_of_batches: Any) -> None:
+        super().__init__(*of_batches, **more_of_batches)
+        self.separate = separate
+        tokens = sum(self.corpora.count(self.split))
+        if self.split == "train" and 0 < tokens < self.max_length:
+            raise UserError(
+                f"{self.corpora}: the train split has {tokens:,} tokens, not enough for a block of "
+                f"{self.max_length:,}; lower data.max_length"
+            )
+
+    def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        size = self.token_budget // self.max_length  # blocks in a batch
+        block, draw, offset = cursor
+        while draw < self.draws.size:
+            begins, ends = self._stream(epoch, draw, offset + POOL * size * self.max_length)
+            count = min(POOL * size, (int(ends[-1]) - offset) // self.max_length)
+            last = draw + len(ends) >= self.draws.size
+            rest = int(ends[-1]) - offset - count * self.max_length
+            partial = last and count < POOL * size and rest > 1 and self.split != "train"
+            places = offset + self.max_length * np.arange(count + 1)
+            first = np.searchsorted(ends, places, side="right")
+            behind = places - begins[np.minimum(first, len(begins) - 1)]
+            rows = np.stack((np.full_like(places, epoch), block + np.arange(count + 1), draw + first, behind), axis=1)
+            blocks = rows[: count + partial]
+            blocks = blocks[np.random.default_rng((self.seed, 6, epoch, block)).permutation(len(blocks))]
+            if len(blocks):
+                yield (block, draw, offset), [blocks[i : i + size] for i in range(0, len(blocks), size)]
+            if last and count < POOL * size:
+                return
+            block, draw, offset = block + count, int(rows[count, 2]), int(rows[count, 3])
+
+    def _stream(self, epoch: int, draw: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the draws from `draw` on begin and end in the stream of tokens, so many that they make up `tokens`."""
+        ends = np.zeros(0, dtype=np.int64)
+        while draw + len(ends) < self.draws.size and (not len(ends) or ends[-1] <= tokens):
+            missing = tokens - (int(ends[-1]) if len(ends) else 0)
+            more = 8 + int(1.1 * missing / (self.mean_length + 1))
+            start = draw + len(ends)
+            _, proteins = self.draws(epoch, start, start + more)
+            before = ends[-1] if len(ends) else 0
+            ends = np.concatenate((ends, before + np.cumsum(self.corpora.lengths_of(proteins) + 1)))
+        return np.concatenate(([0], ends[:-1])), ends
+
+    def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        epoch, _, draw, offset = key
+        pieces: list[np.ndarray] = []
+        missing = offset + self.max_length
+        while missing > 0 and draw < self.draws.size:
+            more = 4 + int(missing / (self.mean_length + 1))
+            for protein in self.draws(epoch, draw, draw + more)[1].tolist():
+                tokens = self.corpora[protein]
+                pieces.append(tokens)
+                pieces.append(_EOS)
+                missing -= len(tokens) + 1
+                if missing <= 0:
+                    break
+            draw += more
+        return np.concatenate(pieces)[offset : offset + self.max_length]
+
+    def names(self, key: Key) -> list[str]:
+        first = [(block, int(self.draws(epoch, draw, draw + 1)[1][0])) for epoch, block, draw, _ in key.tolist()]
+        return [f"block {block:,} (from {self.corpora.id(protein)})" for block, protein in first]
+
+    def __getitem__(self, key: Key) -> Batch:
+        batch = super().__getitem__(key)
+        if not self.separate:
+            return batch
+        ends = (batch.inputs == EOS).long()
+        return batch._replace(segments=ends.cumsum(1) - ends)
+
+
+_EOS = np.array([EOS], dtype=np.uint8)
+
+
+def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Groups sequences of similar length so that number x longest stays within the budget.
+
+    Args:
+        lengths: (n,) integers, in tokens.
+        token_budget: most tokens in a batch, padding included; a longer sequence gets a batch of its own.
+
+    Returns:
+        Indices into `lengths`, each exactly once.
+    """
+    order = np.argsort(lengths, kind="stable")[::-1]
+    longest = lengths[order].tolist()
+    batches, start = [], 0
+    while start < len(order):
+        count = max(1, token_budget // longest[start])
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+def collate(samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+    """Pads (inputs, targets, scored) of several sequences to the longest."""
+    inputs, targets, scored = (
+        torch.from_numpy(pad([sample[part] for sample in samples], value))
+        for part, value in enumerate((PAD, IGNORE, False))
+    )
+    return Batch(inputs, targets, scored, inputs != PAD)
+
+
+def pad(arrays: list[np.ndarray], value: int | bool) -> np.ndarray:
+    """Arrays (n_i,) of one dtype as rows of one (B, max n_i), filled up with `value` at the right."""
+    rows = np.full((len(arrays), max(map(len, arrays))), value, dtype=arrays[0].dtype)
+    for row, array in zip(rows, arrays, strict=True):
+        row[: len(array)] = array
+    return rows

@@ -1,0 +1,199 @@
+"""FASTA files read into columns on disk: what is taken and what is left out, in one process or several."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm.corpus.external_sort import Column
+from protlm.corpus.splits import digests
+from protlm.corpus.workers import Workers
+from protlm.errors import UserError
+from protlm.sequence.alphabet import STANDARD, TOKENS, count_tokens
+from protlm.sequence.fasta import Chunk, FastaFile
+from protlm.sequence.tally import Tally
+
+START = 4096
+"""Bytes kept free before the tokens, for the head of the HDF5 file that they become part of."""
+
+NONSTANDARD = ("keep", "drop")
+_STANDARD = np.isin(np.array(TOKENS), list(STANDARD))
+_BUFFER = 1 << 21  # tokens counted and written at a time
+_REPORT = 0.1  # seconds between two reports of progress
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records are taken, and by which name.
+
+    Args:
+        min_length, max_length: in residues; None for no limit.
+        fragments: take records that UniProt calls fragments.
+        nonstandard: "keep" takes records with letters other than the twenty amino acids (B, J, O, U, X, Z), "drop" not.
+        identifier: "accession" of UniProt's headers, or the first "word" as it is.
+        allow_nucleotides: take files that look like DNA or RNA all the same.
+    """
+
+    min_length: int = 1
+    max_length: int | None = None
+    fragments: bool = True
+    nonstandard: str = "keep"
+    identifier: str = "accession"
+    allow_nucleotides: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nonstandard not in NONSTANDARD:
+            raise UserError(f"--nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}")
+        if self.min_length < 1 or (self.max_length is not None and self.max_length < self.min_length):
+            raise UserError(
+                f"--min-length {self.min_length}, --max-length {self.max_length}: expected 1 <= minimum <= maximum"
+            )
+
+    def __call__(self, chunk: Chunk, tally: Tally) -> Chunk:
+        """The records that are taken; the others are counted in `tally`, each for the first reason that holds."""
+        if not self.fragments:
+            whole = np.array([b"(Fragment" not in header for header in chunk.headers], dtype=bool)
+            chunk = self._keep(chunk, whole, "left out, fragment", tally)
+        if self.min_length > 1:
+            long = chunk.lengths >= self.min_length
+            chunk = self._keep(chunk, long, f"left out, shorter than {self.min_length:,} residues", tally)
+        if self.max_length is not None:
+            short = chunk.lengths <= self.max_length
+            chunk = self._keep(chunk, short, f"left out, longer than {self.max_length:,} residues", tally)
+        if self.nonstandard == "drop":
+            odd = np.flatnonzero(~_STANDARD[chunk.tokens])
+            standard = np.ones(len(chunk.sequences), dtype=bool)
+            standard[np.searchsorted(np.cumsum(chunk.lengths), odd, side="right")] = False
+            chunk = self._keep(chunk, standard, "left out, residues that are none of the twenty", tally)
+        return chunk
+
+    @staticmethod
+    def _keep(chunk: Chunk, keep: np.ndarray, reason: str, tally: Tally) -> Chunk:
+        tally.add(reason, int(chunk.lengths[~keep].sum()), int((~keep).sum()))
+        return chunk.select(keep)
+
+
+@dataclass
+class Part:
+    """What was read from some files, as columns in a folder: `lengths`, `digests`, `ids`, `tokens` from START on."""
+
+    folder: Path
+    records: int = 0
+    residues: int = 0
+    longest_id: int = 0
+    """In bytes."""
+    tally: Tally = field(default_factory=Tally)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(len(TOKENS), dtype=np.int64))
+    """(33,) int64, how often each token stands in it."""
+
+
+class _TokenWriter:
+    """Writes tokens to a file and counts them, some at a time, which is faster than chunk by chunk.
+
+    Attributes:
+        counts: (33,) int64, how often each token was written; complete at the end of the context.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._file.seek(START)
+        self.counts = np.zeros(len(TOKENS), dtype=np.int64)
+        self._buffer, self._used = np.empty(_BUFFER, dtype=np.uint8), 0
+
+    def __enter__(self) -> "_TokenWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._file:
+            if kind is None:
+                self._flush()
+
+    def write(self, tokens: np.ndarray) -> None:
+        """Takes tokens (n,) uint8."""
+        while len(tokens):
+            taken = tokens[: _BUFFER - self._used]
+            self._buffer[self._used : self._used + len(taken)] = taken
+            self._used += len(taken)
+            tokens = tokens[len(taken) :]
+            if self._used == _BUFFER:
+                self._flush()
+
+    def _flush(self) -> None:
+        tokens = self._buffer[: self._used]
+        self.counts += count_tokens(tokens)
+        view = tokens.data
+        while view:
+            view = view[self._file.write(view) :]
+        self._used = 0
+
+
+def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, report: Callable[[int], None]) -> Part:
+    """Reads files, one behind the other, into columns.
+
+    Args:
+        files: opened with the selection's options.
+        folder: made for the columns.
+        selection: which records are taken.
+        report: called now and then with the bytes read of all the files.
+
+    Raises:
+        UserError: for a file that cannot be used. OSError: for a column that cannot be written.
+    """
+    folder.mkdir()
+    part = Part(folder)
+    before, due = 0, 0.0
+    with (
+        Column(folder / "lengths", "i4") as lengths,
+        Column(folder / "digests", "u8") as hashes,
+        (folder / "ids").open("wb") as ids,
+        _TokenWriter(folder / "tokens") as tokens,
+    ):
+        for file in files:
+            for raw in file.chunks():
+                chunk = selection(raw, file.tally)
+                if chunk.sequences:
+                    ids.write(chunk.names + b"\n")
+                    part.longest_id = max(part.longest_id, chunk.longest_name)
+                    lengths.append(chunk.lengths)
+                    hashes.append(digests(chunk.sequences))
+                    tokens.write(chunk.tokens)
+                    part.records += len(chunk.sequences)
+                    part.residues += len(chunk.tokens)
+                if (now := time.monotonic()) > due:
+                    report(before + file.position)
+                    due = now + _REPORT
+            before += file.position
+            report(before)
+            part.sources.append(file.describe())
+            part.tally.update(file.tally)
+    part.counts = tokens.counts
+    return part
+
+
+def read_parts(
+    fastas: Sequence[str | Path], folder: Path, selection: Selection, crew: Workers, progress: Progress | None
+) -> list[Part]:
+    """Reads files into one part, or with several workers each file into a part of its own, in the order given.
+
+    Raises:
+        UserError: for a file that cannot be used. OSError: for a column that cannot be written.
+    """
+    files = [open_fasta(path, selection) for path in fastas]
+    total = sum(file.size for file in files) if all(file.size for file in files) else 0
+    groups = [[path] for path in fastas] if crew.count > 1 else [list(fastas)]
+    jobs = [(group, folder / str(number), selection) for number, group in enumerate(groups)]
+    return crew.map(_read_part, jobs, (lambda done: progress(done, total)) if progress else None)
+
+
+def open_fasta(path: str | Path, selection: Selection) -> FastaFile:
+    """A file with the selection's options."""
+    return FastaFile(path, selection.allow_nucleotides, selection.identifier)
+
+
+def _read_part(paths: Sequence[str | Path], folder: Path, selection: Selection, report: Callable[[int], None]) -> Part:
+    return read_part([open_fasta(path, selection) for path in paths], folder, selection, report)

@@ -1,0 +1,249 @@
+"""The corpus: every protein of some FASTA files as tokens in one HDF5 file, mapped into memory for random access.
+
+The layout is in docs/formats.md; `prepare` writes it. Nothing of it has to be in memory: what is read stays in the
+system's cache, shared by all processes.
+"""
+
+import json
+import mmap
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from protlm.corpus.assemble import FORMAT, VERSION
+from protlm.corpus.splits import SPLITS, TRAIN
+from protlm.errors import UserError
+from protlm.sequence.alphabet import SCORED, TOKENS
+from protlm.sequence.stream import STDIN, check_readable
+
+_MAPPED = ("tokens", "offsets", "split", "members", "member_offsets", "clusters", "groups", "group_offsets")
+
+
+class Corpus:
+    """A corpus opened for reading. Can be pickled or forked: each process maps the file itself.
+
+    Args:
+        path: a file written by `prepare_corpus`.
+
+    Attributes:
+        offsets: (proteins + 1,) int64, where each protein begins in the tokens.
+        split: (proteins,) uint8, indices into `SPLITS`.
+        clusters: (proteins,) int64, the number of each protein's cluster; None without clusters.
+        residue_counts: (4, 33) int64, how often each token stands in each split.
+        attributes: what `prepare` noted: sources, changes, options.
+
+    Raises:
+        UserError: for a file that is missing, no corpus, or made with another alphabet.
+    """
+
+    offsets: np.ndarray
+    split: np.ndarray
+    clusters: np.ndarray | None
+    residue_counts: np.ndarray
+    attributes: dict[str, Any]
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise UserError(f"{path}: no such corpus; make one with: protlm prepare FASTA -o {path}")
+        if not self.path.is_file():
+            raise UserError(f"{path}: not a corpus but a folder; make a corpus with: protlm prepare FASTA -o CORPUS.h5")
+        try:
+            self._map()
+        except UserError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: not a corpus, or damaged ({error}); prepare it again from the FASTA") from error
+
+    def _map(self) -> None:
+        with h5py.File(self.path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise UserError(f"{self.path}: HDF5, but no corpus; make one with: protlm prepare FASTA -o CORPUS.h5")
+            if file.attrs["version"] != VERSION:
+                raise UserError(
+                    f"{self.path}: corpus of version {file.attrs['version']}, expected {VERSION}; prepare it again"
+                )
+            if list(np.asarray(file.attrs["alphabet"])) != list(TOKENS):
+                raise UserError(f"{self.path}: made with another alphabet; prepare it again from the FASTA")
+            self.attributes = {name: json.loads(str(file.attrs[name])) for name in ("sources", "changes", "options")}
+            self.residue_counts = _dataset(file, "residue_counts")[:]
+            places = {}
+            for name in _MAPPED:
+                if name in file:
+                    dataset = _dataset(file, name)
+                    places[name] = (dataset.dtype, dataset.size, dataset.id.get_offset() if dataset.size else 0)
+        with self.path.open("rb") as raw:
+            memory = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+        arrays = {name: np.frombuffer(memory, dtype, size, start) for name, (dtype, size, start) in places.items()}
+        self._tokens, self.offsets, self.split = arrays["tokens"], arrays["offsets"], arrays["split"]
+        self._members, self._member_offsets = arrays["members"], arrays["member_offsets"]
+        self.clusters, self._groups = arrays.get("clusters"), arrays.get("groups")
+        self._group_offsets = arrays.get("group_offsets")
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Tokens (length,) uint8 of one protein, without special tokens; a read-only view of the memory map."""
+        if not 0 <= index < len(self.split):
+            raise IndexError(f"protein {index} of {len(self)}")
+        start, stop = self.offsets[index : index + 2].tolist()
+        return self._tokens[start:stop]
+
+    def __reduce__(self) -> tuple[type["Corpus"], tuple[Path]]:
+        return Corpus, (self.path,)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(proteins,) int64, in residues; computed anew at each call."""
+        return np.diff(self.offsets)
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64, in residues, of the proteins `indices` (n,)."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for corpora of the same content: 32 hexadecimal digits from the sources' checksums and the options."""
+        sources = [(source["bytes"], source["xxh3_128"]) for source in self.attributes["sources"]]
+        content = [len(self), int(self.offsets[-1]), sources, self.attributes["options"]]
+        return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+    def check_sources(self, fastas: Sequence[str | Path]) -> None:
+        """Makes sure that the corpus was made from these files, by their names and sizes; an empty list is no question.
+
+        Raises:
+            UserError: if it was made from others.
+        """
+        for path in fastas:
+            check_readable(path)
+        given = [(Path(path).name, Path(path).stat().st_size) for path in fastas if str(path) != STDIN]
+        made = [(source["name"], source["bytes"]) for source in self.attributes["sources"]]
+        if given and given != made:
+            text = ", ".join(f"{name} ({size:,} bytes)" for name, size in made)
+            raise UserError(
+                f"{self.path}: was made from {text}, not from the FASTA given now; name another data.corpus"
+            )
+
+    def ids(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """The identifiers of the proteins from `start` to before `stop`, in order; by default all."""
+        with h5py.File(self.path, "r") as file:
+            return [name.decode() for name in _dataset(file, "ids")[start:stop]]
+
+    def merged(self) -> dict[str, int]:
+        """Identifiers of records that were left out as identical -> the protein that stands for them."""
+        with h5py.File(self.path, "r") as file:
+            if "merged_ids" not in file:
+                return {}
+            names, proteins = _dataset(file, "merged_ids")[:], _dataset(file, "merged_into")[:]
+            return {name.decode(): int(protein) for name, protein in zip(names, proteins, strict=True)}
+
+    def members(self, split: str) -> np.ndarray:
+        """Indices (n,) int64 of the proteins of a split; ascending, or if there are clusters by cluster."""
+        code = SPLITS.index(split)
+        return self._members[self._member_offsets[code] : self._member_offsets[code + 1]]
+
+    def groups(self, split: str) -> np.ndarray:
+        """Where the clusters of a split begin in `members`: (clusters + 1,) int64, the last is its end.
+
+        Raises:
+            UserError: if the corpus was prepared without clusters.
+        """
+        if self._groups is None or self._group_offsets is None:
+            raise UserError(f"{self.path}: has no clusters; prepare it again with --clusters TABLE.tsv")
+        code = SPLITS.index(split)
+        start, stop = self._group_offsets[code : code + 2]
+        return self._groups[start : stop + 1] - self._member_offsets[code]
+
+    def unigram(self) -> "Unigram":
+        """The baseline that knows only how frequent each residue is in the training split."""
+        return Unigram(self.residue_counts[TRAIN])
+
+
+class Corpora:
+    """Several corpora as one: the proteins of the first, then those of the second, and so on.
+
+    Args:
+        corpora: one or more.
+
+    Attributes:
+        starts: (corpora + 1,) int64, where each begins.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus]) -> None:
+        self.corpora = list(corpora)
+        self.starts = np.concatenate(([0], np.cumsum([len(corpus) for corpus in corpora]))).astype(np.int64)
+        self._starts = self.starts.tolist()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Tokens (length,) uint8 of one protein, without special tokens."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"protein {index} of {len(self)}")
+        shard = bisect_right(self._starts, index) - 1
+        return self.corpora[shard][index - self._starts[shard]]
+
+    def __str__(self) -> str:
+        return ", ".join(str(corpus.path) for corpus in self.corpora)
+
+    def id(self, index: int) -> str:
+        """The identifier of one protein."""
+        shard = bisect_right(self._starts, index) - 1
+        local = index - self._starts[shard]
+        return self.corpora[shard].ids(local, local + 1)[0]
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int64, in residues, of the proteins `indices` (n,)."""
+        if len(self.corpora) == 1:
+            return self.corpora[0].lengths_of(indices)
+        shards = np.searchsorted(self.starts, indices, side="right") - 1
+        lengths = np.empty(len(indices), dtype=np.int64)
+        for shard in np.unique(shards):
+            rows = shards == shard
+            lengths[rows] = self.corpora[shard].lengths_of(indices[rows] - self.starts[shard])
+        return lengths
+
+    def count(self, split: str) -> tuple[int, int]:
+        """Proteins and residues of a split."""
+        code = SPLITS.index(split)
+        residues = sum(int(corpus.residue_counts[code].sum()) for corpus in self.corpora)
+        return sum(len(corpus.members(split)) for corpus in self.corpora), residues
+
+    def unigram(self) -> "Unigram":
+        """The baseline that knows only how frequent each residue is in the training splits."""
+        return Unigram(np.sum([corpus.residue_counts[TRAIN] for corpus in self.corpora], axis=0))
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise KeyError(f"{name} is no dataset")
+    return dataset
+
+
+class Unigram:
+    """Predicts residues from their frequencies alone, with Laplace's one added to each count.
+
+    Args:
+        counts: (33,) int64, how often each token stands in the training data.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        smoothed = np.where(SCORED, counts + 1.0, 0.0)
+        self.probabilities = smoothed / smoothed.sum()
+
+    def accuracy(self, targets: np.ndarray) -> float:
+        """Share of the targets that are the commonest residue; `targets` (33,) are counts of each scored token."""
+        return float(targets[self.probabilities.argmax()] / max(1, targets.sum()))
+
+    def perplexity(self, targets: np.ndarray) -> float:
+        """exp of the mean negative log-probability; `targets` (33,) are counts of each scored token."""
+        log = np.log(self.probabilities, where=SCORED, out=np.zeros(len(SCORED)))
+        return float(np.exp(-(targets * log).sum() / max(1, targets.sum())))

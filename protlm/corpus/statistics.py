@@ -1,0 +1,173 @@
+"""What is in a corpus: lengths by split, residue frequencies, clusters, the baseline that knows only frequencies."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm.corpus.reader import Corpus
+from protlm.corpus.splits import SPLITS
+from protlm.sequence.alphabet import SCORED, TOKENS
+from protlm.sequence.tally import Tally
+
+_ROWS = 1 << 20  # proteins looked at together
+
+
+def length_counts(corpus: Corpus) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Split -> the lengths in residues that occur, ascending, and how many proteins have each; no empty splits."""
+    totals: list[dict[int, int]] = [{} for _ in SPLITS]
+    for start in range(0, len(corpus), _ROWS):
+        lengths = np.diff(corpus.offsets[start : start + _ROWS + 1])
+        split = corpus.split[start : start + _ROWS]
+        for code, total in enumerate(totals):
+            values, counts = np.unique(lengths[split == code], return_counts=True)
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                total[value] = total.get(value, 0) + count
+    return {
+        name: (np.array(sorted(total)), np.array([total[length] for length in sorted(total)]))
+        for name, total in zip(SPLITS, totals, strict=True)
+        if total
+    }
+
+
+def describe_lengths(lengths: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """Count, min, max, mean, standard deviation (of the population), median of lengths (k,) that occur `counts` times.
+
+    >>> describe_lengths(np.array([2, 4]), np.array([3, 1]))
+    {'count': 4, 'min': 2, 'max': 4, 'mean': 2.5, 'std': 0.8660254037844386, 'median': 2.0}
+    """
+    count = int(counts.sum())
+    mean = float((lengths * counts).sum() / count)
+    ends = np.cumsum(counts)
+    middle = [int(lengths[np.searchsorted(ends, place, side="right")]) for place in ((count - 1) // 2, count // 2)]
+    return {
+        "count": count,
+        "min": int(lengths[0]),
+        "max": int(lengths[-1]),
+        "mean": mean,
+        "std": float(np.sqrt((counts * (lengths - mean) ** 2).sum() / count)),
+        "median": sum(middle) / 2,
+    }
+
+
+def describe(corpus: Corpus) -> dict[str, Any]:
+    """All figures of a corpus, ready for JSON.
+
+    Returns:
+        "splits": split -> `describe_lengths`, "residues", "clusters" (None without), and accuracy and perplexity of the
+        unigram baseline (training frequencies, Laplace's one added) over all its scored residues; "all" is the whole.
+        "frequencies": split -> letter -> share of its residues. "clusters": count, largest, singletons, median size;
+        None without. "sources", "changes", "options": as `prepare` noted them.
+    """
+    by_split, sizes = length_counts(corpus), _cluster_sizes(corpus)
+    unigram = corpus.unigram()
+    splits, frequencies = {}, {}
+    together: dict[int, int] = {}
+    for lengths, counts in by_split.values():
+        for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+            together[length] = together.get(length, 0) + count
+    whole = np.array(sorted(together)), np.array([together[length] for length in sorted(together)])
+    for name, (lengths, counts) in {**by_split, "all": whole}.items():
+        tokens = corpus.residue_counts.sum(0) if name == "all" else corpus.residue_counts[SPLITS.index(name)]
+        scored = np.where(SCORED, tokens, 0)
+        clusters = None
+        if corpus.clusters is not None:
+            clusters = len(sizes) if name == "all" else len(corpus.groups(name)) - 1
+        splits[name] = {
+            **describe_lengths(lengths, counts),
+            "residues": int(tokens.sum()),
+            "clusters": clusters,
+            "unigram_accuracy": unigram.accuracy(scored),
+            "unigram_perplexity": unigram.perplexity(scored),
+        }
+        frequencies[name] = {
+            token: float(count / tokens.sum()) for token, count in zip(TOKENS, tokens, strict=True) if count
+        }
+    return {"splits": splits, "frequencies": frequencies, "clusters": _clusters(sizes), **corpus.attributes}
+
+
+def _cluster_sizes(corpus: Corpus) -> np.ndarray:
+    """(clusters,) int64, proteins of each; empty without clusters."""
+    sizes = np.zeros(0, dtype=np.int64)
+    for start in range(0, len(corpus) if corpus.clusters is not None else 0, _ROWS):
+        assert corpus.clusters is not None
+        counts = np.bincount(corpus.clusters[start : start + _ROWS], minlength=len(sizes))
+        counts[: len(sizes)] += sizes
+        sizes = counts
+    return sizes[sizes > 0]
+
+
+def _clusters(sizes: np.ndarray) -> dict[str, float] | None:
+    if not len(sizes):
+        return None
+    return {
+        "count": len(sizes),
+        "largest": int(sizes.max()),
+        "singletons": int((sizes == 1).sum()),
+        "median": float(np.median(sizes)),
+    }
+
+
+def format_description(figures: dict[str, Any]) -> str:
+    """The figures of `describe` as text: the lengths of each split as in the Performer paper's table, and the rest."""
+    lines = [
+        f"made from {source['name']} ({source['bytes']:,} bytes, XXH3-128 {source['xxh3_128']})"
+        for source in figures["sources"]
+    ]
+    lines += Tally(figures["changes"]).describe()
+    columns = ("proteins", "residues", "min", "max", "mean", "std", "median", "clusters", "accuracy", "perplexity")
+    rows = [["split", *columns]]
+    for name, row in figures["splits"].items():
+        whole = [row[key] for key in ("count", "residues", "min", "max")]
+        parts = [row[key] for key in ("mean", "std", "median")]
+        clusters = "-" if row["clusters"] is None else f"{row['clusters']:,}"
+        baseline = [f"{100 * row['unigram_accuracy']:.2f} %", f"{row['unigram_perplexity']:.2f}"]
+        rows.append([name, *(f"{n:,}" for n in whole), *(f"{n:,.1f}" for n in parts), clusters, *baseline])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines.append("")
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    lines += [
+        "",
+        "lengths in residues; accuracy and perplexity of the unigram baseline (frequencies in train, Laplace 1)",
+    ]
+    if clusters := figures["clusters"]:
+        lines.append(
+            f"clusters: {clusters['count']:,}, largest {clusters['largest']:,}, median {clusters['median']:g}, "
+            f"with one protein {clusters['singletons']:,}"
+        )
+    frequencies = sorted(figures["frequencies"]["all"].items(), key=lambda item: -item[1])
+    cells = [f"{token} {100 * share:5.2f}" for token, share in frequencies]
+    lines += ["", "residues in percent of all:"]
+    lines += ["   ".join(cells[start : start + 10]) for start in range(0, len(cells), 10)]
+    return "\n".join(lines)
+
+
+def draw_lengths(corpus: Corpus, path: str | Path) -> None:
+    """Writes a histogram of the lengths in each split as a picture, whose format its ending says (.png, .pdf, .svg)."""
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    by_split = length_counts(corpus)
+    longest = max(int(lengths[-1]) for lengths, _ in by_split.values())
+    shortest = min(int(lengths[0]) for lengths, _ in by_split.values())
+    # whole numbers on a logarithmic axis: bins without gaps for short proteins
+    edges = np.unique(np.round(np.geomspace(shortest, longest + 1, 80))) - 0.5
+    figure = Figure(figsize=(7, 0.7 + 1.3 * len(by_split)), layout="constrained")
+    panels = figure.subplots(len(by_split), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, (lengths, counts)) in zip(panels, by_split.items(), strict=True):
+        heights, _ = np.histogram(lengths, edges, weights=counts)
+        axes.stairs(heights, edges, fill=True, color="C0")
+        median = describe_lengths(lengths, counts)["median"]
+        axes.axvline(median, color="C1", lw=1.2)
+        axes.set(xscale="log", ylabel=name)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_title(f"{counts.sum():,} proteins, median {median:,g}", loc="right", fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("length (residues)")
+    panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 50 * shortest else (1,)))
+    panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    panels[-1].xaxis.set_minor_formatter(NullFormatter())
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,62 @@
+"""Embeddings of proteins as arrays, in the order given."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from protlm.embedding.pooling import Kept, check_pools, chosen_layers, reader
+from protlm.inference.engine import Computer, encoded, windows
+from protlm.performer import Performer
+
+
+def embed(
+    model: Performer,
+    sequences: Iterable[str],
+    token_budget: int = 16_384,
+    layers: Sequence[int] = (-1,),
+    pool: str | None = None,
+    precision: str = "float32",
+) -> Iterator[np.ndarray]:
+    """Representations of each residue, or of each protein, in the order given.
+
+    Args:
+        model: in evaluation mode; computes where its parameters are.
+        sequences: amino acids in one-letter code, capital letters.
+        token_budget: most tokens computed at once, padding included; a longer protein is computed alone.
+        layers: 0 is the embedding of the tokens, i the output of block i, -1 the last one behind its norm.
+        pool: "mean" or "max" over the residues, "bos" for the token before them; None for every residue.
+        precision: "float32", or "bfloat16" to multiply in 16 bits.
+
+    Yields:
+        For each sequence (residues, width) float32, or (width,) if pooled; with several layers an axis before that.
+
+    Raises:
+        UserError: for a sequence that is empty or has a letter without a token; for an unknown layer or pooling.
+
+    >>> from protlm.performer import PerformerConfig
+    >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
+    >>> [embedding.shape for embedding in embed(model, ["MKT", "MKTAYIAK"])]
+    [(3, 8), (8, 8)]
+    >>> [embedding.shape for embedding in embed(model, ["MKT"], layers=(0, 1), pool="mean")]
+    [(2, 8)]
+    """
+    pools = () if pool is None else (pool,)
+    check_pools(pools)
+    read = reader(model, chosen_layers(layers, model.config.layers), pools, torch.float32 if pool is None else None)
+    return _embedded(Computer(model, token_budget, precision), sequences, read)
+
+
+def _embedded(computer: Computer, sequences: Iterable[str], read: Callable[..., Kept]) -> Iterator[np.ndarray]:
+    for window in windows(sequences, lambda sequence: len(sequence) if isinstance(sequence, str) else 0):
+        rows = encoded(computer.model, window)
+        results: dict[int, np.ndarray] = {}
+        for batch, (pooled, single) in computer(rows, read):
+            for place, index in enumerate(batch.tolist()):
+                if pooled is not None:
+                    value = pooled[place, 0].copy()
+                else:
+                    value = np.stack([layer[place, : len(rows[index]) - 2] for layer in single])
+                results[index] = value[0] if len(value) == 1 else value
+        for index in range(len(rows)):
+            yield results.pop(index)

@@ -1,1 +1,0 @@
-"""Embeddings of whole proteomes: files that a killed run goes on with."""

@@ -1,1 +1,0 @@
-"""Variants of proteins, and how likely a model thinks them."""

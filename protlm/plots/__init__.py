@@ -1,0 +1,1 @@
+"""Figures of positions of a protein: heat maps and sequence logos."""

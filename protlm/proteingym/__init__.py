@@ -1,0 +1,1 @@
+"""The ProteinGym benchmark: assays, alignments, rank correlations."""

@@ -1,0 +1,1 @@
+"""Variant effects: notation, scores, deep mutational scans, tables."""

@@ -1,0 +1,29 @@
+"""BLOSUM62 as a score of variants, which knows nothing of the protein: the least that a model should beat."""
+
+from typing import Any
+
+import numpy as np
+
+from protlm.sequence.alphabet import STANDARD
+from protlm.variants.notation import Variants
+
+
+def blosum62(variants: Variants) -> np.ndarray:
+    """The sum of B(wt, mt) over the substitutions, (n,) float64, in half bits (Henikoff and Henikoff 1992).
+
+    B(wt, wt), what the wild type's residue has with itself, is not subtracted.
+
+    >>> from protlm.variants.notation import parse
+    >>> blosum62(parse("MKTAY", ["K2R", "M1L:Y5F", "WT"])).tolist()
+    [2.0, 5.0, 0.0]
+    """
+    scores = blosum62_matrix()[variants.wild_type, variants.mutant]
+    return np.bincount(variants.variant, scores, minlength=len(variants))
+
+
+def blosum62_matrix() -> np.ndarray:
+    """B (20, 20) float64, in half bits and the order of `STANDARD`."""
+    from Bio.Align import substitution_matrices
+
+    table: Any = substitution_matrices.load("BLOSUM62")
+    return np.array([[table[a, b] for b in STANDARD] for a in STANDARD])

@@ -1,0 +1,509 @@
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from protlm.embedding import proteome, survey
+from protlm.embedding.in_memory import embed
+from protlm.embedding.merge import merge_parts
+from protlm.embedding.proteome import KeptInterrupt, embed_fasta
+from protlm.embedding.provenance import LAYOUTS, EmbedOptions
+from protlm.errors import UserError
+from protlm.files import BusyError
+from protlm.performer import Performer
+
+LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+SEQUENCES = ["MKT", "M", "GAVLIMCFYWHKRQNEDSTPXBZUO" * 5, "MKTAYIAKQRQISFVKSHFSRQ", "W" * 62, "MKT"]
+
+
+@pytest.fixture
+def fasta(write_fasta) -> Path:
+    """Two hundred proteins, some of them identical."""
+    chance = random.Random(0)
+    sequences = ["".join(chance.choices("ACDEFGHIKLMNPQRSTVWY", k=chance.randint(1, 90))) for _ in range(180)]
+    return write_fasta((f"p{i}", chance.choice(sequences) if i % 10 == 9 else sequences[i % 180]) for i in range(200))
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "WINDOW", 1_000)
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Protein -> its values, in order, from any layout."""
+    if path.is_dir():
+        return {file.stem: torch.load(file, weights_only=True) for file in sorted(path.glob("*.pt"))}
+    with h5py.File(path) as file:
+        if "embeddings" not in file:
+            return {name: dataset[:] for name, dataset in file.items()}
+        names, matrix = [name.decode() for name in file["ids"][:]], file["embeddings"][:]
+        if "pointers" not in file:
+            return dict(zip(names, matrix, strict=True))
+        return {
+            name: matrix[start : start + count] for name, (start, count) in zip(names, file["pointers"][:], strict=True)
+        }
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Bit for bit, order and attributes too."""
+    first, second = content(one), content(other)
+    assert list(first) == list(second)
+    for name, values in first.items():
+        if isinstance(values, dict):
+            assert str(values) == str(second[name])
+            for key in set(values) - {"label"}:
+                for layer, tensor in values[key].items():
+                    assert torch.equal(tensor, second[name][key][layer])
+        else:
+            assert values.dtype == second[name].dtype
+            assert values.tobytes() == second[name].tobytes()
+    assert about(one) == about(other)
+
+
+def assert_near(one: Path, other: Path) -> None:
+    """Up to rounding, since proteins were in other batches; order and attributes are the same."""
+    first, second = content(one), content(other)
+    assert list(first) == list(second)
+    for name, values in first.items():
+        pairs = [(values, second[name])]
+        if isinstance(values, dict):
+            assert values["label"] == second[name]["label"]
+            pairs = [
+                (values[key][layer], second[name][key][layer])
+                for key in set(values) - {"label"}
+                for layer in values[key]
+            ]
+        for value, same in pairs:
+            np.testing.assert_allclose(value, same, atol=1e-5)
+    assert about(one) == about(other)
+
+
+def about(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return json.loads((path / "protlm.json").read_text())
+    with h5py.File(path) as file:
+        return json.loads(file.attrs["about"])
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("token_budget", [1, 64, 150, 100_000])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@LAYOUT
+def test_all_layouts_hold_what_embed_gives_in_order(
+    tiny_model: Performer, write_fasta, tmp_path: Path, layout: str, token_budget: int, dtype: str | None
+) -> None:
+    names = ["sp|Q9|A_B", "b", "a/b", "zz", "P1", "c"]
+    path = write_fasta(zip(names, SEQUENCES, strict=True))
+    proteins, residues = tmp_path / "proteins", tmp_path / "residues"
+    options = EmbedOptions(layout=layout, dtype=dtype, layers=(0, -1), pools=("mean", "bos", "max"))
+    summary = embed_fasta(tiny_model, path, proteins, residues, options, token_budget)
+    pooled, rows = content(proteins), content(residues)
+    stored = ["Q9", "b", "a_b", "zz", "P1", "c"]
+    assert list(pooled) == list(rows) == (sorted(stored) if layout == "esm-pt" else stored)
+    half = (dtype or ("float32" if layout == "esm-pt" else "float16")) == "float16"
+    for name, sequence in zip(stored, SEQUENCES, strict=True):
+        (expected,) = embed(tiny_model, [sequence], layers=(0, -1))
+        vectors = np.stack([next(embed(tiny_model, [sequence], pool=p, layers=(0, -1))) for p in options.pools])
+        one, every = pooled[name], rows[name]
+        if layout == "esm-pt":
+            assert one["label"] == every["label"] == ("a/b" if name == "a_b" else name)
+            one = torch.stack([torch.stack(list(one[f"{p}_representations"].values())) for p in options.pools]).numpy()
+            every = torch.stack(list(every["representations"].values())).numpy()
+        elif layout == "packed":
+            every = every.swapaxes(0, 1)
+        assert one.dtype == every.dtype == (np.float16 if half else np.float32)
+        np.testing.assert_allclose(one, vectors, atol=2e-3 if half else 1e-5)
+        np.testing.assert_allclose(every, expected, atol=2e-3 if half else 1e-5)
+    assert (summary.proteins, summary.residues) == (6, sum(map(len, SEQUENCES)))
+    assert (summary.renamed, summary.copied, summary.beyond_positions) == (1, 1, 1)
+    assert listing(tmp_path) == sorted([path.name, "proteins", "residues"])
+
+
+def test_single_axes_are_left_out(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    path = write_fasta([("a", "MKTAY"), ("x/y", "MK")])
+    for layers, pools, one, every, packed in (
+        ((-1,), ("mean",), (16,), (5, 16), (7, 16)),
+        ((0, 1, 2), ("mean",), (3, 16), (3, 5, 16), (7, 3, 16)),
+        ((1,), ("bos", "max"), (2, 16), (5, 16), (7, 16)),
+        ((0, 1, 2), ("mean", "max"), (2, 3, 16), (3, 5, 16), (7, 3, 16)),
+    ):
+        for layout in ("uniprot", "packed"):
+            outputs = [tmp_path / f"{kind}.h5" for kind in ("p", "r")]
+            embed_fasta(tiny_model, path, *outputs, EmbedOptions(layers, pools, layout=layout), overwrite=True)
+            with h5py.File(outputs[0]) as vectors, h5py.File(outputs[1]) as rows:
+                if layout == "uniprot":
+                    assert (vectors["a"].shape, rows["a"].shape) == (one, every)
+                    assert vectors["x_y"].attrs["original_id"] == rows["x_y"].attrs["original_id"] == "x/y"
+                else:
+                    assert (vectors["embeddings"].shape, rows["embeddings"].shape) == ((2, *one), packed)
+                    assert rows["embeddings"].chunks is None
+                    assert vectors["lengths"][:].tolist() == [5, 2]
+                    assert vectors["original_ids"][:].tolist() == [b"a", b"x/y"]
+
+
+def test_one_folder_of_pt_files_may_hold_all(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    options = EmbedOptions(layout="esm-pt", pools=("mean", "bos"))
+    embed_fasta(tiny_model, write_fasta([("a", "MKT")]), tmp_path / "out", tmp_path / "out", options)
+    found = content(tmp_path / "out")["a"]
+    assert list(found) == ["label", "representations", "mean_representations", "bos_representations"]
+    assert found["representations"][2].shape == (3, 16)
+    torch.testing.assert_close(found["mean_representations"][2], found["representations"][2].mean(0))
+
+
+@LAYOUT
+def test_identical_sequences_are_computed_once(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, small_windows, monkeypatch, layout: str
+) -> None:
+    computed = []
+    real = tiny_model.representations
+
+    def counted(tokens, layers, key_mask):
+        computed.append(int(key_mask.sum()) - 2 * len(tokens))
+        return real(tokens, layers, key_mask)
+
+    monkeypatch.setattr(tiny_model, "representations", counted)
+    summary = embed_fasta(tiny_model, fasta, None, tmp_path / "out", EmbedOptions(layout=layout))
+    sequences = [line for line in fasta.read_text().split() if not line.startswith(">")]
+    distinct = dict.fromkeys(sequences)
+    assert sum(computed) == sum(map(len, distinct)) == summary.computed
+    assert summary.copied == len(sequences) - len(distinct) > 10
+    found = content(tmp_path / "out")
+    for index, sequence in enumerate(sequences):
+        first, again = found[f"p{sequences.index(sequence)}"], found[f"p{index}"]
+        if layout == "esm-pt":
+            first, again = first["representations"][2], again["representations"][2]
+        np.testing.assert_array_equal(first, again)
+        assert len(again) == len(sequence)
+    if layout == "packed":
+        with h5py.File(tmp_path / "out") as file:
+            assert len(file["embeddings"]) == sum(map(len, distinct))
+
+
+class StopError(Exception):
+    """Ends a run as a mistake in the program would."""
+
+
+def stop_after(calls: int, error: type[BaseException]):
+    left = [calls]
+
+    def progress(done: int, total: int) -> None:
+        assert 0 < done <= total
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    return progress
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StopError])
+@LAYOUT
+def test_a_run_that_was_stopped_goes_on(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, small_windows, layout: str, error: type[BaseException]
+) -> None:
+    options = EmbedOptions(layout=layout)
+    whole, parts = ([tmp_path / f"{name}-{kind}" for kind in "pr"] for name in ("whole", "parts"))
+    embed_fasta(tiny_model, fasta, *whole, options, 200)
+    done = []
+    for calls in (3, 17, 5):
+        with pytest.raises(error) as stopped:
+            embed_fasta(tiny_model, fasta, *parts, options, 200, progress=stop_after(calls, error))
+        if error is KeyboardInterrupt:
+            assert isinstance(stopped.value, KeptInterrupt)
+            assert "the same command goes on" in str(stopped.value)
+        assert not parts[0].exists()
+        assert (tmp_path / ".parts-p.partial").is_dir()
+    summary = embed_fasta(tiny_model, fasta, *parts, options, 200, progress=lambda *at: done.append(at))
+    assert summary.resumed > 0
+    assert 0 < summary.computed < summary.residues
+    assert done[0][0] > done[-1][0] / 8  # and not from the start
+    assert done[-1][0] == done[-1][1] == summary.residues
+    for one, other in zip(whole, parts, strict=True):
+        assert_same(one, other)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_may_go_on_with_another_token_budget(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, small_windows
+) -> None:
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    embed_fasta(tiny_model, fasta, whole)
+    with pytest.raises(StopError):
+        embed_fasta(tiny_model, fasta, parts, token_budget=200, progress=stop_after(9, StopError))
+    embed_fasta(tiny_model, fasta, parts, token_budget=90)
+    for (name, one), (same, other) in zip(content(whole).items(), content(parts).items(), strict=True):
+        assert name == same
+        np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def test_stopped_before_anything_is_computed_nothing_stays(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        embed_fasta(tiny_model, fasta, tmp_path / "out.h5", reading=stop)
+    assert not isinstance(stopped.value, KeptInterrupt)
+    monkeypatch.setattr(tiny_model, "representations", stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed_fasta(tiny_model, fasta, tmp_path / "out.h5")
+    assert listing(tmp_path) == [fasta.name]
+
+
+KILLED = Path(__file__).with_name("killed.py")
+
+
+@LAYOUT
+def test_killed_twenty_times_the_result_is_the_same_to_the_bit(
+    model_folder: Path, fasta: Path, tmp_path: Path, layout: str
+) -> None:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    command = [sys.executable, KILLED, model_folder, fasta, folder, layout, 20]
+    done = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(proteome.__file__).parents[2])},
+        check=True,
+    )
+    ends = done.stdout.split()
+    assert len(ends) - ends.count("done") == 20
+    assert len(set(ends)) >= 3
+    assert "failed" not in ends
+    assert ends[-1] == "done"
+    for kind in ("proteins", "residues"):
+        for number in range(ends.count("done")):
+            assert_same(folder / f"whole-{kind}", folder / f"killed-{kind}-{number + 1}")
+    assert len(listing(folder)) == 2 + 2 * ends.count("done")
+
+
+@LAYOUT
+def test_a_finished_output_is_not_touched(tiny_model: Performer, fasta: Path, tmp_path: Path, layout: str) -> None:
+    options, outputs = EmbedOptions(layout=layout), (tmp_path / "p", tmp_path / "r")
+    embed_fasta(tiny_model, fasta, *outputs, options)
+    before = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in outputs]
+    assert embed_fasta(tiny_model, fasta, *outputs, options, token_budget=77).complete
+    assert embed_fasta(tiny_model, fasta, *outputs, options, overwrite=True).complete
+    assert [(path.stat().st_mtime_ns, path.stat().st_ino) for path in outputs] == before
+    assert embed_fasta(tiny_model, fasta, outputs[0], None, options).complete
+    (tmp_path / "other").mkdir()
+    summary = embed_fasta(tiny_model, fasta, outputs[0], tmp_path / "other" / "r", options)  # only one is missing
+    assert not summary.complete
+    assert (outputs[0].stat().st_mtime_ns, outputs[0].stat().st_ino) == before[0]
+    assert_same(outputs[1], tmp_path / "other" / "r")
+
+
+def changed(model: Performer) -> Performer:
+    """Another model, only just."""
+    other = Performer(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.norm.bias[0] += 1e-3
+    return other
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": (0, 1)}, "layers: 2 instead of 0, 1"),
+        ({"pools": ("max",)}, "pool: mean instead of max"),
+        ({"dtype": "float32"}, "dtype: float16 instead of float32"),
+        ({"precision": "bfloat16"}, "precision: float32 instead of bfloat16"),
+        ({"layout": "packed"}, "layout: uniprot instead of packed"),
+        ({"identifier": "word"}, "id: accession instead of word"),
+        ({"duplicates": "first"}, "duplicates: error instead of first"),
+        ({"shard": (1, 2)}, "shard: 1/1 instead of 1/2"),
+        ({}, "model: .* instead of "),
+        (None, "source: .* bytes with checksum .* instead of "),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_was_made_otherwise_is_refused_with_the_difference(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, options, words: str, finished: bool, small_windows
+) -> None:
+    out, model = tmp_path / "out.h5", changed(tiny_model) if options == {} else tiny_model
+    if finished:
+        embed_fasta(tiny_model, fasta, out)
+    else:
+        with pytest.raises(StopError):
+            embed_fasta(tiny_model, fasta, out, token_budget=200, progress=stop_after(9, StopError))
+    if options is None:
+        fasta.write_text(fasta.read_text() + ">more\nMKT\n")
+    wanted = EmbedOptions(**(options or {}))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=f"out.h5.*{words}.*--overwrite"):
+        embed_fasta(model, fasta, out, options=wanted)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    embed_fasta(model, fasta, out, options=wanted, overwrite=True)
+    embed_fasta(model, fasta, tmp_path / "new.h5", options=wanted)
+    assert_same(out, tmp_path / "new.h5")
+    assert listing(tmp_path) == sorted(["new.h5", "out.h5", fasta.name])
+
+
+def test_what_is_none_of_ours_is_refused(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "out.h5", tmp_path / "folder"
+    out.write_text("precious")
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="none of protlm's; name another output, or pass --overwrite"):
+        embed_fasta(tiny_model, fasta, out)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="folder"):
+            embed_fasta(tiny_model, fasta, folder, None, EmbedOptions(layout="esm-pt"), overwrite=overwrite)
+        with pytest.raises(UserError, match="is a folder"):
+            embed_fasta(tiny_model, fasta, folder, overwrite=overwrite)
+    with pytest.raises(UserError, match="is a file"):
+        embed_fasta(tiny_model, fasta, out, None, EmbedOptions(layout="esm-pt"), overwrite=True)
+    assert out.read_text() == (folder / "thesis.tex").read_text() == "precious"
+    assert listing(tmp_path) == ["folder", "out.h5", fasta.name]
+    embed_fasta(tiny_model, fasta, out, overwrite=True)
+    assert len(content(out)) == 200
+
+
+@pytest.mark.parametrize(
+    ("records", "match"),
+    [
+        ([("a", "MKT"), ("sp|b|X_Y", "MK"), ("c", "M"), ("b", "MKV")], "'b' stands twice, in records 2 and 4"),
+        ([("a", "MKT"), (".", "MK")], "cannot name a dataset"),
+        ([("a", "MKT"), ("b", "M1")], r"record 2 \(b\), line 4"),
+        ([("a", "ACGT" * 20)], "nucleotides"),
+        ([("a", "*")], "no record has a sequence"),
+    ],
+)
+def test_a_wrong_fasta_is_refused_before_anything_is_computed(
+    tiny_model: Performer, write_fasta, tmp_path: Path, monkeypatch, records, match: str
+) -> None:
+    path = write_fasta(records)
+    before = listing(tmp_path)
+    monkeypatch.setattr(tiny_model, "representations", None)
+    with pytest.raises(UserError, match=match):
+        embed_fasta(tiny_model, path, tmp_path / "p.h5", tmp_path / "r.h5", token_budget=8)
+    assert listing(tmp_path) == before
+
+
+def test_a_name_too_long_for_a_file_is_refused(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    path = write_fasta([("a", "MKT"), ("b" * 250, "MKT")])
+    with pytest.raises(UserError, match="record 2 .*identifier of 250 bytes"):
+        embed_fasta(tiny_model, path, tmp_path / "out", None, EmbedOptions(layout="esm-pt"))
+    assert listing(tmp_path) == [path.name]
+
+
+def test_outputs_that_cannot_be_written_are_refused(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    fasta = write_fasta([("a", "MKT")])
+    text = fasta.read_text()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(fasta)
+    before = listing(tmp_path)
+    good = tmp_path / "good.h5"
+    for outputs in (
+        (tmp_path / "absent" / "out.h5", None),
+        (tmp_path / "folder", None),
+        (fasta, None),
+        (tmp_path / "link", None),
+        (good, tmp_path / "absent" / "out.h5"),
+        (good, tmp_path / "folder"),
+        (good, good),
+        (good, tmp_path / "folder" / ".." / "good.h5"),
+        (None, None),
+    ):
+        with pytest.raises(UserError):
+            embed_fasta(tiny_model, fasta, *outputs, overwrite=True)
+        assert listing(tmp_path) == before
+    assert fasta.read_text() == text
+
+
+@pytest.mark.parametrize(("scale", "words"), [(1e5, "float16 ends at 65,504"), (float("nan"), "not a finite number")])
+@pytest.mark.parametrize("per_residue", [True, False])
+def test_what_a_file_cannot_hold_is_refused(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, scale: float, words: str, per_residue: bool
+) -> None:
+    with torch.no_grad():
+        tiny_model.norm.weight *= scale
+    outputs = (None, tmp_path / "out.h5") if per_residue else (tmp_path / "out.h5", None)
+    with pytest.raises(UserError, match=rf"protein p\d+: .*{words}"):
+        embed_fasta(tiny_model, fasta, *outputs)
+    assert listing(tmp_path) == [fasta.name]
+    if scale == 1e5:
+        embed_fasta(tiny_model, fasta, *outputs, EmbedOptions(dtype="float32"))
+
+
+def test_two_runs_do_not_write_the_same(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
+    def second(*_: object) -> None:
+        with pytest.raises(BusyError, match="r.h5: another process"):
+            embed_fasta(tiny_model, fasta, tmp_path / "q.h5", tmp_path / "r.h5")
+
+    embed_fasta(tiny_model, fasta, tmp_path / "p.h5", tmp_path / "r.h5", progress=second)
+    assert listing(tmp_path) == ["p.h5", fasta.name, "r.h5"]
+
+
+@LAYOUT
+@pytest.mark.parametrize("parts", [3, 40])
+def test_shards_make_up_the_whole(
+    tiny_model: Performer, write_fasta, tmp_path: Path, small_windows, layout: str, parts: int
+) -> None:
+    chance = random.Random(1)
+    path = write_fasta(
+        (f"a/{i}" if i % 7 == 0 else f"p{i}", "".join(chance.choices("ACDEFGHIKLMNPQRSTVWY", k=chance.randint(9, 90))))
+        for i in range(150)
+    )
+    whole = [tmp_path / f"whole-{kind}" for kind in "pr"]
+    embed_fasta(tiny_model, path, *whole, EmbedOptions(layout=layout, dtype="float32"))
+    shards = [[tmp_path / f"{part}-{kind}" for kind in "pr"] for part in range(1, parts + 1)]
+    sizes = [
+        embed_fasta(
+            tiny_model, path, *shard, EmbedOptions(layout=layout, dtype="float32", shard=(number, parts))
+        ).residues
+        for number, shard in enumerate(shards, start=1)
+    ]
+    assert max(sizes) - min(sizes) <= 2 * 92
+    for kind in range(2):
+        merged = tmp_path / f"merged-{kind}"
+        found = merge_parts([shard[kind] for shard in reversed(shards)], merged)
+        assert found["proteins"] == 150
+        assert_near(whole[kind], merged)
+        outputs = (None, merged) if kind else (merged, None)
+        assert embed_fasta(tiny_model, path, *outputs, EmbedOptions(layout=layout, dtype="float32")).complete
+
+
+def test_an_older_draft_that_is_no_draft_is_swept(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".out.h5.partial"
+    left.mkdir()
+    (left / "about.json").write_text("{")
+    (left / "data").write_text("half")
+    (left / "deep").mkdir()
+    assert embed_fasta(tiny_model, fasta, tmp_path / "out.h5").resumed == 0
+    assert listing(tmp_path) == ["out.h5", fasta.name]
+
+
+def test_after_a_crash_of_the_machine_only_what_was_synced_counts(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, small_windows, monkeypatch
+) -> None:
+    from protlm.embedding import drafts
+
+    for synced, expected in ((1e9, 0), (-1.0, 1)):
+        monkeypatch.setattr(drafts, "_SYNC", synced)
+        with pytest.raises(StopError):
+            embed_fasta(tiny_model, fasta, tmp_path / "o.h5", token_budget=200, progress=stop_after(40, StopError))
+        monkeypatch.setattr(drafts, "_boot", lambda: "another")
+        assert (embed_fasta(tiny_model, fasta, tmp_path / "o.h5", token_budget=200).resumed > 0) == expected
+        monkeypatch.undo()
+        monkeypatch.setattr(survey, "WINDOW", 1_000)
+        (tmp_path / "o.h5").unlink()
+
+
+def test_the_file_can_be_read_by_others_as_any_new_file(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    embed_fasta(tiny_model, write_fasta([("a", "MKT")]), tmp_path / "out.h5")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "out.h5").stat().st_mode == (tmp_path / "any").stat().st_mode

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protlm.errors import UserError
+from protlm.inference.engine import Computer, batches, encoded
+from protlm.performer import Performer
+
+SEQUENCES = ["MKT" * 9, "M", "GAVLIMCFYW" * 5, "MKTAYIAKQRQISFVKSHFSRQ", "W" * 40, "MKT", "MKV", "MKR"]
+
+
+def hidden(computer: Computer, skip: int = 0) -> dict[int, np.ndarray]:
+    rows, found = encoded(computer.model, SEQUENCES), {}
+
+    def read(tokens, key_mask, batch):
+        return computer.model.hidden(tokens, key_mask).float().numpy()
+
+    for batch, result in computer(rows, read, skip):
+        for index, row in zip(batch.tolist(), result, strict=True):
+            assert index not in found
+            found[index] = row[: len(rows[index])]
+    return found
+
+
+@given(st.lists(st.integers(3, 500), max_size=60), st.integers(1, 5_000))
+def test_each_row_is_in_one_batch_within_the_budget(lengths: list[int], token_budget: int) -> None:
+    groups = batches(np.array(lengths, dtype=np.int64), token_budget)
+    assert sorted(index for group in groups for index in group.tolist()) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= token_budget
+    longest = [max(lengths[i] for i in group) for group in groups]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_little_is_padding() -> None:
+    lengths = np.random.default_rng(1).gamma(2, 180, 700).astype(np.int64) + 20
+    padded = sum(len(group) * lengths[group].max() for group in batches(lengths, 16_384))
+    assert padded < 1.06 * lengths.sum()
+
+
+@pytest.mark.parametrize("most", [60, 130])
+def test_when_memory_runs_out_batches_are_halved_and_nothing_else_changes(
+    tiny_model: Performer, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    expected = hidden(Computer(tiny_model))
+    real, refused = tiny_model.hidden, []
+
+    def scarce(tokens, key_mask=None):
+        if tokens.numel() > most:
+            refused.append(tokens.shape)
+            raise torch.OutOfMemoryError("out of memory")
+        return real(tokens, key_mask)
+
+    monkeypatch.setattr(tiny_model, "hidden", scarce)
+    computer = Computer(tiny_model)
+    found = hidden(computer)
+    assert refused
+    assert computer.token_budget < 16_384
+    assert sorted(found) == list(range(len(SEQUENCES)))
+    for index, rows in found.items():
+        np.testing.assert_allclose(rows, expected[index], atol=1e-5)
+
+
+def test_a_protein_too_large_for_the_memory_is_named_by_its_length(tiny_model: Performer, monkeypatch) -> None:
+    def scarce(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(tiny_model, "hidden", scarce)
+    with pytest.raises(UserError, match="too small for a protein of 50 residues"):
+        hidden(Computer(tiny_model))
+
+
+def test_another_error_is_not_taken_for_memory(tiny_model: Performer, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(tiny_model, "hidden", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        hidden(Computer(tiny_model))
+
+
+def test_batches_that_were_done_are_left_out(tiny_model: Performer) -> None:
+    whole = hidden(Computer(tiny_model, 64))
+    rest = hidden(Computer(tiny_model, 64), skip=2)
+    assert 0 < len(rest) < len(whole)
+    for index, rows in rest.items():
+        np.testing.assert_array_equal(rows, whole[index])
+
+
+def test_sixteen_bits_are_near_and_not_the_same(tiny_model: Performer) -> None:
+    exact, rough = hidden(Computer(tiny_model)), hidden(Computer(tiny_model, precision="bfloat16"))
+    worst = max(np.abs(exact[index] - rough[index]).max() for index in exact)
+    assert 1e-6 < worst < 0.1
+    with pytest.raises(UserError, match="precision 'float8'"):
+        Computer(tiny_model, precision="float8")

@@ -1,0 +1,120 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from protlm.errors import UserError
+from protlm.plots.positions import LONGEST, ORDER, check_picture, heat_map, logo
+from protlm.sequence.alphabet import STANDARD
+
+SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., matplotlib.figure.Figure]:
+    """The figure that a function would write."""
+    figures: list[matplotlib.figure.Figure] = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    def draw(function: Callable[..., None], *arguments: object) -> matplotlib.figure.Figure:
+        function(Path("any.png"), *arguments)
+        return figures.pop()
+
+    return draw
+
+
+def distribution(length: int) -> np.ndarray:
+    return np.random.default_rng(1).dirichlet(np.full(20, 0.3), length)
+
+
+def panels(figure: matplotlib.figure.Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+@pytest.mark.parametrize("suffix", SIGNATURES)
+def test_pictures_are_written_as_they_are_named(tmp_path: Path, suffix: str) -> None:
+    paths = [tmp_path / f"{name}{suffix}" for name in ("map", "logo")]
+    heat_map(paths[0], distribution(5), "MK?XL", "probability", diverging=False)
+    logo(paths[1], distribution(5), "MK?XL")
+    for path in paths:
+        assert path.read_bytes().startswith(SIGNATURES[suffix])
+
+
+@pytest.mark.parametrize("length", [1, 8, 130, 450])
+def test_every_number_is_where_its_position_and_residue_say(drawn, length: int) -> None:
+    values = np.random.default_rng(0).normal(size=(length, 20))
+    sequence = "".join(np.random.default_rng(0).choice(list(STANDARD), length))
+    figure = drawn(heat_map, values, sequence, "score", True)
+    seen = np.full((length, 20), np.nan)
+    marked = {}
+    for axes in panels(figure):
+        (image,) = axes.images
+        left, right, bottom, top = image.get_extent()
+        assert (bottom, top) == (19.5, -0.5)
+        names = [tick.get_text() for tick in axes.get_yticklabels()]
+        for row, letter in enumerate(names):
+            seen[int(left + 0.5) - 1 : int(right - 0.5), STANDARD.index(letter)] = image.get_array()[row]
+        for x, y in axes.collections[0].get_offsets():
+            marked[round(x)] = names[round(y)]
+        letters = [tick.get_text() for tick in axes.get_xticklabels(minor=True)]
+        assert "".join(letters) == sequence[int(left + 0.5) - 1 : int(right - 0.5)]
+    np.testing.assert_array_equal(seen, values)
+    assert "".join(marked[i] for i in range(1, length + 1)) == sequence
+    assert (len(panels(figure)) > 1) == (length > 100)
+
+
+def test_the_rows_are_the_twenty_amino_acids() -> None:
+    assert sorted(ORDER) == sorted(STANDARD)
+
+
+def test_colours_that_diverge_are_symmetric(drawn) -> None:
+    values = np.linspace(-1, 3, 40).reshape(2, 20)
+    for diverging, limits in ((True, (-3, 3)), (False, (-1, 3))):
+        (axes,) = panels(drawn(heat_map, values, "MK", "score", diverging))
+        assert axes.images[0].get_clim() == pytest.approx(limits, abs=0.1)
+
+
+def test_a_few_extremes_do_not_take_all_colours(drawn) -> None:
+    values = np.linspace(-1, 1, 1000).reshape(50, 20)
+    values[3, 7] = 100
+    for diverging in (True, False):
+        (axes, *_) = panels(drawn(heat_map, values, "M" * 50, "score", diverging))
+        assert axes.images[0].get_clim() == pytest.approx((-1, 1), abs=0.02)
+
+
+@pytest.mark.parametrize("values", [np.full((3, 20), np.nan), np.zeros((3, 20)), np.ones((3, 20))])
+def test_what_is_unknown_or_all_the_same_is_drawn(tmp_path: Path, values: np.ndarray) -> None:
+    for diverging in (True, False):
+        heat_map(tmp_path / "map.png", values, "???", "score", diverging)
+
+
+def test_the_letters_of_a_logo_are_as_tall_as_their_share_of_the_information(drawn) -> None:
+    p = np.zeros((3, 20))
+    p[0, STANDARD.index("W")] = 1
+    p[1] = 1 / 20
+    p[2, [STANDARD.index("A"), STANDARD.index("G")]] = 0.5
+    (axes,) = panels(drawn(logo, p, "WX?"))
+    heights = [patch.get_path().get_extents().height for patch in axes.patches]
+    heights = sorted(height for height in heights if height > 0.01)
+    assert heights[-1] == pytest.approx(np.log2(20), rel=0.01)
+    assert heights[:-1] == pytest.approx(2 * [0.5 * np.log2(10)], rel=0.02)
+    assert axes.get_ylim() == (0, pytest.approx(np.log2(20)))
+
+
+def test_a_logo_of_what_says_nothing_is_empty(drawn) -> None:
+    (axes,) = panels(drawn(logo, np.full((3, 20), 0.05), "MKT"))
+    assert not axes.patches
+    assert axes.get_ylim() == (0, 0.5)
+
+
+@pytest.mark.parametrize("function", [lambda *a: heat_map(*a, "score", False), logo])
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path, function: Callable[..., None]) -> None:
+    with pytest.raises(UserError, match="ends in .png, .pdf, .svg"):
+        function(tmp_path / "a.gif", distribution(3), "MKT")
+    with pytest.raises(UserError, match="a picture of 2,001 residues cannot be read; at most 2,000"):
+        function(tmp_path / "a.png", distribution(LONGEST + 1), "M" * (LONGEST + 1))
+    assert not list(tmp_path.iterdir())
+    check_picture(tmp_path / "a.png", LONGEST)

@@ -1,0 +1,259 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import rankdata
+
+from protlm.errors import UserError
+from protlm.inference.engine import Computer
+from protlm.metrics import spearman
+from protlm.performer import Performer
+from protlm.proteingym import benchmark as proteingym
+from protlm.proteingym.alignment import read_alignment, site_independent, site_log_frequencies, weights
+from protlm.proteingym.assays import Published, find_assays
+from protlm.proteingym.benchmark import benchmark
+from protlm.proteingym.correlation import Result, averages, format_results, to_rows
+from protlm.sequence.alphabet import STANDARD
+from protlm.variants.blosum import blosum62
+from protlm.variants.notation import all_singles, parse
+from protlm.variants.score import score
+
+REFERENCE = "DMS_id,DMS_filename,UniProt_ID,target_seq,coarse_selection_type,MSA_filename\n"
+A, B = "MKTAYIAKQR", "GAVLIMCFYW"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three assays of two proteins, and a reference table of four."""
+    folder = tmp_path / "assays"
+    folder.mkdir()
+    (folder / "DMS_substitutions.csv").write_text(
+        f"{REFERENCE}A_one,A_one.csv,PA,{A},Activity,A.a2m\nA_two,A_two.csv,PA,{A},Activity,\n"
+        f"B_one,B_file.csv,PB,{B},Binding,\nC_one,C_one.csv,PC,{B},Binding,\n"
+    )
+    (folder / "A_one.csv").write_text("mutant,DMS_score\nM1L,0.5\nK2R,1.5\nT3A,-1\nA4G,0\n")
+    (folder / "A_two.csv").write_text("mutant,DMS_score\nM1L,1\nK2R:Y5F,3\nT3A,2\n")
+    (folder / "B_file.csv").write_text("mutant,DMS_score\nG1A,1\nA2G,3\nV3L,2\n")
+    return folder
+
+
+def test_the_average_is_over_proteins_within_a_type_then_over_types() -> None:
+    values = [0.1, 0.3, 0.6, 0.5, 0.9, math.nan]
+    uniprot = ["P1", "P1", "P2", "P1", "P3", "P4"]
+    selection = ["Activity", "Activity", "Activity", "Binding", "Stability", "Stability"]
+    kinds, mean = averages(values, uniprot, selection)
+    assert kinds == pytest.approx({"Activity": (0.2 + 0.6) / 2, "Binding": 0.5, "Stability": 0.9})
+    assert mean == pytest.approx((0.4 + 0.5 + 0.9) / 3)
+    assert mean != pytest.approx(np.nanmean(values))
+    assert math.isnan(averages([math.nan], ["P"], ["Activity"])[1])
+
+
+def test_spearman_is_the_correlation_of_ranks() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 9, size=(2, 50)).astype(float)
+    assert spearman(x, y) == pytest.approx(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    assert spearman(x, np.exp(x)) == pytest.approx(1)
+    assert math.isnan(spearman(x, np.ones(50)))
+    assert spearman(np.array([1, 2, np.nan, 3]), np.array([1, 2, 0, np.nan])) == pytest.approx(1)
+
+
+def test_blosum62_is_the_matrix_that_is_published() -> None:
+    names = ["M1L", "K2R", "T3A", "A4W", "Y5F", "K2R:Y5F", "WT", "A4A"]
+    assert blosum62(parse(A, names)).tolist() == [2, 2, 0, -3, 3, 5, 0, 4]
+
+
+@pytest.fixture
+def alignment(tmp_path: Path):
+    def write(text: str) -> Path:
+        (tmp_path / "A.a2m").write_text(text)
+        return tmp_path / "A.a2m"
+
+    return write
+
+
+def test_columns_are_those_of_the_first_sequence(alignment) -> None:
+    a2m = ">focus/3-6\nTA-yI\n>two\nTAAYI\n>three\n.GCy-\n"
+    a3m = ">focus/3-6\nTAYI\n>two\nTAaYI\n>three\n-GcY-\n"
+    for text in (a2m, a3m):
+        focus, codes = read_alignment(alignment(text))
+        assert focus == "TAYI"
+        letters = [["-" if code == 20 else STANDARD[code] for code in row] for row in codes]
+        assert letters == [list("TAYI"), list("TAYI"), list("-GY-")]
+
+
+def test_sequences_that_are_alike_share_a_weight(alignment) -> None:
+    rows = ["MKTAYIAKQR", "MKTAYIAKQW", "MKTAYIAWWW", "WWWWWWWWWW"]
+    _, codes = read_alignment(alignment("".join(f">{i}\n{row}\n" for i, row in enumerate(rows))))
+    # the second is alike to the first (9 of 10) and to the third (8 of 10), which differ by 3
+    assert weights(codes).tolist() == [1 / 2, 1 / 3, 1 / 2, 1]
+
+
+def test_site_independent_scores_are_ratios_of_frequencies(alignment) -> None:
+    path = alignment(">focus\nTAYI\n>two\nTGWL\n>gaps\n-W--\n")
+    variants = parse(A, ["A4G", "T3A", "T3A:A4G", "M1L", "A4C", "WT"])
+    site = math.log(1.5 / 1.5), math.log(0.5 / 2.5), math.log(0.5 / 1.5)
+    expected = [site[0], site[1], site[0] + site[1], np.nan, site[2], 0]
+    np.testing.assert_allclose(site_independent(variants, path), expected)
+    frequencies = np.exp(site_log_frequencies(read_alignment(path)[1]))
+    np.testing.assert_allclose(frequencies.sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; expected an alignment"),
+        ("TAYI\n", "expected '>'"),
+        (">a\n\n", "no residues"),
+        (">a\nTAYI\n>b\nTAY\n", "record 2: 3 columns; expected 4"),
+        (">a\nWWW\n", "is no part of the wild type"),
+    ],
+)
+def test_what_is_no_alignment_is_refused(alignment, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        site_independent(all_singles(A), alignment(text))
+
+
+def test_assays_are_those_of_the_reference_table(folder: Path) -> None:
+    (folder / "stray.csv").write_text("x\n")
+    assays = find_assays(folder)
+    assert [(a.id, a.path.name, a.uniprot, a.selection, a.sequence) for a in assays.found] == [
+        ("A_one", "A_one.csv", "PA", "Activity", A),
+        ("A_two", "A_two.csv", "PA", "Activity", A),
+        ("B_one", "B_file.csv", "PB", "Binding", B),
+    ]
+    assert (assays.missing, assays.foreign) == (1, ["stray.csv"])
+
+
+def test_wild_types_can_be_in_a_fasta_file(folder: Path) -> None:
+    (folder / "DMS_substitutions.csv").unlink()
+    (folder / "wt.fasta").write_text(f">A_one\n{A}\n>B_file text\n{B}\n")
+    assays = find_assays(folder)
+    assert [(a.id, a.uniprot, a.selection) for a in assays.found] == [
+        ("A_one", "A_one", "unknown"),
+        ("B_file", "B_file", "unknown"),
+    ]
+    assert assays.foreign == ["A_two.csv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "DMS_substitutions.csv").unlink(), "no wild types; expected DMS_substitutions.csv"),
+        (lambda folder: [path.unlink() for path in folder.glob("[AB]*")], "no CSV file of an assay"),
+        (lambda folder: (folder / "DMS_substitutions.csv").write_text("DMS_id\nx\n"), "no column 'DMS_filename'"),
+        (
+            lambda folder: (folder / "DMS_substitutions.csv").write_text(f"{REFERENCE}x,x.csv,P,,Binding,\n"),
+            "row 1: an empty cell",
+        ),
+        (
+            lambda folder: (folder / "DMS_substitutions.csv").write_text(f"{REFERENCE}../x,x.csv,P,MK,Binding,\n"),
+            "row 1: a folder in the name",
+        ),
+        (lambda folder: (folder / "wt.fasta").write_text(">a\nMK\n>a\nMK\n"), "'a' stands twice"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(folder: Path, change, message: str) -> None:
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        find_assays(folder)
+
+
+def results(model: Performer, folder: Path, **options) -> list[Result]:
+    return list(benchmark(Computer(model), find_assays(folder), **options))
+
+
+def test_figures_are_those_of_the_parts(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "A.a2m").write_text(">focus\nMKTAYI\n>two\nLKAGYI\n")
+    published = tmp_path / "published.csv"
+    published.write_text('DMS ID,Site-Independent,"Big (k=1, h=2)",ESM2 (8M)\nA_two,0.25,0.5,0.75\nA_one,0.2,0.4,\n')
+    first, second, third = results(
+        tiny_model, folder, published=Published(published, ["Big (k=1, h=2)"]), alignments=tmp_path
+    )
+    names = ["M1L", "K2R", "T3A", "A4G"]
+    measured = np.array([0.5, 1.5, -1, 0])
+    assert first.variants == 4
+    assert first.correlations == {
+        "protlm": spearman(score(tiny_model, A, names).round(6), measured),
+        "BLOSUM62": spearman(blosum62(parse(A, names)), measured),
+        "Site-Independent": spearman(site_independent(parse(A, names), tmp_path / "A.a2m"), measured),
+        "Big (k=1, h=2)": 0.4,
+    }
+    assert (second.correlations["Site-Independent"], second.correlations["Big (k=1, h=2)"]) == (0.25, 0.5)
+    assert math.isnan(third.correlations["Site-Independent"])
+    assert "neither an alignment nor a published figure" in third.notes[0]
+    assert Published(published).columns == ["ESM2 (8M)"]
+    with pytest.raises(UserError, match="no column 'GEMME'"):
+        Published(published, ["GEMME"])
+
+
+def test_what_was_scored_is_not_scored_again(
+    tiny_model: Performer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = results(tiny_model, folder)
+    kept = tmp_path / "scores"
+    stopped = benchmark(Computer(tiny_model), find_assays(folder), scores=kept)
+    next(stopped)
+    stopped.close()
+    assert [path.name for path in kept.glob("*.csv")] == ["A_one.csv"]
+    calls = []
+    scorer = proteingym.score_variants
+    monkeypatch.setattr(proteingym, "score_variants", lambda *a: calls.append(a[1].names) or scorer(*a))
+    resumed = results(tiny_model, folder, scores=kept)
+    assert len(calls) == 2
+    assert to_rows(resumed) == to_rows(whole)
+    assert results(tiny_model, folder, scores=kept)
+    assert len(calls) == 2
+    (folder / "A_one.csv").write_text("mutant,DMS_score\nM1L,0.5\nK2R,1.5\nT3A,-1\nA4G,0.1\n")
+    results(tiny_model, folder, scores=kept)
+    assert calls[2:] == [["M1L", "K2R", "T3A", "A4G"]]
+
+
+def test_scores_of_another_model_are_refused(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "scores"
+    results(tiny_model, folder, scores=kept)
+    with pytest.raises(UserError, match="method masked-marginals, now wt-marginals"):
+        results(tiny_model, folder, scores=kept, method="wt-marginals")
+    with torch.no_grad():
+        tiny_model.head.bias[7] += 0.1
+    with pytest.raises(UserError, match="made otherwise"):
+        results(tiny_model, folder, scores=kept)
+    with pytest.raises(UserError, match=r"holds CSV files but no model\.json"):
+        results(tiny_model, folder, scores=folder)
+    with pytest.raises(UserError, match="is a file"):
+        results(tiny_model, folder, scores=folder / "A_one.csv")
+    (kept / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="not a record of scores"):
+        results(tiny_model, folder, scores=kept)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("mutant,DMS_score\nM1L,\n", r"A_one\.csv, row 1: DMS_score is ''; expected a finite number"),
+        ("mutant,DMS_score\nM1L,nan\n", "row 1: DMS_score is 'nan'"),
+        ("mutant\nM1L\n", "no column 'DMS_score'"),
+        ("mutant,DMS_score\nK1L,1\n", "row 1, variant K1L: position 1 of the wild type is M, not K"),
+    ],
+)
+def test_an_assay_that_cannot_be_used_is_refused(
+    tiny_model: Performer, folder: Path, content: str, message: str
+) -> None:
+    (folder / "A_one.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        results(tiny_model, folder)
+
+
+def test_the_table_has_assays_and_averages(tiny_model: Performer, folder: Path) -> None:
+    found = results(tiny_model, folder)
+    columns, rows = to_rows(found)
+    assert columns[:4] == ["DMS_id", "UniProt_ID", "coarse_selection_type", "variants"]
+    assert [row[0] for row in rows] == ["A_one", "A_two", "B_one", "average", "average", "average"]
+    assert [row[2:4] for row in rows[3:]] == [["Activity", "7"], ["Binding", "3"], ["all", "10"]]
+    mine = [float(row[columns.index("protlm")]) for row in rows]
+    assert mine[3] == pytest.approx((mine[0] + mine[1]) / 2, abs=1e-5)
+    assert mine[5] == pytest.approx((mine[3] + mine[4]) / 2, abs=1e-5)
+    text = format_results(found)
+    assert "3 assays: no Site-Independent" in text
+    assert len({len(line) for line in text.splitlines()[:9]}) == 1

@@ -1,0 +1,132 @@
+"""`protlm.load`: what the methods of the Python API give, and that they are the functions behind the commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import protlm
+from protlm import UserError
+from protlm.checkpoint import export
+from protlm.embedding.in_memory import embed
+from protlm.inference.fill import fill
+from protlm.inference.perplexity import pseudo_perplexity
+from protlm.model_api import ProteinModel, example
+from protlm.performer import Performer
+from protlm.sequence.alphabet import STANDARD, encode, with_ends
+from protlm.variants.score import score
+
+PROTEINS = ["MKTAYIAKQR", "MKT", "GAVLIMCFYW"]
+
+
+@pytest.fixture
+def model(model_folder: Path) -> ProteinModel:
+    return protlm.load(model_folder)
+
+
+def test_it_is_the_network_that_was_saved(model: ProteinModel, tiny_model: Performer) -> None:
+    assert isinstance(model, Performer)
+    assert not model.training
+    tokens = torch.from_numpy(with_ends(encode("MKTAYIAK"))).long()[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens), tiny_model(tokens), rtol=0, atol=0)
+
+
+def test_embeddings_are_means_over_the_residues(model: ProteinModel) -> None:
+    together = model.embed(PROTEINS)
+    assert together.shape == (3, 16)
+    assert together.dtype == np.float32
+    for row, residues, sequence in zip(together, model.embed_residues(PROTEINS), PROTEINS, strict=True):
+        assert residues.shape == (len(sequence), 16)
+        np.testing.assert_allclose(row, residues.mean(0), atol=1e-5)
+        (expected,) = embed(model, [sequence])
+        np.testing.assert_allclose(residues, expected, atol=1e-5)
+    both = model.embed(PROTEINS, pool="max", layers=(1, -1))
+    assert both.shape == (3, 2, 16)
+    np.testing.assert_allclose(both[:, 1], model.embed(PROTEINS, pool="max"), atol=1e-6)
+    assert [rows.shape for rows in model.embed_residues(["MKT"], layers=(0, 1))] == [(2, 3, 16)]
+
+
+def test_small_letters_and_j(model: ProteinModel) -> None:
+    np.testing.assert_array_equal(model.embed(["mkj"]), model.embed(["MKX"]))
+
+
+def test_nothing_gives_nothing(model: ProteinModel) -> None:
+    assert model.embed([]).shape == (0, 16)
+    assert model.embed([], layers=(0, 1)).shape == (0, 2, 16)
+    assert model.embed_residues([]) == []
+
+
+def test_predictions_scores_and_perplexities_are_those_of_the_functions(model: ProteinModel) -> None:
+    assert model.predict_masked("MK<mask>LLI", 3) == fill(model, "MK<mask>LLI", 3)
+    assert model.probabilities("MKT").shape == (3, 20)
+    np.testing.assert_allclose(model.probabilities("MKTLLI").sum(1), 1)
+    variants = ["K2R", "M1A:T3G"]
+    np.testing.assert_array_equal(model.score("MKTLLI", variants), score(model, "MKTLLI", variants))
+    every = model.score("MKTLLI")
+    assert every.shape == (6, 20)
+    assert every[1, STANDARD.index("R")] == pytest.approx(model.score("MKTLLI", ["K2R"])[0])
+    assert every[1, STANDARD.index("K")] == 0
+    np.testing.assert_array_equal(model.pseudo_perplexity(PROTEINS), pseudo_perplexity(model, PROTEINS))
+    assert not np.allclose(model.pseudo_perplexity(PROTEINS, one_pass=True), model.pseudo_perplexity(PROTEINS))
+
+
+def test_generation_is_reproducible() -> None:
+    model = example(causal=True)
+    one, two = model.generate(2, prefix="MKT", max_length=12, seed=3)
+    assert one != two
+    assert [one, two] == model.generate(2, prefix="MKT", max_length=12, seed=3)
+    assert max(len(one), len(two)) <= 12
+
+
+def test_another_attention_with_the_same_weights(model_folder: Path) -> None:
+    model, exact = protlm.load(model_folder), protlm.load(model_folder, attention="exact")
+    assert exact.config.attention == "exact"
+    assert torch.equal(model.head.weight, exact.head.weight)
+    assert not np.allclose(model.embed(PROTEINS), exact.embed(PROTEINS), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda model: model.embed("MKT"), "a list of texts"),
+        (lambda model: model.embed_residues("MKT"), "a list of texts"),
+        (lambda model: model.score("MKT", "M1A"), "a list of texts"),
+        (lambda model: model.pseudo_perplexity("MKT"), "a list of texts"),
+        (lambda model: model.embed(["MKT", ""]), "sequence 2 is empty"),
+        (lambda model: model.embed(["MKT", None]), "sequence 2: expected a text, got NoneType"),
+        (lambda model: model.pseudo_perplexity([1]), "sequence 1: expected a text, got int"),
+        (lambda model: model.embed(["MKT", "M1T"]), "sequence 2: '1' at position 2"),
+        (lambda model: model.embed(["MKT\u0131"]), "sequence 1"),
+        (lambda model: model.embed(["MKT"], pool="median"), "median"),
+        (lambda model: model.embed(["MKT"], layers=(3,)), "3"),
+        (lambda model: model.embed(["MKT"], precision="float8"), "float8"),
+        (lambda model: model.predict_masked("MKT"), "<mask>"),
+        (lambda model: model.score("MKT", ["A1G"]), "position 1"),
+        (lambda model: model.generate(), "bidirectional|unidirectional"),
+        (lambda model: example(causal=True).predict_masked("MK<mask>"), "unidirectional"),
+    ],
+)
+def test_a_mistake_is_one_line(model: ProteinModel, call, match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        call(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_does_not_exist(model_folder: Path) -> None:
+    with pytest.raises(UserError, match="device abacus"):
+        protlm.load(model_folder, device="abacus")
+    assert next(protlm.load(model_folder, device="auto").parameters()).isfinite().all()
+
+
+def test_a_model_without_a_start_begins_with_cls(model_folder: Path, tiny_model: Performer, tmp_path: Path) -> None:
+    """Models trained on blocks begin with `<eos>`; those of earlier versions do not say."""
+    about = json.loads((model_folder / "config.json").read_text())
+    del about["model"]["start_id"]
+    (model_folder / "config.json").write_text(json.dumps(about))
+    assert protlm.load(model_folder).config.start_id == 0
+    tiny_model.config = type(tiny_model.config)(**{**vars(tiny_model.config), "start_id": 2})
+    export(tiny_model, tmp_path / "blocks")
+    assert not np.allclose(protlm.load(tmp_path / "blocks").embed(["MKT"]), protlm.load(model_folder).embed(["MKT"]))

@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protlm.errors import UserError
+from protlm.sequence.alphabet import STANDARD
+from protlm.tables import Table, read_table, write_table
+from protlm.variants.notation import all_singles, name_of, open_proteins, parse
+from protlm.variants.variant_table import VariantTable
+
+WILD_TYPE = "MKTAYIAKQR"
+proteins = st.text(STANDARD, min_size=1, max_size=30)
+
+
+@given(proteins, st.data(), st.integers(-50, 50))
+def test_a_name_makes_its_sequence_and_a_sequence_its_name(sequence: str, data: st.DataObject, offset: int) -> None:
+    other = data.draw(st.text(STANDARD, min_size=len(sequence), max_size=len(sequence)))
+    name = name_of(sequence, other, offset)
+    assert list(parse(sequence, [name], offset).sequences()) == [other]
+
+
+@given(proteins)
+def test_all_singles_are_nineteen_of_each_residue_all_different(sequence: str) -> None:
+    variants = all_singles(sequence)
+    mutated = list(variants.sequences())
+    assert len(variants) == 19 * len(sequence) == len(set(mutated))
+    assert all(sum(a != b for a, b in zip(sequence, other, strict=True)) == 1 for other in mutated)
+    again = parse(sequence, variants.names)
+    assert (again.position == variants.position).all()
+    assert (again.mutant == variants.mutant).all()
+
+
+def test_letters_outside_the_twenty_are_left_out_of_all_singles() -> None:
+    assert set(all_singles("MXU").position) == {0}
+
+
+def test_positions_count_from_one() -> None:
+    variants = parse(WILD_TYPE, ["M1L", "R10K", "K2R:Y5F"])
+    assert list(variants.sequences()) == ["LKTAYIAKQR", "MKTAYIAKQK", "MRTAFIAKQR"]
+    assert variants.variant.tolist() == [0, 1, 2, 2]
+
+
+def test_what_changes_nothing_is_taken() -> None:
+    assert list(parse(WILD_TYPE, ["A4A", "WT"]).sequences()) == [WILD_TYPE, WILD_TYPE]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["M1L", "A5G"], "variant 2, variant A5G: position 5 of the wild type is Y, not A"),
+        (["A42G"], "position 42 is outside of the wild type, which has 10 residues"),
+        (["M0L"], "position 0 is outside"),
+        (["M1L:M1K"], "position 1 stands twice"),
+        (["M1X"], "'X' in M1X is none of the twenty amino acids"),
+        (["m1l"], "'m' in m1l is none of the twenty"),
+        (["M1*"], r"'\*' in M1\* is none of the twenty"),
+        (["M1"], "'M1' is no substitution; expected such as A42G"),
+        (["M1L,K2R"], "is no substitution"),
+        (["M1L:"], "is empty; expected a substitution"),
+        ([""], "variant 1: is empty"),
+        (["p.Met1Leu"], "is no substitution"),
+        (["M99999999999L"], "is no substitution"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(WILD_TYPE, names)
+
+
+def test_an_offset_that_explains_all_is_suggested() -> None:
+    names = ["M24L", "T26A", "Y28F", "K31R"]
+    with pytest.raises(UserError, match=r"3 more do not fit; with an offset of 23 all would fit \(--offset 23\)"):
+        parse(WILD_TYPE, names)
+    assert next(parse(WILD_TYPE, names, offset=23).sequences()) == "LKTAYIAKQR"
+    with pytest.raises(UserError, match=r"position 24, with an offset of 22, of the wild type is K, not M"):
+        parse(WILD_TYPE, names, offset=22)
+
+
+def test_no_offset_is_suggested_that_does_not_explain_all() -> None:
+    with pytest.raises(UserError, match="is this the wild type"):
+        parse(WILD_TYPE, ["M24L", "T26A", "Y28F", "W31R"])
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes bytes as a CSV file and reads it as variants of the wild type."""
+
+    def read(content: str | bytes, wild_type=WILD_TYPE) -> VariantTable:
+        path = tmp_path / "variants.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return VariantTable(path, wild_type)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "mutant,note\nM1L,a\nK2R:Y5F,b\n",
+        "\ufeffmutant,note\r\nM1L,a\r\nK2R:Y5F,b\r\n",
+        '"note","mutant"\n"a","M1L"\n"b",K2R:Y5F',
+        "note,mutant\n\na,M1L\n\nb,K2R:Y5F\n\n",
+        "mutated_sequence,note\nLKTAYIAKQR,a\nMRTAFIAKQR,b\n",
+        "mutant,mutated_sequence,note\nM1L,LKTAYIAKQR,a\nK2R:Y5F,MRTAFIAKQR,b\n",
+    ],
+)
+def test_spellings_of_a_table_are_one_table(table, content: str) -> None:
+    read = table(content)
+    assert read.variants.names == ["M1L", "K2R:Y5F"]
+    assert read.columns() == {
+        "mutant": ["M1L", "K2R:Y5F"],
+        "mutated_sequence": ["LKTAYIAKQR", "MRTAFIAKQR"],
+        "note": ["a", "b"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; expected a header"),
+        ("mutant\n", "a header, but no rows"),
+        ("variant,score\nM1L,1\n", "no column 'mutant'; its columns are: variant, score"),
+        ("mutant;score\nM1L;1\n", "no column 'mutant'; its columns are: mutant;score"),
+        ("mutant,score\nM1L,1\nK2R\n", "row 2: 1 cells; expected 2 as in the header"),
+        ("mutant,score\nM1L,1\n,2\n", "row 2: is empty"),
+        ("mutant,score\nM1L,1\nA5G,2\n", "row 2, variant A5G: position 5 of the wild type is Y, not A"),
+        ("mutant,mutant\nM1L,K2R\n", "'mutant' stands twice"),
+        ("mutant,protlm_score\nM1L,1\n", "has a column 'protlm_score' already"),
+        ("mutant,mutated_sequence\nM1L,MKTAYIAKQR\n", "row 1: mutated_sequence is not the wild type with M1L"),
+        ("mutated_sequence\nMKTAYIAKQ\n", "row 1: mutated_sequence has 9 residues; expected 10"),
+        ("mutated_sequence\nMKTAYIAKQX\n", "'X' in R10X is none of the twenty"),
+        ('mutant\n"M1L\n', "line 2: not CSV"),
+        ("mutant\nM1L\0\n", "NUL"),
+        (b"mutant\n\xff\xfeM1L\n", r"not text in UTF-8 \(byte 8\)"),
+        (b"\x1f\x8b\x08\x00damaged", "damaged or cut short"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(table, content: str | bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        table(content)
+
+
+def test_rows_name_their_protein(table) -> None:
+    read = table("protein,mutant\na,M1L\nb,A1G\na,K2R\n", {"a": WILD_TYPE, "b": "AAA"})
+    assert {name: rows for name, (rows, _) in read.groups.items()} == {"a": [0, 2], "b": [1]}
+    assert read.columns()["mutated_sequence"] == ["LKTAYIAKQR", "GAA", "MRTAYIAKQR"]
+    with pytest.raises(UserError, match="row 3, variant K3R: position 3 of the wild type is T"):
+        table("protein,mutant\na,M1L\nb,A1G\na,K3R\n", {"a": WILD_TYPE, "b": "AAA"})
+    with pytest.raises(UserError, match="row 1: protein 'c' is not in the FASTA file"):
+        table("protein,mutant\nc,M1L\n", {"a": WILD_TYPE})
+
+
+@pytest.mark.parametrize("cell", ["nan", "", "inf", "high"])
+def test_numbers_have_to_be_finite(cell: str) -> None:
+    with pytest.raises(UserError, match=r"t\.csv, row 2: x is .*; expected a finite number"):
+        Table("t.csv", ["x"], [["1"], [cell]]).numbers("x")
+
+
+def test_missing_numbers_can_be_taken() -> None:
+    np.testing.assert_array_equal(Table("t.csv", ["x"], [["1"], [""]]).numbers("x", missing=True), [1, np.nan])
+
+
+@given(st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r")), min_size=2, max_size=2)))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
+    path = tmp_path_factory.mktemp("table") / "t.csv"
+    write_table(path, ["a", "b"], rows)
+    assert read_table(path).rows == rows
+
+
+def test_a_protein_is_a_file_or_a_sequence(write_fasta) -> None:
+    assert [record.sequence for record in open_proteins("mktay")] == ["MKTAY"]
+    assert [record.sequence for record in open_proteins("MKTAY" * 1000)] == ["MKTAY" * 1000]
+    assert [record.sequence for record in open_proteins(str(write_fasta([("a", "MKT")])))] == ["MKT"]
+    for source in ("no.fasta", "MK-T", "", "MKT" * 1000 + "1"):
+        with pytest.raises(UserError, match="neither a file nor a sequence"):
+            open_proteins(source)
