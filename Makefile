@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
+.PHONY: demo test test-slow test-all check notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -19,8 +19,14 @@ DEMO := runs/demo
 # a ribosomal protein of the test split (A1V0P2) with R20, Q40 and F60 masked
 MASKED := MAHKKAGGSSRNGRDSESK<mask>LGVKVYGGQAINAGGIIVR<mask>RGTRMHAGENVGMGKDHTL<mask>ALVDGHVKFTTKGAAKKHTVVVVPAAA
 
+# what a contributor runs while working; test-slow has what starts processes, trains for longer or builds the docs
 test: $(READY)
-	$(BIN)/pytest -q -n auto
+	$(BIN)/pytest -q -n auto --dist worksteal -m 'not slow'
+
+test-slow: $(READY)
+	$(BIN)/pytest -q -n auto --dist worksteal -m slow
+
+test-all: test test-slow
 
 check: $(READY)
 	$(BIN)/ruff check .
