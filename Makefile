@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-all check notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
+.PHONY: demo test test-slow test-all check docs notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -33,6 +33,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# the documentation site; a warning or a dead link fails
+docs: $(READY)
+	$(BIN)/zensical build --strict --clean
 
 # runs them and keeps their outputs in them
 notebooks: $(READY)
@@ -93,4 +97,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs corpora
+	rm -rf $(VENV) runs corpora site
