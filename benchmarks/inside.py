@@ -35,7 +35,7 @@ from benchmarks.tables import check_outputs, write_csv
 from protlm import checkpoint
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.interpret.attention_maps import attention_matrices, chosen_blocks
 from protlm.performer import Performer
 from protlm.sequence.alphabet import decode
@@ -153,12 +153,11 @@ def run(options: argparse.Namespace) -> None:
         found += rows(control, f"random {number}")
     about = {"attention": str(model.config.attention_name), "proteins": len(records), "residues": residues}
     print(f"{len(records):,} proteins, {residues:,} residues\n{table(found)}")
-    with unfinished(options.csv) as partial, unfinished(options.figures / PICTURES[0]) as drawings:
-        draw(model, sequences, trained, mapped, drawings)
-        write_csv([{**row, **about} for row in found], partial / options.csv.name)
-        for name in PICTURES:
-            os.replace(drawings / name, options.figures / name)
-        os.replace(partial / options.csv.name, options.csv)
+    with atomic_output(options.csv) as partial, atomic_output(options.figures / PICTURES[0]) as drawing:
+        draw(model, sequences, trained, mapped, drawing.parent)
+        write_csv([{**row, **about} for row in found], partial)
+        for name in PICTURES[1:]:
+            os.replace(drawing.with_name(name), options.figures / name)
     print(f"figures: {options.csv}, {options.figures}/{{attention_maps,similarity,residues}}.png")
 
 

@@ -24,7 +24,6 @@ with the same command. A table of another model is not continued.
 import argparse
 import csv
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -41,7 +40,7 @@ from benchmarks.memory import GIB, RESERVE
 from benchmarks.models import DIRECTIONS, Sizes, random_batch
 from benchmarks.tables import check_outputs
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.performer.kinds import ATTENTION
 
 KINDS = {
@@ -183,12 +182,10 @@ def read_table(path: Path, setting: Row) -> list[Row]:
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """All rows, whole or not at all."""
-    with unfinished(path) as folder:
-        with (folder / path.name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(folder / path.name, path)
+    with atomic_output(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ If none is as fast, it is the fastest one, and the table has the seconds of both
 """
 
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from benchmarks.quality_time import mean_seconds, size, training_step
 from benchmarks.tables import check_outputs, read_json, whole, write_csv
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
+from protlm.files import atomic_output
 
 CHOICE = "choice.json"
 BASE = ["+experiment=trembl_concat_small", "trainer.max_time=null", "callbacks.checkpoint.every_n_train_steps=100"]
@@ -144,9 +144,8 @@ def chosen(
             performer, candidates = measure(grid, [direction, *overrides])
             pair = {"performer": performer, "transformer": choose(performer, candidates)}
             stored[key] = {kind: asdict(candidate) for kind, candidate in pair.items()}
-            partial = work / f".{CHOICE}.partial"
-            partial.write_text(json.dumps(stored, indent=1) + "\n")
-            os.replace(partial, path)
+            with atomic_output(path) as partial:
+                partial.write_text(json.dumps(stored, indent=1) + "\n")
         result[name] = {
             kind: Candidate(**{**values, "options": tuple(values["options"])}) for kind, values in stored[key].items()
         }

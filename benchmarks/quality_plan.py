@@ -5,7 +5,6 @@ made with the recipe of the plan; anything else is begun or gone on with.
 """
 
 import json
-import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
+from protlm.files import atomic_output
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.train import CONF
@@ -189,9 +189,8 @@ def write_plan(runs: Sequence[Run], work: Path, redo: bool = False, ignored: Seq
             "--work, or train them anew with --redo, or leave options out of the comparison with --ignore"
         )
     work.mkdir(parents=True, exist_ok=True)
-    partial = work / f".{PLAN}.partial"
-    partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
-    os.replace(partial, work / PLAN)
+    with atomic_output(work / PLAN) as partial:
+        partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
     return plan
 
 

@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from benchmarks.tables import DAMAGED, METRICS, whole, write_csv
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 
 RUNS, CURVES = "quality.csv", "quality_curves.csv"
 NAMES = ("corpus", "direction", "kind", "seed")
@@ -92,9 +91,8 @@ def write_runs(runs: Sequence[Done], folder: Path) -> None:
     ]
     for rows, name in ((curves, CURVES), (results, RUNS)):  # in this order: a run in the second is whole
         if rows:
-            with unfinished(folder / name) as partial:
-                write_csv(rows, partial / name)
-                os.replace(partial / name, folder / name)
+            with atomic_output(folder / name) as partial:
+                write_csv(rows, partial)
 
 
 def _names(run: Done) -> dict[str, Any]:

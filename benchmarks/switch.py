@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -32,6 +31,7 @@ from benchmarks.switch_report import report
 from benchmarks.tables import check_outputs
 from protlm.checkpoint import export, load
 from protlm.errors import UserError
+from protlm.files import atomic_output
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
 from protlm.training.datamodule import TremblDataModule
@@ -90,9 +90,8 @@ class Along(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         splits = [split for split in self.splits if data.corpora.count(split)[0]]
         known[str(trainer.global_step)] = {split: measure(pl_module.model, data, split, self.limit) for split in splits}
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        os.replace(partial, self.path)
+        with atomic_output(self.path) as partial:
+            partial.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def measure(model: Performer, data: TremblDataModule, split: str, limit: int) -> dict[str, float]:

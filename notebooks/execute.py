@@ -15,6 +15,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from protlm.files import atomic_output
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 PARAMETERS = "parameters"
@@ -80,9 +82,8 @@ def main() -> None:
     for path in paths:
         notebook = execute(path.resolve())
         nbformat.validate(notebook)
-        partial = path.with_name(f".{path.name}.partial")
-        nbformat.write(notebook, partial)
-        os.replace(partial, path)  # whole or not at all
+        with atomic_output(path) as partial:
+            nbformat.write(notebook, partial)
         print(f"{path}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells executed", flush=True)
 
 

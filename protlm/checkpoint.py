@@ -5,7 +5,6 @@ No pickle is executed: Lightning checkpoints are read with torch's `weights_only
 
 import hashlib
 import json
-import os
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 
@@ -134,11 +133,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     check_absent(folder)
-    with unfinished(folder) as partial:
-        model_folder = partial / folder.name
-        model_folder.mkdir()
-        yield model_folder
-        os.replace(model_folder, folder)
+    with atomic_output(folder) as partial:
+        partial.mkdir()
+        yield partial
 
 
 def check_absent(folder: Path) -> None:

@@ -1,6 +1,11 @@
-"""Outputs that appear whole or not at all."""
+"""Atomic output: a file or folder appears under its name only once it is complete.
+
+Everything that protlm writes goes through `atomic_output`. Whatever happens in the meantime (an error, a kill, a full
+disk), the previous file stays as it was, and no half-written file ever has the final name.
+"""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,45 +18,97 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+_HDF5_ERRNO = re.compile(r"errno = (\d+)")
+
 
 class BusyError(UserError):
     """Another process is writing the same output."""
 
 
-@contextmanager
-def unfinished(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write into; what is finished is moved out of it by `os.replace`.
+class UnwritableError(UserError):
+    """An output cannot be written: the disk is full, or permission is denied."""
 
-    The folder is `.NAME.partial`, and is gone at the end. A run that was killed may leave it; the next one with the
-    same target empties it first.
+    @classmethod
+    def of(cls, target: Path, error: Exception) -> "UnwritableError":
+        """The error to raise for one of the operating system, or one in which HDF5 reports such an error."""
+        number = _HDF5_ERRNO.search(str(error))
+        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+        return cls(f"{target}: cannot be written ({reason.splitlines()[0]})")
+
+
+@contextmanager
+def atomic_output(target: Path) -> Iterator[Path]:
+    """A path at which to write a file or folder; it is renamed to `target` when the block ends without an error.
+
+    The path is in a folder `.NAME.partial` beside `target`. The folder may hold other temporary files as well; it is
+    removed at the end. If a killed process left it behind, the next one empties it.
+
+    Args:
+        target: an existing file of this name is replaced, and a folder by a folder.
 
     Raises:
-        BusyError: if another process writes the same target.
-        UserError: if the folder cannot be made, or for an `OSError` inside, such as a full disk.
+        BusyError: if another process is writing the same target.
+        UserError: if the folder that should hold `target` does not exist.
+        UnwritableError: for an `OSError` inside the block, such as a full disk.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "numbers.txt"
+    >>> with atomic_output(target) as partial:
+    ...     _ = partial.write_text("1 2 3")
+    ...     target.exists()
+    False
+    >>> target.read_text()
+    '1 2 3'
+    """
+    with partial_folder(target) as folder:
+        try:
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield folder / target.name
+            publish(folder / target.name, target)
+        except OSError as error:
+            raise UnwritableError.of(target, error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Renames a complete file or folder to `target`; a file is written to disk before, to survive a power failure."""
+    if partial.is_file():
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+    elif target.is_dir():
+        os.replace(target, partial.with_name("replaced"))  # a folder that is not empty cannot be replaced
+    os.replace(partial, target)
+
+
+@contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """The folder `.NAME.partial` beside `target`, made if necessary and locked; its content is left alone.
+
+    Raises:
+        BusyError, UserError, UnwritableError: as `atomic_output`.
     """
     if not target.parent.is_dir():
-        raise UserError(f"{target}: there is no folder {target.parent}; make it first")
+        raise UserError(f"{target}: there is no folder {target.parent}; create it first")
     folder = target.with_name(f".{target.name}.partial")
     try:
-        lock = locked(folder)
+        lock = _locked(folder)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+        raise UnwritableError.of(target, error) from error
     if lock is None:
-        raise BusyError(f"{target}: another process is writing it; wait for its end, or name another file")
+        raise BusyError(f"{target}: another process is writing it; wait until it has finished, or name another file")
     try:
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield folder
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}); nothing was left behind") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
-def locked(folder: Path) -> int | None:
-    """Makes a folder and locks it for as long as the returned descriptor is open; None if another process has it."""
+def _locked(folder: Path) -> int | None:
+    """Makes and locks a folder until the returned descriptor is closed; None if another process holds the lock."""
     while True:
+        if folder.is_file():  # left by an earlier version
+            folder.unlink()
         folder.mkdir(exist_ok=True)
         if fcntl is None:
             return os.open(os.devnull, os.O_RDONLY)
@@ -61,9 +118,11 @@ def locked(folder: Path) -> int | None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder.exists() and os.fstat(lock).st_ino == folder.stat().st_ino:
-                return lock
         except BlockingIOError:
             os.close(lock)
             return None
+        except OSError:  # a file system without locks
+            return lock
+        if folder.exists() and os.fstat(lock).st_ino == folder.stat().st_ino:
+            return lock
         os.close(lock)

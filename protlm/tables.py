@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.sequence.stream import DAMAGED, Source
 
 
@@ -111,9 +110,7 @@ def write_table(path: Path | None, columns: Sequence[str], rows: Iterable[Sequen
         writer.writerow(columns)
         writer.writerows(rows)
         return
-    with unfinished(path) as folder:
-        with (folder / path.name).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-        os.replace(folder / path.name, path)
+    with atomic_output(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

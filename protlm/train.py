@@ -35,9 +35,10 @@ from pytorch_lightning.callbacks import ProgressBar
 from yaml import YAMLError
 
 from protlm.errors import UserError
+from protlm.files import UnwritableError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.training.checkpoints import BEST, LAST, UnwritableError, WholeFiles, resume_point
+from protlm.training.checkpoints import BEST, LAST, WholeFiles, resume_point
 from protlm.training.launch import is_first, run_name
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_table
 from protlm.training.options import check_options

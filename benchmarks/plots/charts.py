@@ -1,6 +1,6 @@
 """Pictures of measurements: bars with intervals, curves, point clouds, and strings of letters as strips.
 
-All files end in .png, .pdf or .svg and are written in place, see `protlm.files.unfinished`; another ending is a
+All files end in .png, .pdf or .svg and are written in place, see `protlm.files.atomic_output`; another ending is a
 `UserError`. Colours are those of Okabe and Ito (2008), which people with a deficiency of colour vision can tell apart.
 """
 

@@ -1,8 +1,8 @@
 """Pictures of attention, of similarities of the twenty amino acids, and of where embeddings put them.
 
-All files end in .png, .pdf or .svg and are written in place, see `protlm.files.unfinished`. Colours are those of Okabe
-and Ito (2008) and perceptually even maps, which people with a deficiency of colour vision can tell apart; groups of
-amino acids have markers of their own besides.
+All files end in .png, .pdf or .svg and are written in place, see `protlm.files.atomic_output`. Colours are those of
+Okabe and Ito (2008) and perceptually even maps, which people with a deficiency of colour vision can tell apart; groups
+of amino acids have markers of their own besides.
 """
 
 import math

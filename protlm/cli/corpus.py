@@ -66,7 +66,7 @@ def info(
 
     from protlm.corpus.reader import Corpus
     from protlm.corpus.statistics import describe, draw_lengths, format_description
-    from protlm.files import unfinished
+    from protlm.files import atomic_output
 
     if histogram and histogram.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--histogram {histogram}: expected a name that ends in .png, .pdf or .svg")
@@ -74,9 +74,8 @@ def info(
     figures = describe(opened)
     print(dumps(figures, indent=2) if json else format_description(figures))
     if histogram:
-        with unfinished(histogram) as folder:
-            draw_lengths(opened, folder / histogram.name)
-            (folder / histogram.name).replace(histogram)
+        with atomic_output(histogram) as partial:
+            draw_lengths(opened, partial)
 
 
 def evaluate(
@@ -98,7 +97,7 @@ def evaluate(
 ) -> None:
     """Print accuracy and perplexity for splits of a corpus, beside the unigram baseline."""
     from protlm.corpus.reader import Corpus
-    from protlm.files import unfinished
+    from protlm.files import atomic_output
     from protlm.inference.evaluate import evaluate as measure
     from protlm.inference.evaluate import format_details, to_json
     from protlm.metrics import format_results
@@ -109,12 +108,11 @@ def evaluate(
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # around all of it, so that a file that cannot be written is known at once
-    with unfinished(json) if json else nullcontext() as folder:
+    with atomic_output(json) if json else nullcontext() as partial:
         with progress("evaluating", "proteins") as report:
             results = measure(network, opened, split or (), **options, progress=report)
-        if json and folder:
-            (folder / json.name).write_text(to_json(results, network, named(model), opened, options))
-            (folder / json.name).replace(json)
+        if partial:
+            partial.write_text(to_json(results, network, named(model), opened, options))
     print(format_results(results))
     if details:
         print("", format_details(results), sep="\n")

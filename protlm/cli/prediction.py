@@ -87,7 +87,7 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Draw new proteins from a unidirectional model, as FASTA."""
-    from protlm.files import unfinished
+    from protlm.files import atomic_output
     from protlm.inference.generate import generate as draw
 
     if model is None:
@@ -102,17 +102,17 @@ def generate(
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     drawn = ended = residues = 0
     log_likelihood = 0.0
-    with unfinished(output) if output else nullcontext() as folder:
-        with progress("generating", "positions") as report:
-            found = draw(network, n, prefix, temperature, top_p, max_length, seed, batch_size, min_length, report)
-            file = (folder / output.name).open("w") if folder and output else nullcontext(sys.stdout)
-            with file as lines:
-                for protein in found:
-                    lines.write(protein.fasta(**options))
-                    residues, ended = residues + len(protein.sequence), ended + protein.ended
-                    drawn, log_likelihood = drawn + protein.drawn, log_likelihood + protein.log_likelihood
-        if folder and output:
-            (folder / output.name).replace(output)
+    with (
+        atomic_output(output) if output else nullcontext() as partial,
+        progress("generating", "positions") as report,
+    ):
+        found = draw(network, n, prefix, temperature, top_p, max_length, seed, batch_size, min_length, report)
+        file = partial.open("w") if partial else nullcontext(sys.stdout)
+        with file as lines:
+            for protein in found:
+                lines.write(protein.fasta(**options))
+                residues, ended = residues + len(protein.sequence), ended + protein.ended
+                drawn, log_likelihood = drawn + protein.drawn, log_likelihood + protein.log_likelihood
     perplexity = math.exp(min(700.0, -log_likelihood / drawn))
     settings = ", ".join(f"{name} {value:g}" for name, value in options.items())
     say(

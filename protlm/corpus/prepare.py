@@ -13,7 +13,7 @@ from protlm.corpus.placement import Assembled, place, read_table
 from protlm.corpus.splits import SplitRule, read_clusters
 from protlm.corpus.workers import Workers
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.sequence.stream import STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
@@ -85,7 +85,8 @@ def prepare_corpus(
     # a worker has no standard input of its own
     count = 1 if STDIN in map(str, fastas) else min(workers, len(fastas))
     held_out = "\n".join(sorted(rule.held_out)).encode()
-    with unfinished(out) as folder, Workers(count, len(fastas)) as crew:
+    with atomic_output(out) as partial, Workers(count, len(fastas)) as crew:
+        folder = partial.parent
         if rule.clusters and Path(rule.clusters).is_file():
             next(read_clusters(Source(rule.clusters)), None)  # a mistake in its first lines is said at once
         parts = read_parts(fastas, folder, selection, crew, progress)
@@ -113,7 +114,7 @@ def prepare_corpus(
         }
         result = Assembled()
         placement = place(parts, table, folder, rule, deduplicate, result)
-        os.replace(assemble(parts, placement, folder, attributes, crew, result), out)
+        os.replace(assemble(parts, placement, folder, attributes, crew, result), partial)
     return PrepareSummary(**vars(result), tally=tally)
 
 

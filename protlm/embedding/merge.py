@@ -19,7 +19,7 @@ from protlm.embedding.layouts import (
 )
 from protlm.embedding.provenance import differences, parsed_shard
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 
 Progress = Callable[[int, int], None]
 _COUNTS = ("proteins", "residues", "copied", "renamed")
@@ -59,12 +59,8 @@ def merge_parts(
             raise UserError(f"{output}: is {'a folder' if output.is_dir() else 'a file'}; name another output")
     join = {"uniprot": _join_uniprot, "packed": _join_packed, "esm-pt": _join_files}[about["layout"]]
     count = _Counter(about["proteins"], progress)
-    with unfinished(output) as folder:
-        draft = folder / "data"
-        join([part for part, _ in ordered], draft, about, count)
-        if output.is_dir():
-            os.replace(output, folder / "old")
-        os.replace(draft, output)
+    with atomic_output(output) as partial:
+        join([part for part, _ in ordered], partial, about, count)
     return about
 
 

@@ -9,7 +9,6 @@ exp(-1/L sum_i log p(x_i | x_1 ... x_(i-1))), from one pass; the end is not coun
 """
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from protlm.batching.masking import Masking
 from protlm.errors import UserError, counted
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.inference.engine import Computer, encoded, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax
 from protlm.performer import Performer
@@ -122,9 +121,8 @@ def write_perplexities(
 
     with ExitStack() as stack:
         file = sys.stdout
-        folder = stack.enter_context(unfinished(path)) if path else None
-        if path and folder:
-            file = stack.enter_context((folder / path.name).open("w"))
+        if path:
+            file = stack.enter_context(stack.enter_context(atomic_output(path)).open("w"))
         name = "perplexity" if computer.model.config.causal else "pseudo_perplexity"
         for window in windows(records, lambda record: len(record.sequence)):
             rows = [row[1:-1] for row in encoded(computer.model, [record.sequence for record in window])]
@@ -139,9 +137,6 @@ def write_perplexities(
             count(residues - done)
         if not proteins:
             raise UserError("no record has a sequence; expected at least one protein")
-        if path and folder:
-            file.close()
-            os.replace(folder / path.name, path)
     lines = [f"{counted(proteins, 'protein')}, {counted(residues, 'residue')}"]
     if without:
         lines.append(f"{without:,} without any of the twenty amino acids: nan")

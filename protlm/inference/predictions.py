@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.inference.engine import Computer
 from protlm.inference.fill import TYPED, Prediction, Protein, fill_proteins, fill_with_matrices, masked_tokens
 from protlm.plots.positions import check_picture, heat_map
@@ -108,7 +108,7 @@ class Filling:
         """
         report = progress or (lambda done, total: None)
         with ExitStack() as stack:
-            drafts = {path: stack.enter_context(unfinished(path)) / path.name for path in self.outputs.paths}
+            drafts = {path: stack.enter_context(atomic_output(path)) for path in self.outputs.paths}
             kept: list[tuple[Protein, np.ndarray]] = []
             matrix = stack.enter_context(drafts[self.outputs.matrix].open("w")) if self.outputs.matrix else None
             if matrix:
@@ -134,8 +134,6 @@ class Filling:
                     draw_logo(drafts[self.outputs.logo], values, letters(protein.tokens))
                 if self.outputs.heat_map:
                     heat_map(drafts[self.outputs.heat_map], values, letters(protein.tokens), "probability", False)
-            for path, draft in drafts.items():
-                os.replace(draft, path)
         return shown
 
     def _rows(

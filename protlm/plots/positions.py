@@ -55,7 +55,7 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
     half a per cent of the values lie beyond, on either side, so that a few extremes do not take them all.
 
     Args:
-        path: ends in .png, .pdf or .svg; written in place, see `protlm.files.unfinished`.
+        path: ends in .png, .pdf or .svg; written in place, see `protlm.files.atomic_output`.
         values: (L, 20), NaN for what is not known, which is grey.
         sequence: L characters; those that are no amino acid have no dot.
         label: of the colour bar.

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from protlm.embedding.provenance import fingerprint
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.inference.engine import Computer
 from protlm.metrics import spearman
 from protlm.proteingym.alignment import site_independent
@@ -94,9 +93,8 @@ def _claim(folder: Path, about: dict[str, str]) -> None:
         return
     if any(folder.glob("*.csv")):
         raise UserError(f"{folder}: holds CSV files but no {RECORD}; choose a folder of its own for scores")
-    with unfinished(path) as draft:
-        (draft / RECORD).write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(draft / RECORD, path)
+    with atomic_output(path) as partial:
+        partial.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _reused(path: Path, table: VariantTable) -> np.ndarray | None:

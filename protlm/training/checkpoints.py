@@ -12,17 +12,14 @@ from pytorch_lightning.callbacks import Callback
 
 from protlm.checkpoint import read_lightning
 from protlm.errors import UserError
+from protlm.files import UnwritableError, atomic_output
 from protlm.training.launch import is_first
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
-class UnwritableError(UserError):
-    """There is no room for a checkpoint, or no right to write it."""
-
-
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is on disk.
+    """Writes a checkpoint with `atomic_output`.
 
     Lightning's own way holds it in memory once more, and copies it from the folder for temporary files, which may be
     too small; a kill can cut the copy short.
@@ -32,17 +29,11 @@ class WholeFiles(TorchCheckpointIO):
         """Raises UnwritableError if there is no room."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with atomic_output(path) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())  # or after a power failure the name may be there without the content
-        except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
-            partial.unlink(missing_ok=True)
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-            raise UnwritableError(f"{path}: cannot be written ({reason})") from error
-        os.replace(partial, path)
+        except RuntimeError as error:  # torch reports a full disk as a RuntimeError
+            raise UnwritableError.of(path, error) from error
 
 
 class BetweenSteps(Callback):

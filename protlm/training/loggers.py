@@ -14,6 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from protlm.checkpoint import export, load
+from protlm.files import atomic_output
 
 
 class RunLogger(Logger):
@@ -81,7 +82,7 @@ class CsvLogger(RunLogger):
         known = list(lines.fieldnames or []) if rows else []
         self._columns = list(dict.fromkeys([*self._columns, *known, *columns]))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(self.path) as partial, partial.open("w", newline="") as file:
+        with atomic_output(self.path) as partial, partial.open("w", newline="") as file:
             writer = self._writer(file)
             writer.writeheader()
             writer.writerows(rows)
@@ -209,7 +210,7 @@ class WandbLogger(RunLogger):
         if place.get("first", step) >= step:
             place = {"id": secrets.token_hex(4), "first": step}
         self._place.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(self._place) as partial:
+        with atomic_output(self._place) as partial:
             partial.write_text(json.dumps(place) + "\n")
 
         # silent: otherwise wandb asks the server for the user's name first, 10 more seconds if there is no answer
@@ -256,11 +257,3 @@ class WandbLogger(RunLogger):
 
 def _line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    os.replace(partial, path)

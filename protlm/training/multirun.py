@@ -2,13 +2,14 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import yaml
+
+from protlm.files import atomic_output
 
 TABLE = "results.csv"
 _COLUMNS = (("accuracy", 100), ("unigram_accuracy", 100), ("perplexity", 1), ("unigram_perplexity", 1))
@@ -40,8 +41,7 @@ def _number(path: Path) -> tuple[int, str]:
 
 def write_table(jobs: Sequence[Job], path: Path) -> None:
     """A CSV with a row for each run and split; fractions, not per cent."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with atomic_output(path) as partial, partial.open("w", newline="") as file:
         options = list(jobs[0]["options"])
         writer = csv.writer(file)
         writer.writerow(["job", *options, "split", *(name for name, _ in _COLUMNS)])
@@ -49,7 +49,6 @@ def write_table(jobs: Sequence[Job], path: Path) -> None:
             for split, row in job["results"].items() or [("", {})]:
                 values = [row.get(name, "") for name, _ in _COLUMNS]
                 writer.writerow([job["job"], *job["options"].values(), split, *values])
-    os.replace(partial, path)
 
 
 def format_jobs(jobs: Sequence[Job]) -> str:

@@ -18,6 +18,7 @@ import torch
 
 import protlm
 from protlm.errors import UserError
+from protlm.files import atomic_output
 
 try:
     import fcntl
@@ -90,9 +91,8 @@ def write_run(about: dict[str, Any], folder: Path) -> None:
             earlier = [*before.pop("earlier", []), before]
         except ValueError:  # cut short by a kill
             pass
-    partial = folder / ".run.json.partial"
-    partial.write_text(json.dumps({**about, "earlier": earlier}, indent=2) + "\n")
-    os.replace(partial, path)
+    with atomic_output(path) as partial:
+        partial.write_text(json.dumps({**about, "earlier": earlier}, indent=2) + "\n")
 
 
 def set_aside(folder: Path) -> None:

@@ -1,13 +1,12 @@
 """The variants that a command is asked to score, of one protein or several, and what it writes of them."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from protlm.errors import UserError, counted
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.inference.engine import Computer
 from protlm.metrics import spearman
 from protlm.plots.positions import heat_map
@@ -85,10 +84,9 @@ class Scan:
     def draw(self, path: Path, scores: np.ndarray) -> None:
         """Draws the single substitutions of the only protein as a heat map."""
         variants = self._variants()
-        with unfinished(path) as folder:
+        with atomic_output(path) as partial:
             label = "log p(variant) - log p(wild type)"
-            heat_map(folder / path.name, matrix(variants, scores), variants.sequence, label, diverging=True)
-            os.replace(folder / path.name, path)
+            heat_map(partial, matrix(variants, scores), variants.sequence, label, diverging=True)
 
     def describe(self, scores: np.ndarray) -> list[str]:
         """What was scored, and Spearman's correlation with the measurements if there are any."""
