@@ -1,9 +1,9 @@
-"""`python -m protlm.train`: composes the Hydra configuration, builds everything, trains and tests. It only wires."""
+"""`python -m protlm.train`: composes the Hydra configuration, builds everything from it, trains and tests."""
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the seconds of the imports below
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds
 
 import logging
 import math
@@ -24,27 +24,43 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class, get_object, instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from yaml import YAMLError
 
 from protlm.errors import UserError
 from protlm.files import UnwritableError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.training.checkpoints import BEST, LAST, WholeFiles, resume_point
-from protlm.training.launch import is_first, run_name
+from protlm.training.checkpoints import (
+    BEST,
+    LAST,
+    REQUEUE,
+    AtomicCheckpointIO,
+    exit_on_signal,
+    resume_point,
+)
+from protlm.training.loggers import RunLogger
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_table
-from protlm.training.options import check_options
-from protlm.training.record import claimed, describe_run, set_aside, write_run
-from protlm.training.signals import REQUEUE, leave
-from protlm.training.warm_start import begin_with
+from protlm.training.run import (
+    check_options,
+    describe_run,
+    is_first,
+    lock_run_folder,
+    move_earlier_outputs,
+    record_end,
+    run_name,
+    time_limit_message,
+    write_run,
+)
+from protlm.training.task import takes_optimizer
+from protlm.training.warm_start import load_initial_weights
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
 if not CONF.is_dir():
@@ -53,14 +69,14 @@ if not CONF.is_dir():
 
 @dataclass
 class Config:
-    """The root of the configuration: any other name is refused."""
+    """Root of the configuration; other names are rejected."""
 
     model: Any = MISSING
     data: Any = MISSING
     task: Any = MISSING
     trainer: Any = MISSING
     logger: Any = None
-    callbacks: Any = MISSING
+    callbacks: Any = None
     optimizer: Any = MISSING
     schedule: Any = None
     seed: int = 1
@@ -72,7 +88,14 @@ ConfigStore.instance().store("schema", Config)
 
 
 def train(config: DictConfig) -> float:
-    """Trains, tests, and says where everything is; returns the best validation perplexity, infinity without."""
+    """Trains and tests a model, and prints where its files are.
+
+    Args:
+        config: composed configuration.
+
+    Returns:
+        The best validation perplexity; infinity without a validation.
+    """
     if odd := set(config) - {field.name for field in fields(Config)}:
         raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
     check_options(config.seed, config.trainer)
@@ -82,26 +105,32 @@ def train(config: DictConfig) -> float:
     seed_everything(config.seed, workers=True, verbose=False)
     start = get_class(config.data._target_).batches.start
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start))
-    optimizer, schedule = instantiate(config.optimizer, _convert_="all"), instantiate(config.schedule)
-    task = instantiate(config.task)(model, optimizer, schedule)
-    callbacks = {name: instantiate(node) for name, node in config.callbacks.items() if node}
+    optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
+    task = instantiate(config.task)(model, optimizer, instantiate_schedule(config.schedule))
+    callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
+    loggers = list(named_loggers.values())
     if not config.trainer.get("enable_progress_bar", True):
         callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}
-    loggers = [instantiate(node) for node in (config.logger or {}).values() if node]
-    # requeueing is our StopOnSignal's: Lightning's writes its checkpoint in the middle of a step
+    # StopOnSignal requeues: Lightning's own requeueing writes its checkpoint in the middle of a step
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    plugins = [WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
-    trainer = instantiate(config.trainer, logger=loggers, callbacks=list(callbacks.values()), plugins=plugins)
-    # last, so that no other mistake hides behind missing data
+    options: dict[str, Any] = {
+        "logger": loggers,
+        "callbacks": list(callbacks.values()),
+        "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
+    }
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
+        options["enable_checkpointing"] = False  # otherwise Lightning adds one of its own, in the working directory
+    trainer = instantiate(config.trainer, **options)
+    # last, so that missing data does not hide other errors
     data = instantiate(config.data, _convert_="all")
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        data.prepare_data()  # before Lightning, which would take Ctrl-C for an error of its own
+        data.prepare_data()  # before Lightning, which would report Ctrl-C as an error
     resume = resume_point(config.ckpt_path, checkpoints)
     if config.init and not resume:
-        begin_with(model, config.init)
+        load_initial_weights(model, config.init)
     if trainer.is_global_zero:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
-            set_aside(folder)
+            move_earlier_outputs(folder)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
         about = describe_run(
@@ -116,37 +145,58 @@ def train(config: DictConfig) -> float:
     except UnwritableError as error:
         saved = getattr(callbacks.get("checkpoint"), "saved", None)
         raise UserError(f"{error}; last good checkpoint: {saved or 'none'}") from error
+    if trainer.is_global_zero:
+        demo = hydra_config.runtime.choices.get("experiment") == "demo"
+        stopped = time_limit_message(trainer, "README's" if demo else "those of the full run")
+        record_end(folder, trainer.global_step, stopped)
+        if stopped:
+            print(stopped, flush=True)
     best = trainer.strategy.broadcast(str(checkpoints / BEST) if (checkpoints / BEST).exists() else None)
     if data.evaluated_splits():
         trainer.test(task, data, ckpt_path=best, weights_only=True, verbose=False)
+    usable = best or (str(checkpoints / LAST) if (checkpoints / LAST).exists() else None)
     for logger in loggers:
-        logger.log_results(task.results, best or str(checkpoints / LAST))
+        if isinstance(logger, RunLogger):
+            logger.log_results(task.results, usable)
     if trainer.is_global_zero:
-        print(f"everything is in {folder}; use the model as --model {best or checkpoints / LAST}")
+        print(f"everything is in {folder}" + (f"; use the model as --model {usable}" if usable else ""))
     score = getattr(callbacks.get("best"), "best_model_score", None)
     return math.inf if score is None else float(score)
 
 
-class JointTable(Callback):
-    """At the end of a multirun, however it ends, one table of its runs: on screen, and as a file in its folder."""
+def instantiate_each(node: DictConfig | None) -> dict[str, Any]:
+    """The objects of a group that has several, by name; a node with `_target_` is a single object."""
+    nodes = {"": node} if node and "_target_" in node else node or {}
+    return {str(name): instantiate(each) for name, each in nodes.items() if each}
+
+
+def instantiate_schedule(node: DictConfig | None) -> Any:
+    """A schedule, or what makes it once there is an optimizer."""
+    if node and takes_optimizer(get_object(node["_target_"])):
+        return instantiate(node, _convert_="all", _partial_=True)
+    return instantiate(node, _convert_="all")
+
+
+class MultirunTable(Callback):
+    """Prints a table of all runs at the end of a multirun, however it ends, and writes it into the multirun's folder."""
 
     _pending: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        JointTable._pending = Path(config.hydra.sweep.dir)
+        MultirunTable._pending = Path(config.hydra.sweep.dir)
 
     @classmethod
     def show(cls) -> None:
-        """Writes and prints the table, if a multirun has begun."""
+        """Writes and prints the table if a multirun has started."""
         folder, cls._pending = cls._pending, None
         if folder and is_first() and (jobs := read_jobs(folder)):
             write_table(jobs, folder / TABLE)
-            print(f"{format_jobs(jobs)}\nthis table is in {folder / TABLE}", flush=True)
+            print(f"{format_jobs(jobs)}\ntable written to {folder / TABLE}", flush=True)
 
 
 @contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """A mistake of the user's is printed in one line and ends the program with code 2."""
+def errors_in_one_line() -> Iterator[None]:
+    """Prints an error of the user's in one line and exits with code 2."""
     try:
         yield
     except KeyboardInterrupt:
@@ -156,7 +206,7 @@ def mistakes_in_one_line() -> Iterator[None]:
         if isinstance(error, InstantiationException) and error.__cause__:
             where = "" if isinstance(error.__cause__, UserError) else message.rpartition("full_key: ")[2] + ": "
             message = f"{where}{error.__cause__}"
-        # Hydra's advice to append what it does not know, and its search path, help nobody here
+        # Hydra's search path, and its advice to append unknown options, do not help here
         message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
         if plugin := re.search(r"Could not load 'hydra/\w+/(submitit|optuna)", message):
             extra = "slurm" if plugin[1] == "submitit" else "optuna"
@@ -171,35 +221,35 @@ def mistakes_in_one_line() -> Iterator[None]:
 
 
 def job(config: DictConfig) -> float:
-    """`train`, as Hydra calls it, in this process or in that of a launcher."""
+    """`train`, as called by Hydra, in this process or in that of a launcher."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
     folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    # a mistake in one of several ends this job only, and is told behind the last one;
-    # otherwise it is told here, since Hydra would print its own lines about it
-    told = nullcontext() if multirun else mistakes_in_one_line()
-    with told, claimed(folder, remove_unused=not multirun) if is_first() else nullcontext():
+    # in a multirun, an error ends only this job and is reported after the last one; otherwise it is reported here,
+    # before Hydra adds lines of its own
+    reporting = nullcontext() if multirun else errors_in_one_line()
+    with reporting, lock_run_folder(folder, remove_unused=not multirun) if is_first() else nullcontext():
         return train(config)
 
 
 def main() -> None:
-    """The command; without arguments it trains the demo."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed with a stack trace
-    os.environ["PROTLM_RUN"] = run_name()  # for the names of folders in conf/config.yaml
+    """Entry point; without arguments it trains the demo."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised to here instead of printed with a stack trace
+    os.environ["PROTLM_RUN"] = run_name()  # for the folder names in conf/config.yaml
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, *REQUEUE):
-            signal.signal(number, leave)
+            signal.signal(number, exit_on_signal)
     if len(sys.argv) == 1:
         sys.argv.append("+experiment=demo")
-    with mistakes_in_one_line():
+    with errors_in_one_line():
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         finally:
-            JointTable.show()
+            MultirunTable.show()
 
 
 if __name__ == "__main__":
-    from protlm import train as module  # under its name, by which launchers and Hydra's callbacks know it
+    from protlm import train as module  # by its name, under which launchers and Hydra's callbacks import it
 
     module.main()

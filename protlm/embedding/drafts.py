@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from protlm.errors import UserError
-from protlm.files import BusyError, _locked as locked
+from protlm.files import BusyError
+from protlm.files import _locked as locked
 
 _ABOUT, _DATA, _JOURNAL, _SPOOL = "about.json", "data", "journal", "stdin"
 _PLACE = struct.Struct("<4Q")

@@ -1,6 +1,7 @@
-"""What happens around the steps: redrawing, seeds of dropout, stopping on a signal, progress, the learning curve."""
+"""What happens around the steps: redrawing features, seeding dropout, progress, throughput, results, learning curve."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,32 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from torch import Tensor
 
+from protlm.batching.batches import Batch
 from protlm.errors import UserError
 from protlm.metrics import format_results
 from protlm.performer import Performer
+from protlm.performer.cost import flops_per_token
+from protlm.sequence.alphabet import EOS
 from protlm.training.task import LanguageModelTask
 
 
 class RedrawFeatures(Callback):
-    """Replaces the random directions of all layers every so many steps, the same on every rank.
+    """Redraws the random directions of all layers at regular intervals, identically on every rank.
 
-    Draw n begins at step n x `every_n_steps`, so a resumed run draws what the uninterrupted one would have.
+    Draw n starts at step n x `every_n_steps`, so a resumed run has the same draws as an uninterrupted one.
 
     Args:
-        every_n_steps: optimizer steps between two draws; 0 keeps the first; None takes what suits the kind of
-            attention, `PerformerConfig.redraw_every`.
-        until: share of `trainer.max_steps` in which there are draws; behind it the model settles on the last ones.
+        every_n_steps: optimizer steps between two draws; 0 keeps the first draw; None uses the default of the
+            attention kind, `PerformerConfig.redraw_every`.
+        until: fraction of `trainer.max_steps` after which the directions no longer change.
     """
 
     def __init__(self, every_n_steps: int | None = None, until: float = 1.0) -> None:
         if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 0):
             raise UserError(
-                f"callbacks.redraw.every_n_steps {every_n_steps!r}: expected a whole number from 0, or null"
+                f"callbacks.redraw.every_n_steps {every_n_steps!r}: expected a non-negative integer, or null"
             )
         if not isinstance(until, float | int) or not 0 <= until <= 1:
             raise UserError(f"callbacks.redraw.until {until!r}: expected a number from 0 to 1")
@@ -62,14 +67,14 @@ class RedrawFeatures(Callback):
 
 
 class SeededSteps(Callback):
-    """Seeds dropout anew for every batch, from the seed and the batch's number in the run.
+    """Seeds dropout for every batch from the run's seed and the number of the batch.
 
-    A resumed run then draws what the uninterrupted one would have, and no state of a random number generator has to be
-    saved. Batches are numbered over ranks and over the parts of an accumulated gradient, in the order in which the data
-    module deals them: two processes draw what one does that accumulates two batches.
+    A resumed run then has the same dropout as an uninterrupted one without saving any random state. Batches are
+    numbered across ranks and accumulated gradients in the order in which the data module deals them, so two processes
+    have the same dropout as one process that accumulates two batches.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -82,18 +87,18 @@ class SeededSteps(Callback):
         step = trainer.global_step
         self._part = self._part + 1 if step == self._step else 0
         self._step = step
-        # Lightning counts the steps of its loggers apart, and loses one at some resumptions
+        # Lightning's own counter of logged steps can be one short after a resume
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
         key = (self.seed, step, self._part * trainer.world_size + trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's rich progress bar without epochs, since training batches have no end, and without v_num."""
+    """Lightning's rich progress bar, counting steps instead of epochs and without v_num."""
 
     @property
     def total_train_batches(self) -> int | float:
-        """All batches of the run, also those before it was resumed."""
+        """All batches of the run, including those before it was resumed."""
         if self.trainer.max_steps > 0:
             return self.trainer.max_steps * self.trainer.accumulate_grad_batches
         return super().total_train_batches
@@ -105,28 +110,79 @@ class StepProgressBar(RichProgressBar):
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
+class Throughput(Callback):
+    """Logs throughput every `trainer.log_every_n_steps`, summed over all ranks; padding does not count.
+
+    - throughput/tokens_per_second and throughput/flops_per_second since the previous row, without the time spent on
+      validation; a training step counts as three forward passes of `flops_per_token`;
+    - train/residues: residues seen since the start of the run, including those before a resume.
+    """
+
+    def __init__(self) -> None:
+        self._residues = 0  # before this process started
+        self._counts: Tensor | None = None  # tokens, residues and kFLOPs of this process
+        self._previous = (0, 0.0)  # tokens and kFLOPs at the previous row
+        self._start = self._paused = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"residues": self._residues + (0 if self._counts is None else int(self._counts[1]))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._residues = state_dict["residues"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._counts, self._previous, self._start = None, (0, 0.0), time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start += time.perf_counter() - self._paused
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, LanguageModelTask)
+        tokens, residues = batch.key_mask.sum(), (batch.inputs > EOS).sum()
+        # integers of 1,000 operations do not overflow
+        work = tokens * (3 * flops_per_token(pl_module.model.config, batch.inputs.shape[1])) // 1000
+        counts: Any = trainer.strategy.reduce(torch.stack((tokens, residues, work)), reduce_op="sum")
+        self._counts = total = counts if self._counts is None else self._counts + counts
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        done = total.tolist()  # waits for the device
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        values = {
+            "throughput/tokens_per_second": (done[0] - self._previous[0]) / seconds,
+            "throughput/flops_per_second": (done[2] - self._previous[1]) * 1000 / seconds,
+            "train/residues": float(self._residues + done[1]),
+        }
+        pl_module.log_dict(values)
+        self._previous, self._start = (done[0], done[2]), time.perf_counter()
+
+
 class Results(Callback):
-    """Prints the table of a test beside the unigram baseline, and writes it as JSON.
+    """Prints the test metrics with their unigram baseline, and writes them as JSON.
 
     Args:
-        path: the JSON file.
+        path: JSON file to write.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # here, not at the end of the test, so that the table comes behind the progress bar
+        # not in on_test_end, so that the table follows the progress bar
         if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
             self.path.write_text(json.dumps(pl_module.results, indent=2) + "\n")
             print(format_results(pl_module.results))
 
 
 class LearningCurve(Callback):
-    """Draws training loss, accuracy and perplexity against steps, with the unigram baseline, as a PNG when a run ends.
+    """Plots training loss, validation accuracy and perplexity, with the unigram baseline, at the end of a run.
 
     Args:
-        path: the picture.
+        path: PNG file to write.
         every_n_steps: steps between two points of the training loss.
     """
 
@@ -160,31 +216,31 @@ class LearningCurve(Callback):
 
 
 def draw_learning_curve(training: list[list[float]], validation: list[dict[str, float]], path: Path) -> None:
-    """Writes the picture.
+    """Writes the figure of `LearningCurve`.
 
     Args:
-        training: [step, loss in nats].
-        validation: "step" and valid/accuracy, valid/perplexity and the same with unigram_ before the last word.
-        path: a file whose ending says the format, such as .png.
+        training: pairs of step and loss in nats.
+        validation: rows with "step", valid/accuracy, valid/perplexity, valid/unigram_accuracy and
+            valid/unigram_perplexity.
+        path: file to write; its suffix sets the format.
     """
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, accuracy, perplexity = figure.subplots(1, 3)
-    loss.plot([step for step, _ in training], [value for _, value in training], color="0.75", lw=0.8)
-    smooth = _smoothed([value for _, value in training])
-    loss.plot([step for step, _ in training], smooth, color="C0", lw=1.8)
+    steps, values = [step for step, _ in training], [value for _, value in training]
+    loss.plot(steps, values, color="0.75", lw=0.8)
+    loss.plot(steps, _smoothed(values), color="C0", lw=1.8)
     loss.set(title="training loss", ylabel="nats per residue")
-    steps = [point["step"] for point in validation]
     for axes, name, factor in ((accuracy, "accuracy", 100), (perplexity, "perplexity", 1)):
-        for key, style in (
-            (name, {"color": "C0", "marker": "o", "ms": 3}),
-            (f"unigram_{name}", {"color": "C1", "ls": "--"}),
+        for key, label, style in (
+            (f"valid/{name}", "model", {"color": "C0", "marker": "o", "ms": 3}),
+            (f"valid/unigram_{name}", "unigram", {"color": "C1", "ls": "--"}),
         ):
-            values = [factor * point[f"valid/{key}"] for point in validation if f"valid/{key}" in point]
-            axes.plot(steps[: len(values)], values, **style, label="unigram" if "unigram" in key else "model")
+            points = [(point["step"], factor * point[key]) for point in validation if key in point]
+            axes.plot([step for step, _ in points], [value for _, value in points], **style, label=label)
         axes.set(title=f"validation {name}", ylabel="%" if name == "accuracy" else None)
-        if steps:
+        if validation:
             axes.legend(frameon=False)
     for axes in (loss, accuracy, perplexity):
         axes.set_xlabel("step")
@@ -193,7 +249,7 @@ def draw_learning_curve(training: list[list[float]], validation: list[dict[str, 
 
 
 def _smoothed(values: list[float], keep: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start."""
+    """Exponential moving average with bias correction."""
     smooth: list[float] = []
     total = weight = 0.0
     for value in values:

@@ -1,7 +1,11 @@
-"""Checkpoints to go on from: written whole or not at all, the one before kept, the newest good one found."""
+"""Resumable checkpoints, written atomically with the previous one kept, and stopping on a signal without loss."""
 
 import os
+import re
+import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,20 +17,22 @@ from pytorch_lightning.callbacks import Callback
 from protlm.checkpoint import read_lightning
 from protlm.errors import UserError
 from protlm.files import UnwritableError, atomic_output
-from protlm.training.launch import is_first
+from protlm.training.run import is_first
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
+"""After these signals the job returns to SLURM's queue."""
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint with `atomic_output`.
 
-    Lightning's own way holds it in memory once more, and copies it from the folder for temporary files, which may be
-    too small; a kill can cut the copy short.
+    Lightning's own way needs memory for a second copy and space in the folder for temporary files, and a kill can
+    leave a truncated checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises UnwritableError if there is no room."""
+        """Raises UnwritableError if it cannot be written."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,10 +43,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class BetweenSteps(Callback):
-    """Does something when a step is over and done with: logged, and validated if that was due.
+    """A callback that acts once a step is complete: logged, and validated if a validation was due.
 
-    Lightning has no hook there. `LanguageModelTask` calls `next_batch` before Lightning begins to count the next step;
-    behind the last one `on_train_end` is that place.
+    Lightning has no such hook. `LanguageModelTask` calls `next_batch` before Lightning starts to count the next step;
+    after the last step, `on_train_end` does.
     """
 
     _step = -1
@@ -49,7 +55,7 @@ class BetweenSteps(Callback):
         self._step = trainer.global_step
 
     def next_batch(self, trainer: pl.Trainer) -> None:
-        """Calls `between_steps` unless the batch belongs to the step before, whose gradient it adds to."""
+        """Calls `between_steps`, unless the next batch adds to the gradient of the same step."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             self.between_steps(trainer)
@@ -58,27 +64,27 @@ class BetweenSteps(Callback):
         self.next_batch(trainer)
 
     def between_steps(self, trainer: pl.Trainer) -> None:
-        """On all ranks, behind each step."""
+        """Called on all ranks after each step."""
         raise NotImplementedError
 
 
 class TrainingCheckpoint(BetweenSteps):
-    """Writes last.ckpt every so many steps and at the end, and keeps the one before as previous.ckpt.
+    """Writes last.ckpt at regular intervals and at the end of training, and keeps the one before as previous.ckpt.
 
-    A kill at any moment leaves at least one of the two whole.
+    Whenever the process is killed, at least one of the two is complete.
 
     Args:
-        folder: where to write.
+        folder: folder of the checkpoints.
         every_n_train_steps: optimizer steps between two checkpoints.
 
     Attributes:
-        saved: the last one that this process knows to be whole; None before the first.
+        saved: the last checkpoint known to be complete; None before the first.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 500) -> None:
         if not isinstance(every_n_train_steps, int) or every_n_train_steps < 1:
             raise UserError(
-                f"callbacks.checkpoint.every_n_train_steps {every_n_train_steps!r}: expected a whole number from 1"
+                f"callbacks.checkpoint.every_n_train_steps {every_n_train_steps!r}: expected a positive integer"
             )
         self.folder, self.every_n_train_steps = Path(folder), every_n_train_steps
         self.saved: str | None = None
@@ -86,7 +92,7 @@ class TrainingCheckpoint(BetweenSteps):
 
     @property
     def path(self) -> Path:
-        """Of the newest checkpoint."""
+        """Path of the newest checkpoint."""
         return self.folder / LAST
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -104,10 +110,10 @@ class TrainingCheckpoint(BetweenSteps):
         self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes last.ckpt now, unless it is of this step; all ranks have to call it together.
+        """Writes last.ckpt unless it is from this step; has to be called on all ranks.
 
         Raises:
-            UnwritableError: if there is no room for it.
+            UnwritableError: if it cannot be written.
         """
         if trainer.global_step == self._saved_step:
             return
@@ -116,7 +122,7 @@ class TrainingCheckpoint(BetweenSteps):
             trainer.save_checkpoint(new)
         except UnwritableError as error:
             problem = str(error).replace(str(new), str(self.path))
-            trainer.strategy.barrier()  # at which the other ranks wait
+            trainer.strategy.barrier()  # where the other ranks wait
         if problem := trainer.strategy.broadcast(problem):
             stop_all(trainer, UnwritableError(problem))
         if trainer.is_global_zero:
@@ -126,22 +132,100 @@ class TrainingCheckpoint(BetweenSteps):
         self.saved, self._saved_step = f"{self.path} (step {trainer.global_step:,})", trainer.global_step
 
 
+class StopOnSignal(BetweenSteps):
+    """Finishes the step, writes a checkpoint, and exits with 128 + the signal number.
+
+    A validation that is due is finished first. After SIGUSR1 and SIGUSR2, with which SLURM announces the end of a job,
+    the job is requeued. A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self._signal, self._process = 0, 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._process = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            numbers = (signal.SIGINT, signal.SIGTERM, *REQUEUE)
+            self._handlers = {number: signal.signal(number, self._note) for number in numbers}
+
+    def between_steps(self, trainer: pl.Trainer) -> None:
+        # all ranks stop together, since writing a checkpoint takes all of them
+        number = torch.tensor(self._signal, device=trainer.strategy.root_device)
+        if agreed := int(trainer.strategy.reduce(number, reduce_op="max")) if trainer.world_size > 1 else self._signal:
+            self._stop(trainer, agreed)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def _stop(self, trainer: pl.Trainer, number: int) -> None:
+        saved = None
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TrainingCheckpoint):
+                callback.save(trainer)
+                saved = callback.path
+        if trainer.is_global_zero:
+            step = f"stopped at step {trainer.global_step:,}"
+            print(f"{step}; to resume: ckpt_path={saved}", file=sys.stderr, flush=True)
+        try:
+            if number in REQUEUE:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to a job that is being requeued
+                handler = self._handlers[number]
+                if callable(handler):  # of a launcher that requeues its own jobs, or `exit_on_signal`
+                    handler(number, None)
+                elif trainer.is_global_zero:
+                    requeue()
+        finally:
+            trainer.strategy.barrier()  # rank 0 has to finish first where the exit of one process ends all of them
+        sys.exit(128 + number)
+
+    def _note(self, number: int, frame: object) -> None:
+        if os.getpid() != self._process:  # a data loader's worker
+            return
+        if self._signal and number == signal.SIGINT:
+            sys.exit(128 + number)
+        if not self._signal:
+            print("stopping after this step; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        self._signal = number
+
+
+def exit_on_signal(number: int, frame: object = None) -> None:
+    """Signal handler for when there is nothing to save."""
+    if number in REQUEUE and os.environ.get("SLURM_PROCID", "0") == "0":
+        requeue()
+    sys.exit(128 + number)
+
+
+def requeue() -> None:
+    """Returns the SLURM job of this process to the queue; does nothing outside SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
+    if not re.fullmatch(r"[0-9_]+", job):
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"job {job} could not be requeued ({error}); submit it again", file=sys.stderr, flush=True)
+
+
 def stop_all(trainer: pl.Trainer, error: UserError) -> NoReturn:
-    """Ends the run for a reason that all ranks know of; only rank 0 raises it."""
+    """Ends the run on all ranks for a reason known to all; only rank 0 raises it."""
     if trainer.is_global_zero:
         raise error
     sys.exit(2)
 
 
 def resume_point(path: str | None, folder: Path) -> str | None:
-    """The checkpoint to go on from, read and found whole; None to begin anew.
+    """The checkpoint to resume from, verified to be complete; None to start from scratch.
 
     Args:
-        path: a checkpoint, None, or "auto" for the newest good one in `folder`; one that is passed over is said.
-        folder: of this run's checkpoints.
+        path: a checkpoint, None, or "auto" for the newest good one in `folder`; damaged ones are reported and skipped.
+        folder: the checkpoints of this run.
 
     Raises:
-        UserError: if the checkpoint, or with "auto" each of them, is unusable.
+        UserError: if the checkpoint is unusable; with "auto", if all of them are.
     """
     if path != "auto":
         if path:
@@ -156,8 +240,8 @@ def resume_point(path: str | None, folder: Path) -> str | None:
             errors.append(str(error).removesuffix("; use an earlier one"))
             continue
         if errors and is_first():
-            print(f"{'; '.join(errors)}: going on from {candidate} (step {step:,})", file=sys.stderr)
+            print(f"{'; '.join(errors)}: resuming from {candidate} (step {step:,})", file=sys.stderr)
         return str(candidate)
     if errors:
-        raise UserError(f"no usable checkpoint to go on from: {'; '.join(errors)}; leave out ckpt_path to begin anew")
+        raise UserError(f"no usable checkpoint: {'; '.join(errors)}; to start from scratch, leave out ckpt_path")
     return None

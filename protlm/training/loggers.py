@@ -1,4 +1,4 @@
-"""Where the curves go: a CSV file, TensorBoard, wandb. A run that goes on in its folder continues them."""
+"""Loggers of metrics: a CSV file, TensorBoard, and wandb. A resumed run continues its curves."""
 
 import csv
 import json
@@ -18,15 +18,16 @@ from protlm.files import atomic_output
 
 
 class RunLogger(Logger):
-    """A logger of one run in one folder. Nothing happens before the first metrics, and only on rank zero.
+    """A logger that writes into one run's folder, on rank zero only, starting with the first metrics.
 
     Args:
-        folder: made when it is needed.
+        folder: created when needed.
     """
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.folder = Path(folder)
+        self._params: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -41,10 +42,11 @@ class RunLogger(Logger):
         return str(self.folder)
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
-        """What describes the run, such as its configuration and the git commit; any nesting of plain values."""
+        """Takes the description of the run, such as its configuration and git commit: nested plain values."""
+        self._params.update(params)
 
     def log_results(self, results: dict[str, dict[str, float]], checkpoint: str | None) -> None:
-        """The end of a run that went well.
+        """Takes the test results at the end of a successful run.
 
         Args:
             results: split -> metrics.
@@ -53,9 +55,9 @@ class RunLogger(Logger):
 
 
 class CsvLogger(RunLogger):
-    """metrics.csv: a row for each call, complete on disk when the call returns.
+    """Writes metrics.csv, one row per call, which is on disk when the call returns.
 
-    The first row of a process, at step s, replaces the rows from s on that a killed run has left.
+    The first row of a process replaces all rows from its step on, which a killed run has left.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -75,9 +77,9 @@ class CsvLogger(RunLogger):
             self._writer(file).writerow(row)
 
     def _rewrite(self, columns: list[str], before: float = float("inf")) -> None:
-        """Adds columns and keeps the rows of steps lower than `before`."""
+        """Adds columns and keeps the rows of steps below `before`."""
         text = self.path.read_text() if self.path.exists() else ""
-        lines = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # without a row that a kill has cut
+        lines = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # without a row truncated by a kill
         rows = [line for line in lines if (line.get("step") or "").isdigit() and int(line["step"]) < before]
         known = list(lines.fieldnames or []) if rows else []
         self._columns = list(dict.fromkeys([*self._columns, *known, *columns]))
@@ -92,15 +94,11 @@ class CsvLogger(RunLogger):
 
 
 class TensorBoardLogger(RunLogger):
-    """Event files. Those of a process that begins at step s hide what a killed run has left from s on."""
+    """Writes TensorBoard event files. Those of a resumed run hide what a killed run has logged from its step on."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
         self._writer: Any = None
-        self._params: dict[str, Any] = {}
-
-    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
-        self._params.update(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -121,20 +119,20 @@ class TensorBoardLogger(RunLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._writer:
-            self._writer.close()  # opens itself again for a test
+            self._writer.close()  # a test reopens it
 
 
 class WandbLogger(RunLogger):
-    """wandb, offline if there is no login or no server; an error of wandb's never ends or delays training for long.
+    """Logs to wandb, offline without a login or a server; an error of wandb's never ends training or delays it long.
 
-    A run that goes on keeps its id; of rows that the server has already, wandb keeps the earlier ones.
+    A resumed run keeps its id; of rows that the server already has, wandb keeps the earlier ones.
 
     Args:
-        folder: of the run; wandb's files and the id are in its folder wandb.
+        folder: folder of the run; wandb's files and the id are in its subfolder wandb.
         project, name, entity, group, tags: as in `wandb.init`.
-        offline: keep the run on disk, for `wandb sync`, without asking the server.
-        log_model: `log_results` also sends the model, as an artifact.
-        init_timeout: seconds until a run whose server does not answer goes on offline.
+        offline: keep the run on disk, for `wandb sync`, without contacting the server.
+        log_model: also upload the tested model as an artifact.
+        init_timeout: seconds to wait for the server before the run continues offline.
         finish_timeout: seconds to wait for uploads at the end.
     """
 
@@ -155,22 +153,13 @@ class WandbLogger(RunLogger):
         self._options = {"project": project, "name": name, "entity": entity, "group": group, "tags": list(tags)}
         self.offline, self.log_model = offline, log_model
         self.init_timeout, self.finish_timeout = init_timeout, finish_timeout
-        self._params: dict[str, Any] = {}
         self._run: Any = None
         self._failed = False
-
-    @property
-    def _place(self) -> Path:
-        return self.folder / "wandb" / "run.json"
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
-        self._params.update(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
-        with self._spared():
+        with self._contained_errors():
             if self._run is None and not self._failed:
                 self._run = self._start(step)
             if self._run is not None and not self._failed:
@@ -178,8 +167,8 @@ class WandbLogger(RunLogger):
 
     @rank_zero_only
     def log_results(self, results: dict[str, dict[str, float]], checkpoint: str | None) -> None:
-        """Sends the table of the results, and the model if asked; ends the run."""
-        with self._spared():
+        """Uploads the table of results, and the model with `log_model`; ends the wandb run."""
+        with self._contained_errors():
             if self._run is not None and not self._failed:
                 import wandb
 
@@ -197,42 +186,43 @@ class WandbLogger(RunLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if status != "success":  # else a test may follow
+        if status != "success":  # otherwise a test may follow
             self._finish(1)
 
     def _start(self, step: int) -> Any:
-        """Begins the run, or goes on with the one of this folder unless that one was begun at this step or later."""
-        # its reports to wandb about itself would hold back the end of the process if the server does not answer
+        """Starts a run, or resumes the run of this folder unless that one started at this step or later."""
+        # wandb's error reports about itself would delay the end of the process if the server does not answer
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        place = json.loads(self._place.read_text()) if self._place.exists() else {}
-        if place.get("first", step) >= step:
-            place = {"id": secrets.token_hex(4), "first": step}
-        self._place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_output(self._place) as partial:
-            partial.write_text(json.dumps(place) + "\n")
+        path = self.folder / "wandb" / "run.json"
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        if stored.get("first", step) >= step:
+            stored = {"id": secrets.token_hex(4), "first": step}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_output(path) as partial:
+            partial.write_text(json.dumps(stored) + "\n")
 
-        # silent: otherwise wandb asks the server for the user's name first, 10 more seconds if there is no answer
+        # silent: otherwise wandb first asks the server for the user's name, which may take 10 more seconds
         settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
         limits = wandb.Settings(
             silent=True, console="off", init_timeout=self.init_timeout, finish_timeout=self.finish_timeout
         )
         how = {"settings": limits, "resume": "allow", "reinit": "create_new"}
-        options: dict[str, Any] = {**self._options, **how, "dir": self.folder, "id": place["id"]}
+        options: dict[str, Any] = {**self._options, **how, "dir": self.folder, "id": stored["id"]}
         run, why = None, "as configured"
         if not self.offline and settings.mode not in ("offline", "dryrun"):
             try:
                 why = "no login"
                 if settings.mode == "disabled" or wandb.login(prompt=False, verify=False):
                     run = wandb.init(**options)
-            except Exception as error:
+            except Exception as error:  # whatever goes wrong, the run is kept offline
                 why = _line(error)
-                wandb.teardown()  # which otherwise says that the run's id is in use
+                wandb.teardown()  # otherwise wandb reports that the run's id is in use
         if run is None:
             run = wandb.init(**options, mode="offline")
-            files = self.folder / "wandb" / f"offline-run-*-{place['id']}"
-            print(f"wandb: offline ({why}); send the run later with: wandb sync {files}")
+            files = self.folder / "wandb" / f"offline-run-*-{stored['id']}"
+            print(f"wandb: offline ({why}); upload the run later with: wandb sync {files}")
         elif run.url:
             print(f"wandb: {run.url}")
         run.config.update(self._params, allow_val_change=True)
@@ -241,17 +231,17 @@ class WandbLogger(RunLogger):
     def _finish(self, code: int) -> None:
         run, self._run = self._run, None
         if run is not None:
-            with self._spared():
+            with self._contained_errors():
                 run.finish(exit_code=code)
 
     @contextmanager
-    def _spared(self) -> Iterator[None]:
-        """An error of wandb's ends the tracking with wandb, not the run."""
+    def _contained_errors(self) -> Iterator[None]:
+        """An error of wandb's ends the tracking, not the training."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # wandb raises errors of many kinds
             if not self._failed:
-                print(f"wandb: stopped ({_line(error)}); training is not affected; what is there: {self.folder}/wandb")
+                print(f"wandb: stopped ({_line(error)}); training continues; logged so far: {self.folder}/wandb")
             self._failed = True
 
 

@@ -1,19 +1,21 @@
-"""Optimizers for a model: which weights decay, and Muon beside AdamW."""
+"""Optimizers: AdamW, and Muon for the weight matrices of the blocks with AdamW for all other parameters."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from protlm.errors import UserError
-from protlm.training.muon import Muon
 
 DECAY = ("matrices", "all")
 FUSED = {"cpu", "cuda", "mps", "xpu"}
-"""Devices on which PyTorch has AdamW as one kernel, several times faster than its loop over tensors."""
+"""Devices for which PyTorch has a fused AdamW, several times faster than its loop over tensors."""
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""a, b, c of the iteration x -> a x + b x^3 + c x^5, which moves singular values towards 1 (Jordan et al. 2024)."""
+ITERATIONS = 5
 
 
 def adamw(
@@ -27,10 +29,13 @@ def adamw(
     """AdamW (Loshchilov & Hutter 2019).
 
     Args:
-        model: whose parameters are trained.
+        model: module to train.
         lr, betas, eps, weight_decay: as in `torch.optim.AdamW`.
-        decay: "matrices" lets embeddings and the weights of products decay, and leaves out norms and biases; "all"
-            lets every parameter decay, as in the code of Choromanski et al. 2021.
+        decay: "matrices" applies weight decay to embeddings and weight matrices, not to norms and biases; "all"
+            applies it to every parameter, as in the code of Choromanski et al. 2021.
+
+    Raises:
+        UserError: for a value out of range.
     """
     _check(decay, betas, lr=lr, eps=eps, weight_decay=weight_decay)
     return AdamW(_groups(model, weight_decay, decay), lr=lr, betas=betas, eps=eps, fused=_fused(model))
@@ -45,37 +50,103 @@ def muon(
     weight_decay: float = 0.01,
     query_key: float = 0.5,
 ) -> "MuonWithAdamW":
-    """Muon (Jordan et al. 2024) for the matrices inside the blocks, AdamW for all else.
+    """Muon (Jordan et al. 2024) for the weight matrices of the blocks, AdamW for all other parameters.
 
-    Muon's steps are scaled to the root mean square of AdamW's (Liu et al. 2025), so one learning rate serves both.
+    Muon's updates are scaled to the root mean square of AdamW's (Liu et al. 2025), so both share a learning rate.
 
     Args:
         model: a `Performer`.
-        lr, weight_decay: of both; norms and biases do not decay.
-        momentum: of Muon.
-        betas, eps: of AdamW.
-        query_key: share of lr for the weights of queries and keys. Muon's steps are as large for a small gradient as
-            for a large one; at the full rate norms grow to where random features no longer estimate softmax
-            (docs/decisions.md).
+        lr, weight_decay: for both optimizers; norms and biases do not decay.
+        momentum: for Muon.
+        betas, eps: for AdamW.
+        query_key: factor of the learning rate for the query and key projections. The size of Muon's updates does not
+            depend on that of the gradient; at the full rate the norms of queries and keys grow until random features
+            no longer approximate softmax (docs/decisions.md).
+
+    Raises:
+        UserError: for a value out of range.
     """
     _check("matrices", betas, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, query_key=query_key)
     matrices = {n: weight for n, weight in model.get_submodule("blocks").named_parameters() if weight.ndim == 2}
-    joint = [weight for name, weight in matrices.items() if name.endswith("attention.qkv.weight")]
+    qkv = [weight for name, weight in matrices.items() if name.endswith("attention.qkv.weight")]
     rest = [weight for name, weight in matrices.items() if not name.endswith("attention.qkv.weight")]
-    groups = [{"params": rest}, {"params": joint, "parts": (query_key, query_key, 1.0)}]
-    inside = {id(weight) for weight in matrices.values()}
-    others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in inside)
+    groups = [{"params": rest}, {"params": qkv, "parts": (query_key, query_key, 1.0)}]
+    by_muon = {id(weight) for weight in matrices.values()}
+    others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in by_muon)
     return MuonWithAdamW(
         Muon(groups, lr, momentum, weight_decay),
         AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model)),
     )
 
 
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Approximates the nearest matrix with orthonormal rows or columns: singular values between 0.7 and 1.2.
+
+    Uses bfloat16 on accelerators and float32 on CPUs, many of which have no 16-bit arithmetic.
+
+    Args:
+        matrix: (m, n).
+
+    Source: Newton-Schulz iteration of Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    """
+    a, b, c = COEFFICIENTS
+    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(Optimizer):
+    """Nesterov momentum with orthogonalised updates (Jordan et al. 2024).
+
+    The same as `torch.optim.Muon`, which always uses bfloat16: on a CPU without such instructions its step took 0.74 s
+    instead of 0.04 s for the demo's model (docs/decisions.md).
+
+    Args:
+        params: weight matrices, or parameter groups of them. A group may have "parts": factors of the update for
+            equal parts of a matrix's rows, (1.0,) by default.
+        lr: learning rate; the root mean square of an update is 0.2 lr, as with Adam (Liu et al. 2025, "Muon is scalable
+            for LLM training").
+        momentum: decay of the running mean of gradients.
+        weight_decay: fraction of lr by which a weight shrinks in each step.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": (1.0,)}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = _loss(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, weight.grad, group)
+        return loss
+
+    def _update(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        mean = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        update = orthogonalised(grad.lerp(mean, group["momentum"]))
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        factors: Sequence[float] = group["parts"]
+        if any(factor != 1 for factor in factors):  # not in place: chunks of a sharded matrix are copies
+            scaled = zip(update.chunk(len(factors)), factors, strict=True)
+            update = torch.cat([rows * factor for rows, factor in scaled])
+        weight.add_(update, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+
+
 class MuonWithAdamW(Optimizer):
     """Two optimizers of different parameters as one, for schedules and checkpoints.
 
     Args:
-        muon, adamw: the two; their groups and states are shared with this one.
+        muon, adamw: the two optimizers; they share their groups and states with this one.
     """
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
@@ -84,17 +155,14 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss(closure)
         self._muon.step()
         self._adamw.step()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._share()  # it has made new groups and states
+        self._share()  # loading replaces groups and states
 
     def _share(self) -> None:
         count = len(self._muon.param_groups)
@@ -102,10 +170,17 @@ class MuonWithAdamW(Optimizer):
         self._muon.state = self._adamw.state = self.state
 
 
+def _loss(closure: Callable[[], Any] | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def _groups(
     model: nn.Module, weight_decay: float, decay: str, chosen: Callable[[nn.Parameter], bool] = lambda weight: True
 ) -> list[dict[str, Any]]:
-    """Parameter groups with and without decay."""
+    """Parameter groups with and without weight decay."""
     weights = [weight for weight in model.parameters() if chosen(weight)]
     decaying = [weight for weight in weights if decay == "all" or weight.ndim >= 2]
     rest = [weight for weight in weights if decay != "all" and weight.ndim < 2]
@@ -120,8 +195,8 @@ def _fused(model: nn.Module) -> bool:
 def _check(decay: str, betas: Sequence[float], **numbers: float) -> None:
     for name, value in numbers.items():
         if not isinstance(value, float | int) or not 0 <= value < math.inf:
-            raise UserError(f"optimizer.{name} {value!r}: expected a number from 0")
+            raise UserError(f"optimizer.{name} {value!r}: expected a non-negative number")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"optimizer.betas {betas}: expected two numbers from 0 to below 1")
+        raise UserError(f"optimizer.betas {betas}: expected two numbers of at least 0 and below 1")
     if decay not in DECAY:
         raise UserError(f"optimizer.decay {decay!r}: expected 'matrices' or 'all'")

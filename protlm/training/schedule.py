@@ -1,4 +1,4 @@
-"""Schedules of the learning rate."""
+"""Learning-rate schedule."""
 
 import math
 
@@ -6,16 +6,19 @@ from protlm.errors import UserError
 
 
 class Warmup:
-    """Factor of the learning rate: rises linearly over the first `steps`, then stays or falls to `floor`.
+    """Factor of the learning rate: a linear warm-up, then constant or a decay to `floor`.
 
-    With `decay_steps` it stays first (a trapezoid), so a run can be gone on with from where the decay began, as if it
-    had been planned longer.
+    With `decay_steps` the factor stays constant until the last steps of the run (a trapezoid). Such a run can be
+    extended from the checkpoint at which its decay starts, as if it had been planned longer.
 
     Args:
-        steps: length of the warm-up; 0 for none.
+        steps: steps of warm-up; 0 for none.
         decay: "none", "linear" or "cosine".
-        decay_steps: length of the decay, at the end of the run; None for all steps behind the warm-up.
-        floor: the factor at the end of a decay.
+        floor: factor at the end of the decay.
+        decay_steps: steps of decay, at the end of the run; None decays from the end of the warm-up.
+
+    Raises:
+        UserError: for a value out of range.
 
     >>> [Warmup(steps=2, decay="linear")(step, 6) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
@@ -27,15 +30,15 @@ class Warmup:
         if decay not in ("none", "linear", "cosine"):
             raise UserError(f"schedule.decay {decay!r}: expected 'none', 'linear' or 'cosine'")
         if not isinstance(steps, int) or steps < 0:
-            raise UserError(f"schedule.steps {steps!r}: expected a whole number from 0")
+            raise UserError(f"schedule.steps {steps!r}: expected a non-negative integer")
         if not 0 <= floor <= 1:
             raise UserError(f"schedule.floor {floor}: expected a number from 0 to 1")
         if decay_steps is not None and (not isinstance(decay_steps, int) or decay_steps < 1):
-            raise UserError(f"schedule.decay_steps {decay_steps!r}: expected a whole number from 1, or null")
+            raise UserError(f"schedule.decay_steps {decay_steps!r}: expected a positive integer, or null")
         self.steps, self.decay, self.floor, self.decay_steps = steps, decay, floor, decay_steps
 
     def __call__(self, step: int, total: int) -> float:
-        """The factor at `step` of `total` optimizer steps."""
+        """The factor at `step` of `total` optimizer steps, counted from 0."""
         if step < self.steps:
             return (step + 1) / self.steps
         if self.decay == "none":

@@ -1,4 +1,4 @@
-"""Fully sharded training: each process keeps a share of the weights, their gradients and the optimizer's state."""
+"""Fully sharded training: each process holds a shard of the weights, gradients and optimizer state."""
 
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from protlm.performer import Performer
 
 
 class FullySharded(ModelParallelStrategy):
-    """FSDP2 (`torch.distributed.fsdp.fully_shard`) over all processes of all nodes, one unit a block.
+    """FSDP2 (`torch.distributed.fsdp.fully_shard`) over all processes of all nodes, block by block.
 
-    Runs on GPUs and, unlike Lightning's FSDPStrategy, on CPUs. A checkpoint is one file, the same as that of any other
-    strategy: a run may go on with another one.
+    Runs on GPUs and, unlike Lightning's FSDPStrategy, on CPUs. A checkpoint is a single file in the same format as with
+    any other strategy, so a run may resume with a different one.
 
     Args:
-        process_group_backend: of torch.distributed; None chooses by the device.
+        process_group_backend: backend of torch.distributed; None chooses it by device.
     """
 
     def __init__(self, process_group_backend: str | None = None) -> None:
@@ -37,15 +37,15 @@ class FullySharded(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, model: Performer) -> None:
-        """Replaces the parameters by shards, once."""
+        """Replaces the parameters by shards, unless that has been done."""
         mesh = self.device_mesh["data_parallel"]
         for module in (*model.blocks, model):
             if not isinstance(module, FSDPModule):
                 fully_shard(module, mesh=mesh)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state on rank 0, keyed as `torch.optim` does it; nothing on others."""
-        optimizer = getattr(optimizer, "_optimizer", optimizer)  # within Lightning's wrapper
+        """The full state on rank 0, with parameters numbered as by `torch.optim`; empty on other ranks."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)  # Lightning wraps it
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         named: Any = get_optimizer_state_dict(self.model, optimizer, options=options)
@@ -60,7 +60,7 @@ class FullySharded(ModelParallelStrategy):
         }
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Shards weights and optimizer states of a checkpoint; returns its content."""
+        """Distributes the weights and optimizer states of a checkpoint; returns its content."""
         assert self.model is not None
         content = torch.load(checkpoint_path, mmap=True, map_location="cpu", weights_only=True)
         options = StateDictOptions(full_state_dict=True)
@@ -73,7 +73,7 @@ class FullySharded(ModelParallelStrategy):
         return content
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        """Of the optimizer's parameters, in the order of its groups, by which `torch.optim` numbers them."""
+        """Names of the optimizer's parameters in the order in which `torch.optim` numbers them."""
         assert self.model is not None
         names = {weight: name for name, weight in self.model.named_parameters()}
         return [names[weight] for group in optimizer.param_groups for weight in group["params"]]

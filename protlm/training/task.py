@@ -1,57 +1,68 @@
-"""The LightningModule: loss, metrics beside their baseline, optimizer, schedule."""
+"""The LightningModule: loss, metrics with their baseline, gradient checks, optimizer and schedule."""
 
+import ctypes
 import functools
 import inspect
 import math
-from collections.abc import Callable
+import platform
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from protlm.batching.batches import Batch
 from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer, PerformerConfig
-from protlm.training.checkpoints import BetweenSteps
-from protlm.training.finite import FiniteSteps
-from protlm.training.memory import return_freed_memory
+from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.strategies import FullySharded
+
+_NAMED = 12  # proteins of a batch named in a message
+_M_MMAP_THRESHOLD = -3  # of mallopt, malloc.h
 
 
 class LanguageModelTask(pl.LightningModule):
-    """Trains a `Performer` on batches of a data module of this package.
+    """Trains a `Performer` on batches of one of protlm's data modules.
 
     Args:
-        model: the network; its `config.causal` has to agree with the data.
-        optimizer: makes an optimizer from the model, such as a partial `protlm.training.optimizer.adamw`.
-        schedule: makes the learning rate's factor from (step, steps in all); None keeps it constant.
-        activation_checkpointing: see `Performer`; for less memory and a third more time.
+        model: network; its `config.causal` has to agree with the data.
+        optimizer: returns an optimizer. A subclass of `torch.optim.Optimizer`, or a callable whose first parameter is
+            named `params`, gets the model's parameters; any other callable, such as a partial
+            `protlm.training.optimizer.adamw`, gets the model.
+        schedule: learning-rate schedule. A subclass of `torch.optim.lr_scheduler.LRScheduler`, or a callable whose
+            first parameter is named `optimizer`, gets the optimizer and returns a scheduler, which takes a step after
+            each optimizer step (`ReduceLROnPlateau`: after each validation, with valid/perplexity). Any other callable
+            gets the step and the total number of steps, and returns a factor of the learning rate. None keeps the
+            learning rate constant.
+        activation_checkpointing: see `Performer`; needs less memory and about a third more time.
         compile: compile the blocks with `torch.compile` for training.
-        skip_nonfinite: so many steps in a row may be left out because a gradient is not finite; with one more, the run
-            stops.
+        skip_nonfinite: maximum number of consecutive steps to skip because of a non-finite gradient.
+
+    Raises:
+        UserError: for an option of the wrong type, or an optimizer that does not take the configured options.
     """
 
     def __init__(
         self,
         model: Performer,
-        optimizer: Callable[[Performer], Optimizer],
-        schedule: Callable[[int, int], float] | None = None,
+        optimizer: Callable[[Any], Optimizer],
+        schedule: Callable[..., Any] | None = None,
         activation_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002
         skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
         if isinstance(optimizer, functools.partial):
-            try:
-                inspect.signature(optimizer.func).bind(model, **optimizer.keywords)
-            except TypeError as error:
-                raise UserError(f"optimizer: {error}") from error
+            signature = inspect.signature(optimizer.func)
+            _checked("optimizer", lambda: signature.bind(model, **optimizer.keywords))
         for name, value in (("activation_checkpointing", activation_checkpointing), ("compile", compile)):
             if not isinstance(value, bool):
                 raise UserError(f"task.{name} {value!r}: expected true or false")
@@ -63,14 +74,14 @@ class LanguageModelTask(pl.LightningModule):
             for block in model.blocks:
                 block.compile(dynamic=True)  # lengths differ from batch to batch
         self._optimizer, self._schedule = optimizer, schedule
-        self.finite = FiniteSteps(skip_nonfinite)
+        self.gradients = GradientCheck(skip_nonfinite)
         self.valid = ResidueMetrics()
         self.tests = nn.ModuleList()
         self.results: dict[str, dict[str, float]] = {}
         """Split -> metrics, filled by `trainer.test`."""
 
     def setup(self, stage: str) -> None:
-        """Refuses data with longer sequences than the model's attention takes."""
+        """Refuses data with sequences longer than the model's attention accepts."""
         longest = self.model.config.longest
         if longest is not None and self._data().max_length > longest:
             raise UserError(
@@ -79,12 +90,12 @@ class LanguageModelTask(pl.LightningModule):
             )
 
     def configure_model(self) -> None:
-        """Lets the strategy shard the model, if it is one that does."""
+        """Shards the model if the strategy is `FullySharded`."""
         if isinstance(self.trainer.strategy, FullySharded):
             self.trainer.strategy.shard(self.model)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Says that a step is over, before Lightning begins to count the next one."""
+        """Runs `BetweenSteps` callbacks before Lightning counts the batch as started."""
         if self.trainer.training:
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, BetweenSteps):
@@ -95,7 +106,7 @@ class LanguageModelTask(pl.LightningModule):
         logits = self.model(batch.inputs, batch.key_mask, batch.segments)
         loss = self.model.loss(logits, batch.targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.inputs))
-        self.finite.note(loss, batch)
+        self.gradients.add(loss, batch)
         return loss
 
     def configure_gradient_clipping(
@@ -104,20 +115,20 @@ class LanguageModelTask(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Logs the norm of the gradient of all ranks, clips it, and looks whether it is finite."""
+        """Logs the gradient norm over all ranks, skips a non-finite gradient, and clips."""
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.log("train/gradient_norm", norm)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        if not self.finite.check(norm, self.trainer):
-            optimizer.zero_grad()  # an optimizer without gradients changes nothing
+        if not self.gradients.finite(norm, self.trainer):
+            optimizer.zero_grad()  # without gradients an optimizer changes nothing
         elif gradient_clip_val and gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             clip_grads_with_norm_(weights, gradient_clip_val, norm)
-        if self.finite.limit:
-            self.log("train/skipped_steps", float(self.finite.skipped))
+        if self.gradients.limit:
+            self.log("train/skipped_steps", float(self.gradients.skipped))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.valid.update(self.model(batch.inputs, batch.key_mask, batch.segments), batch.targets, batch.scored)
@@ -140,24 +151,33 @@ class LanguageModelTask(pl.LightningModule):
             self.log_dict({f"{split}/{name}": value for name, value in self.results[split].items()})
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.model)
-        factor, steps = self._schedule, self.trainer.estimated_stepping_batches
-        if factor is None:
+        parameters = _takes(self._optimizer, Optimizer, "params")
+        optimizer = _checked(
+            "optimizer", lambda: self._optimizer(self.model.parameters() if parameters else self.model), Optimizer
+        )
+        schedule, steps = self._schedule, self.trainer.estimated_stepping_batches
+        if schedule is None:
             return optimizer
-        if not math.isfinite(steps) and getattr(factor, "decay", "none") != "none":
-            raise UserError("a schedule that decays needs trainer.max_steps; or take schedule=constant")
         total = int(steps) if math.isfinite(steps) else 0
-        schedule = LambdaLR(optimizer, lambda step: factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        if takes_optimizer(schedule):
+            scheduler = _checked("schedule", lambda: schedule(optimizer), LRScheduler)
+        elif not total and getattr(schedule, "decay", "none") != "none":
+            raise UserError("a schedule with decay requires trainer.max_steps; or use schedule=constant")
+        else:
+            scheduler = _checked("schedule", lambda: LambdaLR(optimizer, lambda step: schedule(step, total)))
+        how: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            how |= {"monitor": "valid/perplexity", "frequency": self.trainer.val_check_interval}
+        return {"optimizer": optimizer, "lr_scheduler": how}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = description(self.model.config)
-        checkpoint["skipped_steps"] = self.finite.state()
+        checkpoint["skipped_steps"] = self.gradients.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored = PerformerConfig.from_dict(checkpoint[KEY]["model"]).to_dict()  # with what older ones lack
+        stored = PerformerConfig.from_dict(checkpoint[KEY]["model"]).to_dict()  # fills in fields that older ones lack
         now = self.model.config.to_dict()
-        # the first token is told with the data, and older checkpoints do not have it
+        # start_id follows from the data, and older checkpoints do not have it
         odd = [name for name in now if name != "start_id" and now[name] != stored[name]]
         if odd:
             changes = ", ".join(f"{name} {stored[name]} is now {now[name]}" for name in odd)
@@ -166,10 +186,114 @@ class LanguageModelTask(pl.LightningModule):
             )
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
-        self.finite.go_on(checkpoint.get("skipped_steps", (0, 0)))
+        self.gradients.load_state(checkpoint.get("skipped_steps", (0, 0)))
 
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _summary(self, metrics: Any) -> dict[str, float]:
         return metrics.beside(self._data().unigram)
+
+
+class GradientCheck:
+    """Skips steps with a non-finite gradient, or stops the run before one changes the weights.
+
+    Args:
+        limit: maximum number of consecutive steps to skip.
+
+    Attributes:
+        skipped: number of steps skipped so far.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        if not isinstance(limit, int) or limit < 0:
+            raise UserError(f"task.skip_nonfinite {limit!r}: expected a non-negative integer")
+        self.limit, self.skipped = limit, 0
+        self._consecutive = 0
+        self._losses: list[tuple[Tensor, Batch]] = []
+
+    def add(self, loss: Tensor, batch: Batch) -> None:
+        """Remembers a batch of the current step and its loss, for the error message."""
+        self._losses.append((loss.detach(), batch))
+
+    def finite(self, norm: Tensor, trainer: pl.Trainer) -> bool:
+        """Whether the gradient is finite; called on all ranks.
+
+        Args:
+            norm: norm of the gradient, the same on all ranks (unlike the losses).
+            trainer: the run's trainer.
+
+        Raises:
+            UserError: if it is not finite and the limit is reached; names the step, the proteins and the last
+                checkpoint.
+        """
+        losses, self._losses = self._losses, []
+        if norm.isfinite():
+            self._consecutive = 0
+            return True
+        self.skipped, self._consecutive = self.skipped + 1, self._consecutive + 1
+        message = f"step {trainer.global_step + 1:,}: the gradient is not finite; {self._batches(losses, trainer)}"
+        if self._consecutive > self.limit:
+            saved = next((one.saved for one in trainer.callbacks if isinstance(one, TrainingCheckpoint)), None)  # type: ignore[attr-defined]
+            advice = "Lower optimizer.lr, or resume from it with task.skip_nonfinite=10 to skip such steps"
+            stop_all(trainer, UserError(f"{message}. Last good checkpoint: {saved or 'none yet'}. {advice}"))
+        if trainer.is_global_zero:
+            print(f"skipped {message}", file=sys.stderr, flush=True)
+        return False
+
+    def state(self) -> list[int]:
+        """What a checkpoint stores: steps skipped in total and consecutively."""
+        return [self.skipped, self._consecutive]
+
+    def load_state(self, state: Sequence[int]) -> None:
+        """Restores `state`."""
+        self.skipped, self._consecutive = state
+
+    @staticmethod
+    def _batches(losses: list[tuple[Tensor, Batch]], trainer: pl.Trainer) -> str:
+        """Losses and proteins of the batches of all ranks whose loss is not finite, or of all batches if all are."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        mine = [(loss.item(), bool(loss.isfinite()), data.names(batch)) for loss, batch in losses]
+        entries = [mine]
+        if dist.is_available() and dist.is_initialized():
+            entries = [mine] * dist.get_world_size()
+            dist.all_gather_object(entries, mine)
+        everything = [entry for one in entries for entry in one]
+        odd = [entry for entry in everything if not entry[1]] or everything
+        return "; ".join(
+            f"loss {loss:g} on {', '.join(names[:_NAMED])}" + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+            for loss, _, names in odd
+        )
+
+
+def takes_optimizer(schedule: Any) -> bool:
+    """Whether a schedule, or the class or function that makes it, expects an optimizer as its first argument."""
+    return _takes(schedule, LRScheduler, "optimizer")
+
+
+def _takes(factory: Any, kind: type, name: str) -> bool:
+    function = factory.func if isinstance(factory, functools.partial) else factory
+    if isinstance(function, type) and issubclass(function, kind):
+        return True
+    return callable(function) and next(iter(inspect.signature(function).parameters), "") == name
+
+
+def _checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
+    """Calls `make` with the user's options, and turns what is wrong with them into a `UserError`."""
+    try:
+        made = make()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{name}: expected a {kind.__module__}.{kind.__qualname__}, got {type(made).__qualname__}")
+    return made
+
+
+def return_freed_memory() -> None:
+    """Makes glibc return freed tensors of 4 MiB and more to the system; does nothing with another C library.
+
+    By default glibc raises that threshold up to 32 MiB as tensors are freed and keeps smaller ones in its heap, where
+    live activations prevent the space between them from being reused. Activation checkpointing would save nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)

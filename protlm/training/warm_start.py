@@ -1,4 +1,4 @@
-"""What a model begins with: the weights of a trained one, whose kind of attention may be another."""
+"""Initial weights from a trained model, which may have another kind of attention."""
 
 from pathlib import Path
 
@@ -19,24 +19,24 @@ SHAPES = (
     "zeroed_id",
     "rotary_dtype",
 )
-"""Fields of the configuration that say what the weights mean."""
+"""Fields of the configuration that have to be equal: they define the shape and the meaning of the weights."""
 KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
-"""Those on which the weights and directions of attention itself depend."""
-_INSIDE = ".attention.attention."
+"""Fields that define the weights and random directions of attention itself."""
+_ATTENTION = ".attention.attention."
 
 
-def begin_with(model: Performer, path: str | Path) -> None:
-    """Gives a model the weights of a trained one, to train them on.
+def load_initial_weights(model: Performer, path: str | Path) -> None:
+    """Copies the weights of a trained model into a new one.
 
-    Attention of another kind, or with another number of features, begins anew where it has weights or directions of
-    its own; with the same, it goes on with those of the trained model.
+    If both have the same kind of attention, its own weights and random directions are copied too; otherwise they keep
+    their fresh initialisation.
 
     Args:
         model: changed in place.
         path: a model folder or a Lightning checkpoint.
 
     Raises:
-        UserError: for a path that is no model, and for a model of other sizes.
+        UserError: if there is no model at `path`, or one of a different size.
     """
     trained = load(path)
     fields = (*SHAPES, "max_length") if model.config.learned_positions else SHAPES
@@ -47,9 +47,9 @@ def begin_with(model: Performer, path: str | Path) -> None:
         raise UserError(f"init {path}: {changes}; only attention, dropout and features may differ")
     weights = trained.state_dict()
     if any(getattr(trained.config, name) != getattr(model.config, name) for name in KINDS):
-        own = {name: weight for name, weight in model.state_dict().items() if _INSIDE in name}
-        weights = {name: weight for name, weight in weights.items() if _INSIDE not in name} | own
+        own = {name: weight for name, weight in model.state_dict().items() if _ATTENTION in name}
+        weights = {name: weight for name, weight in weights.items() if _ATTENTION not in name} | own
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"init {path}: weights that do not fit the configured model") from error
+        raise UserError(f"init {path}: its weights do not fit the configured model") from error

@@ -16,7 +16,7 @@ from protlm import train
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.training.callbacks import SeededSteps
-from protlm.training.finite import FiniteSteps
+from protlm.training.task import GradientCheck
 from tests.tiny import TINY
 
 OPTIONS = [
@@ -101,15 +101,15 @@ def test_the_message_names_the_proteins_of_the_batch(
 ) -> None:
     """Of the bad one, if several make up the step."""
     names: list[list[str]] = []
-    monkeypatch.setattr("protlm.training.finite._NAMED", 10_000)
-    check = FiniteSteps.check
+    monkeypatch.setattr("protlm.training.task._NAMED", 10_000)
+    check = GradientCheck.check
 
-    def watched(self: FiniteSteps, norm: Tensor, trainer: pl.Trainer) -> bool:
+    def watched(self: GradientCheck, norm: Tensor, trainer: pl.Trainer) -> bool:
         names[:] = [trainer.datamodule.names(batch) for _, batch in self._losses]
         self._losses[0] = (torch.tensor(1.0), self._losses[0][1])  # the first was good
         return check(self, norm, trainer)
 
-    monkeypatch.setattr(FiniteSteps, "check", watched)
+    monkeypatch.setattr(GradientCheck, "check", watched)
     with pytest.raises(SystemExit):
         spoiled({1}, "trainer.accumulate_grad_batches=2")
     message = capsys.readouterr().err
@@ -161,4 +161,4 @@ def test_a_run_that_goes_on_remembers_what_was_left_out_last(
 @pytest.mark.parametrize("limit", [-1, 1.5, "many", None])
 def test_a_limit_that_is_no_whole_number_is_refused(limit: Any) -> None:
     with pytest.raises(UserError, match="task.skip_nonfinite"):
-        FiniteSteps(limit)
+        GradientCheck(limit)

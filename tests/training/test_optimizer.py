@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.training.muon import Muon, orthogonalised
-from protlm.training.optimizer import adamw, muon
+from protlm.training.optimizer import Muon, adamw, muon, orthogonalised
 from protlm.training.schedule import Warmup
 
 

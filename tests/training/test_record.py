@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 from protlm import train
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
-from protlm.training.launch import is_first
-from protlm.training.record import PACKAGES, claimed, write_run
+from protlm.training.run import PACKAGES, is_first, lock_run_folder, write_run
 from tests.tiny import TINY
 
 OPTIONS = [
@@ -101,19 +100,22 @@ def test_the_run_folder_holds_no_secrets_of_the_environment(monkeypatch, tmp_pat
 def test_a_second_run_is_kept_out_of_a_folder_and_takes_nothing_away(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / ".hydra").mkdir(parents=True)
-    with claimed(folder, remove_unused=True):
-        with pytest.raises(UserError, match="another run is writing there"), claimed(folder, remove_unused=True):
+    with lock_run_folder(folder, remove_unused=True):
+        with (
+            pytest.raises(UserError, match="another run is writing there"),
+            lock_run_folder(folder, remove_unused=True),
+        ):
             pass
         assert (folder / ".hydra").exists()
         (folder / "run.json").touch()
-    with claimed(folder, remove_unused=True):  # the claim ends with the run
+    with lock_run_folder(folder, remove_unused=True):  # the claim ends with the run
         (folder / "run.json").unlink()
     assert not folder.exists()
 
 
 def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path: Path) -> None:
     heard, says = os.pipe()
-    with claimed(tmp_path, remove_unused=False):
+    with lock_run_folder(tmp_path, remove_unused=False):
         worker = os.fork()
         if not worker:
             os.write(says, b"here")
@@ -121,7 +123,7 @@ def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path: Path)
             os._exit(0)
         os.read(heard, 4)
     try:
-        with claimed(tmp_path, remove_unused=False):
+        with lock_run_folder(tmp_path, remove_unused=False):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)

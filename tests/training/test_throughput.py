@@ -18,9 +18,9 @@ from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
 from protlm.sequence.alphabet import STANDARD, TOKENS
+from protlm.training.callbacks import Throughput
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.task import LanguageModelTask
-from protlm.training.throughput import Throughput
 from tests.tiny import TINY
 
 OPTIONS = [

@@ -7,7 +7,7 @@ import torch
 from protlm.checkpoint import export
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
-from protlm.training.warm_start import begin_with
+from protlm.training.warm_start import load_initial_weights
 
 
 def model_of(base: PerformerConfig, **changes: object) -> Performer:
@@ -24,14 +24,14 @@ def logits(model: Performer) -> torch.Tensor:
 def test_the_same_kind_begins_as_the_trained_model_whatever_its_seed(tiny_model: Performer, model_folder: Path) -> None:
     model = model_of(tiny_model.config, feature_seed=9, dropout=0.5)
     assert not torch.equal(logits(model), logits(tiny_model))
-    begin_with(model, model_folder)
+    load_initial_weights(model, model_folder)
     assert torch.equal(logits(model), logits(tiny_model))
 
 
 @pytest.mark.parametrize("changes", [{"attention": "exact"}, {"attention": "softmax"}, {"num_features": 24}])
 def test_another_kind_begins_as_the_model_that_is_switched(changes: dict, tiny_model: Performer, model_folder) -> None:
     model = model_of(tiny_model.config, **changes)
-    begin_with(model, model_folder)
+    load_initial_weights(model, model_folder)
     tiny_model.switch_attention(changes.get("attention", "relu"), changes.get("num_features"))
     assert torch.equal(logits(model), logits(tiny_model))
     assert model.blocks[0].attention.qkv.weight.requires_grad
@@ -40,8 +40,10 @@ def test_another_kind_begins_as_the_model_that_is_switched(changes: dict, tiny_m
 def test_a_softmax_performer_with_many_features_begins_as_the_transformer(tiny_model: Performer, tmp_path) -> None:
     exact = model_of(tiny_model.config, attention="exact")
     export(exact, tmp_path / "exact")
-    begin_with(few := model_of(tiny_model.config, attention="softmax", num_features=4), tmp_path / "exact")
-    begin_with(many := model_of(tiny_model.config, attention="softmax", num_features=4096), tmp_path / "exact")
+    load_initial_weights(few := model_of(tiny_model.config, attention="softmax", num_features=4), tmp_path / "exact")
+    load_initial_weights(
+        many := model_of(tiny_model.config, attention="softmax", num_features=4096), tmp_path / "exact"
+    )
     errors = [float((logits(model) - logits(exact)).abs().max()) for model in (few, many)]
     assert errors[1] < errors[0]
     assert errors[1] < 1e-3
@@ -58,9 +60,9 @@ def test_a_softmax_performer_with_many_features_begins_as_the_transformer(tiny_m
 )
 def test_other_sizes_are_refused(changes: dict, expected: str, tiny_model: Performer, model_folder: Path) -> None:
     with pytest.raises(UserError, match=f"init .*model: {expected}; only attention"):
-        begin_with(model_of(tiny_model.config, **changes), model_folder)
+        load_initial_weights(model_of(tiny_model.config, **changes), model_folder)
 
 
 def test_a_missing_model_is_refused(tiny_model: Performer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such model"):
-        begin_with(tiny_model, tmp_path / "none")
+        load_initial_weights(tiny_model, tmp_path / "none")
