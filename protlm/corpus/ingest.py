@@ -158,7 +158,7 @@ def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, re
                 chunk = selection(raw, file.tally)
                 if chunk.sequences:
                     ids.write(chunk.names + b"\n")
-                    part.longest_id = max(part.longest_id, chunk.longest_name)
+                    part.longest_id = max(part.longest_id, *map(len, chunk.names.split(b"\n")))
                     lengths.append(chunk.lengths)
                     hashes.append(digests(chunk.sequences))
                     tokens.write(chunk.tokens)

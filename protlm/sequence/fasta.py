@@ -1,10 +1,9 @@
-"""FASTA as it is found: streamed through Biopython, and refused with file, record and line."""
+"""FASTA as users have it: streamed in constant memory; errors name file, record and line."""
 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import compress
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,24 @@ from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
 IDENTIFIERS = ("accession", "word", "header")
-"""How a header names its protein: by UniProt's accession where there is one, by the first word, or as a whole."""
+"""What identifies a protein: the UniProt accession if the header has one, its first word, or the whole header."""
 
 _NUCLEOTIDES = b"ACGTUNacgtun"
-_JUDGED_AFTER = 10_000  # residues: enough to tell proteins from nucleotides, little enough to fail at once
+_JUDGED_AFTER = 10_000  # residues: enough to tell proteins from nucleotides, few enough to fail early
 _MAX_ID = 1_000  # characters
-_MAX_RECORD = 1_000_000  # characters; the longest known proteins have less than 50,000 residues
-_BLOCK = 1 << 17  # bytes read at a time: few enough to stay in the processor's cache
+_MAX_RECORD = 1_000_000  # characters; the longest known proteins have fewer than 50,000 residues
+_BLOCK = 1 << 17  # bytes read at a time, small enough for the processor's cache
+_PRINTABLE = bytes(range(ord(" "), 127)) + b"\n"
+_NO_BARS = bytes({*range(256)} - {*b"|\n"})
 
 
 class _TooLongError(Exception):
-    """A record without end."""
+    """A record of more than `_MAX_RECORD` characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One protein: accession, the header's text behind it, and a normalised sequence in capital letters."""
+    """One protein: its identifier, the rest of its header, and its normalised sequence."""
 
     id: str
     description: str
@@ -40,22 +41,20 @@ class Record:
 
 @dataclass(slots=True)
 class Chunk:
-    """Some consecutive records with a sequence, n of them with T residues in all."""
+    """Consecutive records that have a sequence: n records with T residues in total."""
 
     names: bytes
     """The n identifiers in UTF-8, joined by newlines."""
-    longest_name: int
-    """Bytes of the longest identifier, or a little more."""
     headers: list[bytes]
-    """The n lines that begin with '>'."""
+    """The n header lines, including '>'."""
     sequences: list[bytes]
-    """Normalised, in capital letters."""
+    """The n normalised sequences."""
     tokens: np.ndarray
-    """(T,) uint8, of all sequences one behind the other."""
+    """(T,) uint8, all sequences concatenated."""
     lengths: np.ndarray
     """(n,) int64, in residues."""
     numbers: np.ndarray
-    """(n,) int64, of the records within the file, from 1; those without a sequence count as well."""
+    """(n,) int64, 1-based record numbers within the file, counting records without a sequence."""
 
     def select(self, keep: np.ndarray) -> "Chunk":
         """The records where `keep` (n,) bool is true."""
@@ -63,12 +62,12 @@ class Chunk:
             return self
         names = b"\n".join(compress(self.names.split(b"\n"), keep))
         headers, sequences = (list(compress(column, keep)) for column in (self.headers, self.sequences))
-        tokens, lengths = self.tokens[np.repeat(keep, self.lengths)], self.lengths[keep]
-        return Chunk(names, self.longest_name, headers, sequences, tokens, lengths, self.numbers[keep])
+        tokens = self.tokens[np.repeat(keep, self.lengths)]
+        return Chunk(names, headers, sequences, tokens, self.lengths[keep], self.numbers[keep])
 
 
 def accession(word: str) -> str:
-    """The accession in the first word of a FASTA header: that of `db|ACCESSION|NAME` in UniProt, else the whole word.
+    """The accession in the first word of a UniProt header (`db|ACCESSION|NAME`); any other word is returned unchanged.
 
     UniRef (`UniRef50_P69905`), UniParc (`UPI0000000001`) and plain accessions are whole words.
 
@@ -84,27 +83,28 @@ def accession(word: str) -> str:
 class FastaFile:
     """The records of one FASTA file, in order, in constant memory.
 
-    Plain, gzip, bzip2, xz and zstandard are told apart by content. Records without a sequence are left out. What was
-    changed or left out is counted in `tally`.
+    The compression (none, gzip, bzip2, xz or zstandard) is detected from the content. Records without a sequence are
+    skipped. Everything changed or skipped is counted in `tally`.
 
     Args:
         path: the file, or "-" for standard input, which can be read only once.
-        allow_nucleotides: take a file that looks like DNA or RNA all the same.
+        allow_nucleotides: accept a file that looks like DNA or RNA.
         identifier: "accession", "word" or "header", see `IDENTIFIERS`.
-        masked: take `<mask>` in the place of residues; `Chunk.tokens` and `Chunk.lengths` count its characters then.
+        masked: accept `<mask>` in place of residues; `Chunk.tokens` and `Chunk.lengths` then count its characters.
 
     Attributes:
-        size, position: bytes of the (compressed) file, and how many of them were read; size 0 is unknown.
+        size, position: bytes of the (compressed) file, and bytes read so far; a size of 0 means unknown.
 
     Raises:
-        UserError: while iterating, for a file that is missing, empty, damaged, no FASTA, or looks like nucleotides.
+        UserError: for a missing file; while iterating, for a file that is empty, damaged, not FASTA, or looks like
+            nucleotides.
     """
 
     def __init__(
         self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession", masked: bool = False
     ) -> None:
         if identifier not in IDENTIFIERS:
-            raise UserError(f"--id {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
         self._masked = masked
@@ -114,7 +114,7 @@ class FastaFile:
         self.size = Path(path).stat().st_size if str(path) != STDIN else 0
 
     def again(self) -> "FastaFile":
-        """The same file, to be read anew."""
+        """The same file, to be read from the start."""
         file = FastaFile(self._path, self._allow_nucleotides, self._identifier, self._masked)
         file.path = self.path
         return file
@@ -125,7 +125,7 @@ class FastaFile:
         return self._source.position if self._source else 0
 
     def describe(self) -> dict[str, Any]:
-        """Name, bytes and checksum of what was read, ready for JSON; to be called at the end."""
+        """Name, size in bytes and checksum of the file, ready for JSON; call it after the last record."""
         assert self._source is not None
         return self._source.describe()
 
@@ -137,7 +137,7 @@ class FastaFile:
                 yield Record(name, words[1] if len(words) > 1 else "", sequence.decode())
 
     def chunks(self) -> Iterator[Chunk]:
-        """The records, some at a time."""
+        """The records, a chunk at a time."""
         self._source = Source(self._path)
         number = seen = nucleotides = 0
         try:
@@ -154,27 +154,27 @@ class FastaFile:
                     number += count
         except _TooLongError as error:
             raise UserError(
-                f"{self.path}, record {number + 1}: goes on for more than {_MAX_RECORD:,} characters; expected "
-                "proteins, each with a line that begins with '>'"
+                f"{self.path}, record {number + 1}: longer than {_MAX_RECORD:,} characters; expected proteins, each "
+                "with a header line that begins with '>'"
             ) from error
         except DAMAGED as error:
             raise UserError(
-                f"{self.path}: damaged or cut short behind record {number} ({error}); fetch or compress it again"
+                f"{self.path}: damaged or cut short after record {number} ({error}); download or compress it again"
             ) from error
         if not self._allow_nucleotides and 30 <= seen < _JUDGED_AFTER:
             self._judge(seen, nucleotides)
 
     def _blocks(self, content: io.BufferedReader) -> Iterator[bytes]:
-        """Whole records, from the first '>' on, with plain newlines; the last newline of a block may be missing."""
+        """Whole records, starting at the first '>', with "\\n" newlines; the last block may lack its final newline."""
         rest, line, held = b"", 1, b""
         while data := content.read(_BLOCK):
             data = held + data
-            held = b"\r" if data.endswith(b"\r") else b""  # it may be one newline with what follows
+            held = b"\r" if data.endswith(b"\r") else b""  # may be one newline together with the next byte
             data = data[: len(data) - len(held)]
             if b"\r" in data:
                 data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             rest += data
-            if line:  # nothing but blank lines so far; Biopython would skip any text before the first record
+            if line:  # only blank lines so far; Biopython would skip any text before the first record
                 begin = rest.rfind(b"\n", 0, len(rest) - len(rest.lstrip())) + 1
                 line += rest.count(b"\n", 0, begin)
                 rest = rest[begin:]
@@ -187,7 +187,7 @@ class FastaFile:
                         f"{self.path}, line {line}: not FASTA, expected '>' and an identifier, found {found[:40]!r}"
                     )
                 line = 0
-            end = rest.find(b"\n>")  # only the first record can be longer than what is read at a time
+            end = rest.find(b"\n>")  # only the first record can be longer than a block
             if (end if end > 0 else len(rest)) > _MAX_RECORD:
                 raise _TooLongError
             if (cut := rest.rfind(b"\n>")) > 0:
@@ -198,26 +198,35 @@ class FastaFile:
         yield rest
 
     def _chunk(self, before: int, block: bytes) -> tuple[Chunk, int]:
-        """The records of a block, `before` of which came earlier, and how many there were."""
-        plain = _one_line_records(block)
-        if plain is None:
-            return self._parsed(before, block)
-        longest, headers, sequences, names, tokens = plain
-        if self._identifier == "accession" and b"|" in names:
-            words = list(map(accession, names.decode().split("\n")))
-            names, longest = "\n".join(words).encode(), max(map(len, words))
-        if self._identifier == "header":
-            whole = [header[1:].strip() for header in headers]
-            names, longest = b"\n".join(whole), max(map(len, whole))
-            if longest > _MAX_ID or b"\0" in names:
-                return self._parsed(before, block)
-        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
-        numbers = np.arange(before + 1, before + 1 + len(headers))
-        return Chunk(names, longest, headers, sequences, tokens, lengths, numbers), len(headers)
+        """The records of a block, `before` of which come earlier, and how many there are, also without a sequence."""
+        lines = _unwrap(block.rstrip(b"\n")).split(b"\n")
+        headers, sequences = lines[0::2], lines[1::2]
+        tokens = translate(b"".join(sequences))
+        whole = len(headers) == len(sequences) and all(sequences)
+        if whole and tokens.max() < NOT_A_TOKEN and block.isascii() and (names := self._plain_names(headers)):
+            lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+            numbers = np.arange(before + 1, before + 1 + len(headers))
+            return Chunk(names, headers, sequences, tokens, lengths, numbers), len(headers)
+        return self._parse(before, block)
 
-    def _parsed(self, before: int, block: bytes) -> tuple[Chunk, int]:
-        """The same for any layout, with what is not a residue changed and counted, or refused."""
-        from Bio.SeqIO.FastaIO import SimpleFastaParser  # here: the import takes a tenth of a second
+    def _plain_names(self, headers: list[bytes]) -> bytes | None:
+        """The identifiers in headers, joined by newlines; None if `_name` has to check one of them."""
+        whole = self._identifier == "header"
+        words = [b">" + header[1:].strip() if whole else header.split(None, 1)[0] for header in headers]
+        names = b"\n".join(words)[1:].replace(b"\n>", b"\n")
+        if b">" in words or max(map(len, words)) > _MAX_ID or names.translate(None, _PRINTABLE):
+            return None
+        if self._identifier != "accession" or b"|" not in names:
+            return names
+        columns = names.replace(b"\n", b"|").split(b"|")
+        bars = (b"||\n" * len(words))[:-1]
+        if names.translate(None, _NO_BARS) == bars and {*columns[::3]} <= {b"sp", b"tr"} and all(columns[1::3]):
+            return b"\n".join(columns[1::3])  # every header is UniProt's, the common case, in half the time
+        return "\n".join(map(accession, names.decode().split("\n"))).encode()
+
+    def _parse(self, before: int, block: bytes) -> tuple[Chunk, int]:
+        """As `_chunk`, read by Biopython, with characters that are not residues changed and counted, or refused."""
+        from Bio.SeqIO.FastaIO import SimpleFastaParser  # imported here since it takes a tenth of a second
 
         names, headers, sequences = [], [], []
         pairs = SimpleFastaParser(io.StringIO(block.decode("utf-8", "replace")))
@@ -229,7 +238,7 @@ class FastaFile:
                 line = self._line_of(number, error.offset)
                 where = f", line {line}" if line else ""
                 raise UserError(
-                    f"{self.path}, record {number} ({names[-1]}){where}: {error}; mend or remove the record"
+                    f"{self.path}, record {number} ({names[-1]}){where}: {error}; correct or remove the record"
                 ) from error
             for reason, count in changes.items():
                 self.tally.add(reason, count)
@@ -238,15 +247,14 @@ class FastaFile:
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         self.tally.add("left out, no sequence", 0, int((lengths == 0).sum()))
         encoded = "\n".join(names).encode()
-        longest = max(map(len, encoded.split(b"\n")))
         numbers = np.arange(before + 1, before + 1 + len(names))
-        chunk = Chunk(encoded, longest, headers, sequences, translate(b"".join(sequences)), lengths, numbers)
+        chunk = Chunk(encoded, headers, sequences, translate(b"".join(sequences)), lengths, numbers)
         return chunk.select(lengths > 0), len(names)
 
     def _name(self, number: int, header: str) -> str:
         words = header.split(None, 1)
         if not words:
-            raise UserError(f"{self.path}, record {number}: no identifier behind '>'; give every record a name")
+            raise UserError(f"{self.path}, record {number}: no identifier after '>'; give every record a name")
         name = header.strip() if self._identifier == "header" else words[0]
         if self._identifier == "accession":
             name = accession(name)
@@ -260,7 +268,7 @@ class FastaFile:
         return name
 
     def _line_of(self, record: int, position: int) -> int:
-        """The line of a residue, found by reading the file again: only an error pays for line numbers."""
+        """The line of a residue, 0 if unknown; found by reading the file again, so only an error pays for it."""
         if not Path(self._path).is_file():
             return 0  # a pipe can be read only once
         with Source(self._path) as source, source.text() as text:
@@ -278,37 +286,14 @@ class FastaFile:
         if nucleotides >= 0.95 * residues:
             raise UserError(
                 f"{self.path}: looks like nucleotides, not proteins ({nucleotides / residues:.0%} of the letters are "
-                "A, C, G, T, U or N); translate it first, or if these are proteins pass --allow-nucleotides "
-                "(data.allow_nucleotides=true in training)"
+                "A, C, G, T, U or N); translate it first, or if these are proteins, set allow_nucleotides"
             )
 
 
-def _one_line_records(block: bytes) -> tuple[int, list[bytes], list[bytes], bytes, np.ndarray] | None:
-    """The records of a block in which each sequence is one line of plain residues.
-
-    That needs no parser, and takes a third of Biopython's time. None for any other block.
-
-    Returns:
-        Bytes of the longest first word, headers, sequences, first words, tokens.
-    """
-    lines = block.rstrip(b"\n").split(b"\n")
-    headers, sequences = lines[0::2], lines[1::2]
-    if len(headers) != len(sequences) or not all(sequences) or not block.isascii():
-        return None
-    tokens = translate(b"".join(sequences))
-    try:
-        words = [header.split(None, 1)[0] for header in headers]
-        starts = bytes(map(itemgetter(0), headers))
-    except IndexError:  # a blank line
-        return None
-    names = b"\n".join(words)
-    longest = max(map(len, words))
-    if (
-        tokens.max() == NOT_A_TOKEN
-        or starts.count(b">") != len(headers)  # a line of residues in the place of a header
-        or b"\n>\n" in b"\n%b\n" % names  # without a name
-        or longest > _MAX_ID
-        or not names.decode().replace("\n", "").isprintable()
-    ):
-        return None
-    return longest - 1, headers, sequences, names[1:].replace(b"\n>", b"\n"), tokens
+def _unwrap(block: bytes) -> bytes:
+    """Puts each sequence of a block on one line; the block has no final newline."""
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    header = text[np.append(0, ends + 1)] == ord(">")
+    wraps = ends[~(header[:-1] | header[1:])]
+    return np.delete(text, wraps).tobytes() if len(wraps) else block

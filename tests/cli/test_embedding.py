@@ -75,7 +75,7 @@ def test_shards_and_merge(protlm, fasta: str) -> None:
         ("embed FASTA --model model -o out.h5 --layout zip", "--layout 'zip'"),
         ("embed FASTA --model model -o out.h5 --dtype float8", "--dtype 'float8'"),
         ("embed FASTA --model model -o out.h5 --precision float8", "--precision 'float8'"),
-        ("embed FASTA --model model -o out.h5 --id name", "--id 'name'"),
+        ("embed FASTA --model model -o out.h5 --id name", "identifier 'name'"),
         ("embed FASTA --model model -o out.h5 --duplicates last", "--duplicates 'last'"),
         ("embed FASTA --model model -o out.h5 --shard 3/2", "--shard 3/2"),
         ("embed FASTA --model model -o out.h5 --shard half", "--shard 'half'"),

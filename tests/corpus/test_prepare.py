@@ -288,7 +288,7 @@ def test_long_proteins_come_back(tmp_path: Path, length: int, compress: Callable
         (b">a\nMKT\n>\0b\nMKT\n", "record 2: NUL"),
         (b">a\nMKT\n>\nMKT\n", "record 2: no identifier"),
         (b">a\n" + b"ACGTN" * 10, "nucleotides"),
-        (b">a\nMKT\n>b\n" + b"M" * 1_200_000, "record 2: goes on for more than 1,000,000 characters"),
+        (b">a\nMKT\n>b\n" + b"M" * 1_200_000, "record 2: longer than 1,000,000 characters"),
         (gzip.compress(b">a\nMKT\n" * 99, mtime=0)[:-9], "damaged or cut short"),
         (b">a\n>b\n*\n", "left out, no sequence"),
     ],
@@ -639,7 +639,7 @@ def test_a_gigabyte_in_one_line_is_refused_at_once(tmp_path: Path, start: bytes)
     out = tmp_path / "out.h5"
     code, taken, errors, seconds = fed(FRUGAL, b"MKTAYIAKQR" * 6_553, start, 10**9, "prepare", "-", "-o", out)
     assert code == 2
-    assert errors.startswith("error: standard input, record 2: goes on for more than 1,000,000 characters")
+    assert errors.startswith("error: standard input, record 2: longer than 1,000,000 characters")
     assert errors.count("\n") == 1
     assert taken < 10_000_000
     assert seconds < 20

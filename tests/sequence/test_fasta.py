@@ -160,10 +160,15 @@ def test_wrapping_and_newlines_do_not_matter(
         assert found == [Record(name, "some", sequence) for name, sequence in sequences if sequence]
 
 
-@given(st.lists(st.text(LETTERS, min_size=1), min_size=1))
-def test_plain_one_line_records_need_no_parser(tmp_path_factory: pytest.TempPathFactory, sequences: list[str]) -> None:
+@given(st.lists(st.text(LETTERS, min_size=1), min_size=1), st.integers(1, 80), st.sampled_from(["\n", "\r\n"]))
+def test_plain_records_need_no_biopython_however_they_are_wrapped(
+    tmp_path_factory: pytest.TempPathFactory, sequences: list[str], width: int, end: str
+) -> None:
     path = tmp_path_factory.getbasetemp() / "plain.fasta"
-    path.write_text("".join(f">sp|p{i}|X text\n{sequence}\n" for i, sequence in enumerate(sequences)))
+    lines = []
+    for i, sequence in enumerate(sequences):
+        lines += [f">sp|p{i}|X text", *(sequence[at : at + width] for at in range(0, len(sequence), width))]
+    path.write_bytes("".join(line + end for line in lines).encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr("Bio.SeqIO.FastaIO.SimpleFastaParser")
         records = list(FastaFile(path, allow_nucleotides=True))
@@ -400,7 +405,7 @@ def test_a_record_of_more_than_a_million_characters_is_refused_by_its_number(
         path = written(start + b">b\n" + b"M" * length + b"\n" + behind)
         if refused:
             number = 3 if before else 1
-            assert f"record {number}: goes on for more than 1,000,000 characters" in refusal(path)
+            assert f"record {number}: longer than 1,000,000 characters" in refusal(path)
         else:
             assert max(len(record.sequence) for record in FastaFile(path)) == length
 
@@ -410,11 +415,11 @@ def test_the_limit_for_records_does_not_depend_on_blocks(written, monkeypatch, b
     monkeypatch.setattr("protlm.sequence.fasta._BLOCK", block)
     monkeypatch.setattr("protlm.sequence.fasta._MAX_RECORD", 40)
     assert len(list(FastaFile(written(b">a\nMKT\n>b\n" + b"M" * 30 + b"\n>c\nMKT\n")))) == 3
-    assert "record 2: goes on" in refusal(written(b">a\nMKT\n>b\n" + b"M" * 50 + b"\n>c\nMKT\n"))
+    assert "record 2: longer" in refusal(written(b">a\nMKT\n>b\n" + b"M" * 50 + b"\n>c\nMKT\n"))
 
 
 def test_a_header_without_end_is_refused(written) -> None:
-    assert "record 2: goes on" in refusal(written(b">a\nMKT\n>" + b"word " * 300_000))
+    assert "record 2: longer" in refusal(written(b">a\nMKT\n>" + b"word " * 300_000))
 
 
 @pytest.mark.parametrize("length", [30, 25_000])
@@ -465,7 +470,7 @@ def test_accession(written, word: str, identifier: str, sequence: str) -> None:
 
 
 def test_an_unknown_kind_of_identifier_is_refused(written) -> None:
-    with pytest.raises(UserError, match="--id 'name': expected one of accession, word"):
+    with pytest.raises(UserError, match="identifier 'name': expected one of accession, word"):
         FastaFile(written(TEXT), identifier="name")
 
 
