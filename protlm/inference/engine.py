@@ -73,6 +73,20 @@ def check_length(model: Performer, tokens: int) -> None:
         )
 
 
+def check_finite(values: np.ndarray, source: str = "") -> None:
+    """Raises a UserError if a model's output contains NaN or infinity.
+
+    Args:
+        values: floating-point array of any shape.
+        source: what the values belong to, such as "protein P69905"; the message starts with it.
+    """
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{source}{': ' if source else ''}the model's output is not finite (NaN or infinity): training diverged "
+            "or the model is damaged; use another checkpoint"
+        )
+
+
 class Computer:
     """Runs a function of the model on batches of rows of tokens.
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm.errors import UserError
-from protlm.inference.engine import Computer, batches, encoded
+from protlm.inference.engine import Computer, batches, check_finite, encoded
 from protlm.performer import Performer
 
 SEQUENCES = ["MKT" * 9, "M", "GAVLIMCFYW" * 5, "MKTAYIAKQRQISFVKSHFSRQ", "W" * 40, "MKT", "MKV", "MKR"]
@@ -95,3 +95,12 @@ def test_sixteen_bits_are_near_and_not_the_same(tiny_model: Performer) -> None:
     assert 1e-6 < worst < 0.1
     with pytest.raises(UserError, match="precision 'float8'"):
         Computer(tiny_model, precision="float8")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_output_that_is_not_finite_is_refused_with_its_source(value: float) -> None:
+    check_finite(np.array([1.0, -2.0], dtype=np.float32))
+    with pytest.raises(UserError, match="^protein P1: the model's output is not finite"):
+        check_finite(np.array([1.0, value], dtype=np.float32), "protein P1")
+    with pytest.raises(UserError, match="^the model's output is not finite"):
+        check_finite(np.array([[value]]))
