@@ -67,3 +67,15 @@ def locked(folder: Path) -> int | None:
             os.close(lock)
             return None
         os.close(lock)
+
+
+@contextmanager
+def atomic_output(target: Path) -> Iterator[Path]:
+    """A path at which to write a file; it is renamed to `target` when the block ends without an error.
+
+    Raises:
+        UserError: as `unfinished`.
+    """
+    with unfinished(target) as folder:
+        yield folder / target.name
+        os.replace(folder / target.name, target)

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from protlm.tables import aligned
+
 TABLE = "results.csv"
 _COLUMNS = (("accuracy", 100), ("unigram_accuracy", 100), ("perplexity", 1), ("unigram_perplexity", 1))
 _SEED = "seed"
@@ -67,12 +69,13 @@ def format_jobs(jobs: Sequence[Job]) -> str:
     mean  relu             2 runs  test   21.00±1.41  10.00    12.000±0.000  18.000
     """
     options = list(jobs[0]["options"]) if jobs else []
-    lines = [["job", *options, "split", "accuracy %", "unigram", "perplexity", "unigram"]]
+    header = ["job", *options, "split", "accuracy %", "unigram", "perplexity", "unigram"]
+    lines = []
     groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
     for job in jobs:
         values = list(job["options"].values())
         if not job["results"]:
-            lines.append([job["job"], *values, "no results"])
+            lines.append([job["job"], *values, "no results", "", "", "", ""])
         for split, row in job["results"].items():
             lines.append([job["job"], *values, split, *_numbers([row])])
             others = tuple(value for name, value in job["options"].items() if name != _SEED)
@@ -83,10 +86,7 @@ def format_jobs(jobs: Sequence[Job]) -> str:
                 left = iter(others)
                 values = [f"{len(rows)} runs" if name == _SEED else next(left) for name in options]
                 lines.append(["mean", *values, split, *_numbers(rows)])
-    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in lines
-    )
+    return aligned(header, lines, left=range(len(header)))
 
 
 def _numbers(rows: list[dict[str, float]]) -> list[str]:
