@@ -1,12 +1,13 @@
-"""Tables of comma-separated values, as spreadsheets and pandas write them: read strictly, written whole."""
+"""Tables: CSV files, read strictly and written atomically, and aligned text for the terminal."""
 
 import csv
 import io
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -17,12 +18,12 @@ from protlm.sequence.stream import DAMAGED, Source
 
 @dataclass
 class Table:
-    """The cells of a file as they are written in it.
+    """The cells of a CSV file as text.
 
     Attributes:
-        path: as it was given.
-        columns: their names, all different.
-        rows: n lists, of as many cells as there are columns.
+        path: of the file, for messages.
+        columns: unique column names.
+        rows: n lists with one cell per column.
     """
 
     path: str
@@ -33,30 +34,30 @@ class Table:
         return name in self.columns
 
     def __getitem__(self, name: str) -> list[str]:
-        """The n cells of a column, without spaces around them.
+        """The n cells of a column, stripped of surrounding white space.
 
         Raises:
             UserError: if there is no such column.
         """
         if name not in self.columns:
             found = ", ".join(self.columns[:8]) + (", ..." if len(self.columns) > 8 else "")
-            raise UserError(f"{self.path}: no column {name!r}; its columns are: {found}")
+            raise UserError(f"{self.path}: no column {name!r}; found: {found}")
         number = self.columns.index(name)
         return [row[number].strip() for row in self.rows]
 
-    def place(self, row: int) -> str:
-        """How messages name a row, from its 0-based number: rows are counted from 1 behind the header."""
+    def location(self, row: int) -> str:
+        """File and row for messages: row 0, the first after the header, is "row 1"."""
         return f"{self.path}, row {row + 1}"
 
     def numbers(self, name: str, missing: bool = False) -> np.ndarray:
-        """(n,) float64 of a column.
+        """A column as (n,) float64.
 
         Args:
             name: of the column.
-            missing: take cells that are empty or NaN, as NaN.
+            missing: accept empty cells and NaN; both become NaN.
 
         Raises:
-            UserError: for a cell that is not a finite number, with its row.
+            UserError: for a cell that is not a finite number.
         """
         values = np.empty(len(self.rows))
         for row, cell in enumerate(self[name]):
@@ -65,52 +66,74 @@ class Table:
             except ValueError:
                 values[row] = np.inf
             if np.isinf(values[row]) or (np.isnan(values[row]) and not missing):
-                raise UserError(f"{self.place(row)}: {name} is {cell!r}; expected a finite number")
+                raise UserError(f"{self.location(row)}: {name} is {cell!r}; expected a finite number")
         return values
 
 
 def read_table(path: str | Path) -> Table:
-    """Reads a file with a header line; it may be compressed, have a byte order mark, quotes and any newlines.
+    """Reads a CSV file with a header, in UTF-8, plain or compressed.
 
     Raises:
-        UserError: for a file that is missing, empty, not text or damaged; for rows of another length than the header.
+        UserError: for a file that is missing, empty, damaged or not CSV, and for rows of unequal length.
     """
     try:
         with Source(path) as source, source.content() as content:
             text = content.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8 (byte {error.start + 1:,}); expected a CSV file") from error
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start + 1:,}); expected a CSV file") from error
     except DAMAGED as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); fetch or compress it again") from error
+        raise UserError(f"{path}: damaged or cut short ({error}); download or compress it again") from error
     if "\0" in text:
-        raise UserError(f"{path}: not text, it has NUL characters; expected a CSV file")
-    rows: list[list[str]] = []
+        raise UserError(f"{path}: not text, it contains NUL characters; expected a CSV file")
     with closing(io.StringIO(text, newline="")) as lines:
         reader = csv.reader(lines, strict=True)
         try:
-            rows += (row for row in reader if row)
+            rows = [row for row in reader if row]
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
     if not rows:
-        raise UserError(f"{path}: is empty; expected a header line with the names of columns, and rows")
-    columns = [name.strip() for name in rows[0]]
-    if doubled := [name for name in columns if columns.count(name) > 1]:
-        raise UserError(f"{path}: the column {doubled[0]!r} stands twice; give each a name of its own")
-    table = Table(str(path), columns, rows[1:])
-    for number, row in enumerate(table.rows):
+        raise UserError(f"{path}: empty; expected a header line and rows")
+    columns = [name.strip() for name in rows.pop(0)]
+    if duplicates := [name for name in columns if columns.count(name) > 1]:
+        raise UserError(f"{path}: duplicate column {duplicates[0]!r}; expected unique names")
+    table = Table(str(path), columns, rows)
+    for number, row in enumerate(rows):
         if len(row) != len(columns):
-            raise UserError(f"{table.place(number)}: {len(row)} cells; expected {len(columns)} as in the header")
+            raise UserError(f"{table.location(number)}: {len(row)} cells; expected {len(columns)} as in the header")
     return table
 
 
-def write_table(path: Path | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Writes a table as CSV, which appears under its name only when it is complete; None is standard output."""
+@contextmanager
+def text_output(path: Path | None) -> Iterator[TextIO]:
+    """A text file that appears at `path` once it is complete; None is standard output."""
     if path is None:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        yield sys.stdout
         return
-    with atomic_output(path) as partial, partial.open("w", newline="") as file:
+    with atomic_output(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
+        file.close()  # before it is renamed
+
+
+def write_table(path: Path | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes CSV to a file, atomically, or to standard output if `path` is None."""
+    with text_output(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """A table as text: columns separated by two spaces, aligned to the right, those numbered in `left` to the left.
+
+    >>> print(aligned(["split", "proteins"], [["train", "1,200"], ["test", "80"]]))
+    split  proteins
+    train     1,200
+    test         80
+    """
+    table = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    justify = [str.ljust if number in left else str.rjust for number in range(len(widths))]
+    return "\n".join(
+        "  ".join(put(cell, width) for put, cell, width in zip(justify, row, widths, strict=True)).rstrip()
+        for row in table
+    )

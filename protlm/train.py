@@ -178,7 +178,7 @@ def instantiate_schedule(node: DictConfig | None) -> Any:
 
 
 class MultirunTable(Callback):
-    """Prints a table of all runs at the end of a multirun, however it ends, and writes it into the multirun's folder."""
+    """At the end of a multirun, however it ends, prints a table of its runs and writes it into the run's folder."""
 
     _pending: Path | None = None
 

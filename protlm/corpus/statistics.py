@@ -9,6 +9,7 @@ from protlm.corpus.reader import Corpus
 from protlm.corpus.splits import SPLITS
 from protlm.sequence.alphabet import SCORED, TOKENS
 from protlm.sequence.tally import Tally
+from protlm.tables import aligned
 
 _ROWS = 1 << 20  # proteins looked at together
 
@@ -116,18 +117,14 @@ def format_description(figures: dict[str, Any]) -> str:
     ]
     lines += Tally(figures["changes"]).describe()
     columns = ("proteins", "residues", "min", "max", "mean", "std", "median", "clusters", "accuracy", "perplexity")
-    rows = [["split", *columns]]
+    rows = []
     for name, row in figures["splits"].items():
         whole = [row[key] for key in ("count", "residues", "min", "max")]
         parts = [row[key] for key in ("mean", "std", "median")]
         clusters = "-" if row["clusters"] is None else f"{row['clusters']:,}"
         baseline = [f"{100 * row['unigram_accuracy']:.2f} %", f"{row['unigram_perplexity']:.2f}"]
         rows.append([name, *(f"{n:,}" for n in whole), *(f"{n:,.1f}" for n in parts), clusters, *baseline])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines.append("")
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    lines += ["", aligned(["split", *columns], rows)]
     lines += [
         "",
         "lengths in residues; accuracy and perplexity of the unigram baseline (frequencies in train, Laplace 1)",

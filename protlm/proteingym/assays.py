@@ -144,9 +144,9 @@ def _entries(table: Table, folder: Path) -> dict[str, Assay]:
     entries = {}
     for number, (cells, alignment) in enumerate(zip(zip(*columns, strict=True), alignments, strict=True)):
         if not all(cells):
-            raise UserError(f"{table.place(number)}: an empty cell; expected id, file, sequence, UniProt id and type")
+            raise UserError(f"{table.location(number)}: empty cell; expected id, file, sequence, UniProt id and type")
         assay, name, sequence, uniprot, selection = cells
         if {"/", "\\"} & set(assay + name + alignment):
-            raise UserError(f"{table.place(number)}: a folder in the name of a file; expected names alone")
+            raise UserError(f"{table.location(number)}: a folder in the name of a file; expected names alone")
         entries[name] = Assay(assay, folder / name, sequence.upper(), uniprot, selection, alignment)
     return entries

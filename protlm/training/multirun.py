@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from protlm.files import atomic_output
+from protlm.tables import aligned
 
 TABLE = "results.csv"
 _METRICS = (("accuracy", 100), ("unigram_accuracy", 100), ("perplexity", 1), ("unigram_perplexity", 1))
@@ -61,7 +62,8 @@ def format_jobs(jobs: Sequence[Job]) -> str:
     >>> better = {**row, "accuracy": 0.22}
     >>> stopped = "stopped by trainer.max_time at step 9 of 10"
     >>> print(format_jobs([
-    ...     {"job": "0", "options": {"model.attention": "relu", "seed": "1"}, "results": {"test": row}, "stopped": None},
+    ...     {"job": "0", "options": {"model.attention": "relu", "seed": "1"}, "results": {"test": row},
+    ...      "stopped": None},
     ...     {"job": "1", "options": {"model.attention": "relu", "seed": "2"}, "results": {"test": better},
     ...      "stopped": stopped},
     ... ]))
@@ -72,12 +74,13 @@ def format_jobs(jobs: Sequence[Job]) -> str:
     job 1: stopped by trainer.max_time at step 9 of 10
     """
     options = list(jobs[0]["options"]) if jobs else []
-    lines = [["job", *options, "split", "accuracy %", "unigram", "perplexity", "unigram"]]
+    header = ["job", *options, "split", "accuracy %", "unigram", "perplexity", "unigram"]
+    lines = []
     groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
     for job in jobs:
         values = list(job["options"].values())
         if not job["results"]:
-            lines.append([job["job"], *values, "no results"])
+            lines.append([job["job"], *values, "no results", "", "", "", ""])
         for split, row in job["results"].items():
             lines.append([job["job"], *values, split, *_cells([row])])
             others = tuple(value for name, value in job["options"].items() if name != _SEED)
@@ -88,9 +91,8 @@ def format_jobs(jobs: Sequence[Job]) -> str:
                 left = iter(others)
                 values = [f"{len(rows)} runs" if name == _SEED else next(left) for name in options]
                 lines.append(["mean", *values, split, *_cells(rows)])
-    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
-    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=False)).rstrip() for line in lines]
-    return "\n".join([*table, *(f"job {job['job']}: {job['stopped']}" for job in jobs if job["stopped"])])
+    table = aligned(header, lines, left=range(len(header)))
+    return "\n".join([table, *(f"job {job['job']}: {job['stopped']}" for job in jobs if job["stopped"])])
 
 
 def _cells(rows: list[dict[str, float]]) -> list[str]:

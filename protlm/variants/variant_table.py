@@ -49,7 +49,7 @@ class VariantTable:
         rows: dict[str, list[int]] = {}
         for row, protein in enumerate(of_row):
             if protein not in wild_types:
-                raise UserError(f"{table.place(row)}: protein {protein!r} is not in the FASTA file")
+                raise UserError(f"{table.location(row)}: protein {protein!r} is not in the FASTA file")
             rows.setdefault(protein, []).append(row)
         self.groups = {name: (members, self._read(wild_types[name], members, offset)) for name, members in rows.items()}
 
@@ -68,12 +68,12 @@ class VariantTable:
                 try:
                     names.append(name_of(wild_type, sequence, offset))
                 except ValueError as error:
-                    raise UserError(f"{table.place(row)}: {SEQUENCE} has {error}") from error
-        variants = parse(wild_type, names, offset, lambda number: table.place(rows[number]))
+                    raise UserError(f"{table.location(row)}: {SEQUENCE} has {error}") from error
+        variants = parse(wild_type, names, offset, lambda number: table.location(rows[number]))
         for row, name, sequence, expected in zip(rows, names, given, variants.sequences(), strict=False):
             if sequence != expected:
                 raise UserError(
-                    f"{table.place(row)}: {SEQUENCE} is not the wild type with {name}; expected both columns to say "
+                    f"{table.location(row)}: {SEQUENCE} is not the wild type with {name}; expected both columns to say "
                     "the same, or only one of them"
                 )
         return variants

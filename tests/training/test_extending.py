@@ -1,4 +1,4 @@
-"""Loggers, callbacks, optimizers and schedules that are not protlm's: those of docs/extending/training.md, Lightning's, torch's."""
+"""Loggers, callbacks, optimizers and schedules of users (docs/extending/training.md), of Lightning and of torch."""
 
 import json
 import re
