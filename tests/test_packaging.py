@@ -70,6 +70,7 @@ def test_a_wheel_carries_conf_and_models_and_trains_from_it(tmp_path: Path, corp
         packed = {name for name in archive.namelist() if name.endswith(".yaml")}
     shipped = {f"protlm/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert packed == shipped
+    assert (tmp_path / "site" / "protlm" / "py.typed").is_file()
     models = tmp_path / "site" / "protlm" / "models"
     carried, kept = (
         {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}

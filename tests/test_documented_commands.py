@@ -1,0 +1,79 @@
+"""Commands in README and docs name commands and options that exist; README stays short."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from hydra import compose, initialize_config_dir
+
+from protlm import train
+from protlm.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def documented(text: str) -> list[list[str]]:
+    """The arguments of each command line in the code blocks of a page."""
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").split("\n")
+    commands = r"(\$ |srun |zcat .* \| )?(protlm |python -m protlm\.train |torchrun )"
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if re.match(commands, line)]
+
+
+def of_program(program: str) -> list[list[str]]:
+    """The arguments after the name of a program, in all pages, each once."""
+    found = [line for page in PAGES for line in documented(page.read_text(encoding="utf-8"))]
+    after = [line[line.index(program) + 1 :] for line in found if program in line]
+    return [list(line) for line in sorted({tuple(line) for line in after if line})]
+
+
+def check_options(arguments: list[str]) -> None:
+    """Raises click's error if the command or one of its options does not exist."""
+    command = COMMANDS[arguments[0]]
+    context = command.context_class(command, info_name=arguments[0])
+    optional = re.compile(r"\[.*|.*\]")  # as in [--attention softmax]
+    command.make_parser(context).parse_args([word for word in arguments[1:] if not optional.fullmatch(word)])
+
+
+@pytest.mark.parametrize("arguments", of_program("protlm"), ids=" ".join)
+def test_documented_commands_and_options_exist(arguments):
+    if arguments != ["--version"]:
+        check_options(arguments)
+
+
+def test_an_option_that_does_not_exist_is_found():
+    with pytest.raises(Exception, match="--poll"):
+        check_options(["embed", "x.fasta", "--poll", "mean"])
+
+
+@pytest.fixture(scope="module")
+def configuration() -> Iterator[None]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+        yield
+
+
+@pytest.mark.usefixtures("configuration")
+@pytest.mark.parametrize("arguments", of_program("protlm.train"), ids=" ".join)
+def test_documented_training_options_compose(arguments):
+    one_run = [
+        re.sub(r"^([^\[]*?=[^\[,]*),.*", r"\1", argument)  # the first value of a sweep
+        for argument in arguments
+        if argument not in ("-m", "--help") and "(" not in argument
+    ]
+    compose("config", one_run, return_hydra_config=True)
+
+
+def test_pages_have_commands_of_both_programs():
+    assert len(of_program("protlm")) > 30
+    assert len(of_program("protlm.train")) > 10
+
+
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    assert max(map(len, lines)) <= 120
