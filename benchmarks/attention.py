@@ -1,11 +1,11 @@
-"""Time and memory of attention against length: protlm, exact attention, performer-pytorch, and none at all (OPT).
+"""Time and memory of attention against length: protlm, exact attention, performer-pytorch, and none (OPT).
 
-    python -m benchmarks.attention            # all of it, about 35 minutes
+    python -m benchmarks.attention            # about 35 minutes
     python -m benchmarks.attention --lengths 512 1024 --repeats 3
 
-B=1, H=8, d=64, M=256. Times are medians, the methods taking turns. Memory is the growth of a process of its own above
-its inputs, output and gradients. A method is not timed where a call would take longer than --limit, nor run where it
-needs more memory than MEMORY; its place in the table says "-".
+B=1, H=8, d=64, M=256. Times are medians; the methods take turns. Memory is the growth of a separate process beyond
+inputs, output and gradients. The table has "-" where a call would take longer than --limit or need more memory than
+MEMORY.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import PASSES, Function, forward_backward, medians, peak_bytes, positive
+from benchmarks.measure import PASSES, Function, forward_backward, medians, peak_bytes, positive, program
 from protlm.performer import FavorAttention, PerformerConfig
 from protlm.performer.model import Block
 
@@ -38,13 +38,13 @@ COLOURS = {
     "OPT": "tab:gray",
 }
 METHODS = list(COLOURS)
-MEMORY = 12e9  # bytes that one call may take
+MEMORY = 12e9  # bytes that one call may use
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table, for one method."""
+    """One cell of the table."""
 
     method: str
     step: str
@@ -67,15 +67,15 @@ class Case:
         return performer_pytorch(self.causal)
 
     def too_large(self) -> bool:
-        """performer-pytorch holds M x e numbers for each position of a causal sequence, three times with gradients."""
+        """performer-pytorch stores M x e numbers per position of a causal sequence, three times with gradients."""
         needed = HEADS * self.length * FEATURES * WIDTH * 4 * (3 if "backward" in self.step else 1)
         return self.method == "performer-pytorch" and self.causal and needed > MEMORY
 
 
 def performer_pytorch(causal: bool) -> Function:
-    """The attention of performer-pytorch, without its line about CUDA code."""
+    """The attention of performer-pytorch, without its message about CUDA code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for distutils
+        warnings.simplefilter("ignore")  # it imports distutils
         from performer_pytorch import FastAttention
     with open(os.devnull, "w") as nowhere:
         stdout, sys.stdout = sys.stdout, nowhere
@@ -86,13 +86,13 @@ def performer_pytorch(causal: bool) -> Function:
 
 
 def memory(case: Case, threads: int) -> int:
-    """Bytes above inputs, output and gradients, measured in this process."""
+    """Bytes beyond inputs, output and gradients, measured in this process."""
     torch.set_num_threads(threads)
     small = Case(case.method, case.step, case.causal, case.dtype, 128)
-    PASSES[case.step](small.function(), small.inputs())()  # libraries load
+    PASSES[case.step](small.function(), small.inputs())()  # loads libraries
     inputs = case.inputs()
     run = PASSES[case.step](case.function(), inputs)
-    results = 4 + 1 if "backward" in case.step else 1  # output, its gradient, and those of the inputs
+    results = 4 + 1 if "backward" in case.step else 1  # output, its gradient and those of the inputs
     return max(0, peak_bytes(run) - results * inputs[0].nbytes)
 
 
@@ -102,7 +102,7 @@ def cases(lengths: list[int], step: str, causal: bool, dtype: str) -> Iterator[l
 
 
 def measure_times(lengths: list[int], repeats: int, limit: float) -> Iterator[dict[str, Any]]:
-    """Rows with a time for each method, printed as they come."""
+    """Rows with a time for each method, printed as they are measured."""
     for causal in (False, True):
         for step in PASSES:
             for dtype in DTYPES:
@@ -116,7 +116,7 @@ def measure_times(lengths: list[int], repeats: int, limit: float) -> Iterator[di
                         if not case.too_large() and last.get(case.method, 0.0) * growth <= limit:
                             runs[case.method] = PASSES[step](case.function(), case.inputs())
                     times = medians(runs, repeats)
-                    # what was not run keeps growing
+                    # a method that was not run is too slow at the next length, too
                     last = {method: times.get(method, limit) for method in METHODS}
                     cells = (f"{times[m] * 1e3:.1f}" if m in times else "-" for m in METHODS)
                     print(f"{length:>7}" + "".join(f"{cell:>19}" for cell in cells), flush=True)
@@ -124,11 +124,11 @@ def measure_times(lengths: list[int], repeats: int, limit: float) -> Iterator[di
 
 
 def measure_memory(lengths: list[int]) -> Iterator[dict[str, Any]]:
-    """Rows with the peak memory of each method, float32; one call, however long it takes."""
+    """Rows with the peak memory of each method in float32; a single call, without a time limit."""
     context = multiprocessing.get_context("spawn")
     for causal in (False, True):
         for step in PASSES:
-            print(f"\n{'causal' if causal else 'bidirectional'}, {step}, float32: peak MiB above inputs and results")
+            print(f"\n{'causal' if causal else 'bidirectional'}, {step}, float32: peak MiB beyond inputs and results")
             print(" " * 7 + "".join(f"{method:>19}" for method in METHODS), flush=True)
             for row in cases(lengths, step, causal, "float32"):
                 found = {}
@@ -142,7 +142,7 @@ def measure_memory(lengths: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def measure_block(lengths: list[int], repeats: int) -> Iterator[dict[str, Any]]:
-    """One block of the paper's model (d=512, feed-forward 1024) against the same block with OPT."""
+    """One block of the paper's model (d=512, feed-forward 1024) and its ratio to the same block with OPT."""
     kinds = ["opt", "softmax", "relu", "exact"]
     print("\none block, bidirectional, forward+backward, float32: milliseconds, and ratio to OPT")
     print(" " * 7 + "".join(f"{kind:>19}" for kind in kinds), flush=True)
@@ -162,32 +162,31 @@ def measure_block(lengths: list[int], repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def summary(times: list[dict[str, Any]]) -> None:
-    """The ratios that matter, as far as they were measured."""
+    """Prints the main ratios, as far as they were measured."""
     table = {(row["causal"], row["pass"], row["dtype"], row["length"]): row["seconds"] for row in times}
 
     def ratio(name: str, other: str, causal: bool, step: str, length: int) -> None:
         found = table.get((causal, step, "float32", length), {})
         if other in found:
-            times_faster = found[other] / found["protlm softmax"]
-            print(f"{name:<70}{times_faster:>7.1f} x")
+            print(f"{name:<70}{found[other] / found['protlm softmax']:>7.1f} x")
 
-    print("\nprotlm softmax, float32, how many times faster")
+    print("\nspeed-up of protlm softmax, float32")
     for other in ("SDPA", "performer-pytorch"):
-        ratio(f"forward, bidirectional, L=8192, than {other}", other, False, "forward", 8192)
-        ratio(f"forward, causal, L=4096, than {other}", other, True, "forward", 4096)
-        ratio(f"forward+backward, bidirectional, L=8192, than {other}", other, False, "forward+backward", 8192)
-    ratio("forward, causal, L=16384, than SDPA", "SDPA", True, "forward", 16384)
+        ratio(f"forward, bidirectional, L=8192, against {other}", other, False, "forward", 8192)
+        ratio(f"forward, causal, L=4096, against {other}", other, True, "forward", 4096)
+        ratio(f"forward+backward, bidirectional, L=8192, against {other}", other, False, "forward+backward", 8192)
+    ratio("forward, causal, L=16384, against SDPA", "SDPA", True, "forward", 16384)
     for length in LENGTHS[:3]:
-        ratio(f"forward, bidirectional, L={length}, than SDPA", "SDPA", False, "forward", length)
+        ratio(f"forward, bidirectional, L={length}, against SDPA", "SDPA", False, "forward", length)
     narrow = table.get((False, "forward", "bfloat16", 8192))
     if narrow:
         wide = table[False, "forward", "float32", 8192]["protlm softmax"]
-        name = "forward, bidirectional, L=8192, in bfloat16 than in float32"
+        name = "forward, bidirectional, L=8192, bfloat16 against float32"
         print(f"{name:<70}{wide / narrow['protlm softmax']:>7.1f} x")
 
 
 def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path) -> None:
-    """Time and memory against length, on logarithmic axes."""
+    """Draws time and memory against length on logarithmic axes."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
@@ -227,7 +226,7 @@ def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path
 
 
 def write_csv(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path) -> None:
-    """All figures, one a line."""
+    """Writes one measurement per line."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for r in times:
         for method, value in r["seconds"].items():
@@ -245,11 +244,11 @@ def write_csv(times: list[dict[str, Any]], memories: list[dict[str, Any]], path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS)
-    parser.add_argument("--repeats", type=positive, default=5, help="calls of which the median is taken")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed calls, after one warm-up call")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds that one call may take")
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/attention.png"))
     parser.add_argument("--csv", type=Path, default=Path("docs/results/attention.csv"))
-    parser.add_argument("--block", action="store_true", help="only the block of a model, without files")
+    parser.add_argument("--block", action="store_true", help="time only one block of a model, and write no files")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, B=1, H={HEADS}, d={WIDTH}, M={FEATURES}")
     if not options.block:
@@ -258,12 +257,9 @@ def main() -> None:
         summary(times)
         write_csv(times, memories, options.csv)
         draw(times, memories, options.figure)
-        print(f"\nfigure: {options.figure}\nfigures: {options.csv}")
+        print(f"\nfigure: {options.figure}\ntable: {options.csv}")
     list(measure_block([length for length in options.lengths if 1024 <= length <= 16384], options.repeats))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

@@ -1,13 +1,14 @@
-"""Every figure of a model's card: masked residues beside unigram, deep mutational scans beside BLOSUM62 and unigram.
+"""All figures of a model card: masked residues against the unigram baseline, mutational scans against BLOSUM62.
 
-`python -m benchmarks.box MODEL CORPUS DMS_DIR` evaluates a bidirectional model on the splits test and ood of CORPUS and
-scores the assays of DMS_DIR, a folder as `protlm proteingym` takes it; MODEL can be - for the model in the box. It
-prints the tables in Markdown and writes all figures as CSV, at the end and at once. Splits are named by what their
-proteins are to those in training: of clusters never seen, or new members of clusters in training. The questions are
-those of `protlm evaluate` and the scores those of `protlm proteingym`, with their defaults.
+    python -m benchmarks.box MODEL CORPUS DMS_DIR
 
-The unigram baseline of a variant is the sum over its substitutions of log f(mutant) - log f(wild type), with the
-frequencies f of the residues that CORPUS trains on.
+evaluates a bidirectional model on the test and ood splits of CORPUS and scores the assays of DMS_DIR, a folder as
+`protlm proteingym` takes it; - for MODEL is the bundled model. It prints Markdown tables and writes a CSV file with all
+figures. Splits are labelled by the relation of their proteins to those in training: held-out clusters, or new members
+of training clusters. Masking is that of `protlm evaluate` and scoring that of `protlm proteingym`, with their defaults.
+
+The unigram score of a variant is the sum over its substitutions of log f(mutant) - log f(wild type), with the
+frequencies f of the residues in the training split of CORPUS.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import model_path, positive, program
-from benchmarks.tables import check_outputs
+from benchmarks.tables import check_outputs, markdown
 from protlm.corpus.reader import Corpus, Unigram
 from protlm.errors import UserError
 from protlm.inference.engine import Computer
@@ -36,7 +37,7 @@ from protlm.variants.notation import Variants
 from protlm.variants.variant_table import VariantTable
 
 COLUMNS = ("set", "part", "count", "figure", "model", "unigram", "blosum62")
-"""Of the CSV: count is residues asked for, or variants; figure is accuracy, perplexity or Spearman."""
+"""Columns of the CSV: count is scored residues or variants; figure is accuracy, perplexity or Spearman."""
 UNIGRAM = "unigram"
 ALL = "all"
 Row = dict[str, Any]
@@ -55,26 +56,24 @@ def masked(results: dict[str, SplitResults]) -> Iterator[Row]:
 
 
 def described(corpus: Corpus, split: str) -> str:
-    """A split by what its proteins are to those in training, if the corpus has clusters."""
+    """The label of a split: how its proteins relate to those in training, if the corpus has clusters."""
     if corpus.clusters is None:
         return split
     known = np.isin(corpus.clusters[corpus.members(split)], corpus.clusters[corpus.members("train")])
     if known.all():
-        return f"{split}: new members of clusters in training"
-    return (
-        f"{split}: clusters never seen" if not known.any() else f"{split}: {known.mean():.0%} of clusters in training"
-    )
+        return f"{split}: new members of training clusters"
+    return f"{split}: {known.mean():.0%} from training clusters" if known.any() else f"{split}: held-out clusters"
 
 
 def frequency_score(variants: Variants, unigram: Unigram) -> np.ndarray:
-    """The unigram baseline of each variant, (n,) float64; 0 for the wild type."""
+    """The unigram score of each variant, (n,) float64; 0 for the wild type."""
     log = np.log([unigram.probabilities[INDEX[letter]] for letter in STANDARD])
     gains = log[variants.mutant] - log[variants.wild_type]
     return np.bincount(variants.variant, gains, minlength=len(variants))
 
 
 def scans(computer: Computer, assays: Assays, unigram: Unigram) -> Iterator[Row]:
-    """A row for each assay, then ProteinGym's average of all, the mean of assays if their selection is unknown."""
+    """A row for each assay, then ProteinGym's average, or the mean over assays if their selection type is unknown."""
     results: list[Result] = []
     for result in benchmark(computer, assays):
         table = VariantTable(result.assay.path, result.assay.sequence)
@@ -96,37 +95,33 @@ def _scan(assay: str, variants: int, correlations: dict[str, float]) -> Row:
     return {"set": assay, "part": ALL, "count": variants, "figure": "Spearman", **values}
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = (header, ["---"] + ["---:"] * (len(header) - 1), *rows)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def masked_table(rows: Sequence[Row], key: str, name: str) -> str:
-    """A line for each value of the column `key`; with one residue a line, the unigram's accuracy says nothing."""
+    """A line for each value of the column `key`; by residue, the unigram accuracy is omitted as meaningless."""
     beside = ("accuracy", "perplexity")[key == "part" and all(len(row[key]) == 1 for row in rows) :]
     lines: dict[str, list[str]] = {}
-    header = [name, "residues asked"]
+    header = [name, "scored residues"]
     for row in rows:
         cells = lines.setdefault(row[key], [f"{row['count']:,}"])
         for column in COLUMNS[4:6] if row["figure"] in beside else COLUMNS[4:5]:
             cells.append(f"{100 * row[column]:.1f} %" if row["figure"] == "accuracy" else f"{row[column]:.2f}")
             if len(lines) == 1:
                 header.append(row["figure"] if column == "model" else column)
-    return markdown(header, [[name, *cells] for name, cells in lines.items()])
+    return markdown(header, [[name, *cells] for name, cells in lines.items()], numbers=True)
 
 
 def report(rows: Sequence[Row]) -> str:
-    """The Markdown tables: all of them for a card, the first two for the README."""
-    questions = [row for row in rows if row["figure"] != "Spearman"]
-    tables = [masked_table([row for row in questions if row["part"] == ALL], "set", "split")]
+    """The Markdown tables of a model card; the README has the first two."""
+    residues = [row for row in rows if row["figure"] != "Spearman"]
+    tables = [masked_table([row for row in residues if row["part"] == ALL], "set", "split")]
     cells = [
         [row["set"], f"{row['count']:,}", *("-" if math.isnan(row[c]) else f"{row[c]:.3f}" for c in COLUMNS[4:])]
         for row in rows
         if row["figure"] == "Spearman"
     ]
-    tables.append(markdown(("deep mutational scan", "variants", "Spearman", "unigram", "BLOSUM62"), cells))
-    for split in dict.fromkeys(row["set"] for row in questions):
-        parts = [row for row in questions if row["set"] == split and row["part"] != ALL]
+    head = ("deep mutational scan", "variants", "Spearman", "unigram", "BLOSUM62")
+    tables.append(markdown(head, cells, numbers=True))
+    for split in dict.fromkeys(row["set"] for row in residues):
+        parts = [row for row in residues if row["set"] == split and row["part"] != ALL]
         for name, letters in (("length", False), ("residue", True)):
             some = [row for row in parts if (len(row["part"]) == 1) == letters]
             tables.append(masked_table(some, "part", f"{split}, by {name}"))
@@ -137,10 +132,10 @@ def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -
     """All rows of the CSV.
 
     Raises:
-        UserError: for a unidirectional model, a corpus without test and ood, a folder without assays.
+        UserError: for a causal model, a corpus without test and ood splits, or a folder without assays.
     """
     if model.config.causal:
-        raise UserError("the model is unidirectional; expected a bidirectional one")
+        raise UserError("the model is causal; expected a bidirectional one")
     assays = find_assays(folder)
     results = evaluate(model, corpus, token_budget=token_budget)
     rows = list(masked({described(corpus, split): result for split, result in results.items()}))
@@ -149,9 +144,9 @@ def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=model_path, help="a model folder or checkpoint; - is the model in the box")
-    parser.add_argument("corpus", type=Path, help="made by protlm prepare, with proteins in test or ood")
-    parser.add_argument("folder", type=Path, metavar="dms_dir", help="a CSV file for each assay, and wt.fasta")
+    parser.add_argument("model", type=model_path, help="model folder or checkpoint; - is the bundled model")
+    parser.add_argument("corpus", type=Path, help="made by protlm prepare, with a test or ood split")
+    parser.add_argument("folder", type=Path, metavar="dms_dir", help="folder with a CSV file per assay, and wt.fasta")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/box.csv"))
     parser.add_argument("--token-budget", type=positive, default=16_384)
     parser.add_argument("--device", default="cpu")

@@ -1,11 +1,11 @@
-"""How far the estimators of softmax attention are from it, and float32 from the estimators themselves.
+"""Approximation error of the estimators of softmax attention, and rounding error of the estimators themselves.
 
     python -m benchmarks.error                # three minutes
 
-The figure repeats the approximation experiment of Choromanski et al. 2021 (their figure 4): L=4096, d=16, Gaussian
-queries, keys and values, 15 draws of the directions; with queries and keys of deviation 1, where random features have
-a hard time, and 0.5. Medians, since the errors of signed features have no useful mean. The table compares float32 and
-bfloat16 with the float64 value of the same estimator, of which performer-pytorch computes its own.
+The figure repeats the approximation experiment of Choromanski et al. 2021 (their Figure 4): L=4096, d=16, Gaussian
+queries, keys and values, 15 draws of the directions; queries and keys have standard deviation 1, which is hard for
+random features, and 0.5. Errors are medians, since those of signed features have no useful mean. The table compares
+float32 and bfloat16 with the float64 value of the same estimator; performer-pytorch has its own estimator.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SIZES = [0.5, 1.0]
 """Standard deviations of queries and keys in the figure."""
 SCALES = [1, 3, 10, 30, 100]
 DOUBLED = ("hyperbolic", "trig")
-"""Maps that make two features of each direction."""
+"""Feature maps with two features per direction."""
 ESTIMATORS = [
     ("softmax", "orthogonal", "chi"),
     ("softmax", "simplex", "chi"),
@@ -43,30 +43,28 @@ ESTIMATORS = [
     ("trig", "orthogonal", "chi"),
     ("trig", "iid", "chi"),
 ]
-"""Kernel, directions and norms of these."""
+"""Kernel, directions and norms."""
 
 
 def title(kernel: str, directions: str, norms: str) -> str:
-    """Of an estimator, for a reader."""
+    """The label of an estimator."""
     return f"{kernel}, {directions}{', constant norms' if norms == 'constant' else ''}"
 
 
 def distance(x: Tensor, y: Tensor) -> float:
-    """Relative in norm."""
+    """Relative error in norm."""
     return ((x.double() - y.double()).norm() / y.double().norm()).item()
 
 
 def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
-    """Error of the attention output against exact attention, by estimator and number of features."""
+    """Relative error of the output against exact attention, by estimator and number of features."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, 1, length, WIDTH, generator=generator)
     q, k = q * size, k * size
     exact = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v)))
     rows = []
-    print(
-        f"\nrelative error of the output against exact attention: L={length}, d={WIDTH}, queries and keys of deviation"
-    )
-    print(f"{size}, median of {draws} draws")
+    print(f"\nrelative error of the output against exact attention: L={length}, d={WIDTH}, queries and keys with")
+    print(f"standard deviation {size}, median of {draws} draws")
     print(" " * 42 + "".join(f"{'M=' + str(m):>9}" for m in FEATURES))
     for kernel, directions, norms in ESTIMATORS:
         cells = []
@@ -98,9 +96,9 @@ def approximation(length: int, draws: int, size: float) -> list[dict[str, Any]]:
 
 
 def performer_pytorch(causal: bool, width: int, features: int) -> tuple[Any, Any]:
-    """Its softmax attention, and its estimator in float64: functions of (q, k, v)."""
+    """Its softmax attention, and its estimator in float64, as functions of (q, k, v)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for distutils
+        warnings.simplefilter("ignore")  # it imports distutils
         from performer_pytorch import performer_pytorch as theirs
     projection = theirs.gaussian_orthogonal_random_matrix(features, width)
 
@@ -116,7 +114,7 @@ def performer_pytorch(causal: bool, width: int, features: int) -> tuple[Any, Any
 
 
 def rounding(length: int = 257, width: int = 64, features: int = 128) -> list[dict[str, Any]]:
-    """Error against the float64 value of the same estimator."""
+    """Relative error against the float64 value of the same estimator."""
     rows = []
     print(f"\nrelative error against the float64 value of the same estimator: L={length}, d={width}, M={features}")
     print(" " * 44 + "".join(f"{'x' + str(scale):>9}" for scale in SCALES))
@@ -160,7 +158,7 @@ def rounding(length: int = 257, width: int = 64, features: int = 128) -> list[di
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Error against the number of features."""
+    """Draws error against the number of features."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
@@ -189,10 +187,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set(
             xscale="log",
             yscale="log",
-            xlabel="features M (hyperbolic and trig: of M / 2 directions)",
-            title=f"queries and keys of deviation {size}",
+            xlabel="features M (hyperbolic and trig: M / 2 directions)",
+            title=f"queries and keys with standard deviation {size}",
         )
-        axis.set_ylim(0.05, 5)  # what is above is useless
+        axis.set_ylim(0.05, 5)  # estimates above are useless
         axis.set_xticks(FEATURES)
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.minorticks_off()
@@ -217,7 +215,7 @@ def main() -> None:
     write_csv(errors, tables[0])
     draw(errors, options.figure)
     write_csv(rounding(), tables[1])
-    print(f"\nfigure: {options.figure}\nfigures: {tables[0]}, {tables[1]}")
+    print(f"\nfigure: {options.figure}\ntables: {tables[0]}, {tables[1]}")
 
 
 if __name__ == "__main__":

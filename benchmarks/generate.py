@@ -1,17 +1,16 @@
-"""What drawing a token costs behind few and behind many others, and whether the recurrent state says the same.
+"""Cost of sampling a token after a short and a long prefix, and agreement of recurrent and parallel logits.
 
     python -m benchmarks.generate      # four minutes with one thread
 
-The model has random weights. Seconds of a token: of one step and the draw behind so many tokens, the median of turns
-that the lengths take one after another, so that a noisy moment meets all of them. Memory, seconds of the whole, and the
-largest difference between recurrent and parallel logits: of `protlm.inference.generate` from the first to the last
-token, each length in a process of its own.
+The model has random weights. Seconds per token: one step and one draw after a prefix, the median of turns that the
+lengths take alternately, so that a noisy moment affects all of them. Memory, total seconds and the largest difference
+between recurrent and parallel logits: `protlm.inference.generate` from the first to the last token, each length in a
+separate process.
 """
 
 import argparse
 import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import medians, peak_bytes, positive
+from benchmarks.measure import medians, peak_bytes, positive, program
 from benchmarks.tables import write_csv
 from protlm.batching.randomness import KeyedGenerator
 from protlm.inference.generate import DRAWN, draw, generate
@@ -36,7 +35,7 @@ LENGTHS = [1_000, 10_000]
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how many tokens it draws."""
+    """A model and the number of tokens to sample."""
 
     attention: str
     length: int
@@ -58,8 +57,8 @@ class Case:
         return Performer(config).eval()
 
 
-def tokens_behind(case: Case, model: Performer, count: int) -> Callable[[], None]:
-    """Draws so many tokens, one by one, always behind the same `case.length` others."""
+def tokens_after(case: Case, model: Performer, count: int) -> Callable[[], None]:
+    """Samples `count` tokens one by one, always after the same prefix of `case.length` tokens."""
     with torch.inference_mode():
         before = torch.randint(4, 24, (1, case.length), generator=torch.Generator().manual_seed(1))
         first_logits, first = model.step(before)
@@ -77,11 +76,11 @@ def tokens_behind(case: Case, model: Performer, count: int) -> Callable[[], None
 
 
 def whole(case: Case, threads: int) -> dict[str, float]:
-    """Peak bytes, above those before and of the process; seconds; how far its logits are from the parallel ones."""
+    """Additional and total peak bytes, seconds, and the difference between recurrent and parallel logits."""
     torch.set_num_threads(threads)
     model = case.model()
-    list(generate(model, max_length=100, min_length=100))  # what is loaded once is not counted
-    kept, step = torch.ones(case.length, len(TOKENS)), model.step  # ones: memory that is there before
+    list(generate(model, max_length=100, min_length=100))  # loads what is loaded once, so that it is not counted
+    kept, step = torch.ones(case.length, len(TOKENS)), model.step  # ones: allocates the memory now
 
     def recorded(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         logits, state = step(tokens, state)
@@ -112,16 +111,16 @@ def whole(case: Case, threads: int) -> dict[str, float]:
 
 
 def measure(attention: list[str], lengths: list[int], count: int, repeats: int, **sizes: int) -> Iterator[dict]:
-    """A row for each kind of attention and length."""
+    """A row for each kind of attention and length, printed as it is measured."""
     print(
-        f"{'':<10}{'tokens':>8}{'ms a token':>12}{'whole, ms':>11}{'peak MiB':>10}{'process':>9}{'logits differ':>15}",
+        f"{'':<10}{'tokens':>8}{'ms/token':>12}{'total, ms':>11}{'peak MiB':>10}{'process':>9}{'logits differ':>15}",
         flush=True,
     )
     context = multiprocessing.get_context("spawn")
     for kind in attention:
         cases = [Case(kind, length, **sizes) for length in lengths]
         model = cases[0].model()
-        times = medians({str(case.length): tokens_behind(case, model, count) for case in cases}, repeats)
+        times = medians({str(case.length): tokens_after(case, model, count) for case in cases}, repeats)
         for case in cases:
             per_token = times[str(case.length)] / count
             with ProcessPoolExecutor(1, context) as pool:
@@ -138,9 +137,9 @@ def measure(attention: list[str], lengths: list[int], count: int, repeats: int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attention", nargs="+", default=ATTENTION, metavar="KIND")
-    parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS, help="tokens, with the first")
-    parser.add_argument("--count", type=positive, default=50, help="tokens drawn in a turn")
-    parser.add_argument("--repeats", type=positive, default=15, help="turns of which the median is taken")
+    parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS, help="tokens, including the first")
+    parser.add_argument("--count", type=positive, default=50, help="tokens sampled per turn")
+    parser.add_argument("--repeats", type=positive, default=15, help="timed turns, after one warm-up turn")
     for name in ("layers", "width", "heads", "feed_forward", "features"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=positive, default=getattr(Case, name))
     parser.add_argument("--csv", type=Path, default=Path("docs/results/generate.csv"))
@@ -150,7 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

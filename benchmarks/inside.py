@@ -1,12 +1,12 @@
-"""What a trained model knows of the amino acids: attention maps, similarities against BLOSUM62, and embeddings.
+"""What a trained model has learned about amino acids: attention maps, similarities against BLOSUM62, embeddings.
 
-    python -m benchmarks.inside MODEL FASTA              # seven minutes of a core for the model in the box
-    python -m benchmarks.inside MODEL CORPUS.h5          # the corpus' test split
+    python -m benchmarks.inside MODEL FASTA              # seven minutes on one core for the bundled model
+    python -m benchmarks.inside MODEL CORPUS.h5          # the test split of a corpus
 
-Similarities of the twenty amino acids, by attention, by the embedding matrix, by mean contextual embeddings and by
-predictions, are correlated with BLOSUM62 over the 190 pairs (Choromanski et al. 2021, appendix; Vig et al. 2021, 4.1).
-Two controls are in the same table, since both give correlations that look like knowledge: models of the same
-configuration with random weights, and attention that is even, whose co-occurrences are those of the proteins alone.
+Similarities of the twenty amino acids by attention, embedding matrix, mean contextual embeddings and predictions are
+correlated with BLOSUM62 over the 190 pairs (Choromanski et al. 2021, appendix; Vig et al. 2021, 4.1). The table has two
+controls, since both give correlations that could be mistaken for knowledge: models of the same configuration with
+random weights, and uniform attention, which reflects only the co-occurrence of residues in the proteins.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PICTURES = ("attention_maps.png", "similarity.png", "residues.png")
 
 
 def drawn(records: Iterable[Record], number: int, longest: int, seed: int = 0) -> list[Record]:
-    """So many records at random, or all if there are fewer, of at most `longest` residues, in the order of the file."""
+    """A random sample of `number` records of at most `longest` residues, or all if there are fewer, in file order."""
     rng = random.Random(seed)
     kept: list[tuple[int, Record]] = []
     for place, record in enumerate(record for record in records if 0 < len(record.sequence) <= longest):
@@ -61,7 +61,7 @@ def drawn(records: Iterable[Record], number: int, longest: int, seed: int = 0) -
 
 
 def records_of(path: str) -> Iterable[Record]:
-    """Of a FASTA file, or of the test split of a corpus, in the order of its file."""
+    """The records of a FASTA file, or of the test split of a corpus, in file order."""
     if Path(path).suffix != ".h5":
         return FastaFile(path)
     corpus = Corpus(path)
@@ -99,7 +99,7 @@ def rows(found: dict[str, np.ndarray], weights: str) -> Iterator[dict[str, Any]]
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Correlations of the model beside the range of those with random weights."""
+    """Correlations of the model, and the range of those with random weights, as aligned text."""
     lines = [f"{'against BLOSUM62, 190 pairs':<34}{'Pearson':>8}{'p':>8}{'Spearman':>10}{'p':>8}   random: Pearson"]
     for row in found:
         if row["weights"].startswith("random"):
@@ -113,7 +113,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def draw(model: Performer, sequences: list[str], found: dict[str, np.ndarray], mapped: Record, folder: Path) -> None:
-    """Writes attention_maps.png of one protein, similarity.png and residues.png."""
+    """Draws attention_maps.png for one protein, similarity.png and residues.png."""
     most = max(1, MOST_MAPS // model.config.heads)
     blocks = chosen_blocks(model, None)
     layers = [blocks[i] for i in np.linspace(0, len(blocks) - 1, min(most, len(blocks))).round().astype(int)]
@@ -123,7 +123,7 @@ def draw(model: Performer, sequences: list[str], found: dict[str, np.ndarray], m
     r = {name: f"r = {agreement(matrix, permutations=1).pearson:.2f}" for name, matrix in found.items()}
     panels = {
         "BLOSUM62": (blosum62_matrix(), "log-odds, half bits"),
-        f"attention, {r[ATTENTION]}": (found[ATTENTION], "attention paid / even, centred"),
+        f"attention, {r[ATTENTION]}": (found[ATTENTION], "attention / uniform attention, centred"),
         f"predictions, {r[PREDICTION]}": (found[PREDICTION], "log-odds, bits"),
     }
     similarity_matrices(folder / PICTURES[1], panels)
@@ -135,7 +135,7 @@ def draw(model: Performer, sequences: list[str], found: dict[str, np.ndarray], m
 
 
 def run(options: argparse.Namespace) -> None:
-    """Computes, prints and writes all."""
+    """Computes, prints and writes everything."""
     check_outputs(options.csv, *(options.figures / name for name in PICTURES))
     model = checkpoint.load(options.model)
     records = drawn(records_of(options.proteins_of), options.proteins, options.longest)
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> None:
     found = list(rows(trained, "trained"))
     for number in range(1, options.controls + 1):
         control = similarities(untrained(model, number), sequences)
-        del control[EVEN]  # does not depend on weights
+        del control[EVEN]  # does not depend on the weights
         found += rows(control, f"random {number}")
     about = {"attention": str(model.config.attention_name), "proteins": len(records), "residues": residues}
     print(f"{len(records):,} proteins, {residues:,} residues\n{table(found)}")
@@ -158,21 +158,26 @@ def run(options: argparse.Namespace) -> None:
         write_csv([{**row, **about} for row in found], partial)
         for name in PICTURES[1:]:
             os.replace(drawing.with_name(name), options.figures / name)
-    print(f"figures: {options.csv}, {options.figures}/{{attention_maps,similarity,residues}}.png")
+    print(f"files: {options.csv}, {options.figures}/{{attention_maps,similarity,residues}}.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=model_path, help="a checkpoint or a model folder; - is the model in the box")
+    parser.add_argument("model", type=model_path, help="model folder or checkpoint; - is the bundled model")
     parser.add_argument(
         "proteins_of",
         metavar="FASTA",
-        help="proteins to look at, or a corpus (.h5): its test split; best not trained on",
+        help="proteins, preferably not trained on, or a corpus (.h5), whose test split is used",
     )
-    parser.add_argument("--proteins", type=positive, default=200, help="drawn at random")
-    parser.add_argument("--longest", type=positive, default=2_000, help="residues; longer proteins are not drawn")
-    parser.add_argument("--map-longest", type=positive, default=130, help="residues of the protein of the maps")
-    parser.add_argument("--controls", type=natural, default=5, help="models with random weights")
+    parser.add_argument("--proteins", type=positive, default=200, help="number of proteins drawn at random")
+    parser.add_argument("--longest", type=positive, default=2_000, help="maximum number of residues of the proteins")
+    parser.add_argument(
+        "--map-longest",
+        type=positive,
+        default=130,
+        help="maximum residues of the mapped protein",
+    )
+    parser.add_argument("--controls", type=natural, default=5, help="number of models with random weights")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/inside.csv"))
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder for the pictures")
     run(parser.parse_args())

@@ -1,7 +1,8 @@
-"""Time and memory of a function of tensors, in pairs and in processes of their own."""
+"""Time and memory of functions of tensors, and what all benchmark programs share: argument types and exit codes."""
 
 import argparse
 import gc
+import math
 import signal
 import statistics
 import sys
@@ -44,7 +45,7 @@ PASSES = {"forward": forward, "forward+backward": forward_backward}
 
 
 def program(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a benchmark's main function and ends: a user's mistake is one line and code 2, Ctrl-C is 130."""
+    """Runs a benchmark's main function and exits: code 2 and one line for a `UserError`, 130 for Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __init__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -57,40 +58,48 @@ def program(main: Callable[[], int | None]) -> NoReturn:
 
 
 def model_path(text: str) -> Path:
-    """Of a model, for argparse; - is the model in the box."""
+    """For argparse: the path of a model; - is the bundled model."""
     return bundled.path() if text == "-" else Path(text)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
+    """For argparse: a whole number from 1."""
     return natural(text, 1)
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers from 1, divided by commas, for argparse."""
+    """For argparse: whole numbers from 1, separated by commas."""
     try:
         return [positive(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, divided by commas") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, separated by commas") from None
 
 
 def natural(text: str, least: int = 0) -> int:
-    """A whole number from 0, for argparse."""
+    """For argparse: a whole number from 0."""
     value = int(text)
     if value < least:
         raise ValueError
     return value
 
 
+def amount(text: str) -> float:
+    """For argparse: a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
 def seconds(run: Callable[[], None]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def medians(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds by name; the functions take turns, so that a noisy moment meets all of them."""
+    """Median seconds by name; the functions take turns, so that a noisy moment affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
@@ -99,18 +108,18 @@ def medians(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, floa
 
 
 def peak_bytes(run: Callable[[], None]) -> int:
-    """How much more memory the process holds at the peak of one call than before (Linux).
+    """Memory of the process at the peak of one call minus memory before it (Linux).
 
-    To be called in a process that has done nothing large before, since memory that was freed is not always given back.
+    Call it in a process that has not freed anything large, since freed memory is not always returned to the system.
     """
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is in use now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory now in use
     before = kibibytes("/proc/self/status", "VmRSS")
     run()
     return (kibibytes("/proc/self/status", "VmHWM") - before) * 1024
 
 
 def kibibytes(path: str, field: str) -> int:
-    """A figure of a file in /proc (Linux)."""
+    """A field of a file in /proc (Linux)."""
     line = next(line for line in Path(path).read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1])

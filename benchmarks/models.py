@@ -1,4 +1,4 @@
-"""Models of stated sizes with random weights, batches for them, and a training step of one."""
+"""Models with random weights, random batches for them, and a bare training step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ DIRECTIONS = {"bidirectional": False, "causal": True}
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the model, by default that of conf/model/trembl.yaml."""
+    """Sizes of a model; defaults: conf/model/trembl.yaml."""
 
     layers: int = 36
     width: int = 512
@@ -28,10 +28,10 @@ class Sizes:
     features: int = 256
 
     def build(self, attention: str | Kind, causal: bool, max_length: int) -> Performer:
-        """With random weights and the paper's dropout.
+        """A model with random weights and the paper's dropout.
 
         Raises:
-            UserError: if there is no such model.
+            UserError: for sizes or attention that no model can have.
         """
         torch.manual_seed(0)
         try:
@@ -54,7 +54,7 @@ class Sizes:
 
 
 def random_batch(count: int, length: int) -> Batch:
-    """Residues without padding, one in seven to be predicted."""
+    """Random residues without padding, 15 % of which are scored."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randint(EOS + 1, len(TOKENS), (count, length), generator=generator)
     scored = torch.rand(count, length, generator=generator) < 0.15
@@ -62,7 +62,7 @@ def random_batch(count: int, length: int) -> Batch:
 
 
 def redraw(model: Performer) -> None:
-    """What training does before each step to attention that needs new directions every time, which is Reformer's."""
+    """Draws new directions if the attention needs them before every step, as training does; only Reformer does."""
     if model.config.redraw_every == 1:
         model.redraw(model.draw_number + 1)
 
@@ -70,7 +70,7 @@ def redraw(model: Performer) -> None:
 def bare_step(
     model: Performer, optimizer: Optimizer, clip: float | None = 0.5, draws: bool = True
 ) -> Callable[[Batch], None]:
-    """A training step and nothing else; of draws of directions those before each step, and none without `draws`."""
+    """A training step and nothing else; with `draws`, directions needed before every step are drawn."""
 
     def step(batch: Batch) -> None:
         if draws:

@@ -1,18 +1,17 @@
-"""Whether deep narrow models stay finite: kernels, both directions, float32 and bf16-mixed.
+"""Numerical stability of deep, narrow models: several kernels, both directions, float32 and bf16-mixed.
 
-    python -m benchmarks.stability data/swissprot.h5      # three hours with one thread; may be cut and goes on
+    python -m benchmarks.stability data/swissprot.h5      # three hours with one thread; resumes if interrupted
 
 Each case is a run of `python -m protlm.train +experiment=trembl` (the paper's optimizer: lr 1e-3 without warm-up,
 gradients clipped to 0.5, dropout 0.1) with a model as deep as the paper's, but narrow, on short proteins. Every step
-looks at the loss, the activations behind each block, the gradient before it is clipped, and the weights. A case ends at
-the first of them that is not finite, and the next one begins. Cases whose line is in the CSV file are not run again.
+records the loss, the output of each block, the gradient before clipping, and the weights. A case ends at the first
+non-finite value. Cases that are in the CSV file are not run again.
 """
 
 import argparse
 import csv
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -26,15 +25,16 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from benchmarks.measure import positive
+from benchmarks.measure import amount, positive, program
 from benchmarks.models import DIRECTIONS
-from benchmarks.throughput import run_protlm
+from benchmarks.tables import read_rows
+from benchmarks.train_step.throughput import run_protlm
 from protlm.training.task import LanguageModelTask
 
 ATTENTION = ["relu", "softmax", "elu+1", "exact"]
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
 MEAN = 50
-"""Steps whose mean is the first and the last loss."""
+"""The first and the last loss are means over this many steps."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Case:
 
 
 class Watch(Callback):
-    """Looks at loss, activations, gradient and weights of every step; writes what it has seen when training ends.
+    """Records loss, activations, gradient and weights of every step; writes them when training ends.
 
     Args:
-        path: of the JSON file.
+        path: the JSON file.
     """
 
     def __init__(self, path: str) -> None:
@@ -124,10 +124,10 @@ class Watch(Callback):
 
 
 def run(case: Case, corpus: Path) -> dict[str, Any]:
-    """A line of the table.
+    """Runs a case; returns its row of the table.
 
     Raises:
-        RuntimeError: if the run ends early though all was finite.
+        RuntimeError: if the run fails although all values were finite.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seen.json"
@@ -156,7 +156,7 @@ def run(case: Case, corpus: Path) -> dict[str, Any]:
 
 
 def first_nonfinite(values: Iterable[float]) -> int:
-    """Number of the first step whose value is not finite, from 1; 0 if there is none."""
+    """The first step with a non-finite value, counted from 1; 0 if there is none."""
     return next((step for step, value in enumerate(values, 1) if not math.isfinite(value)), 0)
 
 
@@ -165,19 +165,16 @@ def mean(values: list[float]) -> float:
 
 
 def largest(values: Iterable[float]) -> float:
-    """Of those that are finite."""
+    """The largest finite value."""
     return max((value for value in values if math.isfinite(value)), default=math.nan)
 
 
 def measure(cases: Iterable[Case], corpus: Path, path: Path) -> None:
-    """Lines of the table, printed and appended to the CSV file as they come; those that are there are only printed."""
+    """Prints each row and appends it to the CSV file; rows already in the file are only printed."""
     names = [field.name for field in fields(Case)]
-    done = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            done = {tuple(line[name] for name in names): line for line in csv.DictReader(file)}
+    done = {tuple(row[name] for name in names): row for row in read_rows(path)}
     print(
-        f"{'':<32}{'steps':>7}{'not finite':>24}{'loss, first':>13}{'last':>8}{'max gradient':>14}{'activation':>12}",
+        f"{'':<32}{'steps':>7}{'non-finite':>24}{'loss, first':>13}{'last':>8}{'max gradient':>14}{'activation':>12}",
         flush=True,
     )
     for case in cases:
@@ -195,7 +192,7 @@ def measure(cases: Iterable[Case], corpus: Path, path: Path) -> None:
 
 
 def append(line: dict[str, Any], path: Path) -> None:
-    """Adds a line to the CSV file."""
+    """Adds a row to the CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
@@ -214,9 +211,9 @@ def main() -> None:
     parser.add_argument("--directions", nargs="+", default=list(DIRECTIONS), choices=DIRECTIONS)
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     for field in fields(Case)[3:]:
-        kind = float if field.name == "lr" else positive
+        kind = amount if field.name == "lr" else positive
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
-    parser.add_argument("--csv", type=Path, default=Path("docs/results/stability.csv"), help="goes on in this file")
+    parser.add_argument("--csv", type=Path, default=Path("docs/results/stability.csv"), help="table to continue")
     options = vars(parser.parse_args())
     sizes = {field.name: options[field.name] for field in fields(Case)[3:]}
     chosen = product(options["attention"], options["directions"], options["precisions"])
@@ -224,7 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program(main)

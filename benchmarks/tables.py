@@ -1,9 +1,9 @@
-"""CSV files of measurements."""
+"""Outputs of benchmarks: files checked before anything is computed, CSV written as it comes, Markdown tables."""
 
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -12,41 +12,48 @@ from protlm.errors import UserError
 from protlm.plots.positions import check_picture
 
 METRICS = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
-"""Of a split, in results.json and along.json."""
+"""The metrics of a split, in results.json and along.json."""
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError)
-"""What reading a file of something else raises."""
+"""Raised while reading a file that is damaged or something else."""
+
+
+def check_folder(folder: Path) -> None:
+    """Creates a folder and checks that files can be written in it; `UserError` if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 def check_outputs(*files: Path, picture: Path | None = None) -> None:
-    """Makes sure, before anything is computed, that files can be written; makes their folders.
+    """Creates the folders of output files and checks that the files can be written.
 
     Args:
         files: of any kind.
-        picture: one more file, of a kind that can be drawn.
+        picture: one more file, whose suffix must be that of a picture.
 
     Raises:
-        UserError: if one cannot.
+        UserError: if one cannot be written.
     """
     if picture is not None:
         check_picture(picture)
     for path in (*files, *([picture] if picture else [])):
+        check_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 path.open("ab").close()
-            else:
-                TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def whole(value: float) -> int | str:
-    """For a cell: a whole number, or nothing for one that is not known (nan)."""
+    """A cell with a whole number; empty for NaN."""
     return int(value) if math.isfinite(value) else ""
 
 
 def read_json(path: Path) -> Any:
-    """A file that a benchmark has written.
+    """A file that a benchmark wrote.
 
     Raises:
         UserError: if it is missing or damaged.
@@ -59,8 +66,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged ({error}); remove it, and train again") from error
 
 
-def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Writes a line for each row as it comes, so that a run that is cut leaves what it has."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it does not exist."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Writes each row as soon as it is computed, so that an interrupted benchmark keeps its rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = None
@@ -71,3 +86,18 @@ def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> None:
                 writer.writeheader()
             writer.writerow(values)
             file.flush()
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", numbers: bool = False) -> str:
+    """A Markdown table, after a title if there is one; `numbers` aligns all columns but the first to the right.
+
+    >>> print(markdown(["kind", "seconds"], [["relu", 2]], "Steps"))
+    Steps
+    <BLANKLINE>
+    | kind | seconds |
+    | --- | --- |
+    | relu | 2 |
+    """
+    rule = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, rule, *rows)]
+    return "\n".join([*([title, ""] if title else []), *lines])

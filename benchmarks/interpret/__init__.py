@@ -1,1 +1,1 @@
-"""What a model has learned about the residues: similarity of embeddings, attention between residues."""
+"""What a model has learned about amino acids: attention between them, similarity of their embeddings."""

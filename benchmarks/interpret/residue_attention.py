@@ -1,9 +1,9 @@
-"""How much attention amino acids pay to each other, over many proteins, as a similarity of amino acids.
+"""Attention between amino acids, summed over many proteins, as a similarity of amino acids.
 
 Legend: B batch, H heads, L tokens, a the residue of the query, b that of the key, in the order of `STANDARD`.
 
-Values that are one-hot in the residue, not in the position, give the attention that each position pays to all residues
-of a kind together, in time and memory linear in L.
+Values that are one-hot in the residue instead of the position yield the attention of each position to all residues of a
+type together, in time and memory linear in L.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,12 +27,12 @@ _RESIDUE[STANDARD_TOKENS] = np.arange(len(STANDARD))
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """Attention between amino acids, summed over positions and proteins; ends, X and other letters are left out.
+    """Attention between amino acids, summed over positions and proteins; end tokens and other letters are left out.
 
     Attributes:
         paid: (layers, H, 20, 20) float64, W_ab: from all positions with residue a to all with residue b.
-        even: (20, 20) float64, U_ab: the same, had every position attended to all keys that it sees alike.
-        counts: (20,) int64, residues of each kind.
+        even: (20, 20) float64, U_ab: the same for uniform attention, equal to all keys that are visible to a position.
+        counts: (20,) int64, number of residues of each type.
     """
 
     paid: np.ndarray
@@ -40,29 +40,29 @@ class AttentionSums:
     counts: np.ndarray
 
     def enrichment(self) -> np.ndarray:
-        """(20, 20) float64, symmetric: attention over what even attention gives, less what single residues account for.
+        """(20, 20) float64, symmetric: the ratio of attention to uniform attention, without main effects of residues.
 
-        R_ab = W_ab / U_ab with W summed over layers and heads and divided by their number; S_ab = (R_ab + R_ba) / 2 -
-        m_a - m_b, with m by least squares over a != b. Frequencies cancel in R, and so do proteins that are rich in
-        some residues together, since U is summed over the same positions; m takes away what a residue pays to or gets
-        from all others alike. Ratios of observed to expected pairs are also what BLOSUM62 has the logarithms of; here
-        there is none, since attention by signed features can be negative. The diagonal holds attention of positions to
-        themselves as well.
+        R_ab = W_ab / U_ab with W averaged over layers and heads; S_ab = (R_ab + R_ba) / 2 - m_a - m_b, with m fitted by
+        least squares over a != b. Residue frequencies cancel in R, as does the co-occurrence of residues in a protein,
+        since U is summed over the same positions; m removes what a residue pays to or receives from all others alike.
+        BLOSUM62 has logarithms of such ratios of observed to expected pairs; here there is no logarithm, since
+        attention with signed features can be negative. The diagonal includes the attention of positions to themselves.
 
         Raises:
-            UserError: if one of the twenty is missing.
+            UserError: if one of the twenty amino acids is missing.
         """
         if not self.counts.all() or (off_diagonal(self.even) == 0).any():
             rare = [letter for letter, count in zip(STANDARD, self.counts, strict=True) if not count]
             never = ", ".join(rare) or "a pair of residues"
-            raise UserError(f"too few proteins: {never} never came; expected all twenty amino acids")
+            raise UserError(f"too few proteins: {never} missing; expected all twenty amino acids")
         ratio = self.paid.mean((0, 1)) / self.even
         return without_main_effects((ratio + ratio.T) / 2)
 
     def head_correlation(self) -> np.ndarray:
-        """(20, 20) float64: Pearson correlation, over the heads of all layers, of the shares of attention that go to a
-        and to b (Vig et al. 2021, "BERTology meets biology", 4.1); NaN where a share never varies, or for fewer than
-        three heads.
+        """(20, 20) float64: Pearson correlation, over the heads of all layers, of the attention shares of a and b.
+
+        NaN where a share does not vary, or for fewer than three heads. Source: Vig et al. 2021, "BERTology meets
+        biology", 4.1.
         """
         paid = self.paid.sum(2).reshape(-1, len(STANDARD))
         share = paid / paid.sum(1, keepdims=True)
@@ -78,16 +78,16 @@ def attention_sums(
     layers: Sequence[int] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> AttentionSums:
-    """Sums of attention between amino acids over proteins; see `AttentionSums`.
+    """Attention between amino acids, summed over proteins; see `AttentionSums`.
 
     Args:
         model: in evaluation mode.
         sequences: amino acids in one-letter code.
         layers: 1 is the first block, -1 the last; None for all.
-        token_budget: most tokens computed at once, padding included.
+        token_budget: maximum number of tokens per batch, padding included.
 
     Raises:
-        UserError: for a sequence that is empty or has a letter without a token, or an unknown layer.
+        UserError: for a sequence that is empty or has an unknown letter, or for an unknown layer.
     """
     chosen = chosen_blocks(model, layers)
     heads, kinds = model.config.heads, len(STANDARD)
@@ -125,15 +125,15 @@ def residue_attention(
     layers: Sequence[int] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> np.ndarray:
-    """Similarity (20, 20) of amino acids by attention, `AttentionSums.enrichment`, in the order of `STANDARD`.
+    """Similarity (20, 20) of amino acids by attention: `AttentionSums.enrichment` of `attention_sums`.
 
-    Args and errors: as `attention_sums`, and a UserError if one of the twenty is missing.
+    Args and errors as there, and a `UserError` if one of the twenty amino acids is missing.
     """
     return attention_sums(model, sequences, layers, token_budget).enrichment()
 
 
 def without_main_effects(similarity: np.ndarray) -> np.ndarray:
-    """S_ab - m_a - m_b of a symmetric (n, n), n > 2, with m the least-squares fit to the entries off the diagonal.
+    """S_ab - m_a - m_b of a symmetric (n, n), n > 2, with m the least-squares fit to the off-diagonal entries.
 
     >>> without_main_effects(np.add.outer([0.0, 1.0, 5.0, 2.0], [0.0, 1.0, 5.0, 2.0])).round(9).any()
     np.False_
@@ -145,10 +145,10 @@ def without_main_effects(similarity: np.ndarray) -> np.ndarray:
 
 
 def log_odds(pairs: np.ndarray) -> np.ndarray:
-    """log2 P_ab / (P_a P_b), symmetric, of the sums (20, 20) of pairs, all positive: what BLOSUM is for aligned pairs.
+    """log2 P_ab / (P_a P_b), symmetric, of positive sums (20, 20) of pairs, as in BLOSUM for aligned pairs.
 
-    Of `AttentionSums.even` it is the similarity that comes of residues that are frequent in the same proteins: by that
-    measure any model's attention agrees with BLOSUM62 a little, also with random weights.
+    For `AttentionSums.even` it is the similarity of residues that are frequent in the same proteins. By that measure
+    the attention of any model agrees slightly with BLOSUM62, even with random weights.
     """
     share = pairs / pairs.sum()
     odds = np.log2(share / np.outer(share.sum(1), share.sum(0)))
@@ -161,7 +161,7 @@ def off_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 
 def _even(values: Tensor, key_mask: Tensor, causal: bool) -> Tensor:
-    """The mean (B, L, e) of the values (B, L, e) of all keys that a position sees."""
+    """The mean (B, L, e) of the values (B, L, e) of all keys that are visible to a position."""
     keys = key_mask[..., None].to(values.dtype)
     if causal:
         return (values * keys).cumsum(1) / keys.cumsum(1).clamp(min=1)

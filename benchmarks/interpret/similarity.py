@@ -1,4 +1,4 @@
-"""Similarity of the twenty amino acids by a model's embeddings and predictions, and how it agrees with BLOSUM62.
+"""Similarity of the twenty amino acids by a model's embeddings and predictions, and its agreement with BLOSUM62.
 
 Matrices (20, 20) are in the order of `STANDARD`.
 """
@@ -20,14 +20,14 @@ from protlm.sequence.alphabet import MASK, STANDARD, TOKENS
 from protlm.variants.blosum import blosum62_matrix
 
 SHARE = 0.15
-"""Of the residues that are masked at once, as in training."""
+"""Share of residues masked at once, as in training."""
 
 
 class Agreement(NamedTuple):
     """Correlation of two similarities over the 190 pairs of different amino acids; NaN where one does not vary.
 
-    The p-values are one-sided, of the permutation test of Mantel (1967): the share of relabellings of the amino acids
-    of one matrix, the true one counted as well, with a correlation at least as large.
+    The p-values are those of the one-sided permutation test of Mantel (1967): the share of relabellings of the amino
+    acids of one matrix, including the identity, with a correlation at least as large.
     """
 
     pearson: float
@@ -39,13 +39,13 @@ class Agreement(NamedTuple):
 def agreement(
     similarity: np.ndarray, reference: np.ndarray | None = None, permutations: int = 10_000, seed: int = 0
 ) -> Agreement:
-    """Agreement of a similarity with BLOSUM62, or another reference.
+    """Agreement of a similarity with BLOSUM62 or another reference.
 
     Args:
-        similarity: (20, 20), symmetric; the diagonal does not matter.
+        similarity: (20, 20), symmetric; the diagonal is ignored.
         reference: (20, 20), symmetric; None for BLOSUM62.
-        permutations: random relabellings.
-        seed: of these.
+        permutations: number of random relabellings.
+        seed: of the relabellings.
 
     >>> tuple(round(x, 9) for x in agreement(blosum62_matrix() * 2 - 1, permutations=99))
     (1.0, 1.0, 0.01, 0.01)
@@ -63,7 +63,7 @@ def agreement(
     for values, target in ((x, y), (rankdata(x), rankdata(y))):
         matrix = np.zeros_like(similarity, dtype=np.float64)
         matrix[one, other] = matrix[other, one] = values - values.mean()
-        # norms are the same for all relabellings, so products order them as correlations do
+        # relabelling keeps the norms, so inner products have the order of correlations
         products = matrix[labels[:, one], labels[:, other]] @ (target - target.mean())
         true = matrix[one, other] @ (target - target.mean())
         chances.append((1 + int((products >= true - 1e-12 * abs(true)).sum())) / (1 + permutations))
@@ -72,22 +72,22 @@ def agreement(
 
 
 def cosine_similarity(vectors: np.ndarray) -> np.ndarray:
-    """Cosines (n, n) between vectors (n, D) after their mean is taken away, so that what all share does not count."""
+    """Cosines (n, n) between vectors (n, D) after subtracting their mean."""
     centred = vectors - vectors.mean(0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-12)
     return unit @ unit.T
 
 
 def residue_embedding(model: Performer) -> np.ndarray:
-    """The rows (20, D) float64 of the embedding matrix."""
+    """The rows (20, D) float64 of the embedding matrix for the twenty amino acids."""
     return model.embedding.weight.detach().cpu().double().numpy()[STANDARD_TOKENS]
 
 
 def contextual_embedding(model: Performer, sequences: Iterable[str], token_budget: int = TOKEN_BUDGET) -> np.ndarray:
-    """The mean representation (20, D) float64 behind the last norm, over all residues of each kind.
+    """The mean output (20, D) float64 of the final LayerNorm over all residues of each type.
 
     Raises:
-        UserError: for a sequence that is empty or has a letter without a token, or if one of the twenty never comes.
+        UserError: for a sequence that is empty or has an unknown letter, or if one of the twenty does not occur.
     """
     sums = np.zeros((len(TOKENS), model.config.width + 1))
 
@@ -108,37 +108,36 @@ def contextual_embedding(model: Performer, sequences: Iterable[str], token_budge
 def predicted(
     model: Performer, sequences: Iterable[str], seed: int = 0, token_budget: int = TOKEN_BUDGET
 ) -> np.ndarray:
-    """The mean probability (20, 20) float64 of amino acid b where a protein has a: rows sum to 1.
+    """The mean predicted probability (20, 20) float64 of amino acid b where a protein has a; rows sum to 1.
 
-    A bidirectional model is asked at 15 % of the residues of each protein (at least one), all masked at once; a
-    unidirectional one at every residue, from those before it. Neither is asked for the first of several residues: that
-    is nearly always the start methionine, which is known from its place.
+    A bidirectional model predicts 15 % of the residues of each protein (at least one), masked at once; a causal one
+    predicts every residue from those before it. The first of several residues is not scored: it is nearly always the
+    start methionine, predictable from its position.
 
     Args:
         model: in evaluation mode.
         sequences: amino acids in one-letter code.
-        seed: of what is masked, together with the number of the protein.
-        token_budget: most tokens computed at once, padding included.
+        seed: of the masks, together with the number of the protein.
+        token_budget: maximum number of tokens per batch, padding included.
 
     Raises:
-        UserError: for a sequence that is empty or has a letter without a token, or if one of the twenty is never asked
-            for.
+        UserError: for a sequence that is empty or has an unknown letter, or if one of the twenty is never scored.
     """
     sums, first = np.zeros((len(TOKENS), len(STANDARD) + 1)), 0
     for window in windows(sequences, len):
         rows = encoded(model, window)
-        masks = [_places(len(row), model.config.causal, (seed, first + i)) for i, row in enumerate(rows)]
+        masks = [_scored(len(row), model.config.causal, (seed, first + i)) for i, row in enumerate(rows)]
 
         def read(tokens: Tensor, key_mask: Tensor, batch: np.ndarray, masks: list[np.ndarray] = masks) -> np.ndarray:
             each = np.repeat(np.arange(len(batch)), [len(masks[i]) for i in batch])
-            places = np.concatenate([masks[i] for i in batch])
-            true = tokens[each, places].cpu().numpy()
+            scored = np.concatenate([masks[i] for i in batch])
+            true = tokens[each, scored].cpu().numpy()
             if model.config.causal:
-                places = places - 1
+                scored = scored - 1
             else:
                 tokens = tokens.clone()
-                tokens[each, places] = MASK
-            logits = model.logits(model.hidden(tokens, key_mask)[each, places])
+                tokens[each, scored] = MASK
+            logits = model.logits(model.hidden(tokens, key_mask)[each, scored])
             p = np.exp(of_residues(log_softmax(logits)))
             total = np.zeros((len(TOKENS), len(STANDARD) + 1))
             np.add.at(total, true, np.concatenate((p, np.ones((len(p), 1))), axis=1))
@@ -153,17 +152,17 @@ def predicted(
 
 
 def prediction_similarity(probabilities: np.ndarray) -> np.ndarray:
-    """(20, 20), symmetric: mean of log2 p(b|a) / p(b) and log2 p(a|b) / p(a), as BLOSUM's log-odds of aligned pairs.
+    """(20, 20), symmetric: mean of log2 p(b|a) / p(b) and log2 p(a|b) / p(a), like BLOSUM's log-odds of aligned pairs.
 
     Args:
-        probabilities: p(b|a) as from `predicted`; p(b) is the mean over a, each of the twenty counting the same.
+        probabilities: p(b|a) from `predicted`; p(b) is the unweighted mean over the twenty a.
     """
     odds = np.log2(probabilities / probabilities.mean(0))
     return (odds + odds.T) / 2
 
 
-def _places(length: int, causal: bool, key: tuple[int, int]) -> np.ndarray:
-    """Which tokens of a framed row of this length are asked for; see `predicted`."""
+def _scored(length: int, causal: bool, key: tuple[int, int]) -> np.ndarray:
+    """The scored positions of a row of this many tokens, ends included; see `predicted`."""
     first = 1 + (length > 3)
     if causal:
         return np.arange(first, length - 1)
@@ -174,4 +173,4 @@ def _places(length: int, causal: bool, key: tuple[int, int]) -> np.ndarray:
 
 def _check_all(counts: np.ndarray) -> None:
     if rare := [letter for letter, count in zip(STANDARD, counts, strict=True) if not count]:
-        raise UserError(f"too few proteins: {', '.join(rare)} never came; expected all twenty amino acids")
+        raise UserError(f"too few proteins: {', '.join(rare)} missing; expected all twenty amino acids")

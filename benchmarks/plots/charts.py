@@ -1,7 +1,7 @@
-"""Pictures of measurements: bars with intervals, curves, point clouds, and strings of letters as strips.
+"""Charts: bars with intervals, curves, point clouds, densities, and strings of letters as coloured strips.
 
-All files end in .png, .pdf or .svg and are written in place, see `protlm.files.atomic_output`; another ending is a
-`UserError`. Colours are those of Okabe and Ito (2008), which people with a deficiency of colour vision can tell apart.
+Files are .png, .pdf or .svg and not written atomically, see `protlm.files`; any other suffix is a `UserError`.
+Colours are those of Okabe and Ito (2008), which people with a colour vision deficiency can tell apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ BLUE, GREEN, RED, ORANGE, PINK, SKY, YELLOW = PALETTE = (
     "#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442",
 )  # fmt: skip
 Interval = tuple[float, float, float]
-"""A value, and the ends of its interval."""
+"""A value and the ends of its interval."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """y over x, both (n,), in a colour and a style of matplotlib, with a band from `low` to `high` (n,), if given."""
+    """y against x, both (n,), with a colour and style of matplotlib, and an optional band from `low` to `high` (n,)."""
 
     x: Any
     y: Any
@@ -34,13 +34,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves by their names in one frame.
+    """Curves by name on shared axes.
 
     Attributes:
         log: "x", "y" or "xy" for logarithmic axes.
-        ticks: of the x-axis; matplotlib's if there are none.
+        ticks: of the x-axis; empty for those of matplotlib.
         limits: of the y-axis.
-        level: where to draw a thin line from side to side.
+        level: y of a thin horizontal line.
     """
 
     curves: Mapping[str, Curve]
@@ -54,7 +54,7 @@ class Panel:
 
 
 def curves(path: Path, panels: Sequence[Panel], stacked: bool = False) -> None:
-    """Draws panels side by side, or one below the other, with one legend below for the names of all."""
+    """Draws panels side by side, or stacked, with one legend below."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     size = (14, 0.7 + 3.2 * len(panels)) if stacked else (7 * len(panels), 5.8)
@@ -96,14 +96,14 @@ def bars(
     level: float | None = None,
     title: str = "",
 ) -> None:
-    """Draws bars with intervals, in groups, each with its value above it.
+    """Draws grouped bars with intervals, labelled with their values.
 
     Args:
-        groups: name -> name of a bar -> value and interval. Bars of a single group have their names below them, those
+        groups: name -> name of a bar -> value and interval. The bars of a single group are named below the axis, those
             of several groups in the legend.
-        colours: of bars, by name.
-        number: how a value is written.
-        level: where to draw a dashed line, such as chance.
+        colours: name of a bar -> colour.
+        number: format of a value.
+        level: y of a dashed line, such as chance.
     """
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     figure, (axes,) = _figure(path, (max(8.0, 2.6 + 1.3 * len(groups) * len(names)), 5.4), 1)
@@ -133,10 +133,10 @@ def bars(
 
 
 def point_map(path: Path, places: Mapping[str, np.ndarray], groups: Sequence[str]) -> None:
-    """Draws points in the plane, each group with a colour and a marker.
+    """Draws points in the plane; each group has a colour and a marker.
 
     Args:
-        places: title -> coordinates (n, 2), a panel each.
+        places: title of a panel -> coordinates (n, 2).
         groups: the group of each of the n points.
     """
     figure, panels = _figure(path, (5.4 * len(places), 5.9), len(places))
@@ -154,7 +154,7 @@ def point_map(path: Path, places: Mapping[str, np.ndarray], groups: Sequence[str
 
 
 def densities(path: Path, clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str) -> None:
-    """Draws how many points fall into each hexagon of a plane, by title: x and y (n,); only finite ones count."""
+    """Draws the number of points per hexagon; `clouds` maps the title of a panel to x and y (n,), finite ones count."""
     figure, panels = _figure(path, (6.6 * len(clouds), 5.2), len(clouds))
     for axes, (title, (x, y)) in zip(panels, clouds.items(), strict=True):
         known = np.isfinite(x) & np.isfinite(y)
@@ -166,10 +166,10 @@ def densities(path: Path, clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], x
 
 
 def strips(path: Path, rows: Mapping[str, str], states: Mapping[str, tuple[str, str]], title: str, xlabel: str) -> None:
-    """Draws strings of equal length as coloured strips, one below the other.
+    """Draws strings of equal length as stacked coloured strips.
 
     Args:
-        rows: name -> one letter for each place.
+        rows: name -> string.
         states: letter -> its name and colour.
     """
     from matplotlib.colors import ListedColormap
@@ -193,8 +193,8 @@ def strips(path: Path, rows: Mapping[str, str], states: Mapping[str, tuple[str, 
 
 
 def _figure(path: Path, size: tuple[float, float], number: int, stacked: bool = False) -> tuple[Any, list[Any]]:
-    """A figure and its frames, in letters for a slide."""
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    """A figure and its axes, with font sizes for slides."""
+    from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
     check_picture(path)
     figure = Figure(figsize=size, layout="constrained")
@@ -209,5 +209,5 @@ def _figure(path: Path, size: tuple[float, float], number: int, stacked: bool = 
 
 
 def _legend(figure: Any, handles: Sequence[Any], labels: Sequence[str], columns: int = 5, **options: Any) -> None:
-    """Below all frames."""
+    """Draws the legend below all axes."""
     figure.legend(handles, labels, loc="outside lower center", ncol=columns, frameon=False, fontsize=11, **options)

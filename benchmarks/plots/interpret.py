@@ -1,8 +1,8 @@
-"""Pictures of attention, of similarities of the twenty amino acids, and of where embeddings put them.
+"""Figures of attention maps, similarities of the twenty amino acids, and their embeddings.
 
-All files end in .png, .pdf or .svg and are written in place, see `protlm.files.atomic_output`. Colours are those of
-Okabe and Ito (2008) and perceptually even maps, which people with a deficiency of colour vision can tell apart; groups
-of amino acids have markers of their own besides.
+Files are .png, .pdf or .svg and not written atomically, see `protlm.files`. Colours are those of Okabe and Ito (2008)
+and perceptually uniform maps, which people with a colour vision deficiency can tell apart; groups of amino acids also
+differ in their markers.
 """
 
 import math
@@ -27,23 +27,23 @@ CHEMISTRY = dict(
         strict=True,
     )
 )  # fmt: skip
-"""Group of amino acids -> its letters, colour and marker; the groups are those of `protlm.plots.positions`."""
+"""Group of amino acids, as in `protlm.plots.positions` -> its letters, colour and marker."""
 MOST_PANELS = 64
 _COLOURS = {letter: colour for letters, colour, _ in CHEMISTRY.values() for letter in letters}
 _COLUMNS = [STANDARD.index(letter) for letter in ORDER]
 
 
 def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], title: str = "") -> None:
-    """Draws attention as a grid of layers by heads, all in one scale: times L, so that 1 is even attention.
+    """Draws attention as a grid of layers by heads on one scale: times L, so that 1 is uniform attention.
 
     Args:
-        path: of the picture.
-        attention: (layers, H, L, L), as from `attention_matrices`; L tokens with both ends.
-        layers: their numbers.
-        title: above all.
+        path: of the figure.
+        attention: (layers, H, L, L) from `attention_matrices`; L tokens, ends included.
+        layers: numbers of the layers.
+        title: of the figure.
 
     Raises:
-        UserError: for another ending, more than `MOST_PANELS` maps, or more tokens than `LONGEST`.
+        UserError: for another suffix, more than `MOST_PANELS` maps, or more tokens than `LONGEST`.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, PowerNorm, TwoSlopeNorm
@@ -56,9 +56,9 @@ def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], tit
         raise UserError(f"{path}: {depth} layers of {heads} heads; at most {MOST_PANELS} maps are drawn, choose layers")
     values = attention * length
     high = max(2.0, float(np.quantile(values, 0.998)))
-    norm: Normalize = PowerNorm(0.5, 0, high)  # by the square root: most entries are small
+    norm: Normalize = PowerNorm(0.5, 0, high)  # square root, since most entries are small
     colours, extend = "magma", "max"
-    if values.min() < -1e-3:  # of signed features
+    if values.min() < -1e-3:  # signed features
         low = min(-0.1, float(np.quantile(values, 0.002)))
         norm, colours, extend = TwoSlopeNorm(0, low, high), "RdBu_r", "both"
     side = min(2.6, max(1.3, 12 / heads))
@@ -67,7 +67,7 @@ def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], tit
     size = max(10.0, 0.9 * figure.get_figwidth())
     for row, (axes_of, maps) in enumerate(zip(grid, values, strict=True)):
         for head, (axes, one) in enumerate(zip(axes_of, maps, strict=True)):
-            # tokens count from 0, the one before the first residue, so residues have their own numbers
+            # token 0 precedes the first residue, so residues have their usual numbers
             axes.imshow(one, cmap=colours, norm=norm, interpolation="nearest" if length <= 300 else "antialiased")
             axes.tick_params(labelsize=0.75 * size)
             axes.locator_params(nbins=4, integer=True)
@@ -82,21 +82,21 @@ def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], tit
     scale = ScalarMappable(norm, colours)
     bar = figure.colorbar(scale, ax=grid, shrink=min(1.0, 8 / figure.get_figheight()), extend=extend, aspect=30)
     rooted = ", square-root scale" if isinstance(norm, PowerNorm) else ""
-    bar.set_label(f"attention x L (1: even){rooted}", fontsize=size)
+    bar.set_label(f"attention x L (1: uniform){rooted}", fontsize=size)
     bar.ax.tick_params(labelsize=0.85 * size)
     figure.savefig(path, dpi=150)
 
 
 def similarity_matrices(path: Path, matrices: Mapping[str, tuple[np.ndarray, str]]) -> None:
-    """Draws similarities of the amino acids side by side, in an order by chemistry; the diagonals are left out.
+    """Draws similarities of the amino acids side by side, ordered by chemistry, without diagonals.
 
     Args:
-        path: of the picture.
-        matrices: title -> (20, 20) in the order of `STANDARD`, and the label of its colour bar. Each has a scale of its
-            own, from its 2nd to its 98th percentile off the diagonal.
+        path: of the figure.
+        matrices: title -> (20, 20) in the order of `STANDARD`, and the label of its colour bar. Each is scaled from its
+            2nd to its 98th off-diagonal percentile.
 
     Raises:
-        UserError: for another ending.
+        UserError: for another suffix.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -130,14 +130,14 @@ def similarity_matrices(path: Path, matrices: Mapping[str, tuple[np.ndarray, str
 
 
 def residue_map(path: Path, embeddings: Mapping[str, np.ndarray]) -> None:
-    """Draws where embeddings put the amino acids, in the plane of their first two principal components.
+    """Draws embeddings of the amino acids in the plane of their first two principal components.
 
     Args:
-        path: of the picture.
-        embeddings: title -> vectors (20, D) in the order of `STANDARD`, a panel each.
+        path: of the figure.
+        embeddings: title of a panel -> vectors (20, D) in the order of `STANDARD`.
 
     Raises:
-        UserError: for another ending.
+        UserError: for another suffix.
     """
     from matplotlib.figure import Figure
 
@@ -168,8 +168,7 @@ def residue_map(path: Path, embeddings: Mapping[str, np.ndarray]) -> None:
 
 
 def label_places(points: np.ndarray, distance: float) -> np.ndarray:
-    """Where to write beside each of the points (n, 2): of the places around it, that which is farthest from the points
-    and from what has been written before."""
+    """Positions of labels for points (n, 2): around each point, the candidate farthest from points and other labels."""
     angles = np.arange(16) * math.tau / 16 + math.pi / 4
     around = distance * np.stack((np.cos(angles), np.sin(angles)), axis=1)
     taken = [*points]
@@ -184,7 +183,7 @@ def label_places(points: np.ndarray, distance: float) -> np.ndarray:
 
 
 def _legend(figure: Any, markers: bool) -> None:
-    """The groups below the panels."""
+    """Draws the legend of the groups below the panels."""
     from matplotlib.lines import Line2D
 
     handles = [

@@ -1,3 +1,5 @@
+"""The figures of a model card equal those of the commands."""
+
 import csv
 import math
 from pathlib import Path
@@ -61,8 +63,8 @@ def test_figures_are_those_of_the_commands(
     assert found["mean", "all", "Spearman"]["unigram"] == one["unigram"]  # the other assay is constant
     assert math.isnan(float(found["two", "all", "Spearman"]["model"]))
     assert "| two | 2 | - | - | - |" in printed
-    assert "| test: new members of clusters in training, by residue | residues asked | accuracy |" in printed
-    assert "| ood: clusters never seen, by residue | residues asked | accuracy |" in printed
+    assert "| test: new members of training clusters, by residue | scored residues | accuracy |" in printed
+    assert "| ood: held-out clusters, by residue | scored residues | accuracy |" in printed
     for table in printed.split("\n\n")[1:]:
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
@@ -82,7 +84,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     export(causal_model, tmp_path / "causal")
     path = tmp_path / "results" / "box.csv"
     for model, folder, words in (
-        (tmp_path / "causal", scans, "the model is unidirectional"),
+        (tmp_path / "causal", scans, "the model is causal"),
         (model_folder, tmp_path / "absent", "no such folder"),
         (tmp_path / "absent", scans, "no such model"),
     ):
@@ -91,11 +93,11 @@ def test_mistakes_are_one_line_and_leave_nothing(
     with pytest.raises(UserError, match="cannot be written .Is a directory"):
         run(monkeypatch, tmp_path / "absent", corpus_path, scans, "--csv", tmp_path)
     assert not path.exists()
-    with pytest.raises(UserError, match="unidirectional"):
+    with pytest.raises(UserError, match="the model is causal"):
         box.measure(causal_model, Corpus(corpus_path), scans, 1024)
 
 
-def test_a_dash_is_the_model_in_the_box(model_folder, corpus_path, scans, tmp_path, monkeypatch, capsys) -> None:
+def test_a_dash_is_the_bundled_model(model_folder, corpus_path, scans, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("protlm.bundled.FOLDERS", (model_folder.parent,))
     run(monkeypatch, "-", corpus_path, scans, "--csv", tmp_path / "box.csv")
     assert capsys.readouterr().out.startswith(f"{model_folder}: ")

@@ -1,3 +1,5 @@
+"""Charts show the data they are given."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +29,7 @@ CHARTS: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]], matplotlib.figure.Figure]:
-    """The figure that a chart would write."""
+    """Gives the figure that a chart would write."""
     figures: list[matplotlib.figure.Figure] = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
 
@@ -43,7 +45,7 @@ def legend(figure: matplotlib.figure.Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_pictures_are_written_as_they_are_named(tmp_path: Path, name: str) -> None:
+def test_files_have_the_format_of_their_suffix(tmp_path: Path, name: str) -> None:
     for suffix, start in SIGNATURES.items():
         CHARTS[name](tmp_path / f"chart{suffix}")
         assert (tmp_path / f"chart{suffix}").read_bytes().startswith(start)
@@ -68,7 +70,7 @@ def test_curves_go_through_their_points(drawn) -> None:
     assert legend(figure) == ["a", "b"]
 
 
-def test_bars_have_their_heights_intervals_and_numbers(drawn) -> None:
+def test_bars_have_heights_intervals_and_labels(drawn) -> None:
     (axes,) = drawn(CHARTS["bars"]).axes
     assert sorted(patch.get_height() for patch in axes.patches) == [-0.2, 0.1, 0.5]
     ends = [segment[:, 1] for bar in axes.collections for segment in bar.get_segments()]
@@ -81,7 +83,7 @@ def test_bars_have_their_heights_intervals_and_numbers(drawn) -> None:
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["one", "two"]
 
 
-def test_the_bars_of_one_group_are_named_below_them(drawn) -> None:
+def test_bars_of_a_single_group_are_named_below_the_axis(drawn) -> None:
     figure = drawn(lambda path: bars(path, {"": GROUPS["one"]}, COLOURS, "share"))
     (axes,) = figure.axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b"]
@@ -102,14 +104,14 @@ def test_groups_of_points_differ_in_colour_or_marker(drawn) -> None:
             np.testing.assert_array_equal(cloud.get_offsets(), places[number::40])
 
 
-def test_densities_count_what_is_known(drawn) -> None:
+def test_densities_count_finite_points(drawn) -> None:
     x = np.array([0.0, 0.0, 1.0, np.nan, 1.0])
     y = np.array([0.0, 0.0, 1.0, 1.0, np.nan])
     axes = drawn(lambda path: densities(path, {"t": (x, y)}, "x", "y")).axes[0]
     assert sorted(axes.collections[0].get_array()) == [1, 2]
 
 
-def test_strips_show_the_letters_by_colour(drawn) -> None:
+def test_strips_show_letters_by_colour(drawn) -> None:
     figure = drawn(CHARTS["strips"])
     (image,) = figure.axes[0].images
     np.testing.assert_array_equal(image.get_array(), [[0, 0, 1], [1, 0, 1]])

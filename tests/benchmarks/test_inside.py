@@ -1,4 +1,4 @@
-"""The benchmark runs, on sizes that take a moment; what it measures is not tested."""
+"""The benchmark runs on tiny inputs; the figures themselves are not tested."""
 
 import csv
 import os
@@ -18,7 +18,7 @@ from protlm.sequence.alphabet import encode
 from protlm.sequence.fasta import Record
 
 
-def test_a_corpus_stands_for_its_test_split(corpus_path: Path) -> None:
+def test_a_corpus_means_its_test_split(corpus_path: Path) -> None:
     corpus = Corpus(corpus_path)
     records = list(inside.records_of(str(corpus_path)))
     assert {record.id for record in records} == {corpus.ids()[index] for index in corpus.members("test")}
@@ -84,13 +84,14 @@ def test_a_mistake_is_one_line(model_folder: Path, sample: Path, tmp_path: Path,
         assert words in capsys.readouterr().err
 
 
-def test_ctrl_c_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
-    """torch takes seconds; a module of that name in front of it waits for the signal."""
+@pytest.mark.slow
+def test_ctrl_c_during_imports_prints_no_traceback(tmp_path: Path) -> None:
+    """Importing torch takes seconds; here a module of that name shadows it and waits for the signal."""
     (tmp_path / "torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "benchmarks.inside", "model", "x.fasta"]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
     with subprocess.Popen(command, preexec_fn=heard, **options) as process:
         assert process.stdout
         assert process.stdout.readline() == "importing\n"
@@ -99,7 +100,7 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGINT  # 130 in a shell
 
 
-def test_proteins_are_drawn_evenly_and_in_order() -> None:
+def test_proteins_are_sampled_uniformly_in_file_order() -> None:
     records = [Record(str(i), "", "M" * (i + 1)) for i in range(100)]
     drawn = [inside.drawn(records, 10, 60, seed) for seed in range(300)]
     assert inside.drawn(records, 500, 60) == records[:60]

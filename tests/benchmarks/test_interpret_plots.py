@@ -1,3 +1,5 @@
+"""Figures of attention, similarities and embeddings show the data they are given."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from protlm.sequence.alphabet import STANDARD
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., matplotlib.figure.Figure]:
-    """The figure that a function would write."""
+    """Gives the figure that a function would write."""
     figures: list[matplotlib.figure.Figure] = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
 
@@ -36,7 +38,7 @@ def attention(layers: int = 2, heads: int = 3, length: int = 7) -> np.ndarray:
     return np.random.default_rng(0).dirichlet(np.full(length, 0.3), (layers, heads, length))
 
 
-def test_each_map_is_where_its_layer_and_head_are(drawn) -> None:
+def test_each_map_is_at_its_layer_and_head(drawn) -> None:
     values = attention()
     figure = drawn(attention_maps, values, [1, 5], "P12345")
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
@@ -45,17 +47,17 @@ def test_each_map_is_where_its_layer_and_head_are(drawn) -> None:
         assert axes.images[0].norm is panels[0].images[0].norm
     assert [axes.get_ylabel() for axes in panels[::3]] == ["layer 1", "layer 5"]
     assert [axes.get_title() for axes in panels[:3]] == ["head 1", "head 2", "head 3"]
-    assert figure.axes[-1].get_ylabel() == "attention x L (1: even), square-root scale"
+    assert figure.axes[-1].get_ylabel() == "attention x L (1: uniform), square-root scale"
 
 
-def test_signed_attention_has_colours_about_zero(drawn) -> None:
+def test_signed_attention_has_colours_centred_at_zero(drawn) -> None:
     figure = drawn(attention_maps, attention() - 0.3, [1, 2])
     norm = figure.axes[0].images[0].norm
     assert norm(0) == pytest.approx(0.5)
     assert norm.vmin < 0 < norm.vmax
 
 
-def test_matrices_are_in_the_order_of_chemistry_without_diagonals(drawn) -> None:
+def test_matrices_are_ordered_by_chemistry_without_diagonals(drawn) -> None:
     one, other = np.random.default_rng(0).normal(size=(2, 20, 20))
     figure = drawn(similarity_matrices, {"one": (one, "bits"), "other": (other, "cosine")})
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
@@ -70,7 +72,7 @@ def test_matrices_are_in_the_order_of_chemistry_without_diagonals(drawn) -> None
                 assert np.ma.is_masked(shown[i, j]) if i == j else shown[i, j] == expected
 
 
-def test_each_amino_acid_is_named_beside_its_place(drawn) -> None:
+def test_each_amino_acid_is_labelled_beside_its_point(drawn) -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 6))
     (axes,) = drawn(residue_map, {"embedding": vectors}).axes
     places, _ = principal_components(vectors)
@@ -83,7 +85,7 @@ def test_each_amino_acid_is_named_beside_its_place(drawn) -> None:
         np.testing.assert_allclose(points.get_offsets(), places[[STANDARD.index(letter) for letter in letters]])
 
 
-def test_groups_differ_in_colour_and_marker_and_hold_all_amino_acids() -> None:
+def test_groups_differ_in_colour_and_marker_and_cover_all_amino_acids() -> None:
     letters, colours, markers = zip(*CHEMISTRY.values(), strict=True)
     assert sorted("".join(letters)) == sorted(STANDARD)
     assert len(set(colours)) == len(set(markers)) == len(CHEMISTRY) == 6
@@ -91,7 +93,7 @@ def test_groups_differ_in_colour_and_marker_and_hold_all_amino_acids() -> None:
     assert (groups["negative"], groups["positive"], groups["aromatic"]) == (set("DE"), set("HKR"), set("FWY"))
 
 
-def test_labels_keep_apart() -> None:
+def test_labels_do_not_overlap() -> None:
     points = np.zeros((4, 2))
     places = label_places(points, 0.1)
     apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(4)
@@ -99,14 +101,14 @@ def test_labels_keep_apart() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_pictures_are_written_also_of_what_does_not_vary(tmp_path: Path, suffix: str) -> None:
+def test_constant_data_can_be_drawn(tmp_path: Path, suffix: str) -> None:
     attention_maps(tmp_path / f"a{suffix}", np.full((1, 1, 3, 3), 1 / 3), [1])
     similarity_matrices(tmp_path / f"b{suffix}", {"nothing": (np.full((20, 20), np.nan), ""), "one": (np.eye(20), "")})
     residue_map(tmp_path / f"c{suffix}", {"nothing": np.ones((20, 4))})
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ends in .png, .pdf, .svg"):
         residue_map(tmp_path / "a.gif", {"any": np.eye(20)})
     with pytest.raises(UserError, match=r"65 layers of 1 heads; at most 64 maps"):

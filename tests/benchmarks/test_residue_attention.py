@@ -1,3 +1,5 @@
+"""Attention between amino acids: sums, enrichment and controls."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,7 @@ from protlm.sequence.alphabet import STANDARD
 
 
 def proteins(number: int = 12, seed: int = 0) -> list[str]:
-    """Of several lengths, each with frequencies of its own; the first has all amino acids, the second odd letters."""
+    """Proteins of several lengths and compositions; the first has all amino acids, the second unusual letters."""
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.ones(20), number)
     drawn = ["".join(rng.choice(list(STANDARD), 10 + 4 * i, p=share)) for i, share in enumerate(shares)]
@@ -54,17 +56,17 @@ def test_sums_are_those_of_whole_matrices(tiny_model, causal_model, causal: bool
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_that_is_even_has_no_similarity_whatever_the_frequencies(tiny_model, causal: bool) -> None:
+def test_uniform_attention_has_no_enrichment_at_any_frequencies(tiny_model, causal: bool) -> None:
     model = Performer(replace(tiny_model.config, attention="exact", causal=causal)).eval()
     with torch.no_grad():
         for block in model.blocks:
             block.attention.qkv.weight.zero_()
     sums = attention_sums(model, proteins())
     np.testing.assert_allclose(sums.enrichment(), 0, atol=1e-4)
-    assert np.ptp(off_diagonal(log_odds(sums.even + 0.01))) > 0.5  # though residues keep each other's company
+    assert np.ptp(off_diagonal(log_odds(sums.even + 0.01))) > 0.5  # although residues co-occur
 
 
-def test_a_preference_of_pairs_is_found_behind_preferences_of_residues() -> None:
+def test_pair_preferences_are_separated_from_residue_preferences() -> None:
     rng = np.random.default_rng(0)
     even = rng.uniform(1, 100, (20, 20))
     pairs = np.ones((20, 20))
@@ -86,7 +88,7 @@ def test_main_effects_are_those_of_least_squares() -> None:
     np.testing.assert_allclose(off_diagonal(without_main_effects(matrix)), expected, atol=1e-12)
 
 
-def test_heads_are_correlated_by_the_shares_of_their_attention() -> None:
+def test_head_correlation_is_that_of_attention_shares() -> None:
     paid = np.random.default_rng(0).uniform(1, 2, (3, 4, 20, 20))
     sums = AttentionSums(paid, np.ones((20, 20)), np.ones(20, dtype=np.int64))
     shares = paid.sum(2).reshape(12, 20) / paid.sum((2, 3)).reshape(12, 1)
@@ -95,11 +97,11 @@ def test_heads_are_correlated_by_the_shares_of_their_attention() -> None:
     assert np.isnan(replace(sums, paid=np.ones_like(paid)).head_correlation()).all()
 
 
-def test_a_residue_that_never_comes_is_named(tiny_model) -> None:
+def test_missing_residues_are_named(tiny_model) -> None:
     assert residue_attention(tiny_model, proteins(60)).shape == (20, 20)
-    with pytest.raises(UserError, match="too few proteins: W, Y never came"):
+    with pytest.raises(UserError, match="too few proteins: W, Y missing"):
         residue_attention(tiny_model, [STANDARD[:-2] * 2])
-    with pytest.raises(UserError, match="a pair of residues never came"):
+    with pytest.raises(UserError, match="a pair of residues missing"):
         residue_attention(tiny_model, [STANDARD[:10], STANDARD[10:]])
 
 

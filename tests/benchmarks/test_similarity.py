@@ -1,3 +1,5 @@
+"""Similarities of amino acids by embeddings and predictions, and their agreement with BLOSUM62."""
+
 import math
 
 import numpy as np
@@ -39,8 +41,8 @@ def test_agreement_is_correlation_off_the_diagonal() -> None:
         assert found == agreement(similarity, permutations=500)
 
 
-def test_chance_is_counted_over_relabelled_amino_acids() -> None:
-    """By hand, for one similarity; and small p-values are as rare as they should be among random ones."""
+def test_p_values_count_relabelled_amino_acids() -> None:
+    """Checked by hand for one similarity; and small p-values are as rare among random ones as they should be."""
     similarity, reference = symmetric(3), blosum62_matrix()
     rng = np.random.default_rng(0)
     labels = [rng.permutation(20) for _ in range(200)]
@@ -52,12 +54,12 @@ def test_chance_is_counted_over_relabelled_amino_acids() -> None:
     assert 0.05 < np.mean([one.p_spearman <= 0.1 for one in p]) < 0.16
 
 
-def test_a_similarity_that_does_not_vary_agrees_with_nothing() -> None:
+def test_a_constant_similarity_has_no_agreement() -> None:
     for matrix in (np.ones((20, 20)), np.full((20, 20), np.nan), np.eye(20)):
         assert all(math.isnan(value) for value in agreement(matrix))
 
 
-def test_cosines_do_not_see_what_all_share() -> None:
+def test_cosines_ignore_the_mean() -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 8))
     found = cosine_similarity(vectors)
     np.testing.assert_allclose(found, cosine_similarity(3 * vectors + 100), atol=1e-9)
@@ -74,14 +76,14 @@ def test_embeddings_are_those_of_each_residue(tiny_model) -> None:
         np.testing.assert_allclose(contextual_embedding(tiny_model, PROTEINS, budget), expected, atol=1e-5)
 
 
-def test_a_bidirectional_model_is_asked_for_what_it_does_not_see() -> None:
+def test_a_bidirectional_model_predicts_masked_residues() -> None:
     table = random_table(33)
     found = predicted(table_model(table, "token"), PROTEINS * 20)
     np.testing.assert_allclose(found, np.tile(np.exp(of_residues(table[MASK])), (20, 1)), atol=1e-4)
     np.testing.assert_allclose(prediction_similarity(found), 0, atol=1e-2)
 
 
-def test_a_unidirectional_model_is_asked_for_the_next_residue() -> None:
+def test_a_causal_model_predicts_the_next_residue() -> None:
     table = random_table(33)
     found = predicted(table_model(table, "token", causal=True), ["M" + STANDARD])
     before = ["M", *STANDARD[:-1]]
@@ -90,10 +92,10 @@ def test_a_unidirectional_model_is_asked_for_the_next_residue() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_first_residue_is_asked_for_only_if_it_is_the_only_one(causal: bool) -> None:
+def test_the_first_residue_is_scored_only_if_it_is_the_only_one(causal: bool) -> None:
     proteins = ["M" + STANDARD.replace("M", ""), "M"] * 40
     found = predicted(table_model(random_table(33), "token", causal=causal), [*proteins, STANDARD])
-    with pytest.raises(UserError, match="M never came"):
+    with pytest.raises(UserError, match="M missing"):
         predicted(table_model(random_table(33), "token", causal=causal), proteins[::2])
     np.testing.assert_allclose(found.sum(1), 1)
 
@@ -114,8 +116,8 @@ def test_a_confusion_of_two_residues_is_a_similarity() -> None:
     assert found[4, 7] == off_diagonal(found).max()
 
 
-def test_a_residue_that_never_comes_is_named(tiny_model) -> None:
-    with pytest.raises(UserError, match="too few proteins: Y never came"):
+def test_missing_residues_are_named(tiny_model) -> None:
+    with pytest.raises(UserError, match="too few proteins: Y missing"):
         contextual_embedding(tiny_model, [STANDARD[:-1]])
-    with pytest.raises(UserError, match="too few proteins: .*never came"):
+    with pytest.raises(UserError, match="too few proteins: .*missing"):
         predicted(tiny_model, [STANDARD])

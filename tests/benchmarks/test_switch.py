@@ -1,20 +1,22 @@
-"""A tiny exact Transformer is turned into Performers and trained on, with a row for every step that was asked for."""
+"""A tiny exact Transformer is switched to other kinds of attention and fine-tuned, with a row for every step."""
 
 import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import protlm
-from benchmarks import switch, switch_report
-from benchmarks.quality_plan import Plan, Run, read_plan
-from benchmarks.switch_report import Tuned
+from benchmarks.quality.recipe import recipe_in
+from benchmarks.switch import __main__ as switch
+from benchmarks.switch import report as switch_report
+from benchmarks.switch.report import Tuned
 from protlm import train
 from protlm.errors import UserError
+from tests.benchmarks.quality.comparison import train_here
 from tests.tiny import TINY
 
 STEPS = ["trainer.max_steps=20", "trainer.val_check_interval=10", "trainer.limit_val_batches=1", "schedule.steps=2"]
@@ -28,7 +30,7 @@ def run_program(patch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def original(corpus_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with exact attention that is done."""
+    """The folder of a finished run with exact attention."""
     folder = tmp_path_factory.mktemp("original")
     with pytest.MonkeyPatch.context() as patch:
         options = ["model.attention=exact", f"data.corpus={corpus_path}", f"hydra.run.dir={folder}"]
@@ -38,16 +40,12 @@ def original(corpus_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def call(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`python -m benchmarks.switch train`, trained in this process; `call.trained` has the names."""
+    """`python -m benchmarks.switch train` in this process; `call.trained` has the names of the runs."""
     trained: list[str] = []
 
-    def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
-        for run in runs:
-            if not plan.is_done(run.name, work):
-                goes_on = ["ckpt_path=auto"] if not plan.changes(run.name, work / run.name) else []
-                run_program(monkeypatch, *run.arguments((work / run.name).resolve()), *goes_on)
-                trained.append(run.name)
-        return 0
+    def run_all(runs, comparison, jobs) -> int:
+        trained.extend(run.name for run in runs if not comparison.is_done(run.name))
+        return train_here(runs, comparison)
 
     def program(*options: object) -> int:
         usual = ["--features", "8", "--percent", "0,10,25", "--limit", 2, "--work", tmp_path / "work"]
@@ -59,17 +57,18 @@ def call(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return program
 
 
+@pytest.mark.slow
 def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert call() == call() == 0
     names = ["exact", "softmax_8", "softmax_8_fixed", "hyperbolic_4", "hyperbolic_4_fixed", "relu"]
     assert call.trained == names  # the second call has nothing to do
     work = tmp_path / "work"
-    assert {recipe["optimizer.lr"] for recipe in read_plan(work).recipes.values()} == {4e-3}  # a fifth of the run's
+    assert {recipe_in(work / name)["optimizer.lr"] for name in names} == {4e-3}  # a fifth of the run's
     known = {name: json.loads((work / name / "along.json").read_text()) for name in names}
     assert all(list(points) == ["0", "2", "5"] for points in known.values())
     for split in ("test", "ood"):
         before = json.loads((original / "results.json").read_text())[split]
-        assert known["exact"]["0"][split] == pytest.approx(before)  # the same weights, asked for the same residues
+        assert known["exact"]["0"][split] == pytest.approx(before)  # the same weights and the same masked residues
         assert known["softmax_8"]["0"][split]["perplexity"] != known["exact"]["0"][split]["perplexity"]
         assert known["softmax_8"]["0"] == known["softmax_8_fixed"]["0"]
     models = {name: protlm.load(work / name / "checkpoints" / "last.ckpt") for name in names}
@@ -95,23 +94,23 @@ def test_all_kinds_are_measured_from_the_switch_on(call, original: Path, tmp_pat
     (original / "run.json").write_text(json.dumps(longer))
     with pytest.raises(UserError, match="6 runs "):
         call()
-    assert json.loads((work / "original.json").read_text())["steps"] == 20  # what the runs there were made with
+    assert json.loads((work / "original.json").read_text())["steps"] == 20  # those of the runs in the folder
     (original / "run.json").write_text(json.dumps(about))
     (work / "relu" / "results.json").unlink()
     monkeypatch.setattr(sys, "argv", ["switch", "report", "--work", str(work), *map(str, files)])
     assert switch.main() == 0
-    assert "1 of 6 runs of the plan are missing: relu" in capsys.readouterr().out
+    assert "1 of 6 runs have not finished: relu" in capsys.readouterr().out
     assert call() == 0
     assert call.trained[6:] == ["relu"]
     assert json.loads((work / "relu" / "along.json").read_text()) == known["relu"]
 
 
-def test_only_finished_runs_with_exact_attention_are_taken(original: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run of protlm.train"):
+def test_only_finished_runs_with_exact_attention_are_accepted(original: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run of protlm.train"):
         switch.original_run(tmp_path)
     about = json.loads((original / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(about))
-    with pytest.raises(UserError, match="has not ended"):
+    with pytest.raises(UserError, match="has not finished"):
         switch.original_run(tmp_path)
     about["config"]["model"]["attention"] = "relu"
     (tmp_path / "run.json").write_text(json.dumps(about))
@@ -128,9 +127,11 @@ def test_the_initial_model_is_named_by_its_content(original: Path, tmp_path: Pat
 
 def test_a_folder_of_another_benchmark_is_refused(tmp_path: Path) -> None:
     (tmp_path / "original.json").write_text('{"steps": 20}')
-    with pytest.raises(UserError, match=r"its plan is of another benchmark \(families/causal/relu/1\)"):
-        switch_report.read_tuned(["families/causal/relu/1"], tmp_path)
     (tmp_path / "relu").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").touch()
+    with pytest.raises(UserError, match="none of 0 runs has finished"):
+        switch_report.report(tmp_path, tmp_path / "s.csv", tmp_path / "s.png")
     for odd in ("[]", '{"a": {}}', '{"0": {"test": {"accuracy": 0.1}}}', '{"0": [1]}'):
         (tmp_path / "relu" / "along.json").write_text(odd)
         with pytest.raises(UserError, match="along.json: not of this benchmark; remove it, and train again"):
@@ -146,9 +147,9 @@ def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
         return {"test": row}
 
     runs = [Tuned("exact", {0: point(0.25), 10: point(0.26)}), Tuned("softmax_64", {0: point(0.1)})]
-    table = switch_report.markdown(runs, 100).splitlines()
+    table = switch_report.tables(runs, 100).splitlines()
     assert "before the switch 25.00 %, unigram 9.00 %" in table[0]
-    assert table[2].startswith("| attention | just after | 10.0 % |")
+    assert table[2].startswith("| attention | after the switch | 10.0 % |")
     assert table[4] == "| exact Transformer | 25.00 | 26.00 | 10.00 |"
     assert table[5] == "| Performer-softmax (positive, M=64) | 10.00 | - | - |"
 
@@ -156,7 +157,7 @@ def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
 @pytest.mark.parametrize(
     "options", [["--percent", "nan"], ["--percent", "inf"], ["--percent", "x"], ["--lr", "0"], ["--lr", "nan"]]
 )
-def test_numbers_that_cannot_be_are_refused(options: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+def test_invalid_numbers_are_refused(options: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["switch", "train", str(tmp_path), *options])
     with pytest.raises(SystemExit) as left:
         switch.main()

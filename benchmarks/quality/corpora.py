@@ -1,10 +1,10 @@
-"""The two corpora of benchmarks/quality.py.
+"""The two corpora of the comparison.
 
-families: the sample in data/, 20 families; members are split by sequence, and its 3 held-out families are ood, two of
-which have a relative in training.
-swissprot: all proteins of a FASTA file; each cluster goes to one side as a whole, and a share of the clusters is ood.
+families: the sample in data/, 20 families. Members are split by sequence; its 3 held-out families are the split ood,
+and two of them have a relative in training.
+swissprot: all proteins of a FASTA file. Each cluster is assigned to one split as a whole; a share of them is ood.
 
-Which clusters are held out goes by the hash of the representative's id, so it is the same wherever it is drawn.
+Held-out clusters are chosen by the hash of the representative's id, so the choice is the same everywhere.
 """
 
 import json
@@ -19,21 +19,21 @@ from protlm.errors import UserError
 from protlm.sequence.stream import Source, checksum
 
 CORPORA = ("families", "swissprot")
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a corpus is made from.
+    """The inputs of a corpus.
 
     Args:
         fasta: proteins.
         clusters: table of their clusters: representative, tab, member.
-        ood: file of ids of proteins or clusters that are held out; None draws a share.
-        ood_share: of the clusters, if there is no such file.
+        ood: file with ids of proteins or clusters to hold out; None draws a share.
+        ood_share: share of the clusters to hold out if there is no such file.
         valid: share of the proteins (families) or clusters for validation.
         test: share for the test split.
-        whole_clusters: whether a cluster goes to one side as a whole.
+        whole_clusters: whether a cluster is assigned to one split as a whole.
     """
 
     fasta: Path
@@ -45,7 +45,7 @@ class Sources:
     whole_clusters: bool = True
 
     def key(self) -> dict[str, Any]:
-        """All that a corpus depends on, ready for JSON."""
+        """Everything the corpus depends on, ready for JSON."""
         return {
             "fasta": checksum(self.fasta),
             "clusters": checksum(self.clusters),
@@ -59,17 +59,17 @@ SAMPLE = Sources(
     DATA / "families.clusters.tsv",
     DATA / "families.ood.txt",
     valid=0.1,
-    test=0.2,  # of 2,000 proteins: with a tenth, chance would make more than the half point that is looked for
+    test=0.2,  # of 2,000 proteins; with a tenth, chance exceeds the half point the comparison is meant to detect
     whole_clusters=False,
 )
-"""Of the corpus families."""
+"""The inputs of the corpus families."""
 
 
 def make_corpus(name: str, sources: Sources, folder: Path) -> Path:
-    """The corpus FOLDER/NAME.h5, made unless it is there already, made from the same.
+    """The corpus FOLDER/NAME.h5, prepared unless it already exists with the same inputs.
 
     Raises:
-        UserError: for files that cannot be used.
+        UserError: for unusable files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, about, key = folder / f"{name}.h5", folder / f"{name}.json", sources.key()
@@ -82,7 +82,7 @@ def make_corpus(name: str, sources: Sources, folder: Path) -> Path:
     else:
         clusters = by_hash(set(table_of(sources.clusters).values()))
         if len(clusters) < 2:
-            raise UserError(f"{sources.clusters}: names {len(clusters)} clusters; expected 2 at least")
+            raise UserError(f"{sources.clusters}: has {len(clusters)} clusters; expected at least 2")
         held_out = clusters[: round(sources.ood_share * len(clusters))]
     (folder / f"{name}.ood.txt").write_text("".join(f"{cluster}\n" for cluster in held_out))
     rule = SplitRule(sources.valid, sources.test, sources.clusters, sources.whole_clusters, frozenset(held_out))
@@ -101,7 +101,7 @@ def table_of(path: Path) -> dict[str, str]:
 
 
 def by_hash(names: Any) -> list[str]:
-    """Names in an order that depends on nothing else; another one than that of the splits.
+    """Names sorted by hash: independent of their input order and of the order that the splits use.
 
     >>> by_hash(["P1", "P2", "P3"]) == by_hash(["P3", "P1", "P2"])
     True
@@ -109,5 +109,5 @@ def by_hash(names: Any) -> list[str]:
     names = sorted(names)
     if not names:
         return []
-    hashes = digests([name.encode() for name in names])[:, 1].tolist()  # splits go by the first half
+    hashes = digests([name.encode() for name in names])[:, 1].tolist()  # splits use the first half
     return [name for _, name in sorted(zip(hashes, names, strict=True))]

@@ -1,11 +1,11 @@
-"""Tables and figure of the runs of benchmarks/quality.py that are done.
+"""Tables and figure of the finished runs of `python -m benchmarks.quality train`.
 
-Written: quality.csv, a row for each run and split; quality_curves.csv, a row for each validation; and the figure. Runs
-that are in the files and not in the work folder stay, unless the plan has them with other options. The Markdown
-table has means over seeds with half the range, and the difference from the exact Transformer in points, of the seeds
-that both have. The time to the same accuracy is an estimate: the step of the first validation, in runs at the recipe's
-length, that reaches the exact Transformer's last one less half a point, times the seconds of a step at L=1024 in
-quality_time.csv, if they were measured with the options of the run.
+Writes quality.csv, one row per run and split; quality_curves.csv, one row per validation; and the figure. Runs that are
+in the files but not in the work folder are kept, unless the folder has an unfinished run of that name with other
+options. The Markdown table has means over seeds with half the range, and the difference from the exact Transformer in
+percentage points over the seeds that both have. The time to the same accuracy is an estimate: the step of the first
+validation, in runs at the recipe's length, that reaches the exact Transformer's last one minus half a point, times the
+seconds of a step at L=1024 in quality_time.csv, if they were measured with the options of the run.
 """
 
 import json
@@ -16,34 +16,34 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.quality_plan import EFFORT, PLAN, Plan, read_plan
-from benchmarks.quality_runs import read_curve, residues_seen
-from benchmarks.quality_table import (
+from benchmarks.quality.recipe import EFFORT, has_results, recipe_in
+from benchmarks.quality.runs import read_curve, residues_seen
+from benchmarks.quality.table import (
     CURVES,
     RUNS,
-    Done,
+    Finished,
     read_runs,
     shared_digits,
     shared_options,
     write_runs,
 )
-from benchmarks.quality_time import LONG, read_seconds, step_recipe
-from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json
-from protlm.errors import UserError
+from benchmarks.quality.time import LONG, read_seconds, step_recipe
+from benchmarks.tables import DAMAGED, METRICS, check_outputs, markdown, read_json
+from protlm.errors import UserError, counted
 
 TITLES = {
     "exact": "exact Transformer",
     "relu": "Performer-ReLU",
     "softmax": "Performer-softmax (hyperbolic, 2 x {})",
     "softmax_fixed": "Performer-softmax (hyperbolic, 2 x {}), no redraw",
-    "relu_local": "Performer-ReLU, 3 of 4 heads see a window",
-    "softmax_local": "Performer-softmax (hyperbolic, 2 x {}), no redraw, 3 of 4 heads see a window",
+    "relu_local": "Performer-ReLU, 3 of 4 heads local",
+    "softmax_local": "Performer-softmax (hyperbolic, 2 x {}), no redraw, 3 of 4 heads local",
     "linformer": "Linformer",
     "reformer": "Reformer",
     "window": "window",
     "opt": "no attention (OPT)",
 }
-"""With a place for M."""
+"""Kind -> title with a placeholder for M."""
 COLOURS = {
     "exact": "#000000",
     "relu": "#0072B2",
@@ -56,39 +56,36 @@ COLOURS = {
     "window": "#56B4E9",
     "opt": "#888888",
 }
-"""Of Okabe and Ito, which the colour-blind tell apart; dashed where some heads see a window."""
+"""Colours of Okabe and Ito; lines are dashed for local heads."""
 MARKERS = dict(zip(COLOURS, "os^vsvDPX*", strict=True))
 NEAR = 5.0
-"""Points of accuracy from the exact Transformer that the figure shows."""
+"""The figure shows differences of up to this many points from the exact Transformer."""
 SLACK = 0.005
-"""How far below the exact Transformer's accuracy the time is taken."""
+"""The time is taken at the exact Transformer's accuracy minus this."""
 ABOUT = f"""\
-\\* The first validation that reaches the exact Transformer's last one less half a point, and that step times the
-seconds of a step at L={LONG:,} (quality_time.csv): an estimate, since the runs themselves have shorter proteins.
-Hyperbolic, 2 x M: features of w and of -w for M directions. Kind of features, norms and redraws of the softmax
-Performer, and the steps of queries and keys for all kinds, were chosen for it on the corpus of families with seed 1
-(decisions.md); the other kinds were not tuned."""
+\\* The first validation within half a point of the exact Transformer's last one, and that step times the seconds of a
+step at L={LONG:,} (quality_time.csv): an estimate, since the runs themselves have shorter proteins. Hyperbolic, 2 x M:
+features of w and -w for M directions. The feature type, norms and redraws of the softmax Performer, and the step sizes
+of queries and keys of all kinds, were chosen for it on the families corpus with seed 1 (decisions.md); the other kinds
+were not tuned."""
 
 
-def read_done(plan: Plan, work: Path) -> list[Done]:
-    """All runs of the plan that are done, in its order.
-
-    Raises:
-        UserError: for a plan of another benchmark, and files that are damaged.
-    """
-    done = [name for name in plan.recipes if plan.is_done(name, work)]
-    if not all(re.fullmatch(rf"[^/]+/[^/]+/({'|'.join(TITLES)})/\d+", name) for name in done):
-        raise UserError(f"{work}: its plan is of another benchmark; name the folder of 'train' as --work")
-    return [read_run(name, plan.recipes[name], work / name) for name in done]
+Recipes = Mapping[str, Mapping[str, Any]]
 
 
-def read_run(name: str, recipe: dict[str, Any], folder: Path) -> Done:
-    """A run that is done; `UserError` for files that are damaged."""
+def run_names(work: Path) -> list[str]:
+    """The runs of this benchmark in a work folder, finished or not."""
+    names = sorted(path.parent.relative_to(work).as_posix() for path in work.glob("*/*/*/*/run.json"))
+    return [name for name in names if re.fullmatch(rf"[^/]+/[^/]+/({'|'.join(TITLES)})/\d+", name)]
+
+
+def read_run(name: str, recipe: Mapping[str, Any], folder: Path) -> Finished:
+    """A finished run; `UserError` for damaged files."""
     corpus, direction, kind, seed = name.split("/")
     results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
     try:
         results = {split: {metric: float(row[metric]) for metric in METRICS} for split, row in results.items()}
-        return Done(
+        return Finished(
             corpus,
             direction,
             kind,
@@ -108,54 +105,56 @@ def read_run(name: str, recipe: dict[str, Any], folder: Path) -> Done:
 
 
 def report(work: Path, results: Path, figure: Path) -> None:
-    """Writes the CSV files and the figure, and prints the table and what is missing.
+    """Writes the CSV files and the figure, and prints the table and notes on missing runs.
 
-    Without a work folder, those of the CSV files.
+    Without a work folder it reports the runs of the CSV files.
 
     Raises:
-        UserError: if no run is done or in the files; for files that are damaged or something else.
+        UserError: if there is no finished run in either; for files that are damaged or something else.
     """
     earlier = read_runs(results)
-    plan = Plan({}) if earlier and not (work / PLAN).exists() else read_plan(work)
-    done = read_done(plan, work)
+    recipes = {name: recipe_in(work / name) for name in run_names(work)}
+    finished = [
+        read_run(name, recipes[name], work / name) for name in recipes if recipes[name] and has_results(work / name)
+    ]
     seconds = read_seconds(results / "quality_time.csv")
-    if not done and not earlier:
-        raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
+    if not finished and not earlier:
+        raise UserError(f"{work}: none of {counted(len(recipes), 'run')} has finished; start with 'train'")
     check_outputs(results / RUNS, results / CURVES, picture=figure)
-    kept = [run for run in earlier if stays(run, plan) and run.name not in {own.name for own in done}]
-    runs = in_order([*done, *kept])
+    kept = [run for run in earlier if stays(run, recipes) and run.name not in {own.name for own in finished}]
+    runs = in_order([*finished, *kept])
     write_runs(runs, results)
-    print(markdown(runs, seconds))
+    print(tables(runs, seconds))
     draw(runs, figure)
-    print("", ABOUT, *untimed(runs, seconds), *notes(plan, done, kept), sep="\n")
+    print("", ABOUT, *untimed(runs, seconds), *notes(recipes, finished, kept), sep="\n")
 
 
-def stays(run: Done, plan: Plan) -> bool:
-    """Whether a run of the files is none of the plan, or has its options."""
+def stays(run: Finished, recipes: Recipes) -> bool:
+    """Whether a run of the files is not in the work folder, or is there with the same options."""
     if run.kind not in TITLES:
         return False
-    recipe = plan.recipes.get(run.name)
-    return recipe is None or (run.shared, run.step) == (shared_digits(recipe), step_recipe(recipe))
+    recipe = recipes.get(run.name)
+    return not recipe or (run.shared, run.step) == (shared_digits(recipe), step_recipe(recipe))
 
 
-def in_order(runs: Sequence[Done]) -> list[Done]:
-    """By corpus, direction, kind and seed, the same whatever is done first."""
+def in_order(runs: Sequence[Finished]) -> list[Finished]:
+    """Sorted by corpus, direction, kind and seed."""
     kinds = {kind: number for number, kind in enumerate(TITLES)}
-    return sorted(runs, key=lambda run: (*run.panel, kinds.get(run.kind, len(kinds)), run.seed))
+    return sorted(runs, key=lambda run: (*run.panel, kinds[run.kind], run.seed))
 
 
-def steps_to(run: Done, exact: Done) -> float:
-    """Steps to the validation that first reaches the exact Transformer's last accuracy less `SLACK`; inf if none."""
+def steps_to(run: Finished, exact: Finished) -> float:
+    """The first step with the exact Transformer's last validation accuracy minus `SLACK`; inf if there is none."""
     target = exact.curve[-1]["accuracy"] - SLACK if exact.curve else math.inf
     return next((point["step"] for point in run.curve if point["accuracy"] >= target), math.inf)
 
 
-def markdown(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float]) -> str:
-    """The table, as in docs/results.md.
+def tables(runs: Sequence[Finished], seconds: Mapping[tuple[str, str, str], float]) -> str:
+    """The Markdown tables, one per corpus and direction.
 
     Args:
         runs: at least one.
-        seconds: (direction, kind, `step_recipe`) -> of a step at L=1024; where there are none, a dash.
+        seconds: (direction, kind, `step_recipe`) -> seconds of a step at L=1024; a dash where it is missing.
     """
     splits = list(dict.fromkeys(split for run in runs for split in run.results))
     head = ["attention", "seeds", "parameters"]
@@ -186,11 +185,8 @@ def markdown(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float]
             rows = list({run.seed: run.results[split] for run in here if split in run.results}.values())
             accuracies = [100 * row["unigram_accuracy"] for row in rows]
             unigram += [spread(accuracies, 2), "", spread([row["unigram_perplexity"] for row in rows], 2)]
-        lines.append([*unigram, "", ""])
-        table = [head, ["---"] * len(head), *lines]
         steps = ", ".join(f"{count:,}" for count in sorted({run.steps for run in here}))
-        title = f"**{panel[0]}, {panel[1]}**, {steps} steps"
-        blocks.append("\n".join([title, "", *("| " + " | ".join(line) + " |" for line in table)]))
+        blocks.append(markdown(head, [*lines, [*unigram, "", ""]], f"**{panel[0]}, {panel[1]}**, {steps} steps"))
     return "\n\n".join(blocks)
 
 
@@ -206,13 +202,13 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{mean(values):.{digits}f}{half}"
 
 
-def title_of(run: Done) -> str:
-    """Of its kind, for a reader."""
+def title_of(run: Finished) -> str:
+    """The title of its kind of attention."""
     return TITLES[run.kind].format(run.features)
 
 
-def difference(own: Sequence[Done], exact: dict[int, Done], split: str) -> str:
-    """Points of accuracy above the exact Transformer, mean over the seeds that both have."""
+def difference(own: Sequence[Finished], exact: dict[int, Finished], split: str) -> str:
+    """Points of accuracy above the exact Transformer, averaged over the seeds that both have."""
     values = [
         100 * (run.results[split]["accuracy"] - exact[run.seed].results[split]["accuracy"])
         for run in own
@@ -221,8 +217,8 @@ def difference(own: Sequence[Done], exact: dict[int, Done], split: str) -> str:
     return f"{mean(values):+.2f}" if values and own[0].kind != "exact" else ""
 
 
-def untimed(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float]) -> list[str]:
-    """A line, if there are runs with whose options no step was timed; arguments as those of `markdown`."""
+def untimed(runs: Sequence[Finished], seconds: Mapping[tuple[str, str, str], float]) -> list[str]:
+    """A line that names the kinds without a timed step, if there are any; arguments as those of `tables`."""
     names = dict.fromkeys(
         f"{run.direction}/{run.kind}" for run in runs if (run.direction, run.kind, run.step) not in seconds
     )
@@ -230,33 +226,32 @@ def untimed(runs: Sequence[Done], seconds: Mapping[tuple[str, str, str], float])
     return [line] * bool(names)
 
 
-def notes(plan: Plan, done: Sequence[Done], kept: Sequence[Done]) -> list[str]:
-    """What a reader of the table has to know: runs that are missing, runs that differ in more than attention."""
-    there = {run.name for run in (*done, *kept)}
-    missing = [name for name in plan.recipes if name not in there]
-    lines = [f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}"] * bool(
-        missing
-    )
+def notes(recipes: Recipes, finished: Sequence[Finished], kept: Sequence[Finished]) -> list[str]:
+    """Lines on unfinished runs, on runs kept from the files, and on panels whose runs differ in more than attention."""
+    there = {run.name for run in (*finished, *kept)}
+    lines = []
+    if missing := [name for name in recipes if name not in there]:
+        lines.append(f"{len(missing)} of {counted(len(recipes), 'run')} have not finished: {', '.join(missing)}")
     if kept:
-        lines.append(f"{len(kept)} runs are not in the work folder and were kept from {RUNS}")
-    for panel in dict.fromkeys(run.panel for run in (*done, *kept)):
-        recipes = [shared_options(plan.recipes[run.name]) for run in done if run.panel == panel]
-        names = sorted({name for recipe in recipes for name in recipe})
-        odd = [name for name in names if len({json.dumps(recipe.get(name)) for recipe in recipes}) > 1]
-        if not odd and len({run.shared for run in (*done, *kept) if run.panel == panel}) > 1:
-            odd = [f"options of earlier ones, kept from {RUNS}"]
+        lines.append(f"{counted(len(kept), 'run')} not in the work folder, kept from {RUNS}")
+    for panel in dict.fromkeys(run.panel for run in (*finished, *kept)):
+        options = [shared_options(recipes[run.name]) for run in finished if run.panel == panel]
+        names = sorted({name for found in options for name in found})
+        odd = [name for name in names if len({json.dumps(found.get(name)) for found in options}) > 1]
+        if not odd and len({run.shared for run in (*finished, *kept) if run.panel == panel}) > 1:
+            odd = [f"options of earlier runs, kept from {RUNS}"]
         if odd:
             lines.append(f"{'/'.join(panel)}: the runs differ in more than attention: {', '.join(odd)}")
     return lines
 
 
-def draw(runs: Sequence[Done], path: Path) -> None:
-    """Learning curves: a column for each corpus and direction, means over seeds.
+def draw(runs: Sequence[Finished], path: Path) -> None:
+    """Draws learning curves, means over seeds, with a column for each corpus and direction.
 
-    Below each other: accuracy; its difference from the exact Transformer's, over the seeds and steps that both have;
-    perplexity. Runs without a validation are left out; if there are no others, nothing is drawn.
+    Rows: accuracy; its difference from the exact Transformer's, over the seeds and steps that both have; perplexity.
+    Runs without a validation are left out; if there are no others, nothing is drawn.
     """
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
     panels = list(dict.fromkeys(run.panel for run in runs if run.curve))
     if not panels:
@@ -287,10 +282,10 @@ def draw(runs: Sequence[Done], path: Path) -> None:
                 shown["unigram"] = axes.axhline(mean(unigram), color="0.4", ls="--", lw=1.2)
             axes.spines[["top", "right"]].set_visible(False)
         seeds = len({run.seed for run in here})
-        grid[0, column].set_title(f"{', '.join(panel)} ({seeds} seed{'s' if seeds > 1 else ''})")
+        grid[0, column].set_title(f"{', '.join(panel)} ({counted(seeds, 'seed')})")
         grid[2, column].set_xlabel("step")
     grid[0, 0].set_ylabel("validation accuracy, %")
-    grid[1, 0].set_ylabel(f"from the exact Transformer,\npoints (within {NEAR:g})")
+    grid[1, 0].set_ylabel(f"difference from exact,\npoints (within {NEAR:g})")
     grid[2, 0].set_ylabel("validation perplexity")
     names = [*(titles[kind] for kind in TITLES if titles.get(kind) in shown), "unigram"]
     figure.legend(

@@ -1,9 +1,8 @@
-"""The runs of benchmarks/quality.py as rows of CSV files: quality.csv and quality_curves.csv, written and read again.
+"""Finished runs as rows of quality.csv and quality_curves.csv, written and read back.
 
-So a comparison outlives its work folder: a run that is in the files and not in the folder stays in them.
+The files outlive the work folder: runs in the files that are not in the folder are kept.
 """
 
-import csv
 import hashlib
 import json
 import math
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import DAMAGED, METRICS, whole, write_csv
+from benchmarks.tables import DAMAGED, METRICS, read_rows, whole, write_csv
 from protlm.errors import UserError
 from protlm.files import atomic_output
 
@@ -27,24 +26,24 @@ ABOUT: dict[str, Callable[[str], Any]] = {
     "shared": str,
     "step": str,
 }
-"""Column -> its type; all but names and metrics."""
+"""Column -> its type; all columns except names and metrics."""
 NOT_SHARED = (
-    *("model.attention", "model.norms", "model.num_features", "redraw."),  # what a kind of attention is
+    *("model.attention", "model.norms", "model.num_features", "redraw."),  # what defines a kind of attention
     "model.local_",
     *("model.causal", "data.causal", "seed", "data.seed", "model.feature_seed"),
 )
-"""Beginnings of the options in which the runs of a table may differ."""
+"""Prefixes of the options in which the runs of a table may differ."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """A run with its results; accuracies are fractions.
+class Finished:
+    """A finished run; accuracies are fractions.
 
     Args:
         features: M.
-        shared: of its options, those that all runs of a table should have in common, as 12 digits.
-        step: those that the time of a step depends on, see `benchmarks.quality_time.step_recipe`.
-        results: split -> accuracy, perplexity, and those of the unigram baseline.
+        shared: hash (12 digits) of the options that all runs of a table should have in common.
+        step: hash of the options that determine the time of a step, see `benchmarks.quality.time.step_recipe`.
+        results: split -> accuracy, perplexity, and the same of the unigram baseline.
         curve: see `read_curve`.
     """
 
@@ -64,73 +63,66 @@ class Done:
 
     @property
     def panel(self) -> tuple[str, str]:
-        """Corpus and direction, within which runs are compared."""
+        """Corpus and direction: runs are compared within a panel."""
         return self.corpus, self.direction
 
     @property
     def name(self) -> str:
-        """As in the plan."""
+        """Its folder within the work folder."""
         return f"{self.corpus}/{self.direction}/{self.kind}/{self.seed}"
 
 
 def shared_options(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the options of a run, those that are not its kind of attention, direction or seed."""
+    """The options of a run except its kind of attention, direction and seed."""
     return {name: value for name, value in sorted(recipe.items()) if not name.startswith(NOT_SHARED)}
 
 
 def shared_digits(recipe: Mapping[str, Any]) -> str:
-    """The same as 12 digits."""
+    """`shared_options` as a hash of 12 digits."""
     return hashlib.sha256(json.dumps(shared_options(recipe)).encode()).hexdigest()[:12]
 
 
-def write_runs(runs: Sequence[Done], folder: Path) -> None:
-    """Both files, each replaced as a whole: a kill leaves the old rows or the new ones."""
+def write_runs(runs: Sequence[Finished], folder: Path) -> None:
+    """Writes both files, each atomically."""
     curves = [{**_names(run), **point} for run in runs for point in run.curve]
     results = [
         {**_names(run), "split": split, **row, **_about(run)} for run in runs for split, row in run.results.items()
     ]
-    for rows, name in ((curves, CURVES), (results, RUNS)):  # in this order: a run in the second is whole
+    for rows, name in ((curves, CURVES), (results, RUNS)):  # in this order: a run in quality.csv has its curve
         if rows:
             with atomic_output(folder / name) as partial:
                 write_csv(rows, partial)
 
 
-def _names(run: Done) -> dict[str, Any]:
+def _names(run: Finished) -> dict[str, Any]:
     return {name: getattr(run, name) for name in NAMES}
 
 
-def _about(run: Done) -> dict[str, Any]:
+def _about(run: Finished) -> dict[str, Any]:
     values = {name: getattr(run, name) for name in ABOUT}
     return {**values, "residues": whole(run.residues)}
 
 
-def read_runs(folder: Path) -> list[Done]:
-    """What `write_runs` has written; none without the files.
+def read_runs(folder: Path) -> list[Finished]:
+    """The runs that `write_runs` wrote; none without the files.
 
     Raises:
-        UserError: if they are something else.
+        UserError: if the files are something else.
     """
-    if not (folder / RUNS).exists():
-        return []
     path = folder / CURVES
     try:
         curves: dict[tuple[str, ...], list[dict[str, float]]] = {}
-        for row in _rows(path) if path.exists() else []:
+        for row in read_rows(path):
             point = {"step": int(row["step"]), **{name: float(row[name]) for name in METRICS}}
             curves.setdefault(tuple(row[name] for name in NAMES), []).append(point)
         path = folder / RUNS
-        runs: dict[tuple[str, ...], Done] = {}
-        for row in _rows(path):
+        runs: dict[tuple[str, ...], Finished] = {}
+        for row in read_rows(path):
             names = tuple(row[name] for name in NAMES)
             if names not in runs:
                 about = {column: read(row[column]) for column, read in ABOUT.items()}
-                runs[names] = Done(*names[:3], int(row["seed"]), **about, results={}, curve=curves.get(names, []))
+                runs[names] = Finished(*names[:3], int(row["seed"]), **about, results={}, curve=curves.get(names, []))
             runs[names].results[row["split"]] = {name: float(row[name]) for name in METRICS}
     except DAMAGED as error:
-        raise UserError(f"{path}: no table of 'python -m benchmarks.quality report'; remove it") from error
+        raise UserError(f"{path}: not a table of 'python -m benchmarks.quality report'; remove it") from error
     return list(runs.values())
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

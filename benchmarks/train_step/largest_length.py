@@ -1,14 +1,14 @@
-"""The longest sequence whose training step stays within a given memory, from as few steps as can be."""
+"""The longest sequence whose training step fits into a given memory, found with few steps."""
 
 from collections.abc import Callable
 from math import sqrt
 
 NEAR = 0.01
-"""Part of the length within which the search ends."""
+"""The search ends within this fraction of the length."""
 ROOM = 0.995
-"""Part of the memory that is aimed at, so that what is found does not lie just above it."""
+"""The search aims at this fraction of the memory, so as not to end just above it."""
 GRAIN = 32
-"""Lengths that are tried are multiples of this."""
+"""Lengths to try are multiples of this."""
 TRIES = 8
 
 
@@ -20,15 +20,15 @@ def largest_length(
 ) -> tuple[int, str]:
     """The largest length whose peak is at most `memory` bytes, and how it was found.
 
-    That is "measured": a step of this length was run and stayed within, and one a hundredth longer should not. Where
-    the next step would take too long it is "interpolated" or "extrapolated", linearly from the two nearest lengths that
-    were run, or "at least", if that would be more than twice the longest of them; "none" if no length fits.
+    "measured": a step of this length was run and fits; one a hundredth longer should not. If the next step would take
+    too long: "interpolated" or "extrapolated" linearly from the two nearest lengths that were run, or "at least" if
+    that exceeds twice the longest of them. "none": no length fits.
 
     Args:
-        peaks: length -> bytes, or None if a step was refused what it asked for; what is run is added.
+        peaks: length -> peak bytes, or None for a step that ran out of memory; lengths that are run are added.
         memory: bytes.
         run: measures the peak of a length.
-        affordable: whether that would not take too long.
+        affordable: whether a step of a length is fast enough to be run.
 
     >>> peaks = {1000: 100_000, 2000: 200_000}
     >>> largest_length(peaks, 151_000, lambda n: 100 * n, lambda n: True)
@@ -58,7 +58,7 @@ def largest_length(
 
 
 def _estimate(peaks: dict[int, int | None], low: int, high: int | None, memory: float) -> tuple[int, str]:
-    """Where a line through the nearest two lengths reaches the memory, and how those lie."""
+    """Where a line through the nearest two lengths reaches the memory, and on which side of them."""
     one, how = (high, "interpolated") if high and peaks[high] else (None, "extrapolated")
     if one is None:
         one = max((length for length in peaks if length < low), default=None)

@@ -1,9 +1,9 @@
-"""Proteins joined into blocks of 8,192 tokens: a small Performer against the largest Transformer as fast as it.
+"""Blocks of 8,192 tokens of concatenated proteins: a small Performer against the largest Transformer of equal speed.
 
-Both are those of conf/experiment/trembl_concat_small.yaml but for the Transformer's layers, width and heads, its
-feed-forward being four times as wide, as the Performer's. A step of each Transformer of the grid is measured beside one
-of the Performer; of those that take no longer, the one with most parameters in its blocks is trained for as many steps.
-If none is as fast, it is the fastest one, and the table has the seconds of both.
+Both use conf/experiment/trembl_concat_small.yaml, except for the Transformer's layers, width and heads; its
+feed-forward is four times as wide, as the Performer's is. A step of each Transformer of the grid is timed alternately
+with one of the Performer. Of those that take no longer, the one with most parameters in its blocks is trained for as
+many steps. If none is as fast, the fastest one is; the table has the seconds of both.
 """
 
 import json
@@ -14,10 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_plan import EFFORT, Run, composed, write_plan
-from benchmarks.quality_runs import residues_seen, run_all
-from benchmarks.quality_time import mean_seconds, size, training_step
-from benchmarks.tables import check_outputs, read_json, whole, write_csv
+from benchmarks.quality.recipe import EFFORT, Run, compared, composed
+from benchmarks.quality.runs import residues_seen, run_all
+from benchmarks.quality.time import mean_seconds, size, training_step
+from benchmarks.tables import check_outputs, markdown, read_json, whole, write_csv
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
 from protlm.files import atomic_output
@@ -29,11 +29,11 @@ PERFORMER = ["model.attention=relu"]
 
 @dataclass(frozen=True)
 class Grid:
-    """Transformers that are tried.
+    """The Transformers to try.
 
     Args:
-        layers, widths, heads: all of them with each other.
-        repeats: steps of which the median is taken, after one more.
+        layers, widths, heads: all combinations are tried.
+        repeats: number of steps whose median is taken, after one warm-up step.
     """
 
     layers: tuple[int, ...] = (1, 2, 3)
@@ -48,7 +48,7 @@ class Candidate:
 
     Args:
         options: of `protlm.train`.
-        parameters, in_blocks: all of them, and those that are not of tokens or positions.
+        parameters, in_blocks: all parameters, and those that do not belong to tokens or positions.
         seconds: of a training step.
     """
 
@@ -68,13 +68,13 @@ def transformer(layers: int, width: int, heads: int) -> list[str]:
 
 
 def measure(grid: Grid, options: Sequence[str]) -> tuple[Candidate, list[Candidate]]:
-    """The Performer, and the Transformers of the grid, narrow and flat ones first; it takes turns with each of them.
+    """The Performer and the timed Transformers of the grid, in order of width, heads and layers.
 
-    What is already too slow with fewer layers is not tried with more.
+    More layers are not tried once a Transformer of that width and number of heads is too slow.
 
     Args:
-        grid: what to measure.
-        options: of `protlm.train`, that all share.
+        grid: the Transformers to try.
+        options: options of `protlm.train` that all share.
     """
     config = composed([*BASE, "data.corpus=none", *options, *PERFORMER])
     length = config.data.max_length
@@ -91,13 +91,13 @@ def measure(grid: Grid, options: Sequence[str]) -> tuple[Candidate, list[Candida
             times.append(pair["performer"])
             name = f"Transformer, width {width}, heads {heads}, layers {layers}"
             print(f"{name:<48}{pair['transformer']:.2f}, Performer {pair['performer']:.2f}", flush=True)
-            ratio = pair["transformer"] / pair["performer"]  # of the same moment
+            ratio = pair["transformer"] / pair["performer"]  # measured at the same moment
             parameters = (size(other.model), size(other.model.blocks))
             found.append(Candidate(layers, width, heads, tuple(sizes), *parameters, ratio))
             if ratio > 1:
                 break
     if not found:
-        raise UserError("none of the widths can be divided among any of the numbers of heads")
+        raise UserError("none of the widths is divisible by twice any of the numbers of heads")
     middle = statistics.median(times)
     shape, parameters = own.model.config, (size(own.model), size(own.model.blocks))
     first = Candidate(shape.layers, shape.width, shape.heads, tuple(PERFORMER), *parameters, middle)
@@ -118,7 +118,7 @@ def choose(performer: Candidate, candidates: Sequence[Candidate]) -> Candidate:
 
 
 def at_edge(choice: Candidate, grid: Grid) -> str:
-    """In what a choice is at the grid's upper edge, for a sentence; "" if in nothing.
+    """The sizes in which a choice is at the grid's upper edge, as text; "" if none.
 
     >>> at_edge(Candidate(3, 64, 4, (), 1, 1, 1.0), Grid())
     'layers and heads'
@@ -131,7 +131,7 @@ def at_edge(choice: Candidate, grid: Grid) -> str:
 def chosen(
     work: Path, grid: Grid, directions: Mapping[str, str], overrides: Sequence[str]
 ) -> dict[str, dict[str, Candidate]]:
-    """Direction -> kind -> model; measured once for the same options, since a second measurement may choose another."""
+    """Direction -> kind -> model; measured once per set of options, since repeating could choose another model."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / CHOICE
     stored = read_json(path) if path.exists() else {}
@@ -164,10 +164,10 @@ def compare_concatenated(
     ignored: Sequence[str],
     path: Path,
 ) -> int:
-    """Measures, chooses, trains what is not done, and writes and prints the table of what is; the exit code."""
+    """Measures, chooses, trains the runs that are not done, writes and prints the table; returns the exit code."""
     if not corpus.exists():
-        raise UserError(f"{corpus}: no such corpus; name one made by 'protlm prepare'")
-    Corpus(corpus)  # refuses another file
+        raise UserError(f"{corpus}: no such corpus; give one made by 'protlm prepare'")
+    Corpus(corpus)  # raises for any other file
     check_outputs(path, work / CHOICE)
     pairs = chosen(work, grid, directions, overrides)
     runs, models = [], {}
@@ -176,15 +176,15 @@ def compare_concatenated(
         run = Run(f"{name}/{kind}/{seed}", corpus, (*BASE, direction, *overrides, *model.options, f"seed={seed}"))
         runs.append(run)
         models[run.name] = model
-    plan = write_plan(runs, work, redo, ignored)
-    code = run_all(runs, plan, work, jobs)
+    comparison = compared(runs, work, redo, ignored)
+    code = run_all(runs, comparison, jobs)
     rows: list[dict[str, Any]] = []
     for run in runs:
-        if plan.is_done(run.name, work):
-            rows += table_rows(run.name, models[run.name], plan.recipes[run.name], work / run.name)
+        if comparison.is_done(run.name):
+            rows += table_rows(run.name, models[run.name], comparison.recipes[run.name], work / run.name)
     if rows:
         write_csv(rows, path)
-        print(markdown(rows))
+        print(table(rows))
     for name, pair in pairs.items():
         if pair["transformer"].seconds > pair["performer"].seconds:
             print(f"{name}: no Transformer of the grid is as fast as the Performer; a smaller one may be")
@@ -193,30 +193,25 @@ def compare_concatenated(
     return code
 
 
-def table_rows(name: str, model: Candidate, recipe: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def table_rows(name: str, model: Candidate, recipe: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """A row for each split of a run."""
     direction, kind, seed = name.split("/")
     results, effort = (read_json(folder / file) for file in ("results.json", EFFORT))
-    about = {"direction": direction, "kind": kind, "seed": int(seed), "layers": model.layers, "width": model.width}
-    about |= {
-        "heads": model.heads,
-        "parameters": model.parameters,
-        "seconds_per_step": model.seconds,
-        "steps": recipe["trainer.max_steps"],
-    }
+    about = {"direction": direction, "kind": kind, "seed": int(seed)}
+    about |= {name: getattr(model, name) for name in ("layers", "width", "heads", "parameters")}
+    about |= {"seconds_per_step": model.seconds, "steps": recipe["trainer.max_steps"]}
     about |= {"residues": whole(residues_seen(folder)), "seconds": effort["seconds"]}
     return [{**about, "split": split, **row} for split, row in results.items()]
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table, a line for each run and split."""
-    head = ["direction", "model", "layers", "width", "heads", "parameters", "s a step", "steps", "seed", "split"]
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The Markdown table, a line for each run and split."""
+    head = ["direction", "model", "layers", "width", "heads", "parameters", "s per step", "steps", "seed", "split"]
     head += ["accuracy %", "unigram", "perplexity", "unigram"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
-        sizes = [row["layers"], row["width"], row["heads"], f"{row['parameters']:,}", f"{row['seconds_per_step']:.2f}"]
-        accuracies = [f"{100 * row[name]:.2f}" for name in ("accuracy", "unigram_accuracy")]
-        perplexities = [f"{row[name]:.2f}" for name in ("perplexity", "unigram_perplexity")]
-        figures = [accuracies[0], accuracies[1], *perplexities]
-        lines.append([row["direction"], row["kind"], *sizes, row["steps"], row["seed"], row["split"], *figures])
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        line = [row[name] for name in ("direction", "kind", "layers", "width", "heads")]
+        line += [f"{row['parameters']:,}", f"{row['seconds_per_step']:.2f}", row["steps"], row["seed"], row["split"]]
+        line += [f"{100 * row[name]:.2f}" for name in ("accuracy", "unigram_accuracy")]
+        lines.append([*line, *(f"{row[name]:.2f}" for name in ("perplexity", "unigram_perplexity"))])
+    return markdown(head, lines)

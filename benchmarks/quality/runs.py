@@ -1,4 +1,4 @@
-"""Runs of `python -m protlm.train`: started in order, some at a time, stopped and gone on with, and read."""
+"""Starts the runs of a comparison in order, several at a time, stops and resumes them, and reads what they wrote."""
 
 import csv
 import json
@@ -16,19 +16,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from benchmarks.quality_plan import EFFORT, Plan, Run
+from benchmarks.quality.recipe import EFFORT, Comparison, Run
+from protlm.errors import counted
 
-ROOT = Path(__file__).parents[1]
-"""From where `benchmarks` can be imported."""
+ROOT = Path(__file__).parents[2]
+"""`benchmarks` can be imported from here."""
 POLL = 0.1
-"""Seconds between two looks at what is running."""
+"""Seconds between two checks of the running processes."""
 
 
 class Effort(Callback):
-    """Writes, when training ends, the seconds of its steps, without validation and loading, and the parameters.
+    """Writes the seconds of all training steps, without validation and data loading, and the number of parameters.
 
     Args:
-        path: of the JSON file.
+        path: the JSON file, written when training ends.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,14 +41,10 @@ class Effort(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds = state_dict["seconds"]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         self._seconds += time.perf_counter() - self._start
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,41 +52,40 @@ class Effort(Callback):
         self.path.write_text(json.dumps({"seconds": self._seconds, "parameters": parameters}) + "\n")
 
 
-def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
-    """Trains what is not done, in order; a signal stops all runs at a checkpoint, and the same call goes on.
+def run_all(runs: Sequence[Run], comparison: Comparison, jobs: int = 1) -> int:
+    """Trains the runs that are not done, in order. A signal stops them at a checkpoint; the same call resumes them.
 
     Args:
-        runs: all in the plan.
-        plan: of the work folder.
-        work: the work folder.
-        jobs: runs at a time; the threads are shared among them.
+        runs: all of them in the comparison.
+        comparison: their recipes and the work folder.
+        jobs: number of runs at a time, which share the threads.
 
     Returns:
-        0, or 1 if a run has failed, or 128 + the signal's number.
+        0, or 1 if a run failed, or 128 + the number of the signal.
     """
-    failed, left = 0, list(runs)
+    failed, left, work = 0, list(runs), comparison.work
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))}
     running: dict[str, subprocess.Popen[bytes]] = {}
     stopped: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
     before = {number: signal.signal(number, lambda number, frame: stopped.append(number)) for number in handled}
     try:
         while (left or running) and not stopped:
             while left and len(running) < jobs and not stopped:
                 run = left.pop(0)
-                if plan.is_done(run.name, work):
-                    print(f"{run.name}: done before", flush=True)
+                if comparison.is_done(run.name):
+                    print(f"{run.name}: already done", flush=True)
                 else:
-                    goes_on = not plan.changes(run.name, work / run.name)
-                    running[run.name] = _start(run, (work / run.name).resolve(), goes_on, environment)
+                    resume = not comparison.changes(run.name)
+                    running[run.name] = _start(run, (work / run.name).resolve(), resume, environment)
             for name, process in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
                     failed += _ended(name, work / name, process.returncode)
             time.sleep(POLL)
         if stopped and (left or running):
-            print(f"stopping; {len(left) + len(running)} runs are left to the next call", flush=True)
+            print(f"stopping; {counted(len(left) + len(running), 'run')} left; the same command resumes", flush=True)
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
             for process in running.values():
@@ -101,19 +97,19 @@ def run_all(runs: Sequence[Run], plan: Plan, work: Path, jobs: int = 1) -> int:
     return min(1, failed)
 
 
-def _start(run: Run, folder: Path, goes_on: bool, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start(run: Run, folder: Path, resume: bool, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "protlm.train", *run.arguments(folder)]
-    if goes_on:  # else what is there is put aside
+    if resume:  # otherwise protlm.train sets the files of an earlier run aside
         command.append("ckpt_path=auto")
-    print(f"{run.name}: {'goes on' if goes_on else 'begins'}", flush=True)
+    print(f"{run.name}: {'resumes' if resume else 'starts'}", flush=True)
     with folder.with_suffix(".log").open("ab") as log:
-        # a session of its own: Ctrl-C reaches it through `run_all`, once
+        # a session of its own, so that only `run_all` receives Ctrl-C and passes it on once
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 def _ended(name: str, folder: Path, code: int) -> bool:
-    """Says how a run ended; true if it failed."""
+    """Prints how a run ended; true if it failed."""
     if code:
         log = folder.with_suffix(".log")
         said = log.read_text(errors="replace").strip().splitlines() or [""]
@@ -127,10 +123,10 @@ def _ended(name: str, folder: Path, code: int) -> bool:
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """The validations of a run: steps done, accuracy, perplexity, and those of the unigram baseline.
+    """The validations of a run: steps, accuracy, perplexity, and the same of the unigram baseline.
 
     Raises:
-        OSError, ValueError, LookupError: without the run's metrics, or if they are something else.
+        OSError, ValueError, LookupError: if the metrics are missing or damaged.
     """
     with (folder / "metrics" / "metrics.csv").open(newline="") as file:
         reader = csv.DictReader(file)
@@ -143,7 +139,7 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
 
 
 def residues_seen(folder: Path) -> float:
-    """By the end of training, as last logged; nan if nothing was."""
+    """Residues trained on, as last logged; NaN if none were."""
     with (folder / "metrics" / "metrics.csv").open(newline="") as file:
         values = [row["train/residues"] for row in csv.DictReader(file) if row.get("train/residues")]
     return float(values[-1]) if values else math.nan

@@ -1,4 +1,4 @@
-"""`python -m protlm.train` with everything against a bare loop, see benchmarks/train_step.py."""
+"""Throughput of `python -m protlm.train` against a bare training loop; see benchmarks/train_step/__main__.py."""
 
 import copy
 import json
@@ -32,14 +32,14 @@ EXPERIMENTS = [
 
 
 class BareLoop(Callback):
-    """Stops training every so many steps to do the same steps in a bare loop; writes the seconds of both.
+    """Pauses training at regular intervals to repeat the same steps in a bare loop; writes the seconds of both.
 
     Args:
-        path: of the JSON file, written behind the last repeat.
-        steps: between two stops.
-        repeats: stops.
+        path: the JSON file.
+        steps: steps between two pauses.
+        repeats: number of pauses.
         warmup: steps of both before the clock starts.
-        optimizer: makes one from the model, as that of the task.
+        optimizer: makes the optimizer of a model, as for the task.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BareLoop(Callback):
         done = trainer.global_step - self.warmup
         if done >= 0 and done % self.steps == 0:
             trained, bare = time.perf_counter() - self._start, self._bare()
-            if done:  # else both were warmed up
+            if done:  # otherwise the warm-up has just ended
                 tokens = sum(int(batch.key_mask.sum()) for batch in self._batches)
                 self._rows.append({"steps": len(self._batches), "tokens": tokens, "trained": trained, "bare": bare})
                 self.path.write_text(json.dumps(self._rows))
@@ -81,8 +81,8 @@ class BareLoop(Callback):
 def measure_throughput(
     experiments: Iterable[str], corpus: Path, steps: int, repeats: int, warmup: int, overrides: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """A row for each experiment, printed as they come."""
-    print("training with everything, and a bare loop on the same batches")
+    """A row for each experiment, printed as it is measured."""
+    print("the training program, and a bare loop on the same batches")
     print(
         f"{'':<36}{'steps/s':>10}{'bare':>8}{'tokens/s':>11}{'bare':>9}{'of bare':>9}{'lowest':>9}{'highest':>9}",
         flush=True,
@@ -109,7 +109,7 @@ def measure_throughput(
 def train(
     experiment: str, corpus: Path, folder: Path, steps: int, repeats: int, warmup: int, overrides: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Runs `python -m protlm.train` with a `BareLoop`; returns what that has written.
+    """Runs `python -m protlm.train` with a `BareLoop`; returns the rows it wrote.
 
     Raises:
         RuntimeError: if the program fails.
@@ -118,8 +118,8 @@ def train(
     options = f"path:'{result}',steps:{steps},repeats:{repeats},warmup:{warmup},optimizer:${{optimizer}}"
     arguments = [
         f"+experiment={experiment}",
-        f"+callbacks.bare={{_target_:benchmarks.throughput.BareLoop,{options}}}",
-        f"trainer.max_steps={warmup + steps * repeats + 1}",  # the last batch is there to stop at
+        f"+callbacks.bare={{_target_:benchmarks.train_step.throughput.BareLoop,{options}}}",
+        f"trainer.max_steps={warmup + steps * repeats + 1}",  # the last batch triggers the last pause
         "trainer.val_check_interval=1000000",
         "trainer.max_time=10:00:00:00",
         "trainer.limit_test_batches=1",
@@ -129,15 +129,15 @@ def train(
 
 
 def run_protlm(overrides: Sequence[str], corpus: Path, folder: Path) -> None:
-    """`python -m protlm.train` in a process of its own, whose progress bar takes its output for a terminal.
+    """`python -m protlm.train` in a separate process, with a progress bar as in a terminal.
 
     Raises:
-        RuntimeError: if it fails, with what it wrote to stderr.
+        RuntimeError: if it fails, with its standard error.
     """
     command = [sys.executable, "-m", "protlm.train", *overrides]
     command += [f"data.corpus='{corpus.resolve()}'", f"hydra.run.dir='{folder}'"]
     environment = {**os.environ, "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "TERM": "xterm"}
-    root = Path(__file__).parents[1]  # from where `benchmarks` can be imported
+    root = Path(__file__).parents[2]  # `benchmarks` can be imported from here
     done = subprocess.run(
         command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

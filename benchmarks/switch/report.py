@@ -1,4 +1,4 @@
-"""Table and figure of benchmarks/switch.py: accuracy just after the switch and along fine-tuning."""
+"""Table and figure of `python -m benchmarks.switch`: accuracy right after the switch and along fine-tuning."""
 
 import re
 from collections.abc import Sequence
@@ -6,27 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_plan import Plan
-from benchmarks.tables import DAMAGED, METRICS, check_outputs, read_json, write_csv
-from protlm.errors import UserError
+from benchmarks.plots.charts import BLUE, GREEN, ORANGE, PINK, RED, SKY
+from benchmarks.quality.recipe import has_results
+from benchmarks.switch.along import ALONG
+from benchmarks.tables import DAMAGED, METRICS, check_outputs, markdown, read_json, write_csv
+from protlm.errors import UserError, counted
 
+ORIGINAL = "original.json"
+NAME = re.compile(r"(exact|relu|softmax|hyperbolic)(?:_(\d+)(_fixed)?)?")
 TITLES = {
     "exact": "exact Transformer",
     "softmax": "Performer-softmax (positive, M={})",
     "hyperbolic": "Performer-softmax (hyperbolic, 2 x {})",
     "relu": "Performer-ReLU",
 }
-"""With a place for M."""
-COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-"""Of Okabe and Ito, which the colour-blind tell apart; one for each estimator."""
+"""Kind -> title with a placeholder for M."""
+COLOURS = (RED, BLUE, GREEN, PINK, ORANGE, SKY)
+"""One for each estimator."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A run that is done.
+    """A finished run.
 
     Args:
-        name: exact, relu, softmax_M or hyperbolic_M, with _fixed if the directions stayed the same.
+        name: exact, relu, softmax_M or hyperbolic_M, followed by _fixed for directions that were not redrawn.
         points: steps of fine-tuning -> split -> metrics.
     """
 
@@ -35,55 +39,62 @@ class Tuned:
 
     @property
     def features(self) -> int | None:
-        """M of an estimator of softmax attention; None for others."""
-        found = re.fullmatch(r"\w+?_(\d+)(_fixed)?", self.name)
-        return int(found[1]) if found else None
+        """M of an estimator of softmax attention; None for other kinds."""
+        found = NAME.fullmatch(self.name)
+        return int(found[2]) if found and found[2] else None
 
     @property
     def redrawn(self) -> bool:
-        """Whether the directions changed along the way."""
+        """Whether the directions were redrawn."""
         return self.features is not None and not self.name.endswith("_fixed")
 
     @property
     def title(self) -> str:
-        """For a reader."""
+        """For tables and figures."""
         title = TITLES[self.name.split("_")[0]].format(self.features)
         return f"{title}, no redraw" if self.features and not self.redrawn else title
 
 
-def report(plan: Plan, work: Path, path: Path, figure: Path) -> None:
-    """Writes the CSV file and the figure, and prints the table and what is missing.
+def report(work: Path, path: Path, figure: Path) -> None:
+    """Writes the CSV file and the figure, prints the table and names the runs that have not finished.
 
     Raises:
-        UserError: if no run is done, or the folder is of another benchmark; for outputs that cannot be written.
+        UserError: if no run has finished, or the folder is not of this benchmark; for outputs that cannot be written.
     """
-    if not (work / "original.json").exists():
-        raise UserError(f"{work}: not a folder of 'python -m benchmarks.switch train'; name one as --work")
-    done = [name for name in plan.recipes if plan.is_done(name, work)]
-    if not done:
-        raise UserError(f"{work}: none of {len(plan.recipes)} runs is done")
+    if not (work / ORIGINAL).exists():
+        raise UserError(f"{work}: not a folder of 'python -m benchmarks.switch train'; give one as --work")
+    folders = sorted((path.parent for path in work.glob("*/run.json")), key=_order)
+    names = [folder.name for folder in folders if NAME.fullmatch(folder.name)]
+    finished = [name for name in names if has_results(work / name)]
+    if not finished:
+        raise UserError(f"{work}: none of {counted(len(names), 'run')} has finished")
     check_outputs(path, picture=figure)
-    total, tuned = read_tuned(done, work)
+    total, tuned = read_tuned(finished, work)
     write_csv(rows(tuned, total), path)
-    print(markdown(tuned, total))
+    print(tables(tuned, total))
     draw(tuned, total, figure)
-    if missing := [name for name in plan.recipes if name not in done]:
-        print(f"{len(missing)} of {len(plan.recipes)} runs of the plan are missing: {', '.join(missing)}")
+    if missing := [name for name in names if name not in finished]:
+        print(f"{len(missing)} of {counted(len(names), 'run')} have not finished: {', '.join(missing)}")
+
+
+def _order(folder: Path) -> tuple[int, int, bool]:
+    """Sorts runs as `variants` does: by kind, features, and fixed directions last."""
+    found = NAME.fullmatch(folder.name)
+    kinds = ("exact", "softmax", "hyperbolic", "relu")
+    return (kinds.index(found[1]), int(found[2] or 0), bool(found[3])) if found else (len(kinds), 0, False)
 
 
 def read_tuned(names: Sequence[str], work: Path) -> tuple[int, list[Tuned]]:
-    """Steps of the original run, and the runs of those names.
+    """Steps of the original run, and the runs with those names.
 
     Raises:
-        UserError: for names or files that are not of this benchmark.
+        UserError: for files that are not of this benchmark.
     """
-    if odd := [name for name in names if not re.fullmatch(r"exact|relu|(softmax|hyperbolic)_\d+(_fixed)?", name)]:
-        raise UserError(f"{work}: its plan is of another benchmark ({odd[0]})")
-    path, tuned = work / "original.json", []
+    path, tuned = work / ORIGINAL, []
     try:
         total = int(read_json(path)["steps"])
         for name in names:
-            path = work / name / "along.json"
+            path = work / name / ALONG
             known = {int(step): splits for step, splits in read_json(path).items()}
             for row in (row for splits in known.values() for row in splits.values()):
                 [float(row[name]) for name in METRICS]
@@ -94,7 +105,7 @@ def read_tuned(names: Sequence[str], work: Path) -> tuple[int, list[Tuned]]:
 
 
 def rows(tuned: Sequence[Tuned], total: int) -> list[dict[str, Any]]:
-    """A row for each run, step and split; the step 0 of the exact Transformer is before the switch."""
+    """A row for each run, step and split; step 0 of the exact Transformer is before the switch."""
     return [
         {
             "attention": run.name.split("_")[0],
@@ -111,31 +122,31 @@ def rows(tuned: Sequence[Tuned], total: int) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(tuned: Sequence[Tuned], total: int) -> str:
-    """A table for each split: accuracy in per cent against steps, in per cent of the original run's."""
+def tables(tuned: Sequence[Tuned], total: int) -> str:
+    """A Markdown table for each split: accuracy in % against steps, in % of the original run's."""
     splits = list(dict.fromkeys(split for run in tuned for found in run.points.values() for split in found))
     steps = sorted({step for run in tuned for step in run.points})
     before = next((run.points[0] for run in tuned if run.name == "exact"), None)
     blocks = []
     for split in splits:
-        head = ["attention", "just after", *(f"{100 * step / total:.1f} %" for step in steps if step), "perplexity"]
-        table = [head, ["---"] * len(head)]
+        head = ["attention", "after the switch", *(f"{100 * step / total:.1f} %" for step in steps if step)]
+        lines = []
         for run in tuned:
             found = [run.points.get(step, {}).get(split) for step in steps]
             cells = [f"{100 * point['accuracy']:.2f}" if point else "-" for point in found]
-            table.append([run.title, *cells, f"{found[-1]['perplexity']:.2f}" if found[-1] else "-"])
+            lines.append([run.title, *cells, f"{found[-1]['perplexity']:.2f}" if found[-1] else "-"])
         first = next(found[split] for run in tuned for found in run.points.values() if split in found)
         base = f"unigram {100 * first['unigram_accuracy']:.2f} %"
         if before:
             base = f"before the switch {100 * before[split]['accuracy']:.2f} %, {base}"
         title = f"**{split}**, accuracy % against steps of fine-tuning in % of {total:,} ({base})"
-        blocks.append("\n".join([title, "", *("| " + " | ".join(line) + " |" for line in table)]))
+        blocks.append(markdown([*head, "perplexity"], lines, title))
     return "\n\n".join(blocks)
 
 
 def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
-    """Accuracy against steps of fine-tuning, a panel for each of test and ood."""
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    """Draws accuracy against steps of fine-tuning, with a panel each for test and ood."""
+    from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
     present = [split for run in tuned for found in run.points.values() for split in found]
     splits = [split for split in ("test", "ood") if split in present]
@@ -158,7 +169,7 @@ def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
             if run.name == "exact":
                 shown["before the switch"] = axes.axhline(accuracies[0], color="black", ls="-.", lw=1)
         unigram = next(run.points[step][split] for run in tuned for step in run.points if split in run.points[step])
-        # a line would lie so far below that the kinds could not be told apart
+        # in the title, since a line would be so far below that the kinds could not be told apart
         axes.set(
             title=f"{split} (unigram {100 * unigram['unigram_accuracy']:.1f} %)",
             xlabel=f"steps of fine-tuning, % of {total:,}",

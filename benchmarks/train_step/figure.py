@@ -1,29 +1,28 @@
 """Speed and memory of whole models against length, as in Figure 3 of Choromanski et al. 2021.
 
-    python -m benchmarks.train_step figure                              # all of it; an hour to an hour and a half
-    python -m benchmarks.train_step figure --layers 6 --memory 1 2 4 8  # the paper's depth; two to three times that
+    python -m benchmarks.train_step figure                              # an hour to an hour and a half
+    python -m benchmarks.train_step figure --layers 6 --memory 1 2 4 8  # the paper's depth; two to three times as long
 
 The model has the sizes of the paper's figure (8 heads, d=512, feed-forward 2,048; float32) but 3 layers instead of 6:
-time grows with depth, and so does memory but for the weights. A step has one sequence without padding.
+time grows with depth, and so does memory except for that of the weights. A step has one sequence without padding.
 
-For each direction and length, first the peak of a training step of each kind, as `memory` measures it: in a process of
-its own, above what that holds when all is imported; so weights, gradients and the state of AdamW count. What asks for
-more than a quarter above the largest --memory is refused ("out of memory"), so the machine does not run out; a step
-that should take longer than --limit, by the growth so far, is not begun ("too long"). Then the kinds take turns in one
-process: forward in evaluation mode without gradients, forward and loss in training mode, backward; the median of
---repeats turns behind a first one, or of as many as --budget allows.
+For each direction and length, the peak memory of a training step of each kind is measured first, as by `memory`: in a
+separate process, in addition to the imported program, so it includes weights, gradients and the state of AdamW. A step
+that needs more than 1.25 times the largest --memory fails ("out of memory"), so that the machine keeps running; a step
+that would exceed --limit, by the growth so far, is not run ("too long"). Then the kinds take turns in one process:
+inference without gradients, forward pass and loss of training, backward pass. The table has the medians of --repeats
+turns after a warm-up turn, or of as many as --budget allows.
 
-"matrix" is exact attention that holds its L x L matrix, as the Transformer of the paper does; "exact" is PyTorch's
-fused attention, which holds blocks of it. Of the Reformer only the attention is here, not its reversible layers, which
-would save memory with every kind. Its draw of directions before each step counts to the forward pass of training.
+"matrix" is exact attention that stores its L x L matrix, as the Transformer of the paper does; "exact" is PyTorch's
+fused attention, which stores blocks of it. "reformer" has Reformer's attention but not its reversible layers, which
+would save memory with any kind of attention; its draw of directions before each step is part of the forward pass.
 
-largest_length.csv: see `largest_length`. Both tables are written anew after each length; a run that was stopped goes on
-with the same command. A table of another model is not continued.
+largest_length.csv: see `largest_length`. Both tables are rewritten after each length, and the same command resumes an
+interrupted run. The table of another model is refused.
 """
 
 import argparse
 import csv
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -32,13 +31,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.largest_length import largest_length
-from benchmarks.lengths_report import draw, markdown
-from benchmarks.lengths_steps import MATRIX, MIB, PASSES, Steps, kind_of, take_turns, time_passes
-from benchmarks.measure import kibibytes, positive
-from benchmarks.memory import GIB, RESERVE
+from benchmarks.measure import amount, kibibytes, positive
 from benchmarks.models import DIRECTIONS, Sizes, random_batch
-from benchmarks.tables import check_outputs
+from benchmarks.tables import check_outputs, read_rows
+from benchmarks.train_step.largest_length import largest_length
+from benchmarks.train_step.memory import GIB, RESERVE
+from benchmarks.train_step.report import draw, tables
+from benchmarks.train_step.steps import MATRIX, MIB, PASSES, Steps, kind_of, take_turns, time_passes
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer.kinds import ATTENTION
@@ -48,7 +47,7 @@ KINDS = {
     "causal": ["exact", MATRIX, "relu", "softmax", "reformer", "window", "opt"],
 }
 LENGTHS = [2**n for n in range(8, 16)]
-MARGIN = 1.25  # of the largest memory: what one step may take
+MARGIN = 1.25  # a step may use this multiple of the largest --memory
 COLUMNS = ["direction", "length", "attention", "outcome", *(f"{part}_seconds" for part in PASSES), "turns", "peak_mib"]
 Row = dict[str, Any]
 
@@ -75,10 +74,10 @@ def measure_length(length: int, steps: Mapping[str, Steps], sizes: Sizes, repeat
 
 
 def measure(options: argparse.Namespace, path: Path) -> None:
-    """All that is not in the two tables yet, and then the figure and the tables in Markdown.
+    """Measures what the two tables lack, then draws the figure and prints the Markdown tables.
 
     Raises:
-        UserError: if the options do not fit each other, the machine, or a table that is there.
+        UserError: if the options contradict each other, the machine or an existing table.
     """
     sizes = Sizes(options.layers, options.width, options.heads, options.feed_forward, options.features)
     allowed = int(MARGIN * max(options.memory) * GIB)
@@ -117,40 +116,40 @@ def measure(options: argparse.Namespace, path: Path) -> None:
                 found = {"length": length, "how": how, "peak_mib": f"{peak / MIB:.1f}" if peak else ""}
                 largest.append(text({**key, **found, **setting}))
                 write_table(largest, options.largest)
-                print(f"{direction}, {name}: {gib:g} GiB hold a step of {length:,} tokens ({how})", flush=True)
-    print(f"\n{markdown(rows, largest)}")
+                print(f"{direction}, {name}: {gib:g} GiB fit a step of {length:,} tokens ({how})", flush=True)
+    print(f"\n{tables(rows, largest)}")
     draw(rows, largest, options.figure)
-    print(f"\nfigure: {options.figure}\nfigures: {path}, {options.largest}")
+    print(f"\nfigure: {options.figure}\ntables: {path}, {options.largest}")
 
 
 def text(row: Row) -> dict[str, str]:
-    """A row as it is read from its table."""
+    """A row as text, as read from its table."""
     return {name: str(value) for name, value in row.items()}
 
 
 def line(row: Row) -> str:
-    """Of one kind and length, for the terminal."""
+    """The measurements of one kind and length, for the terminal."""
     name = f"{row['direction']}, {row['attention']}, {int(row['length']):,}: "
     if not row["forward_seconds"]:
         return name + row["outcome"]
     times = " + ".join(f"{1000 * float(row[f'{part}_seconds']):,.0f}" for part in PASSES[1:])
     forward = f"{1000 * float(row['forward_seconds']):,.0f}"
-    return f"{name}forward {forward} ms, step {times} ms, {float(row['peak_mib']):,.0f} MiB"
+    return f"{name}inference {forward} ms, training step {times} ms, {float(row['peak_mib']):,.0f} MiB"
 
 
-def kinds_of(direction: str, wanted: Sequence[str] | None) -> list[str]:
-    """The kinds of attention of a direction: all of KINDS, or those wanted that are defined for it."""
-    if wanted is None:
+def kinds_of(direction: str, requested: Sequence[str] | None) -> list[str]:
+    """The kinds of attention of a direction: all of KINDS, or those requested that are defined for it."""
+    if requested is None:
         return KINDS[direction]
-    defined = [name for name in wanted if getattr(ATTENTION.get(name), "unidirectional", True)]
-    return list(dict.fromkeys(defined if DIRECTIONS[direction] else wanted))
+    defined = [name for name in requested if getattr(ATTENTION.get(name), "unidirectional", True)]
+    return list(dict.fromkeys(defined if DIRECTIONS[direction] else requested))
 
 
 def check(sizes: Sizes, kinds: Mapping[str, Iterable[str]], allowed: int) -> None:
-    """Refuses what cannot be measured.
+    """Checks that the models exist and the memory suffices.
 
     Raises:
-        UserError: if there is no such model, or the machine has not enough free memory.
+        UserError: if not.
     """
     for direction, names in kinds.items():
         for name in names:
@@ -158,8 +157,8 @@ def check(sizes: Sizes, kinds: Mapping[str, Iterable[str]], allowed: int) -> Non
     free = kibibytes("/proc/meminfo", "MemAvailable") * 1024 - RESERVE
     if allowed > free:
         raise UserError(
-            f"--memory: a step may take {allowed / GIB:.2f} GiB, a quarter above the largest, but only "
-            f"{max(0, free) / GIB:.2f} GiB are free besides {RESERVE / GIB:g} left to others; ask for less"
+            f"--memory: a step may use {allowed / GIB:.2f} GiB, {MARGIN:g} times the largest value, but only "
+            f"{max(0, free) / GIB:.2f} GiB are free besides the {RESERVE / GIB:g} GiB left to other programs; reduce it"
         )
 
 
@@ -167,21 +166,18 @@ def read_table(path: Path, setting: Row) -> list[Row]:
     """Rows of an earlier run, as text; none without the file.
 
     Raises:
-        UserError: if they are of another model, machine or limit.
+        UserError: if they are of another model, number of threads or limit.
     """
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     for row in rows:
         if odd := [name for name, value in setting.items() if row.get(name) != str(value)]:
             theirs, ours = (", ".join(f"{name} {of.get(name)}" for name in odd) for of in (row, setting))
-            raise UserError(f"{path}: its figures are of {theirs}, this run has {ours}; name another file or remove it")
+            raise UserError(f"{path}: measured with {theirs}, this run has {ours}; name another file or remove it")
     return rows
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """All rows, whole or not at all."""
+    """Writes all rows atomically."""
     with atomic_output(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -189,25 +185,24 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """All but the sizes of the model and the table."""
+    """Adds all options except the sizes of the model and --csv."""
     kinds = [*ATTENTION, MATRIX]
     parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS)
     parser.add_argument(
-        "--attention", nargs="+", choices=kinds, metavar="KIND", help="for both directions, where they are defined"
+        "--attention", nargs="+", choices=kinds, metavar="KIND", help="for each direction in which it is defined"
+    )
+    parser.add_argument("--repeats", type=positive, default=5, help="timed turns, after one warm-up turn")
+    parser.add_argument("--budget", type=amount, default=15.0, help="seconds for all turns of a kind at one length")
+    parser.add_argument("--limit", type=amount, default=60.0, help="seconds that one step may take")
+    parser.add_argument(
+        "--memory",
+        type=amount,
+        nargs="+",
+        default=[1.0, 2.0, 4.0],
+        metavar="GIB",
+        help="find the largest length for each",
     )
     parser.add_argument(
-        "--repeats", type=positive, default=5, help="turns of which the median is taken, after one more"
+        "--largest", type=Path, default=Path("docs/results/largest_length.csv"), help="table of the largest lengths"
     )
-    parser.add_argument("--budget", type=amount, default=15.0, help="seconds for the turns of a kind at one length")
-    parser.add_argument("--limit", type=amount, default=60.0, help="seconds that one step may take")
-    parser.add_argument("--memory", type=amount, nargs="+", default=[1.0, 2.0, 4.0], metavar="GIB")
-    parser.add_argument("--largest", type=Path, default=Path("docs/results/largest_length.csv"), help="the other table")
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/train_length.png"))
-
-
-def amount(value: str) -> float:
-    """A number above 0, for argparse."""
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise ValueError
-    return number

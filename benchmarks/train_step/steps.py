@@ -1,12 +1,9 @@
-"""Training steps of benchmarks/lengths.py: the peak of one in a process of its own, and the times of models in turn."""
+"""Training steps against length: the peak memory of one in a separate process, and times of models that take turns."""
 
 import math
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure import seconds
-from benchmarks.memory import MemoryCase, step_memory
 from benchmarks.models import Sizes, redraw
+from benchmarks.train_step.memory import MemoryCase, separate_step
 from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.baselines import Exact, ExactAttention
@@ -25,20 +22,18 @@ from protlm.performer.kind import Kind, Place
 MATRIX = "matrix"
 PASSES = ["forward", "train_forward", "backward"]
 MIB = 2**20
-IMPORTED = ["torch._dynamo", "protlm.training.task", "protlm.training.optimizer"]
-"""Once for all processes: that takes longer than most steps."""
 
 
 @dataclass(frozen=True)
 class Matrix(Exact):
-    """Exact attention that holds its matrix."""
+    """Exact attention that stores its matrix."""
 
     def module(self, place: Place) -> nn.Module:
         return MatrixAttention(place.causal)
 
 
 class MatrixAttention(ExactAttention):
-    """`ExactAttention` as products and a softmax of whole matrices (B, H, L, L)."""
+    """`ExactAttention` computed as matrix products and a softmax of (B, H, L, L)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
@@ -46,19 +41,19 @@ class MatrixAttention(ExactAttention):
 
 
 def kind_of(name: str) -> str | Kind:
-    """What a configuration takes for a kind of attention of this benchmark."""
+    """The value of a model's `attention` for a kind of this benchmark."""
     return Matrix() if name == MATRIX else name
 
 
 class Steps:
-    """Training steps of one kind of attention in processes of their own: their peaks, and how long the next may take.
+    """Training steps of one kind of attention in separate processes: peak memory, and whether a longer one is feasible.
 
     Args:
         kind: of attention.
         direction: of DIRECTIONS.
         sizes: of the model.
-        allowed: bytes that a step may take above the imported program.
-        limit: seconds of a step that is not too long.
+        allowed: bytes that a step may use in addition to the imported program.
+        limit: seconds that a step may take.
     """
 
     def __init__(self, kind: str | Kind, direction: str, sizes: Sizes, allowed: int, limit: float) -> None:
@@ -68,22 +63,15 @@ class Steps:
         self.seconds: dict[int, float] = {}
 
     def run(self, length: int) -> int | None:
-        """Peak bytes of one step; None if it was refused what it asked for, or killed."""
-        case = MemoryCase(self.kind, self.direction, False, length)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
-        try:
-            with ProcessPoolExecutor(1, context) as pool:
-                found = pool.submit(step_memory, case, self._sizes, torch.get_num_threads(), self._allowed).result()
-        except BrokenProcessPool:
-            found = None
+        """Peak bytes of one step; None if it ran out of memory or was killed."""
+        found = separate_step(MemoryCase(self.kind, self.direction, False, length), self._sizes, self._allowed)
         self.peaks[length] = found and found[0]
         if found:
             self.seconds[length] = found[1]
         return self.peaks[length]
 
     def learn(self, row: Mapping[str, str]) -> None:
-        """Takes a length from its row in the table, as if it had been run."""
+        """Adds a length from its row in the table, as if it had been run."""
         length = int(row["length"])
         if row["peak_mib"]:
             self.peaks[length] = round(float(row["peak_mib"]) * MIB)
@@ -92,19 +80,19 @@ class Steps:
             self.peaks[length] = None
 
     def affordable(self, length: int) -> bool:
-        """Whether a step should not take longer than the limit, by how time has grown between the last two lengths."""
+        """Whether a step should stay within the limit, extrapolating the growth between the last two lengths."""
         before = sorted(known for known in self.seconds if known <= length)
         if not before:
             return True
         last, power = before[-1], 1.0
         if len(before) > 1:
             growth = math.log(self.seconds[last] / self.seconds[before[-2]]) / math.log(last / before[-2])
-            power = min(2.0, max(1.0, growth))  # what attention can need; all else is noise
+            power = min(2.0, max(1.0, growth))  # between linear and quadratic; anything else is noise
         return self.seconds[last] * (length / last) ** power <= self._limit
 
 
 def time_passes(model: Performer, batch: Batch) -> list[float]:
-    """Seconds of each of PASSES, and no gradients left; `redraw` counts to the forward pass of training."""
+    """Seconds of each of PASSES; `redraw` is part of the forward pass of training. Gradients are cleared."""
 
     @torch.no_grad()
     def forward() -> None:
@@ -124,9 +112,9 @@ def time_passes(model: Performer, batch: Batch) -> list[float]:
 
 
 def take_turns(runs: Mapping[str, Callable[[], list[float]]], repeats: int, budget: float) -> dict[str, dict[str, Any]]:
-    """Median seconds of each of PASSES by name, and the turns that count, of functions that take turns.
+    """Median seconds of each of PASSES by name, and the number of counted turns; the functions take turns.
 
-    The first turn warms up, unless `budget` seconds leave time for no other.
+    The first turn is a warm-up, unless `budget` seconds leave time for no other.
     """
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
     for turn in range(repeats + 1):

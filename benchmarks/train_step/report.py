@@ -1,16 +1,18 @@
-"""Tables in Markdown and figure of benchmarks/lengths.py, from the rows of its two tables."""
+"""Markdown tables and figure of `python -m benchmarks.train_step figure`, from the rows of its two CSV files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import markdown
+
 TITLES = {
     "exact": "exact Transformer, fused (SDPA)",
-    "matrix": "exact Transformer, L x L matrix held",
+    "matrix": "exact Transformer, L x L matrix stored",
     "relu": "Performer-ReLU",
     "softmax": "Performer-softmax (positive, M={features})",
     "linformer": "Linformer",
-    "reformer": "Reformer, layers not reversible",
+    "reformer": "Reformer, without reversible layers",
     "window": "window",
     "opt": "no attention (OPT)",
 }
@@ -24,7 +26,7 @@ STYLES = {
     "window": {"color": "#56B4E9", "marker": "X"},
     "opt": {"color": "#888888", "ls": "--", "lw": 2.4, "zorder": 3},
 }
-"""Colours of Okabe and Ito, which the colour-blind tell apart; other kinds get OTHER and the next marker."""
+"""Colours of Okabe and Ito; other kinds get OTHER and the next marker."""
 OTHER = {"color": "#E69F00"}
 OTHER_MARKERS = "v<>ph8*d"
 PANELS = {
@@ -36,17 +38,22 @@ HOW = {"measured": "", "interpolated": "~", "extrapolated": "~~", "at least": "â
 Row = Mapping[str, str]
 
 
-def markdown(rows: Sequence[Row], largest: Sequence[Row]) -> str:
-    """Times and peaks of each direction, and the largest lengths, as in docs/training.md."""
+def tables(rows: Sequence[Row], largest: Sequence[Row]) -> str:
+    """Times and peaks of each direction, and the largest lengths, as in docs/results.md."""
     blocks = []
     for direction in _different(rows, "direction"):
         here = [row for row in rows if row["direction"] == direction]
         kinds = _kinds(here)
         found = {(row["attention"], int(row["length"])): row for row in here}
         lengths = sorted({length for _, length in found})
-        for title, cell in (("milliseconds: forward; forward and backward of training", _times), ("peak MiB", _peak)):
+        for title, cell in (
+            ("milliseconds: inference; forward + backward in training", _times),
+            ("peak MiB", _peak),
+        ):
             lines = [[f"{n:,}", *(cell(found.get((kind, n))) for kind in kinds)] for n in lengths]
-            blocks.append(_table(f"**{direction}**, {title}", ["L", *(_title(kind, here[0]) for kind in kinds)], lines))
+            blocks.append(
+                markdown(["L", *(_title(kind, here[0]) for kind in kinds)], lines, f"**{direction}**, {title}")
+            )
     if largest:
         gibs = sorted({row["memory_gib"] for row in largest}, key=float)
         lines = []
@@ -56,17 +63,17 @@ def markdown(rows: Sequence[Row], largest: Sequence[Row]) -> str:
                 own = {row["memory_gib"]: row for row in here if row["attention"] == kind}
                 lines.append([direction, _title(kind, here[0]), *(_length(own.get(gib)) for gib in gibs)])
         title = "**Largest L** of a training step (~ interpolated, ~~ extrapolated from the two nearest lengths)"
-        blocks.append(_table(title, ["direction", "attention", *(f"{gib} GiB" for gib in gibs)], lines))
+        blocks.append(markdown(["direction", "attention", *(f"{gib} GiB" for gib in gibs)], lines, title))
     return "\n\n".join(blocks)
 
 
 def draw(rows: Sequence[Row], largest: Sequence[Row], path: Path) -> None:
-    """Forward, backward and memory against length, a row of panels for each direction; nothing without a time.
+    """Draws forward, backward and memory against length, with a row of panels for each direction.
 
-    A cross among the peaks stands where the next length does not fit into the memory allowed; other lines end where a
-    step would take too long.
+    A cross marks the last length before memory runs out; other lines end where a step would take too long. Without any
+    times nothing is drawn.
     """
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
     measured = [row for row in rows if row["forward_seconds"]]
@@ -81,7 +88,7 @@ def draw(rows: Sequence[Row], largest: Sequence[Row], path: Path) -> None:
     styles = {kind: _style(number, kind) for number, kind in enumerate(kinds)}
     for line, direction in zip(grid, directions, strict=True):
         for axes, (column, (title, unit)) in zip(line, PANELS.items(), strict=True):
-            for kind in [*kinds[::-1]]:  # the first of the legend on top
+            for kind in [*kinds[::-1]]:  # the first of the legend is drawn on top
                 own = [row for row in measured if (row["direction"], row["attention"]) == (direction, kind)]
                 x = [int(row["length"]) for row in own]
                 y = [float(row[column]) / (1024 if column == "peak_mib" else 1) for row in own]
@@ -119,13 +126,13 @@ def _different(rows: Sequence[Row], column: str) -> list[str]:
 
 
 def _kinds(rows: Sequence[Row]) -> list[str]:
-    """Those of TITLES in its order, then others."""
+    """Kinds of TITLES in its order, then others."""
     there = _different(rows, "attention")
     return [kind for kind in TITLES if kind in there] + [kind for kind in there if kind not in TITLES]
 
 
 def _title(kind: str, row: Row) -> str:
-    """Of a kind, for a reader, in the table of a row."""
+    """The title of a kind, with the features of a row."""
     return TITLES.get(kind, kind).format(features=row["features"])
 
 
@@ -135,7 +142,7 @@ def _style(number: int, kind: str) -> dict[str, Any]:
 
 
 def _short(length: int) -> str:
-    """A length for an axis.
+    """A length as an axis label.
 
     >>> _short(512), _short(32_768), _short(1000)
     ('512', '32k', '1000')
@@ -166,8 +173,3 @@ def _length(row: Row | None) -> str:
     if row is None or row["how"] not in HOW:
         return row["how"] if row else "-"
     return f"{HOW[row['how']]}{int(row['length']):,}"
-
-
-def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    cells = [head, ["---"] * len(head), *lines]
-    return "\n".join([title, "", *("| " + " | ".join(line) + " |" for line in cells)])

@@ -1,19 +1,18 @@
-"""Kinds of attention against each other: same model, data, steps and seeds (the paper's Table 2, small).
+"""Kinds of attention compared with the same model, data, steps and seeds (a small version of the paper's Table 2).
 
-    python -m benchmarks.quality train FASTA --clusters TABLE     # may be cut: the same command goes on
+    python -m benchmarks.quality train FASTA --clusters TABLE     # resumes if interrupted
     python -m benchmarks.quality train --corpora families         # without a FASTA file
-    python -m benchmarks.quality report                           # also while the training is under way
+    python -m benchmarks.quality report                           # also while training is under way
     python -m benchmarks.quality time
     python -m benchmarks.quality concat
 
-train: a run of `python -m protlm.train +experiment=quality` for each seed, corpus, direction and kind, the corpora
-being those of benchmarks/quality_corpora.py; kinds differ in attention, its features and their redraws only. One seed
-comes behind the other, and exact Transformer, Performer-ReLU, Performer-softmax and no attention (OPT) before the rest:
-a table is there early.
+train: one run of `python -m protlm.train +experiment=quality` for each seed, corpus, direction and kind of attention,
+on the corpora of benchmarks/quality/corpora.py. Kinds differ only in attention, its features and their redraws. The
+runs of a seed precede those of the next, and exact Transformer, Performer-ReLU, Performer-softmax and no attention
+(OPT) precede the other kinds, so that a table is available early.
 
-report: the table and the learning curves of the runs that are done. time: seconds of a training step by kind, at the
-recipe's length and at a greater one. concat: blocks of 8,192 tokens, a small Performer against the largest Transformer
-of a grid whose step takes no longer.
+report: table and learning curves of the finished runs. time: seconds of a training step by kind, at the recipe's length
+and at a greater one. concat: blocks of 8,192 tokens, a small Performer against the largest Transformer of equal speed.
 """
 
 import argparse
@@ -22,19 +21,19 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.measure import numbers, positive, program
-from benchmarks.quality_concat import Grid, compare_concatenated
-from benchmarks.quality_corpora import CORPORA, SAMPLE, Sources, make_corpus
-from benchmarks.quality_plan import PLAN, Run, check_models, write_plan
-from benchmarks.quality_report import report
-from benchmarks.quality_runs import run_all
-from benchmarks.quality_time import measure_steps
-from benchmarks.tables import check_outputs
+from benchmarks.quality.concat import Grid, compare_concatenated
+from benchmarks.quality.corpora import CORPORA, SAMPLE, Sources, make_corpus
+from benchmarks.quality.recipe import Run, check_models, compared
+from benchmarks.quality.report import report
+from benchmarks.quality.runs import run_all
+from benchmarks.quality.time import measure_steps
+from benchmarks.tables import check_folder
 from protlm.errors import UserError
 from protlm.sequence.stream import check_readable
 
 FIRST = ("exact", "relu", "softmax", "opt")
 SOFTMAX = ("model.attention=hyperbolic", "model.norms=constant", "model.num_features=48")
-"""The softmax kernel by features of w and of -w, as many directions as a head is wide, see docs/algorithm.md."""
+"""The softmax kernel with features of w and -w, as many directions as a head is wide, see docs/algorithm.md."""
 KINDS = {
     "exact": ("model.attention=exact",),
     "relu": ("model.attention=relu",),
@@ -53,8 +52,8 @@ BIDIRECTIONAL = ("linformer",)
 """Kinds without a causal form."""
 CORPUS_OPTIONS = {
     "families": ("data.sample_by=protein",),
-    # so many families take millions of tokens before kinds differ (docs/decisions.md); 1,000 steps would not show it
-    # its test split, 15 million residues, would take longer than the training
+    # kinds differ only after millions of tokens (docs/decisions.md), which 1,000 steps would not reach
+    # testing on the whole split, 15 million residues, would take longer than training
     "swissprot": ("data.sample_by=cluster", "trainer.max_steps=400", "trainer.limit_test_batches=200"),
 }
 
@@ -62,7 +61,7 @@ CORPUS_OPTIONS = {
 def combinations(
     seeds: Sequence[int], corpora: Sequence[str], directions: Sequence[str], kinds: Sequence[str]
 ) -> list[tuple[str, str, str, int]]:
-    """(corpus, direction, kind, seed) of all runs, those that make a first table first.
+    """(corpus, direction, kind, seed) of all runs; those of a first table come first.
 
     >>> [kind for _, _, kind, _ in combinations([1], ["families"], ["causal"], ["linformer", "window", "exact"])]
     ['exact', 'window']
@@ -77,18 +76,18 @@ def combinations(
 
 
 def planned(combination: tuple[str, str, str, int], path: Path, overrides: Sequence[str]) -> Run:
-    """The run of a combination on its corpus, with more options of `protlm.train`."""
+    """The run of a combination on its corpus, with additional options of `protlm.train`."""
     corpus, direction, kind, seed = combination
     options = ["+experiment=quality", *CORPUS_OPTIONS[corpus], DIRECTIONS[direction], *KINDS[kind], f"seed={seed}"]
     return Run(f"{corpus}/{direction}/{kind}/{seed}", path, (*options, *overrides))
 
 
 def train(options: argparse.Namespace) -> int:
-    """Makes the corpora and trains; the exit code."""
+    """Prepares the corpora and trains; returns the exit code."""
     chosen = combinations(options.seeds, options.corpora, options.directions, options.kinds)
     if not chosen:
         raise UserError(f"--kinds {','.join(options.kinds)}: only defined for bidirectional models; nothing to train")
-    check_outputs(options.work / PLAN)
+    check_folder(options.work)
     sources = {"families": SAMPLE}
     if "swissprot" in options.corpora:
         if not (options.fasta and options.clusters):
@@ -103,12 +102,12 @@ def train(options: argparse.Namespace) -> int:
     check_models(runs)
     for name in options.corpora:
         make_corpus(name, sources[name], corpora)
-    plan = write_plan(runs, options.work, options.redo, options.ignore)
-    return run_all(runs, plan, options.work, options.jobs)
+    comparison = compared(runs, options.work, options.redo, options.ignore)
+    return run_all(runs, comparison, options.jobs)
 
 
 def names_of(known: Sequence[str]) -> "type[list[str]]":
-    """For argparse: names divided by commas, each of them known."""
+    """For argparse: known names, separated by commas."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")
@@ -127,7 +126,7 @@ def share(text: str) -> float:
 
 
 def seeds(text: str) -> list[int]:
-    """For argparse: seeds as torch takes them, divided by commas."""
+    """For argparse: seeds that torch accepts, separated by commas."""
     found = numbers(text)
     if max(found) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text}: expected numbers below 2^32")
@@ -135,14 +134,16 @@ def seeds(text: str) -> list[int]:
 
 
 def add_runs(part: argparse.ArgumentParser, usual: str, directions: str) -> None:
-    """Options of all sub-commands that train."""
-    part.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the threads")
-    part.add_argument("--seeds", type=seeds, default=numbers(usual))
+    """Options of the sub-commands that train."""
+    part.add_argument("--jobs", type=positive, default=1, help="number of runs at a time, which share the threads")
+    part.add_argument("--seeds", type=seeds, default=numbers(usual), help="separated by commas")
     part.add_argument("--directions", type=names_of([*DIRECTIONS]), default=directions.split(","))
-    part.add_argument("--steps", type=positive, help="of each run; by default those of the recipe")
-    part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train, for all runs")
-    part.add_argument("--redo", action="store_true", help="put aside runs that were made with other options")
-    part.add_argument("--ignore", nargs="+", default=[], metavar="OPTION", help="not to be compared with earlier runs")
+    part.add_argument("--steps", type=positive, help="steps of each run; default: those of the recipe")
+    part.add_argument("--overrides", nargs="+", default=[], help="additional options of protlm.train, for all runs")
+    part.add_argument("--redo", action="store_true", help="set aside and repeat runs made with other options")
+    part.add_argument(
+        "--ignore", nargs="+", default=[], metavar="OPTION", help="options that may differ from earlier runs"
+    )
 
 
 def parsed() -> argparse.Namespace:
@@ -151,41 +152,43 @@ def parsed() -> argparse.Namespace:
     parts = parser.add_subparsers(dest="part", required=True)
 
     part = parts.add_parser("train", help="all runs of the comparison")
-    part.add_argument("fasta", type=Path, nargs="?", help="Swiss-Prot, or other proteins: the corpus swissprot")
-    part.add_argument("--clusters", type=Path, help="table of their clusters")
+    part.add_argument("fasta", type=Path, nargs="?", help="Swiss-Prot or other proteins, for the corpus swissprot")
+    part.add_argument("--clusters", type=Path, help="table of its clusters")
     part.add_argument("--corpora", type=names_of(CORPORA), default=list(CORPORA))
     part.add_argument("--kinds", type=names_of([*KINDS]), default=list(KINDS))
-    part.add_argument("--ood", type=Path, help="ids of proteins or clusters of Swiss-Prot to hold out")
-    part.add_argument("--ood-share", type=share, default=Sources.ood_share, help="of the clusters, without --ood")
+    part.add_argument("--ood", type=Path, help="file with ids of proteins or clusters of Swiss-Prot to hold out")
+    part.add_argument(
+        "--ood-share", type=share, default=Sources.ood_share, help="share of the clusters to hold out without --ood"
+    )
     add_runs(part, "1,2", "bidirectional,causal")
 
-    part = parts.add_parser("report", help="table, CSV files and figure of what is done")
-    part.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the CSV files")
+    part = parts.add_parser("report", help="table, CSV files and figure of the finished runs")
+    part.add_argument("--results", type=Path, default=Path("docs/results"), help="folder for the CSV files")
     part.add_argument("--figure", type=Path, default=Path("docs/figures/quality.png"))
 
     part = parts.add_parser("time", help="seconds of a training step of each kind")
-    part.add_argument("--lengths", type=numbers, help="by default the recipe's and 1,024")
-    part.add_argument("--repeats", type=positive, default=7, help="steps of which the median is taken, after one more")
+    part.add_argument("--lengths", type=numbers, help="default: the recipe's and 1,024")
+    part.add_argument("--repeats", type=positive, default=7, help="timed steps, after one warm-up step")
     part.add_argument("--kinds", type=names_of([*KINDS]), default=list(KINDS))
     part.add_argument("--directions", type=names_of([*DIRECTIONS]), default=list(DIRECTIONS))
-    part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train")
+    part.add_argument("--overrides", nargs="+", default=[], help="additional options of protlm.train")
     part.add_argument("--csv", type=Path, default=Path("docs/results/quality_time.csv"))
 
-    part = parts.add_parser("concat", help="blocks of 8,192 tokens: a Performer against a Transformer as fast")
-    part.add_argument("corpus", type=Path, nargs="?", help="by default that of all proteins in the work folder")
+    part = parts.add_parser("concat", help="blocks of 8,192 tokens: a Performer against a Transformer of equal speed")
+    part.add_argument("corpus", type=Path, nargs="?", help="default: the corpus swissprot in the work folder")
     for name, values in (("layers", Grid.layers), ("widths", Grid.widths), ("heads", Grid.heads)):
-        part.add_argument(f"--{name}", type=numbers, default=list(values), help="of the Transformers that are tried")
-    part.add_argument("--repeats", type=positive, default=3, help="steps of which the median is taken, after one more")
+        part.add_argument(f"--{name}", type=numbers, default=list(values), help=f"{name} of the Transformers to try")
+    part.add_argument("--repeats", type=positive, default=3, help="timed steps, after one warm-up step")
     part.add_argument("--csv", type=Path, default=Path("docs/results/quality_concat.csv"))
     add_runs(part, "1", "bidirectional")
 
     for part in parts.choices.values():
-        part.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of plan and runs")
+        part.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
     return parser.parse_args()
 
 
 def main() -> int:
-    """The command; the exit code."""
+    """The command; returns the exit code."""
     options = parsed()
     if options.part == "train":
         return train(options)

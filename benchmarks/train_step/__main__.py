@@ -1,25 +1,25 @@
-"""Training steps: the whole program against a bare loop, whole models against length, and memory of the paper's model.
+"""Training steps: the training program against a bare loop, whole models against length, memory of the paper's model.
 
     python -m benchmarks.train_step throughput data/swissprot.h5
     python -m benchmarks.train_step length
     python -m benchmarks.train_step memory
     python -m benchmarks.train_step figure
 
-throughput: `python -m protlm.train` with the callbacks, loggers, progress bar and workers of an experiment, without
-validation, stops now and then for a bare loop (forward, loss, backward, clipping, step, zero_grad) of a copy of the
-model on the very batches that it has just trained on, kept in memory. So both have the same process, threads and
-batches, and a noisy moment meets both. Tokens are counted without padding.
+throughput: `python -m protlm.train` with the callbacks, loggers, progress bar and workers of an experiment, but without
+validation, pauses regularly for a bare loop (forward, loss, backward, clipping, step, zero_grad) of a copy of the model
+on the batches it has just trained on, kept in memory. Both share process, threads and batches, so that a noisy moment
+affects both. Tokens are counted without padding.
 
-length: one step (forward, backward, AdamW) of a model with the sizes of conf/model/trembl.yaml but few layers, the same
-number of tokens at each length, the kinds of attention taking turns. Of draws of directions only those before each step
-count, which are Reformer's; the softmax kernel's, every 1,000 steps, are left out here and in memory.
+length: one step (forward, backward, AdamW) of a model with the sizes of conf/model/trembl.yaml but few layers, with the
+same number of tokens at each length, the kinds of attention taking turns. Draws of directions count only where they are
+needed before each step, as for Reformer; those of the softmax kernel, every 1,000 steps, are left out, here and in
+memory.
 
-memory: the peak of one step of the paper's model at batch 1, above what the process holds when all is imported; so
-weights, gradients and the state of AdamW count as well as activations. A case that needs more than --limit says
-"out of memory".
+memory: the peak of one step of the paper's model at batch size 1, in addition to the imported program; it includes
+weights, gradients and the state of AdamW as well as activations. A case beyond --limit is "out of memory".
 
-figure: forward, backward and memory of all kinds of attention against length, and the largest length in a given memory;
-see lengths.py.
+figure: inference, training and memory of all kinds of attention against length, and the largest length that fits into
+a given memory; see figure.py.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import lengths
 from benchmarks.measure import kibibytes, medians, positive, program
-from benchmarks.memory import GIB, RESERVE, measure_memory
 from benchmarks.models import DIRECTIONS, Sizes, bare_step, random_batch
-from benchmarks.quality_plan import composed
+from benchmarks.quality.recipe import composed
 from benchmarks.tables import check_outputs, write_csv
-from benchmarks.throughput import EXPERIMENTS, measure_throughput
+from benchmarks.train_step import figure
+from benchmarks.train_step.memory import GIB, RESERVE, measure_memory
+from benchmarks.train_step.throughput import EXPERIMENTS, measure_throughput
 from protlm.corpus.reader import Corpus
 from protlm.training.optimizer import adamw
 
@@ -49,10 +49,10 @@ ATTENTION = ["relu", "softmax", "exact", "opt"]
 def measure_length(
     lengths: Iterable[int], sizes: Sizes, tokens: int, repeats: int, directions: Iterable[str], kinds: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each direction, length and kind of attention, printed as they come."""
+    """A row for each direction, length and kind of attention, printed as it is measured."""
     shape = f"{sizes.layers} layers of width {sizes.width}, feed-forward {sizes.feed_forward}"
     for direction in directions:
-        print(f"\n{direction}, {shape}, {tokens:,} tokens a step: milliseconds (tokens/s, ratio to OPT, to exact)")
+        print(f"\n{direction}, {shape}, {tokens:,} tokens per step: milliseconds (tokens/s, ratio to OPT, to exact)")
         print(" " * 7 + "".join(f"{kind:>30}" for kind in kinds), flush=True)
         for length in lengths:
             batch = random_batch(max(1, tokens // length), length)
@@ -89,41 +89,41 @@ def main() -> None:
     part = parts.add_parser("throughput", help="`python -m protlm.train` against a bare loop")
     part.add_argument("corpus", type=Path, help="made by `protlm prepare`")
     part.add_argument("--experiments", nargs="+", default=EXPERIMENTS, metavar="NAME", help="of conf/experiment")
-    part.add_argument("--steps", type=positive, default=50, help="of the program, then of the bare loop, and so on")
-    part.add_argument("--repeats", type=positive, default=9, help="turns of which the median is taken")
+    part.add_argument("--steps", type=positive, default=50, help="steps per turn, of the program and of the bare loop")
+    part.add_argument("--repeats", type=positive, default=9, help="number of turns")
     part.add_argument("--warmup", type=positive, default=20, help="steps before the first turn")
-    part.add_argument("--overrides", nargs="+", default=[], help="more options of protlm.train, such as data.workers=1")
+    part.add_argument("--overrides", nargs="+", default=[], help="additional options of protlm.train")
 
     part = parts.add_parser("length", help="one step of a whole model against length")
     part.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS)
-    part.add_argument("--tokens", type=positive, default=8192, help="of a step, at any length")
-    part.add_argument("--repeats", type=positive, default=3, help="runs of which the median is taken, after one more")
+    part.add_argument("--tokens", type=positive, default=8192, help="tokens per step, at any length")
+    part.add_argument("--repeats", type=positive, default=3, help="timed steps, after one warm-up step")
     part.add_argument("--attention", nargs="+", default=ATTENTION, metavar="KIND")
     add_sizes(part, layers=2)
     part.set_defaults(directions=list(DIRECTIONS))
 
-    part = parts.add_parser("memory", help="of one step of the paper's model, with and without checkpointing")
+    part = parts.add_parser("memory", help="one step of the paper's model, with and without activation checkpointing")
     part.add_argument("--lengths", type=positive, nargs="+", default=MEMORY_LENGTHS)
     part.add_argument("--attention", nargs="+", default=["relu"], metavar="KIND", help="relu, softmax, exact, ...")
-    part.add_argument("--limit", type=float, metavar="GIB", help="of a case; by default all but 2 of those free")
+    part.add_argument("--limit", type=float, metavar="GIB", help="memory of a case; default: free memory minus 2")
     add_sizes(part, layers=Sizes.layers)
     part.set_defaults(directions=["bidirectional"])
 
     part = parts.add_parser("figure", help="speed, memory and largest length of all kinds of attention")
-    lengths.add_options(part)
+    figure.add_options(part)
     add_sizes(part, layers=3)
     part.set_defaults(directions=list(DIRECTIONS), feed_forward=2048)
 
     for part in parts.choices.values():
-        part.add_argument("--csv", type=Path, help="by default docs/results/train_PART.csv")
+        part.add_argument("--csv", type=Path, help="default: docs/results/train_PART.csv")
     options = parser.parse_args()
     path = options.csv or Path("docs/results") / f"train_{options.part}.csv"
     if options.part == "figure":
-        lengths.measure(options, path)
+        figure.measure(options, path)
         return
     check_outputs(path)
     if options.part == "throughput":
-        Corpus(options.corpus)  # refuses what is none
+        Corpus(options.corpus)  # raises for any other file
         for experiment in options.experiments:
             composed([f"+experiment={experiment}", *options.overrides])
         write_csv(
@@ -135,7 +135,7 @@ def main() -> None:
         return
     sizes = Sizes(options.layers, options.width, options.heads, options.feed_forward, options.features)
     for kind, direction in product(options.attention, options.directions):
-        replace(sizes, layers=1).build(kind, DIRECTIONS[direction], 1)  # refuses what cannot be made
+        replace(sizes, layers=1).build(kind, DIRECTIONS[direction], 1)  # raises for an invalid model
     if options.part == "length":
         write_csv(
             measure_length(

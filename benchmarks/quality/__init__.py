@@ -1,0 +1,1 @@
+"""Kinds of attention compared at equal steps: `python -m benchmarks.quality`."""

@@ -1,0 +1,1 @@
+"""From Transformer to Performer: `python -m benchmarks.switch`."""

@@ -1,0 +1,1 @@
+"""Time and memory of training steps: `python -m benchmarks.train_step`."""
