@@ -1,4 +1,4 @@
-"""Commands in README and docs name commands and options that exist; README stays short."""
+"""What README and docs say exists: commands, options, folders. README stays short."""
 
 import re
 import shlex
@@ -79,3 +79,10 @@ def test_readme_is_short():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 130
     assert max(map(len, lines)) <= 120
+
+
+def test_architecture_names_every_folder_of_the_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = [path.parent.name for path in (ROOT / "protlm").glob("*/__init__.py")]
+    assert len(folders) > 10
+    assert [folder for folder in folders if f"`{folder}/`" not in text] == []
