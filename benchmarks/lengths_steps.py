@@ -20,7 +20,7 @@ from benchmarks.models import Sizes, redraw
 from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.baselines import Exact, ExactAttention
-from protlm.performer.kind import Kind, Place
+from protlm.performer.kind import AttentionSettings, Kind
 
 MATRIX = "matrix"
 PASSES = ["forward", "train_forward", "backward"]
@@ -33,8 +33,8 @@ IMPORTED = ["torch._dynamo", "protlm.training.task", "protlm.training.optimizer"
 class Matrix(Exact):
     """Exact attention that holds its matrix."""
 
-    def module(self, place: Place) -> nn.Module:
-        return MatrixAttention(place.causal)
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        return MatrixAttention(settings.causal)
 
 
 class MatrixAttention(ExactAttention):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protlm.performer import FavorAttention
-from protlm.performer.causal import Block
+from protlm.performer.causal import KeyBlock
 from protlm.performer.estimator import Estimator
 from protlm.performer.features import FEATURE_MAPS, FUNCTIONS, Exponential, Generalised, encode
-from protlm.performer.linear_attention import linear_attention
+from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.recurrent import RecurrentState
 from protlm.performer.reference import attention_matrix, exact_attention, favor_attention, phi
 
@@ -311,8 +311,8 @@ def test_keys_that_grow_by_hundreds_of_powers_of_two(
     ramp = torch.linspace(0, 30, 200).double()[:, None]
     k = k / k.norm(dim=-1, keepdim=True) * (ramp if rising else ramp.flip(0))
     tensors = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-    halved, outgrown = [], Block.outgrown
-    monkeypatch.setattr(Block, "outgrown", lambda block: halved.append(outgrown(block)) or halved[-1])
+    halved, outgrown = [], KeyBlock.outgrown
+    monkeypatch.setattr(KeyBlock, "outgrown", lambda block: halved.append(outgrown(block)) or halved[-1])
     attention = build(kernel, 8, 32, causal=causal)
     fast, slow = attention(*tensors), true(attention, *tensors)
     bound = conditioning(attention, *tensors[:2])
@@ -429,9 +429,8 @@ def test_sizes_of_chunks_and_blocks_change_nothing(kernel: str, causal: bool, sc
     limit = 1e-12 * scale * conditioning(attention, *tensors[:2], pads(2, 130))
     whole: list[Tensor] = []
     for chunk, block in ((130, 0), (1, 130), (7, 50), (64, 3)):
-        result, _, _ = linear_attention(
-            *tensors, encode(attention.feature_map), weight, bias, pads(2, 130), 0.5, causal, chunk, block
-        )
+        options = Options(encode(attention.feature_map), 0.5, causal, chunk, block)
+        result, _, _ = linear_attention(Inputs(*tensors, pads(2, 130), weight, bias), options)
         results = [result, *gradients(result, tensors)]
         whole = whole or results
         for mine, theirs in zip(results, whole, strict=True):

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from protlm.performer import Performer, PerformerConfig
+from protlm.performer.attention import Favor
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import ADDED, POSITIONS
 from protlm.performer.features import FEATURE_MAPS, Generalised, Softmax
 from protlm.performer.kind import Kind
-from protlm.performer.kinds import ATTENTION, KINDS
+from protlm.performer.kinds import ATTENTION
 from protlm.performer.linformer import Linformer
 from protlm.performer.model import EsmHead
 from protlm.performer.positions import rotate, sinusoids
@@ -152,7 +153,9 @@ def test_redraw_reaches_every_layer_and_layers_differ(attention: str) -> None:
         assert not torch.equal(block.attention.attention.directions, old)
 
 
-@pytest.mark.parametrize("attention", [name for name, kind in KINDS.items() if not kind.redraw_every])
+@pytest.mark.parametrize(
+    "attention", [name for name, kind in ATTENTION.items() if not kind.uses_random_features and not kind.redraw_every]
+)
 def test_without_directions_there_is_nothing_to_redraw(attention: str) -> None:
     model, tokens = build(attention=attention), proteins(1, 20)
     before = model(tokens)
@@ -188,8 +191,8 @@ def test_every_layer_adapts_in_training_and_is_saved_with_what_it_saw(attention:
 def test_options_reach_the_attention(changes: dict) -> None:
     model = build(**changes)
     attention = model.blocks[1].attention.attention
-    chosen = model.config.feature_map
-    assert attention.feature_map == chosen
+    chosen = attention.feature_map
+    assert model.config.kind == Favor(chosen)
     assert attention.causal == model.config.causal
     constant = "constant" in (chosen.norms, model.config.norms)
     spread = attention.directions.norm(dim=1).std()
@@ -204,7 +207,7 @@ def test_options_reach_the_attention(changes: dict) -> None:
         Generalised("gelu", epsilon=0.01),
         Softmax(),
         Generalised("relu"),
-        *KINDS.values(),
+        *(kind for kind in ATTENTION.values() if not kind.uses_random_features),
         Linformer(16),
         Window(size=7),
     ],
@@ -214,9 +217,7 @@ def test_config_round_trip(attention: str | Kind) -> None:
     values = json.loads(json.dumps(config.to_dict()))
     back = PerformerConfig.from_dict(values)
     assert back.to_dict() == config.to_dict()
-    assert back.feature_map == config.feature_map
     assert back.kind == config.kind
-    assert (back.kind is None) != (back.feature_map is None)
     assert dataclasses.replace(back, attention=attention) == config
 
 
@@ -240,7 +241,7 @@ def test_refusals() -> None:
         ({"kind": "Nystrom"}, "attention 'Nystrom': expected one of Exact"),
         ({"kind": "Window", "width": 3}, "attention Window: .*width"),
         ({"kind": "Window", "size": 0}, "size 0: expected a whole number from 1"),
-        ({"size": 3}, "feature map None"),
+        ({"size": 3}, "attention None"),
     ):
         with pytest.raises(ValueError, match=match):
             PerformerConfig.from_dict({**config.to_dict(), "attention": described})
