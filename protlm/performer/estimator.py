@@ -151,7 +151,7 @@ class Estimator:
         return norms.amax((0, 1, 3)) * torch.linalg.vector_norm(self.weight, dim=-1).amax() * LOG2E > LARGEST
 
     def log_keys(self, k: Tensor, weights: Tensor | None) -> Tensor:
-        """Logarithms (n, T, M) of positive features, otherwise `weights` or zeros (1, 1, 1): a lower bound of `shift`."""
+        """Logarithms to choose a shift by: (n, T, M) of positive features, otherwise `weights` or zeros (1, 1, 1)."""
         if not self.log:
             return k.new_zeros(1, 1, 1) if weights is None or not self.quadratic else weights
         u = self._logarithms(self._project(k, "keys"))

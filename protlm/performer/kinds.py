@@ -51,6 +51,11 @@ def kind_of(attention: str | Kind | FeatureMap) -> Kind:
     raise ValueError(f"attention {attention!r}: expected one of {', '.join(ATTENTION)}")
 
 
+def implementation(kind: Kind) -> type:
+    """The class that defines a kind of attention: that of the feature map for FAVOR+."""
+    return type(kind.feature_map if isinstance(kind, Favor) else kind)
+
+
 def describe(attention: str | Kind) -> str | dict[str, Any]:
     """A name, or else the class and its fields, ready for JSON: {"map": ...} for FAVOR+, {"kind": ...} for the others.
 
@@ -61,10 +66,11 @@ def describe(attention: str | Kind) -> str | dict[str, Any]:
     for name, known in ATTENTION.items():
         if known == attention:
             return name
-    described = attention.feature_map if isinstance(attention, Favor) else attention
-    cls = type(described)
+    cls = implementation(attention)
     name = cls.__name__ if _built_in().get(cls.__name__) is cls else _path(cls)
-    return {"map" if isinstance(attention, Favor) else "kind": name, **asdict(described)}
+    if isinstance(attention, Favor):
+        return {"map": name, **asdict(attention.feature_map)}
+    return {"kind": name, **asdict(attention)}
 
 
 def from_description(description: str | dict[str, Any]) -> str | Kind:
@@ -91,11 +97,7 @@ def _path(cls: type) -> str:
 
 
 def _built_in() -> dict[str, type]:
-    return {
-        cls.__name__: cls
-        for kind in ATTENTION.values()
-        for cls in (type(kind.feature_map if isinstance(kind, Favor) else kind),)
-    }
+    return {implementation(kind).__name__: implementation(kind) for kind in ATTENTION.values()}
 
 
 def _derived(base: type) -> list[type]:

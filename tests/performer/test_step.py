@@ -5,11 +5,10 @@ import torch
 from torch import Tensor
 
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.kinds import ATTENTION as ALL
 from protlm.performer.positions import sinusoids
 from protlm.performer.recurrent import PerformerState
 
-ATTENTION = [name for name, kind in ALL.items() if kind.unidirectional and kind.stepwise]
+ATTENTION = ["exact", "opt", "window", "softmax", "sderf", "exp", "trig", "relu", "relu_unprojected", "cos"]
 
 
 def causal_model(attention: str = "relu", dtype: torch.dtype = torch.float32, **options: object) -> Performer:
