@@ -81,7 +81,7 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
         model.switch_attention(model.config.attention if attention is None else attention, num_features)
     except ValueError as error:
         raise UserError(str(error).removeprefix("model.")) from error
-    if num_features is not None and model.config.feature_map is None:
+    if num_features is not None and not model.config.kind.uses_random_features:
         raise UserError(f"num_features {num_features}: {model.config.attention} attention has no random features")
 
 

@@ -24,7 +24,6 @@ from protlm.corpus.reader import Corpus
 from protlm.corpus.splits import SplitRule
 from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
-from protlm.performer.features import FeatureMap
 from protlm.performer.kind import Kind
 from protlm.performer.linformer import Linformer
 from protlm.performer.lsh import Lsh
@@ -450,7 +449,7 @@ def test_a_kernel_by_name_and_by_its_file_are_the_same(kernel: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
         configs = [compose("config", [f"model{dot}attention={kernel}", "data.corpus=x.h5"]) for dot in (".", "/")]
     by_name, by_file = (instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD) for config in configs)
-    assert isinstance(by_file.attention, FeatureMap | Kind)
+    assert isinstance(by_file.attention, Kind)
     assert by_name.to_dict() == by_file.to_dict()
     assert by_file.to_dict()["attention"] == kernel
 

@@ -17,7 +17,7 @@ from benchmarks.train_step.memory import MemoryCase, separate_step
 from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.baselines import Exact, ExactAttention
-from protlm.performer.kind import Kind, Place
+from protlm.performer.kind import AttentionSettings, Kind
 
 MATRIX = "matrix"
 PASSES = ["forward", "train_forward", "backward"]
@@ -28,8 +28,8 @@ MIB = 2**20
 class Matrix(Exact):
     """Exact attention that stores its matrix."""
 
-    def module(self, place: Place) -> nn.Module:
-        return MatrixAttention(place.causal)
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        return MatrixAttention(settings.causal)
 
 
 class MatrixAttention(ExactAttention):

@@ -1,10 +1,12 @@
 """A model as a folder that Hugging Face's transformers loads without protlm.
 
-The folder has the weights, a tokeniser of transformers' own, and the source files of protlm/performer that the model
-needs, so that there is one implementation. transformers copies all files into one package, so their imports are made
-relative.
+The folder contains the weights, the configuration of transformers' own tokeniser, and the source files of
+protlm/performer that the model needs, with relative imports, since transformers copies them all into one package. If
+attention is a class of another package, its module comes along.
 """
 
+import ast
+import inspect
 import json
 import re
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 from protlm import __version__
 from protlm.checkpoint import CONFIG, new_folder, save
+from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
+from protlm.performer.kinds import describe, implementation
 from protlm.sequence.alphabet import INDEX, TOKENS
 
 PACKAGE = Path(__file__).parents[1]
@@ -22,23 +26,25 @@ HEADER = f"""\
 # Part of protlm {__version__}, a copy made for this model.
 # SPDX-License-Identifier: Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0)
 """
-NAMED = "\n\n# transformers 4 takes along only the files that are named in this one\n"
+NAMED = "\n\n# transformers 4 copies only the files that are imported here\n"
 PREFIX = "performer."
-"""What the names of the weights begin with: the attribute of the classes in modeling_protlm.py."""
+"""Prefix of the names of the weights: the attribute of the classes in modeling_protlm.py."""
 
 
 def export_huggingface(model: Performer, folder: str | Path) -> None:
-    """Writes the folder; it appears under its name only when it is complete.
+    """Writes the folder atomically.
 
     `transformers.AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` loads a bidirectional model,
     `AutoModelForCausalLM` a unidirectional one, `AutoModel` either without its head, `AutoTokenizer` the tokeniser.
 
     Raises:
-        UserError: if the folder exists already or cannot be written.
+        UserError: if the folder exists already or cannot be written, or for attention of another package whose module
+            cannot be copied, see `attention_source`.
     """
+    texts = sources(model.config)
     with new_folder(folder) as partial:
         save({PREFIX + name: weight for name, weight in model.state_dict().items()}, partial)
-        for name, text in sources().items():
+        for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "vocab.txt").write_text("\n".join(TOKENS))
         _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
@@ -46,30 +52,68 @@ def export_huggingface(model: Performer, folder: str | Path) -> None:
         (partial / "README.md").write_text(card(model.config, Path(folder).name), encoding="utf-8")
 
 
-def sources() -> dict[str, str]:
-    """File name -> text of all that the exported model needs, with relative imports."""
+def sources(config: PerformerConfig) -> dict[str, str]:
+    """The source files that the exported model needs: text by file name, with relative imports."""
     texts: dict[str, str] = {}
     waiting = [PACKAGE / WRAPPER]
+    own = attention_source(config)
+    if own is not None:
+        waiting.append(own)
     while waiting:
         path = waiting.pop()
         text = path.read_text(encoding="utf-8")
-        texts[path.name] = HEADER + IMPORT.sub(r"from .\1 import", text)
+        header = "" if path == own else HEADER
+        texts[path.name] = header + IMPORT.sub(r"from .\1 import", text)
         needed = (PACKAGE / "performer" / f"{module}.py" for module in sorted(set(IMPORT.findall(text))))
         waiting += [path for path in needed if path.name not in texts]
+    if own is not None and (PACKAGE / "performer" / own.name).exists():
+        raise UserError(f"{own}: cannot be exported next to protlm's file of the same name; rename the module")
     main = Path(WRAPPER).name
     others = sorted(Path(name).stem for name in texts if name != main)
     texts[main] += NAMED + "".join(f"from .{module} import __name__ as _\n" for module in others)
     return texts
 
 
+def attention_source(config: PerformerConfig) -> Path | None:
+    """The module of attention that another package defines; None for built-in attention.
+
+    Raises:
+        UserError: for a module that does not work alone: one that imports modules of its own package, or of protlm in
+            another form than `from protlm.performer.MODULE import NAME`.
+    """
+    cls = implementation(config.kind)
+    if cls.__module__.startswith("protlm."):
+        return None
+    path = Path(inspect.getfile(cls))
+    own = {cls.__module__.partition(".")[0], "protlm"}
+    for node in ast.walk(ast.parse(IMPORT.sub("from torch import", path.read_text(encoding="utf-8")))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = ["." * node.level + (node.module or "")]
+        for name in names:
+            if name.startswith(".") or name.partition(".")[0] in own:
+                raise UserError(
+                    f"{path}, line {node.lineno}: imports {name}, so it cannot be exported to Hugging Face; a module "
+                    "of attention may import protlm as 'from protlm.performer.MODULE import NAME' and nothing of its "
+                    "own package"
+                )
+    return path
+
+
 def auto_classes(config: PerformerConfig) -> dict[str, str]:
-    """transformers' Auto classes -> ours, but for the configuration's."""
+    """Names of transformers' Auto classes and of ours, except for the configuration."""
     head = "ForCausalLM" if config.causal else "ForMaskedLM"
     return {"AutoModel": "ProtlmModel", f"AutoModel{head}": f"Protlm{head}"}
 
 
 def model_config(model: Performer) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
+    attention = model.config.attention_name
+    if attention_source(model.config) is not None:  # there, the class is in another package
+        described = describe(model.config.kind)
+        assert not isinstance(described, str)
+        name = implementation(model.config.kind).__name__
+        attention = {key: name if key in ("map", "kind") else value for key, value in described.items()}
     classes = {"AutoConfig": "ProtlmConfig", **auto_classes(model.config)}
     return {
         "architectures": [list(classes.values())[-1]],
@@ -80,13 +124,13 @@ def model_config(model: Performer) -> dict[str, Any]:
         "bos_token_id": model.config.start_id,
         "eos_token_id": INDEX["<eos>"],
         "mask_token_id": INDEX["<mask>"],
-        "performer": model.config.to_dict(),
+        "performer": {**model.config.to_dict(), "attention": attention},
         "protlm_version": __version__,
     }
 
 
 def tokenizer_config(config: PerformerConfig) -> dict[str, Any]:
-    """Of transformers' EsmTokenizer, which puts `cls_token` before a protein."""
+    """The configuration of transformers' EsmTokenizer, which puts `cls_token` before a protein."""
     return {
         "tokenizer_class": "EsmTokenizer",
         "cls_token": TOKENS[config.start_id],
@@ -99,7 +143,7 @@ def tokenizer_config(config: PerformerConfig) -> dict[str, Any]:
 
 
 def card(config: PerformerConfig, name: str) -> str:
-    """The README of the folder."""
+    """The model card, README.md of the folder."""
     auto = list(auto_classes(config))[-1]
     text = "MKTAYIAKQR" if config.causal else "MKT<mask>YIAKQR"
     return f"""\
@@ -120,8 +164,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
 logits = model(**tokenizer("{text}", return_tensors="pt")).logits
 ```
 
-Write residues in capital letters, X for an unknown one and for J, and pad at the right, as the tokeniser does by
-default. The Python files are copies from protlm, under the Apache License 2.0, and need torch and numpy.
+Write residues as upper-case letters, with X for J and for unknown residues, and pad on the right, the default of the
+tokeniser. The Python files are copied from protlm (Apache License 2.0) and need torch and numpy.
 """
 
 

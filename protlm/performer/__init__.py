@@ -1,4 +1,4 @@
-"""The model. Knows tensors; knows nothing of FASTA, HDF5, Lightning or Hydra."""
+"""The model. It handles tensors only, and imports nothing of FASTA, HDF5, Lightning or Hydra."""
 
 from protlm.performer.attention import FavorAttention
 from protlm.performer.config import PerformerConfig

@@ -1,28 +1,69 @@
-"""FAVOR+ as one module, with the interface that every kind of attention here has: (q, k, v, key_mask) -> values.
+"""FAVOR+, and the interface that every attention module has: (q, k, v, key_mask) -> values.
 
 Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from protlm.performer.estimator import precision, without_autocast
-from protlm.performer.features import Computed, FeatureMap, Generalised, decode, describe, encode, from_description
-from protlm.performer.linear_attention import linear_attention
+from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode, named
+from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.projection import draw_directions, whole_number
-from protlm.performer.recurrent import RecurrentState, step_position
+from protlm.performer.recurrent import RecurrentState, check_state, step_position
+
+
+@dataclass(frozen=True)
+class Favor(Kind):
+    """FAVOR+ with one feature map.
+
+    Args:
+        feature_map: the map, which determines the kernel.
+    """
+
+    uses_random_features: ClassVar[bool] = True
+    feature_map: FeatureMap
+
+    @property
+    def redraw_every(self) -> int:
+        """Only estimates of softmax are redrawn: for other kernels new directions mean another function."""
+        return 1000 if self.feature_map.redrawn else 0
+
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        return FavorAttention(
+            settings.head_dim,
+            settings.num_features,
+            kernel=self.feature_map,
+            directions=settings.directions,
+            causal=settings.causal,
+            seed=settings.seed,
+            layer=settings.layer,
+            norms=settings.norms,
+        )
+
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        """2 d M each for features of queries and of keys, for the sums over keys, and for the product with queries."""
+        dim, rows, projection = settings.head_dim, settings.head_dim, 0
+        if self.feature_map.projected:
+            directions = torch.zeros(settings.num_features, dim)
+            rows = len(self.feature_map.affine(directions, torch.zeros(dim, dim))[0])
+            projection = 4 * dim * rows
+        return projection + 4 * dim * self.feature_map.features(torch.empty(0, rows)).shape[-1]
 
 
 class FavorAttention(nn.Module):
     """Attention in time and memory linear in L, by random features.
 
-    One set of directions is shared by the heads; it is a buffer, so it is saved with the model. The kernels "optimal"
-    and "sderf" choose theirs by the mean of (q + k)(q + k)', which is averaged while the module is in training mode and
-    adopted at the next `redraw`; until then they are "softmax". So attention never depends on the batch it is in.
-    Bidirectional attention centres its keys where it approximates softmax, see `centred`.
+    All heads share one set of directions, a buffer that is saved with the model. The kernels "optimal" and "sderf"
+    choose their parameters by the mean of (q + k)(q + k)', which is accumulated in training mode and takes effect at
+    the next `redraw`; before that they equal "softmax". So attention never depends on the other sequences of a batch.
+    Bidirectional attention that estimates softmax centres its keys, see `centred`.
 
     Args:
         head_dim: d, the width of queries and keys.
@@ -30,13 +71,16 @@ class FavorAttention(nn.Module):
         kernel: "softmax", "hyperbolic", "trig", "regularised", "optimal" and "sderf" approximate softmax(q.k /
             sqrt(d)); "relu", "relu_unprojected", "exp", "gelu", "sigmoid", "tanh", "abs", "elu+1", "cos" and
             "identity" are generalised kernels; or a `FeatureMap`; or a function f of a tensor, for features f(w.x) +
-            0.001, which takes memory for all L x M of them.
+            0.001, which needs memory for all L x M of them.
         directions: "orthogonal", "simplex" or "iid".
         causal: position t sees positions up to t only.
-        seed, layer: with the draw number, all that the directions depend on.
-        norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
+        seed, layer: together with the draw number, they determine the directions.
+        norms: of the directions, "chi" or "constant"; "regularised" always uses "constant".
 
-    Source: Choromanski et al. 2021, "Rethinking Attention with Performers"; features.py has that of each kernel.
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Source: Choromanski et al. 2021, "Rethinking Attention with Performers"; features.py names that of each kernel.
 
     >>> attention = FavorAttention(head_dim=8, num_features=16)
     >>> q = k = v = torch.ones(1, 2, 5, 8)
@@ -67,7 +111,7 @@ class FavorAttention(nn.Module):
             whole_number(name, value, least)
         self.function = None
         if isinstance(kernel, str):
-            self.feature_map = from_description(kernel)
+            self.feature_map = named(kernel)
         elif isinstance(kernel, FeatureMap):
             self.feature_map = kernel
         elif callable(kernel):
@@ -79,7 +123,7 @@ class FavorAttention(nn.Module):
         self._drawn = (directions, self.feature_map.norms or norms, num_features, head_dim)
         self._key = (seed, layer)
         weight, bias = self._draw(0, torch.zeros(head_dim, head_dim, device="cpu"))
-        self.register_buffer("directions", torch.empty(weight.shape).copy_(weight))  # wherever modules are made now
+        self.register_buffer("directions", torch.empty(weight.shape).copy_(weight))  # on the current default device
         if self.feature_map.adaptive:
             self.register_buffer("bias", torch.empty(bias.shape).copy_(bias))
             self.register_buffer("moment", torch.zeros(head_dim, head_dim))
@@ -95,9 +139,9 @@ class FavorAttention(nn.Module):
     def redraw(self, draw_number: int) -> None:
         """Replaces the directions by those of (seed, layer, draw number), the same on every rank.
 
-        If torch.distributed runs, all ranks have to call this together when the kernel is "optimal" or "sderf", since
-        what the ranks have observed is averaged. (DistributedDataParallel copies rank 0's buffers to the others before
-        each forward, unless broadcast_buffers=False; it is then rank 0's share of the data that counts.)
+        With torch.distributed and an adaptive kernel ("optimal", "sderf"), all ranks must call this together, since
+        their observations are averaged. (DistributedDataParallel copies rank 0's buffers to the others before each
+        forward, unless broadcast_buffers=False; then only rank 0's share of the data counts.)
         """
         whole_number("draw_number", draw_number, 0)
         moment = torch.zeros(self.head_dim, self.head_dim, device="cpu")
@@ -116,11 +160,17 @@ class FavorAttention(nn.Module):
             self.bias.copy_(bias)
         self.draw_number.fill_(draw_number)
 
+    def share_observations(self) -> None:
+        """Broadcasts rank 0's observations for adaptive kernels to all ranks: only these are in a checkpoint."""
+        if self.feature_map.adaptive:
+            dist.broadcast(self.moment, 0)
+            dist.broadcast(self.observed, 0)
+
     @torch.no_grad()
     def observe(self, q: Tensor, k: Tensor, key_mask: Tensor | None = None) -> None:
-        """Adds a batch to the averages that "optimal" and "sderf" adopt at the next `redraw`.
+        """Adds a batch to the averages that "optimal" and "sderf" use from the next `redraw` on.
 
-        `forward` does so in training mode. Every protein and head counts the same; arguments as in `forward`.
+        `forward` calls this in training mode. All proteins and heads have equal weight; arguments as in `forward`.
         """
         k = self.centred(q, k, key_mask)
         with without_autocast(q.device):
@@ -130,17 +180,18 @@ class FavorAttention(nn.Module):
             sums = torch.einsum("bhld,bhle->de", x * share, x) + torch.einsum("bhld,bhle->de", y * share, y)
             cross = torch.einsum("bhd,bhe->de", (x * share).sum(2), (y * share).sum(2))
             moment = (sums + cross + cross.T) / (x.shape[0] * x.shape[1])
-        good = moment.isfinite().all()  # a batch that overflowed must not spoil the average for good
+        good = moment.isfinite().all()  # a batch that overflowed must not spoil the average for ever
         self.observed += good * len(x)
         change = (moment - self.moment) * len(x) / self.observed.clamp(min=1)
         self.moment += torch.where(good, change, 0.0)
 
     def centred(self, q: Tensor, k: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """The keys less the mean of queries and keys of the same protein and head, so that q + k has a mean of zero.
+        """The keys, shifted so that q + k has mean zero over each protein and head.
 
-        softmax(q.k) stays as it is, since the logits of a query change by one number; the variance of its estimate,
-        which grows as exp |q + k|^2, falls. Kernels that do not estimate softmax get their keys as they are, and so do
-        causal ones, whose first positions must not know the mean. Arguments as in `forward`.
+        softmax(q.k) does not change, since all logits of a query change by the same amount, but the variance of its
+        estimate, which grows as exp |q + k|^2, falls. Keys are returned unchanged for kernels that do not estimate
+        softmax, and for causal attention, where early positions must not depend on a mean over later ones. Arguments
+        as in `forward`.
         """
         if self.causal or not self.feature_map.redrawn:
             return k
@@ -159,59 +210,58 @@ class FavorAttention(nn.Module):
         Args:
             q, k: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Sums are float32 (float64 for float64),
                 also under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
-            key_mask: (B, L) bool, true where a key is real; None if all are. Keys and values of the others may be any
-                finite numbers.
+            key_mask: (B, L) bool, true where a key is real; None if all are. Masked keys and values may be any finite
+                numbers.
 
         Raises:
-            ValueError: for shapes that do not fit.
+            ValueError: for shapes that do not match.
         """
-        self._check(q, k, v, key_mask)
+        check_operands(self.head_dim, q, k, v, key_mask)
         if self.training and self.feature_map.adaptive:
             self.observe(q, k, key_mask)
-        k = self.centred(q, k, key_mask)
-        q, k, weight, bias, scale = self._operands(q, k, v)
-        return linear_attention(q, k, v, self._encoded, weight, bias, key_mask, scale, self.causal)[0]
+        return linear_attention(*self._operands(q, self.centred(q, k, key_mask), v, key_mask))[0]
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None
     ) -> tuple[Tensor, RecurrentState]:
-        """Causal attention of the next positions, and the state for those behind them; without gradients.
+        """Causal attention of the next positions, and the state after them; without gradients.
 
         Args:
             q, k, v: as in `forward`; usually L = 1.
-            state: what the step before returned; None at the beginning.
+            state: as returned by the previous step; None at the first position.
 
         Raises:
-            ValueError: for shapes that do not fit, also those of the state, and for attention that is not causal.
+            ValueError: for bidirectional attention, and for shapes, including those of the state, that do not match.
         """
-        self._check(q, k, v, None)
+        check_operands(self.head_dim, q, k, v, None)
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
-        q, k, weight, bias, scale = self._operands(q, k, v)
+        inputs, options = self._operands(q, k, v, None)
         if state is None or not q.numel():
-            before = state
             with torch.no_grad():
-                out, shift, sums = linear_attention(q, k, v, self._encoded, weight, bias, None, scale, True)
-            return out, before or RecurrentState(shift, sums)
-        self._check_state(q, v, state, weight)
+                out, shift, sums = linear_attention(inputs, options)
+            return out, state or RecurrentState(shift, sums)
+        check_state(inputs, options, state)
         outs = []
         with without_autocast(q.device), torch.no_grad():
-            for q_t, k_t, v_t in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
-                out, state = step_position(q_t, k_t, v_t, decode(self._encoded), weight, bias, scale, state)
+            parts = (x.to(state.sums.dtype).split(1, 2) for x in inputs[:3])
+            for q_t, k_t, v_t in zip(*parts, strict=True):
+                out, state = step_position(inputs._replace(q=q_t, k=k_t, v=v_t), options, state)
                 outs.append(out)
         return torch.cat(outs, 2).to(v.dtype), state
 
-    def _operands(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, float]:
-        dtype, scale = precision(q, k, v), self.head_dim**-0.25
+    def _operands(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Inputs, Options]:
+        dtype, options = precision(q, k, v), Options(self._encoded, self.head_dim**-0.25, self.causal)
         if not self.feature_map.projected:
-            return q, k, None, None, scale
-        weight = self.directions.to(dtype) * scale
+            return Inputs(q, k, v, key_mask), options
+        weight = self.directions.to(dtype) * options.scale
         if self.function is None:
-            return q, k, weight, self.bias.to(dtype) if self.feature_map.adaptive else None, scale
+            bias = self.bias.to(dtype) if self.feature_map.adaptive else None
+            return Inputs(q, k, v, key_mask, weight, bias), options
         epsilon = Generalised().epsilon
         with without_autocast(q.device):
             q, k = (self._called(x.to(dtype) @ weight.T) + epsilon for x in (q, k))
-        return q, k, None, None, 1.0
+        return Inputs(q, k, v, key_mask), options._replace(scale=1.0)
 
     def _called(self, p: Tensor) -> Tensor:
         assert self.function is not None
@@ -221,34 +271,29 @@ class FavorAttention(nn.Module):
             raise ValueError(f"kernel: expected a function to (B, H, L, any) from {tuple(p.shape)}, got {shape}")
         return result
 
-    def _check_state(self, q: Tensor, v: Tensor, state: RecurrentState, weight: Tensor | None) -> None:
-        feature_map = decode(self._encoded)
-        rows = q.shape[-1] if weight is None else len(weight)
-        features = feature_map.features(torch.empty(0, rows)).shape[-1]
-        expected = (*q.shape[:2], 1, features if feature_map.log else 1), (*q.shape[:2], v.shape[-1] + 1, features)
-        if not isinstance(state, RecurrentState) or (state.shift.shape, state.sums.shape) != expected:
-            raise ValueError(f"expected the state of a step of the same kernel and batch, of shapes {expected}")
-
-    def _check(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
-        if q.dim() != 4 or q.shape[-1] != self.head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
-            raise ValueError(
-                f"expected q and k of one shape (B, H, L, {self.head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
-                f"{tuple(k.shape)}, {tuple(v.shape)}"
-            )
-        if not (q.is_floating_point() and k.is_floating_point() and v.is_floating_point()):
-            raise ValueError(f"expected q, k and v of floating point, got {q.dtype}, {k.dtype}, {v.dtype}")
-        expected = (q.shape[0], q.shape[2])
-        if key_mask is not None and not isinstance(key_mask, Tensor):
-            raise ValueError(f"expected key_mask a tensor, got {type(key_mask).__name__}")
-        if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-            raise ValueError(
-                f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
-            )
-
     def extra_repr(self) -> str:
         directions, norms, num_features, head_dim = self._drawn
-        kernel = self.function or describe(self.feature_map)
+        names = (name for name, known in FEATURE_MAPS.items() if known == self.feature_map)
+        kernel = self.function or next(names, self.feature_map)
         return (
             f"head_dim={head_dim}, num_features={num_features}, kernel={kernel!r}, directions={directions!r}, "
             f"norms={norms!r}, causal={self.causal}, seed={self._key[0]}, layer={self._key[1]}"
+        )
+
+
+def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+    """Raises ValueError for shapes and dtypes of `FavorAttention.forward` that do not match."""
+    if q.dim() != 4 or q.shape[-1] != head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
+        raise ValueError(
+            f"expected q and k of one shape (B, H, L, {head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
+            f"{tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if not (q.is_floating_point() and k.is_floating_point() and v.is_floating_point()):
+        raise ValueError(f"expected q, k and v of floating point, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if key_mask is not None and not isinstance(key_mask, Tensor):
+        raise ValueError(f"expected key_mask a tensor, got {type(key_mask).__name__}")
+    expected = (q.shape[0], q.shape[2])
+    if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
+        raise ValueError(
+            f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
         )

@@ -1,4 +1,4 @@
-"""Attention to compare with, behind the interface of `FavorAttention`."""
+"""Exact attention and no attention, with the interface of `FavorAttention`."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,28 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.kind import Kind, Place
+from protlm.performer.kind import AttentionSettings, Kind
 
 
 @dataclass(frozen=True)
 class Exact(Kind):
-    """Softmax attention as it is."""
+    """Exact softmax attention."""
 
-    def module(self, place: Place) -> nn.Module:
-        return ExactAttention(place.causal)
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        return ExactAttention(settings.causal)
 
-    def operations(self, head_dim: int, length: int, causal: bool) -> int:
-        return 4 * head_dim * length // (2 if causal else 1)
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        return 4 * settings.head_dim * length // (2 if settings.causal else 1)
 
 
 @dataclass(frozen=True)
 class Identity(Kind):
     """No attention."""
 
-    def module(self, place: Place) -> nn.Module:
+    def module(self, settings: AttentionSettings) -> nn.Module:
         return IdentityAttention()
 
-    def operations(self, head_dim: int, length: int, causal: bool) -> int:
+    def operations(self, settings: AttentionSettings, length: int) -> int:
         return 0
 
 
@@ -40,7 +40,7 @@ class KeysAndValues(NamedTuple):
 
     @classmethod
     def joined(cls, before: "KeysAndValues | None", keys: Tensor, values: Tensor) -> "KeysAndValues":
-        """Those of earlier positions, if there are any, and of the next ones."""
+        """Appends the next positions to earlier ones, if there are any."""
         if before is None:
             return cls(keys, values)
         return cls(torch.cat((before.keys, keys), 2), torch.cat((before.values, values), 2))
@@ -58,7 +58,7 @@ class ExactAttention(nn.Module):
         self.causal = causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """As `FavorAttention.forward`, with exact softmax(q.k / sqrt(d))."""
+        """Like `FavorAttention.forward`, with exact softmax(q.k / sqrt(d))."""
         if key_mask is None or bool(key_mask.all()):
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         mask = key_mask[:, None, None, :]
@@ -68,10 +68,10 @@ class ExactAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
-        """As `FavorAttention.step`; the state is all keys and values so far.
+        """Like `FavorAttention.step`; the state holds all keys and values so far.
 
         Raises:
-            ValueError: for attention that is not causal.
+            ValueError: for bidirectional attention.
         """
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
@@ -82,7 +82,7 @@ class ExactAttention(nn.Module):
 
 
 class IdentityAttention(nn.Module):
-    """Returns the values: what a model costs without attention, "OPT" in Choromanski et al. 2021, 4.1."""
+    """Returns the values, to show the cost of a model without attention; "OPT" in Choromanski et al. 2021, 4.1."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """v; arguments as in `FavorAttention.forward`."""

@@ -3,24 +3,30 @@
 Legend: B batch, H heads, n = B x H, L length, T positions of a block, d head width, e value width, M features.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from protlm.performer.blocks import Keys, State, extended, finite, nonzero, rows, upstream_gradient, write
-from protlm.performer.estimator import Estimator
+from protlm.performer.estimator import Keys, Results, extended, finite, nonzero, rows, upstream_gradient, write
 
-GROWTH = 2.0**60  # sums may outgrow a guessed shift by so much; float32 has 2^127
-SAMPLE = 64  # keys that the guess looks at
+GROWTH = 2.0**60  # by which sums may outgrow a guessed shift; float32 reaches 2^127
+SAMPLE = 64  # keys that the guess is based on
 
 
-def bidirectional(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm: Tensor, block: int) -> State:
-    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1), which `bidirectional_backward` needs; returns the state."""
-    shift, sums = _state(keys, _blocks(q, block))
+def bidirectional(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1).
+
+    Returns:
+        shift (n, 1, M) and sums (n, e + 1, M) over the keys, see `Results`.
+    """
+    estimator = keys.estimator
+    shift, sums = _reduced(keys, _blocks(q, block))
     for start, stop in _blocks(q, block):
         features, _, scale = estimator.queries(rows(q, start, stop, estimator.scratch.dtype), shift)
-        wanted = sums if scale is None else sums[:, :-1]
-        means = estimator.scratch("means", *features.shape[:2], wanted.shape[1])
-        torch.bmm(features, wanted.transpose(1, 2), out=means)
+        used = sums if scale is None else sums[:, :-1]
+        means = estimator.scratch("means", *features.shape[:2], used.shape[1])
+        torch.bmm(features, used.transpose(1, 2), out=means)
         if scale is None:
             denominator = nonzero(means[..., -1:])
             write(out, start, stop, means[..., :-1] / denominator)
@@ -33,23 +39,17 @@ def bidirectional(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm
 
 
 def bidirectional_backward(
-    estimator: Estimator,
-    q: Tensor,
-    keys: Keys,
-    out: Tensor,
-    norm: Tensor,
-    state: State,
-    grad: Tensor,
-    block: int,
-    gradients: tuple[Tensor, Tensor, Tensor],
+    keys: Keys, q: Tensor, results: Results, grad: Tensor, gradients: Sequence[Tensor], block: int
 ) -> None:
-    """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `out`."""
+    """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `results.out`."""
+    estimator = keys.estimator
     grad_q, grad_k, grad_v = gradients
     origin, dtype = keys.highest(), estimator.scratch.dtype
-    shift, sums = (state[0] - origin).to(dtype), state[1].to(dtype)
+    shift = (results.shift.flatten(0, 1) - origin).to(dtype)
+    sums = results.sums.flatten(0, 1).to(dtype)
     grad_sums = torch.zeros_like(sums)
     for start, stop in _blocks(q, block):
-        upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, dtype)
+        upstream, drift, scale = upstream_gradient(results, grad, start, stop, dtype)
         features, p, _ = estimator.queries(rows(q, start, stop, dtype), shift, scale)
         both = extended(upstream, -drift, estimator.scratch)
         if not estimator.log:
@@ -73,8 +73,8 @@ def _blocks(q: Tensor, block: int) -> list[tuple[int, int]]:
     return [(start, min(start + block, q.shape[2])) for start in range(0, q.shape[2], block)]
 
 
-def _state(keys: Keys, blocks: list[tuple[int, int]]) -> State:
-    """Shift, relative to the largest weight, and sums over all keys; normalised, if features are positive."""
+def _reduced(keys: Keys, blocks: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Shift, relative to the largest weight, and sums over all keys; normalised if features are positive."""
     estimator, origin, length = keys.estimator, keys.highest(), keys.k.shape[2]
     if not estimator.log:
         shift = keys.k.new_zeros(1, 1, 1, dtype=estimator.scratch.dtype)
@@ -91,7 +91,7 @@ def _state(keys: Keys, blocks: list[tuple[int, int]]) -> State:
 
 
 def _in_range(ones: Tensor) -> Tensor:
-    """Whether the guess has seen a key of each feature, and the sums have not outgrown it."""
+    """Whether the guess is near the largest key of each feature, so that sums neither vanish nor overflow."""
     return ((ones >= 0.5) & (ones <= GROWTH)).all()
 
 

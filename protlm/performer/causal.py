@@ -1,38 +1,47 @@
 """Causal attention from random features, forward and backward, in blocks of chunks.
 
-Legend: B batch, H heads, n = B x H, L length, T positions of a block, C of a chunk, N chunks of a block, d head width,
-e value width, M features.
+Legend: B batch, H heads, n = B x H, L length, T positions of a block, C positions of a chunk, N chunks of a block,
+d head width, e value width, M features.
 
-Within a chunk, weights of pairs are computed (C x C); what came before it is in the state. The chunks of a block are
-done together: their own sums in one product, then the prefix sums.
+Within a chunk, the weights of all pairs are computed (C x C); earlier keys enter through their sums. The chunks of a
+block are processed together: the sums of each in one product, then the prefix sums.
 
-A block is measured by the shift of the keys before it, which each of its rows sees, so no denominator can underflow;
-but later keys can overflow it. Where the sums of a chunk outgrow the shift by more than GROWTH, the chunks before it
-are done first, then the chunk in halves, down to one position, for which the shift is raised. What earlier positions
-get does not depend on it.
+Features of a block are relative to the shift of the keys before it, which all of its rows see, so no denominator can
+underflow; but later keys can overflow it. Where the sums of a chunk outgrow the shift by more than GROWTH, the chunks
+before it are processed first, then the chunk in halves, down to one position, for which the shift is raised. Results
+of earlier positions do not depend on this.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from protlm.performer.blocks import Keys, State, extended, nonzero, rows, upstream_gradient, write
-from protlm.performer.estimator import Estimator, widest
+from protlm.performer.estimator import (
+    Estimator,
+    Keys,
+    Results,
+    extended,
+    nonzero,
+    rows,
+    upstream_gradient,
+    widest,
+    write,
+)
 
-GROWTH = 2.0**60  # a query's weight that underflows at 2^-126 is then under 2^-66 of its denominator
+GROWTH = 2.0**60  # a weight that underflows at 2^-126 is then less than 2^-66 of its denominator
 
 
 class Past(NamedTuple):
-    """What is kept of the keys so far.
+    """The keys before a block.
 
     Args:
         shift: (n, 1, M) or (n, 1, 1) float64, the logarithm of the sums' scale.
         sums: (n, e + 1, M).
-        highest: (n, 1, 1) float64, the largest weight of a key; what others are relative to, to keep their digits.
+        highest: (n, 1, 1) float64, the largest weight of a key; others are relative to it, to keep their digits.
     """
 
     shift: Tensor
@@ -40,8 +49,8 @@ class Past(NamedTuple):
     highest: Tensor
 
 
-class Block:
-    """A block of keys measured by the shift of the keys before it, with the sums before each of its chunks.
+class KeyBlock:
+    """Features of a block of keys, relative to the shift of the keys before it, and the sums before each chunk.
 
     Args:
         keys: all of them.
@@ -69,7 +78,7 @@ class Block:
         self.before, self.after = accumulated(before, own, estimator.scratch("before", *own.shape))
 
     def outgrown(self) -> int | None:
-        """The first chunk whose keys are too large for the shift."""
+        """The first chunk whose keys are too large for the shift; None if there is none."""
         if self.stop - self.start == 1 or not self.estimator.shifted:
             return None
         if self.estimator.log:
@@ -81,7 +90,7 @@ class Block:
         return bad.index(True) if any(bad) else None
 
     def next(self) -> Past:
-        """The keys up to the block's end, normalised."""
+        """The keys up to the end of the block, normalised."""
         highest = torch.maximum(self.past.highest, self.highest)
         if self.estimator.log:
             ones = nonzero(self.after[:, -1:])
@@ -108,7 +117,7 @@ class Block:
         return out.view(len(x), self.chunks, *out.shape[1:])
 
     def combined(self, pairs: Tensor, near: Tensor, x: Tensor, far: Tensor) -> Tensor:
-        """pairs @ near within the chunks, and x @ far for the rest: (n, T, w)."""
+        """pairs @ near within the chunks plus x @ far for earlier keys: (n, T, w)."""
         out = self.estimator.scratch(f"combined {near.shape[-1]}", *near.shape)
         result = torch.bmm(pairs, self.chunked(near), out=self.chunked(out))
         result.baddbmm_(self.chunked(x), far.flatten(0, 1))
@@ -116,7 +125,7 @@ class Block:
 
 
 def accumulated(first: Tensor, parts: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums before each of the parts (n, N, ...), and the sum of all, both with `first` (n, ...)."""
+    """The sums before each of the parts (n, N, ...), and the sum of all, both starting from `first` (n, ...)."""
     out[:, 0] = first
     for i in range(1, parts.shape[1]):
         torch.add(out[:, i - 1], parts[:, i - 1], out=out[:, i])
@@ -124,12 +133,12 @@ def accumulated(first: Tensor, parts: Tensor, out: Tensor) -> tuple[Tensor, Tens
 
 
 def rescaled(sums: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Sums (n, w, M) relative to one shift, made relative to another."""
+    """Sums (n, w, M) relative to the shift `before`, made relative to `after`."""
     return sums * (before - after).exp2()
 
 
-def blocks(keys: Keys, q: Tensor, block: int, chunk: int) -> Iterator[Block]:
-    """Blocks in order, as long as their keys permit; where numbers are very large, in float64."""
+def key_blocks(keys: Keys, q: Tensor, block: int, chunk: int) -> Iterator[KeyBlock]:
+    """Blocks in order, as long as their keys allow; in float64 where numbers are very large."""
     length = keys.k.shape[2]
     large = keys.estimator.too_large(q, keys.k, keys.mask)
     wide = [False] * math.ceil(length / chunk)
@@ -146,12 +155,12 @@ def blocks(keys: Keys, q: Tensor, block: int, chunk: int) -> Iterator[Block]:
     past = _beginning(keys)
     while todo:
         start, stop = todo.pop()
-        current = Block(keys, estimators[wide[start // chunk]], start, stop, chunk, past)
+        current = KeyBlock(keys, estimators[wide[start // chunk]], start, stop, chunk, past)
         bad = current.outgrown()
         if bad is None:
             past = current.next()
             yield current
-        elif current.chunks > 1:  # what is before the chunk, the chunk, and what is behind it
+        elif current.chunks > 1:  # the chunks before it, the chunk itself, and the chunks after it
             ends = sorted({start, start + bad * chunk, start + (bad + 1) * chunk, stop})
             todo += list(pairwise(ends))[::-1]
         else:
@@ -175,10 +184,14 @@ def _beginning(keys: Keys) -> Past:
     return Past(shift.expand(len(k), -1, -1), sums, highest)
 
 
-def causal(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm: Tensor, block: int, chunk: int) -> State:
-    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1), which `causal_backward` needs; returns the state at the end."""
-    current: Block | None = None
-    for current in blocks(keys, q, block, chunk):
+def causal(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1).
+
+    Returns:
+        shift (n, 1, M or 1) and sums (n, e + 1, M) over all keys, see `Results`.
+    """
+    current: KeyBlock | None = None
+    for current in key_blocks(keys, q, block, chunk):
         start, stop = current.start, current.stop
         features, _, scale = current.estimator.queries(rows(q, start, stop, current.features.dtype), current.shift)
         pairs = current.pairs(features, current.features)
@@ -191,59 +204,52 @@ def causal(estimator: Estimator, q: Tensor, keys: Keys, out: Tensor, norm: Tenso
 
 
 def causal_backward(
-    estimator: Estimator,
-    q: Tensor,
-    keys: Keys,
-    out: Tensor,
-    norm: Tensor,
-    grad: Tensor,
-    block: int,
-    chunk: int,
-    gradients: tuple[Tensor, Tensor, Tensor],
+    keys: Keys, q: Tensor, results: Results, grad: Tensor, gradients: Sequence[Tensor], block: int, chunk: int
 ) -> None:
-    """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `out`.
+    """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `results.out`.
 
-    Once forward for q, with the sums over the keys before; once backward for k and v, with the sums over the queries
-    behind.
+    A forward pass over the blocks gives that of q, with sums over earlier keys; a backward pass those of k and v, with
+    sums over later queries.
     """
+    log = keys.estimator.log
     grad_q, grad_k, grad_v = gradients
     done: list[tuple[Estimator, int, int, Past]] = []
-    current: Block | None = None
-    for current in blocks(keys, q, block, chunk):
+    current: KeyBlock | None = None
+    for current in key_blocks(keys, q, block, chunk):
         start, stop = current.start, current.stop
-        features, p, upstream = _upstream(current, q, out, norm, grad)
+        features, p, upstream = _upstream(current, q, results, grad)
         pairs = current.pairs(upstream, current.values)
         grad_features = current.combined(pairs, current.features, upstream, current.before)
-        if estimator.log:
+        if log:
             grad_features.mul_(features)
         write(grad_q, start, stop, current.estimator.queries_backward(p, grad_features))
         shift = current.shift + current.origin
         done.append((current.estimator, start, stop, Past(shift, current.past.sums[:, :, :0], current.origin)))
     assert current is not None
-    behind, later = torch.zeros_like(current.after), done[-1][3].shift
+    following, later = torch.zeros_like(current.after), done[-1][3].shift
     while done:
-        wanted, start, stop, past = done.pop()
-        nothing = torch.zeros_like(behind)
-        current = Block(keys, wanted, start, stop, chunk, past._replace(sums=nothing))
-        behind, later = rescaled(behind, past.shift, later).to(current.features.dtype), past.shift
-        features, _, upstream = _upstream(current, q, out, norm, grad)
+        estimator, start, stop, past = done.pop()
+        nothing = torch.zeros_like(following)
+        current = KeyBlock(keys, estimator, start, stop, chunk, past._replace(sums=nothing))
+        following, later = rescaled(following, past.shift, later).to(current.features.dtype), past.shift
+        features, _, upstream = _upstream(current, q, results, grad)
         own = current.sums(upstream, features, "own").flip(1)
-        after, behind = accumulated(behind, own, torch.empty_like(own))
+        after, following = accumulated(following, own, torch.empty_like(own))
         after = after.flip(1)
         pairs = current.pairs(features, current.features).transpose(1, 2)
         write(grad_v, start, stop, current.combined(pairs, upstream, current.features, after.transpose(2, 3))[..., :-1])
         pairs = current.pairs(upstream, current.values).transpose(1, 2)
         grad_features = current.combined(pairs, features, current.values, after)
-        k_grad = wanted.keys_backward(
+        k_grad = estimator.keys_backward(
             current.k, current.weights, current.shift, current.p, current.features, grad_features
         )
         write(grad_k, start, stop, k_grad)
 
 
-def _upstream(block: Block, q: Tensor, out: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _upstream(block: KeyBlock, q: Tensor, results: Results, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features and p of the queries, and the gradient (n, T, e + 1) of numerator and denominator."""
     start, stop, estimator, dtype = block.start, block.stop, block.estimator, block.features.dtype
-    upstream, drift, scale = upstream_gradient(out, norm, grad, start, stop, dtype)
+    upstream, drift, scale = upstream_gradient(results, grad, start, stop, dtype)
     features, p, _ = estimator.queries(rows(q, start, stop, dtype), block.shift, scale)
     both = extended(upstream, -drift, estimator.scratch)
     return features, p, both if estimator.log else both.mul_(scale)

@@ -1,53 +1,66 @@
-"""All that is needed to build a model again."""
+"""The configuration of a model."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from protlm.performer.features import FeatureMap
-from protlm.performer.kind import Kind
-from protlm.performer.kinds import ATTENTION, describe, from_description
+from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.kinds import describe, from_description, kind_of
 from protlm.performer.projection import DIRECTIONS, NORMS
 
-POSITIONS = ("learned", "rotary", "both")
-HEADS = ("linear", "esm")
 ROUNDED = ("float32", "float16", "bfloat16")
+POSITIONS = ("learned", "rotary", "both")
+CHOICES: dict[str, Collection[str]] = {
+    "positions": POSITIONS,
+    "head": ("linear", "esm"),
+    "rotary_dtype": ROUNDED,
+    "directions": DIRECTIONS,
+    "norms": NORMS,
+}
+"""Fields with a fixed set of values."""
 ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype", "local_heads", "local_window"}
-"""Fields that configurations written by an earlier version do not have."""
+"""Fields that configurations written by earlier versions may lack."""
 
 WHOLE = (
     *("vocab_size", "pad_id", "layers", "heads", "width", "feed_forward", "max_length", "num_features"),
     *("local_heads", "local_window", "feature_seed", "start_id"),
 )
-"""Fields that are whole numbers."""
+"""Integer fields."""
 
 
 @dataclass(frozen=True)
 class PerformerConfig:
-    """All that is needed to build the model again.
+    """The architecture of a model.
 
     Args:
         vocab_size: V.
-        pad_id: the token whose positions are no keys.
-        layers, heads, width, feed_forward: blocks; attention heads; D; hidden width of the feed-forward.
-        attention: a `FeatureMap` of FAVOR+ or its name, such as "relu" or "softmax"; "exact"; or another `Kind` or its
-            name, to compare with: "linformer", "reformer", "window", or "opt", which returns the values as they are.
-        causal: unidirectional, for next-token prediction; else bidirectional, for masked residues.
-        positions: "learned" (one vector per position, begun as sinusoids), "rotary", or "both".
-        max_length: positions with a vector of their own; longer sequences get plain sinusoids behind them. Rotary has
-            no limit. Linformer takes no longer ones.
-        num_features: random features M of FAVOR+.
-        local_heads: of the heads, those with sliding-window attention instead, which sharpens what is near.
-        local_window: its size; see `WindowAttention`.
+        pad_id: the padding token, which is never attended to.
+        layers, heads, width, feed_forward: number of blocks and of attention heads; D; hidden width of the feed-forward
+            layers.
+        attention: a name such as "relu", "softmax" or "exact", a `FeatureMap` for FAVOR+, or any other `Kind`. The
+            baselines are "linformer", "reformer", "window", and "opt", which returns the values unchanged.
+        causal: unidirectional, for next-residue prediction; otherwise bidirectional, for masked language modelling.
+        positions: "learned" (one vector per position, initialised with sinusoids), "rotary", or "both".
+        max_length: number of learned positions; later ones use fixed sinusoids. Rotary positions have no limit.
+            Linformer accepts no longer sequences.
+        num_features: M, the number of random features of FAVOR+.
+        local_heads: number of heads that use sliding-window attention instead.
+        local_window: size of that window; see `WindowAttention`.
         directions: "orthogonal", "simplex" or "iid".
-        norms: of the directions, "chi" or "constant"; "regularised" always has "constant".
+        norms: of the directions, "chi" or "constant"; "regularised" always uses "constant".
         dropout: of embeddings and of both branches of a block.
-        feature_seed: of the random directions.
-        norm_eps: added to the variance in each LayerNorm.
-        head: "linear", or "esm": dense, GELU, LayerNorm, and the embedding's weights as the last product.
-        start_id: the token that training puts before a protein.
+        feature_seed: seed of the random directions.
+        norm_eps: epsilon of each LayerNorm.
+        head: "linear", or "esm": dense, GELU, LayerNorm, and a product with the embedding's weights.
+        start_id: the token that precedes each protein in training.
         zeroed_id: the token whose embedding is zero, while the others of its sequence are scaled by 0.88 / (1 - its
             share), as ESM-2 does with masks (Lin et al. 2023); None for none.
-        rotary_dtype: what the frequencies of rotary positions are rounded to; ESM-2 was trained with "float16".
+        rotary_dtype: to which the frequencies of rotary positions are rounded; ESM-2 was trained with "float16".
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
     """
 
     vocab_size: int
@@ -77,41 +90,37 @@ class PerformerConfig:
         for name in WHOLE:
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"model.{name} {getattr(self, name)!r}: expected a whole number")
-        named = isinstance(self.attention, str) and self.attention in ATTENTION
-        if not named and not isinstance(self.attention, FeatureMap | Kind):
-            raise ValueError(f"model.attention {self.attention!r}: expected one of {', '.join(ATTENTION)}")
-        if self.causal and self.kind is not None and not self.kind.unidirectional:
+        if isinstance(self.attention, FeatureMap):
+            object.__setattr__(self, "attention", kind_of(self.attention))
+        try:
+            kind = self.kind
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from error
+        if self.causal and not kind.unidirectional:
             raise ValueError(
-                f"model.attention {self.attention_name!r} is not defined for a unidirectional model; take relu, "
+                f"model.attention {self.attention_name!r} is not defined for a unidirectional model; use relu, "
                 "softmax, exact or window, or set model.causal to false"
             )
-        if self.positions not in POSITIONS:
-            raise ValueError(f"model.positions {self.positions!r}: expected one of {', '.join(POSITIONS)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"model.{name} {getattr(self, name)!r}: expected one of {', '.join(choices)}")
         sizes = (self.layers, self.heads, self.width, self.feed_forward, self.max_length, self.num_features)
         if min(sizes) < 1 or self.feature_seed < 0:
             raise ValueError(
-                "model.layers, heads, width, feed_forward, max_length, num_features: expected numbers from 1, and "
-                "model.feature_seed from 0"
+                "model.layers, heads, width, feed_forward, max_length and num_features must be at least 1, and "
+                "model.feature_seed at least 0"
             )
         if not 0 <= self.local_heads < self.heads:
             raise ValueError(
-                f"model.local_heads {self.local_heads} of {self.heads} heads: expected a number from 0 and fewer than "
-                "all; for all, take model/attention=window"
+                f"model.local_heads {self.local_heads} of {self.heads} heads: expected at least 0 and fewer than all; "
+                "for a window in all heads, use model/attention=window"
             )
         if self.local_window < 1:
             raise ValueError(f"model.local_window {self.local_window}: expected a number from 1")
-        if self.directions not in DIRECTIONS:
-            raise ValueError(f"model.directions {self.directions!r}: expected one of {', '.join(DIRECTIONS)}")
-        if self.norms not in NORMS:
-            raise ValueError(f"model.norms {self.norms!r}: expected one of {', '.join(NORMS)}")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"
             )
-        if self.head not in HEADS:
-            raise ValueError(f"model.head {self.head!r}: expected one of {', '.join(HEADS)}")
-        if self.rotary_dtype not in ROUNDED:
-            raise ValueError(f"model.rotary_dtype {self.rotary_dtype!r}: expected one of {', '.join(ROUNDED)}")
         if not 0 <= self.norm_eps < 1:
             raise ValueError(f"model.norm_eps {self.norm_eps}: expected a number from 0 to below 1")
         for name, token in (("start_id", self.start_id), ("zeroed_id", self.zeroed_id)):
@@ -121,61 +130,53 @@ class PerformerConfig:
             raise ValueError(f"model.dropout {self.dropout}: expected a number from 0 to below 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """All fields, ready for JSON."""
         return {**asdict(self), "attention": self.attention_name}
 
     @property
     def learned_positions(self) -> bool:
-        """Positions up to `max_length` have vectors of their own."""
+        """Whether positions up to `max_length` have learned vectors."""
         return self.positions != "rotary"
 
     @property
     def rotary_positions(self) -> bool:
-        """Queries and keys are turned by their positions."""
+        """Whether queries and keys are rotated by their positions."""
         return self.positions != "learned"
 
     @property
     def attention_name(self) -> str | dict[str, Any]:
         """The kind of attention, ready for JSON; see `describe`."""
+        assert not isinstance(self.attention, FeatureMap)
         return describe(self.attention)
 
-    @property
-    def feature_map(self) -> FeatureMap | None:
-        """Of FAVOR+; None for another kind of attention."""
-        return self._chosen if isinstance(self._chosen, FeatureMap) else None
+    @cached_property
+    def kind(self) -> Kind:
+        """The kind of attention."""
+        return kind_of(self.attention)
 
-    @property
-    def kind(self) -> Kind | None:
-        """Of attention; None for FAVOR+."""
-        return self._chosen if isinstance(self._chosen, Kind) else None
+    def attention_settings(self, layer: int = 0) -> AttentionSettings:
+        """What the attention of one layer depends on."""
+        head_dim, random = self.width // self.heads, (self.num_features, self.directions, self.norms)
+        return AttentionSettings(head_dim, self.max_length, self.causal, self.feature_seed, layer, *random)
 
     @property
     def stepwise(self) -> bool:
-        """Whether `Performer.step` is there for the model."""
-        return self.causal and self.zeroed_id is None and (self.kind is None or self.kind.stepwise)
+        """Whether the model has `Performer.step`."""
+        return self.causal and self.zeroed_id is None and self.kind.stepwise
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest sequence that the model takes; None for any."""
-        return self.max_length if self.kind is not None and self.kind.bounded else None
+        """Tokens of the longest sequence that the model accepts; None for no limit."""
+        return self.max_length if self.kind.bounded else None
 
     @property
     def redraw_every(self) -> int:
-        """Steps of training between two random draws that suit the kind of attention; 0 for none.
-
-        A kernel that estimates softmax is redrawn; a new draw would change the meaning of others.
-        """
-        if self.feature_map is not None:
-            return 1000 if self.feature_map.redrawn else 0
-        return self.kind.redraw_every if self.kind is not None else 0
-
-    @property
-    def _chosen(self) -> FeatureMap | Kind:
-        return ATTENTION[self.attention] if isinstance(self.attention, str) else self.attention
+        """Default number of training steps between two random draws; 0 for never."""
+        return self.kind.redraw_every
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PerformerConfig":
-        """The reverse of `to_dict`; fields that an earlier version did not know have their defaults.
+        """The reverse of `to_dict`; fields of ADDED that are missing get their defaults.
 
         Raises:
             ValueError: for a field that is missing or unknown.

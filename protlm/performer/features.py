@@ -2,21 +2,21 @@
 
 Legend: d head width, M features, ... any leading dimensions. x is a query or key times d^(-1/4).
 
-Every map is an affine one, p = W x + b with W (M, d) and b (M) made from random directions, and a function of p:
+A map applies a function f to an affine projection p = W x + b, with W (M, d) and b (M) made from random directions:
 
-    phi(x)_i = exp(f(p)_i + c |x|^2 / 2)    if `log`, and f is the identity unless said otherwise
-    phi(x)_i = f(p)_i exp(c |x|^2 / 2)      else
+    phi(x)_i = exp(f(p)_i + c |x|^2 / 2)    if `log`
+    phi(x)_i = f(p)_i exp(c |x|^2 / 2)      otherwise
 
-A new map is a class here (or a line in FUNCTIONS), its name in FEATURE_MAPS, and a file of a line in
-conf/model/attention.
+docs/extending/attention.md shows how to add a map, here or in a package of your own.
 """
 
 import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any, ClassVar
+from importlib import import_module
+from operator import attrgetter
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,22 +25,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """What all maps share."""
+    """Base class of feature maps; a subclass is a frozen dataclass whose fields are its options."""
 
     log: ClassVar[bool] = False
-    """Features are positive, and `features` are their logarithms."""
+    """Whether features are positive and `features` returns their logarithms."""
     linear: ClassVar[bool] = True
-    """The function of p is the identity."""
+    """Whether f is the identity."""
     quadratic: ClassVar[float] = 0.0
-    """c above."""
+    """c in the formulas above."""
     redrawn: ClassVar[bool] = False
-    """The kernel is softmax, of which directions are a mere estimate, so a new draw changes nothing on average."""
+    """Whether the kernel estimates softmax, so that a new draw of the directions changes nothing on average."""
     adaptive: ClassVar[bool] = False
-    """`affine` depends on the moment of queries and keys."""
+    """Whether `affine` depends on the moment of queries and keys."""
     norms: ClassVar[str | None] = None
-    """Norms that the directions must have; None for any."""
+    """The only norms of directions that the map is defined for; None for any."""
     projected = True
-    """False if p = x, and M = d."""
+    """Whether there is a projection; without one, p = x and M = d."""
 
     def affine(self, directions: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         """W (M, d) and b (M).
@@ -52,11 +52,13 @@ class FeatureMap:
         return directions, directions.new_zeros(len(directions))
 
     def features(self, p: Tensor) -> Tensor:
-        """f(p): (..., M) from (..., M); a new tensor, but for `linear` maps."""
+        """f(p): (..., M) from (..., M); must be a new tensor unless the map is `linear`."""
         return p
 
     def features_backward(self, p: Tensor, grad: Tensor) -> Tensor:
-        """The gradient of p from that of f(p), which may be overwritten."""
+        """The gradient of p from that of f(p), which may be overwritten; autograd cannot derive it here."""
+        if not self.linear:
+            raise NotImplementedError(f"{type(self).__name__}: a map that is not linear needs `features_backward`")
         return grad
 
 
@@ -85,9 +87,9 @@ class Regularised(Softmax):
 
 
 def optimal_coefficient(f: Tensor) -> Tensor:
-    """A <= 0, which minimises the variance of the features where |x + y|^2 is d f; Likhosherstov et al. 2022.
+    """The A <= 0 that minimises the variance of the features if |x + y|^2 = d f; Likhosherstov et al. 2022.
 
-    Their (1 - 2f - sqrt((2f + 1)^2 + 8f)) / 16, written so that it keeps its digits near f = 0.
+    This is their (1 - 2f - sqrt((2f + 1)^2 + 8f)) / 16, rearranged to avoid cancellation near f = 0.
     """
     return -f / (1 - 2 * f + ((2 * f + 1).square() + 8 * f).sqrt())
 
@@ -96,7 +98,7 @@ def optimal_coefficient(f: Tensor) -> Tensor:
 class Optimal(Softmax):
     """OPRF (FAVOR++): exp(A |w|^2 + sqrt(1 - 4A) w.x - |x|^2 / 2 + d log(1 - 4A) / 4); Likhosherstov et al. 2022.
 
-    A is one number for all directions, from the mean of |x + y|^2.
+    A is one number for all directions, chosen by the mean of |x + y|^2.
     """
 
     adaptive = True
@@ -110,7 +112,7 @@ class Optimal(Softmax):
 
 @dataclass(frozen=True)
 class DiagonalExponential(Softmax):
-    """SDERF (FAVOR#): as OPRF with one A per principal axis of x + y; Likhosherstov et al. 2023."""
+    """SDERF (FAVOR#): like OPRF, with one A per principal axis of x + y; Likhosherstov et al. 2023."""
 
     adaptive = True
 
@@ -123,7 +125,7 @@ class DiagonalExponential(Softmax):
 
 @dataclass(frozen=True)
 class Trigonometric(FeatureMap):
-    """exp(|x|^2 / 2) [cos w.x, sin w.x]: signed, for comparison, 2M in all; Rahimi & Recht 2007."""
+    """exp(|x|^2 / 2) [cos w.x, sin w.x]: features of either sign, for comparison, 2M in all; Rahimi & Recht 2007."""
 
     linear = False
     quadratic = 1.0
@@ -139,10 +141,10 @@ class Trigonometric(FeatureMap):
 
 @dataclass(frozen=True)
 class Exponential(FeatureMap):
-    """exp(w.x) + epsilon, kept in logarithms; Choromanski et al. 2021, D.2.
+    """exp(w.x) + epsilon, computed as logarithms; Choromanski et al. 2021, D.2.
 
     Args:
-        epsilon: above 0.
+        epsilon: greater than 0.
     """
 
     log = True
@@ -151,7 +153,7 @@ class Exponential(FeatureMap):
 
     def __post_init__(self) -> None:
         if self.epsilon <= 0:
-            raise ValueError(f"epsilon {self.epsilon}: expected a number above 0")
+            raise ValueError(f"epsilon {self.epsilon}: expected a number greater than 0")
 
     def features(self, p: Tensor) -> Tensor:
         return torch.logaddexp(p, p.new_tensor(math.log(self.epsilon)))
@@ -175,17 +177,17 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor]
     "cos": (torch.cos, lambda p, grad: -grad * torch.sin(p)),
     "identity": (lambda p: p, lambda p, grad: grad),
 }
-"""Functions f of the generalised kernels, and the gradient of p from p and the gradient of f(p)."""
+"""Functions f of the generalised kernels, and for each (p, gradient of f(p)) -> gradient of p."""
 
 
 @dataclass(frozen=True)
 class Generalised(FeatureMap):
-    """f(w.x) + epsilon, whose kernel is what it is and estimates nothing; Choromanski et al. 2021, 2.2, D.2 and D.4.
+    """f(w.x) + epsilon, a kernel of its own, which estimates no other; Choromanski et al. 2021, 2.2, D.2 and D.4.
 
     Args:
-        function: one of FUNCTIONS. "relu" did best on proteins.
+        function: one of FUNCTIONS; "relu" is the paper's best on proteins.
         epsilon: added to every feature.
-        projected: false takes x itself for w.x, M = d, as the experiments of the paper did.
+        projected: false uses x itself instead of w.x, so M = d, as in the paper's experiments.
     """
 
     linear = False
@@ -209,7 +211,7 @@ class Generalised(FeatureMap):
 
 @dataclass(frozen=True)
 class Computed(FeatureMap):
-    """Features that were computed elsewhere: phi(x) = x."""
+    """Features computed by the caller: phi(x) = x."""
 
     projected = False
 
@@ -225,48 +227,31 @@ FEATURE_MAPS: dict[str, FeatureMap] = {
     **{name: Generalised(name) for name in FUNCTIONS},
     "relu_unprojected": Generalised("relu", projected=False),
 }
+"""The built-in maps, each with its defaults."""
 
 
-def describe(feature_map: FeatureMap) -> str | dict[str, Any]:
-    """A name of FEATURE_MAPS, or else the name of the class and its fields; ready for JSON."""
-    for name, known in FEATURE_MAPS.items():
-        if known == feature_map:
-            return name
-    return {"map": type(feature_map).__name__, **asdict(feature_map)}
+_DECODED: dict[str, FeatureMap] = {}
+"""Texts that `encode` has returned in this process."""
 
 
-def from_description(description: str | dict[str, Any]) -> FeatureMap:
-    """The reverse of `describe`.
-
-    Raises:
-        ValueError: for a name or fields that are unknown.
-    """
-    if isinstance(description, str):
-        if description not in FEATURE_MAPS:
-            raise ValueError(f"kernel {description!r}: expected one of {', '.join(FEATURE_MAPS)}")
-        return FEATURE_MAPS[description]
-    fields = dict(description)
-    name = fields.pop("map", None)
-    kinds = {kind.__name__: kind for kind in _kinds(FeatureMap)}
-    if name not in kinds:
-        raise ValueError(f"feature map {name!r}: expected one of {', '.join(kinds)}")
-    try:
-        return kinds[name](**fields)
-    except TypeError as error:
-        raise ValueError(f"feature map {name}: {error}") from error
-
-
-def _kinds(kind: type[FeatureMap]) -> list[type[FeatureMap]]:
-    """All classes below one."""
-    return [known for below in kind.__subclasses__() for known in (below, *_kinds(below))]
+def named(name: str) -> FeatureMap:
+    """The feature map of a name in FEATURE_MAPS; raises ValueError for any other."""
+    if name not in FEATURE_MAPS:
+        raise ValueError(f"kernel {name!r}: expected one of {', '.join(FEATURE_MAPS)}")
+    return FEATURE_MAPS[name]
 
 
 def encode(feature_map: FeatureMap) -> str:
-    """A map as a string, which PyTorch operators can take."""
-    return json.dumps(describe(feature_map))
+    """A map as a string, the only form in which PyTorch operators can take it."""
+    cls = type(feature_map)
+    text = json.dumps([cls.__module__, cls.__qualname__, asdict(feature_map)])
+    _DECODED[text] = feature_map
+    return text
 
 
-@lru_cache
 def decode(text: str) -> FeatureMap:
-    """The reverse of `encode`."""
-    return from_description(json.loads(text))
+    """The reverse of `encode`; imports the class if another process has encoded it."""
+    if text not in _DECODED:
+        module, name, fields = json.loads(text)
+        _DECODED[text] = attrgetter(name)(import_module(module))(**fields)
+    return _DECODED[text]

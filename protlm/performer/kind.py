@@ -1,53 +1,61 @@
-"""What a configuration says of a kind of attention other than FAVOR+, and how it becomes a module."""
+"""What every kind of attention tells the model about itself."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from torch import nn
 
 
-class Place(NamedTuple):
-    """What the model tells a module of its attention.
+class AttentionSettings(NamedTuple):
+    """The part of a model's configuration that the attention of one layer depends on.
 
     Args:
-        head_dim: d.
-        max_length: of the configuration.
+        head_dim: d, the width of a head.
+        max_length: `PerformerConfig.max_length`.
         causal: position t sees positions up to t only.
-        seed, layer: all that random draws depend on besides their number.
+        seed, layer: together with the draw number, the key of all random draws.
+        num_features, directions, norms: of random features; see `PerformerConfig`.
     """
 
     head_dim: int
-    max_length: int
-    causal: bool
-    seed: int
-    layer: int
+    max_length: int = 1024
+    causal: bool = False
+    seed: int = 0
+    layer: int = 0
+    num_features: int = 256
+    directions: str = "orthogonal"
+    norms: str = "chi"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What all kinds share; their fields are whole numbers from 1.
+    """A kind of attention; a subclass is a frozen dataclass whose fields (numbers, strings, booleans) are its options.
 
-    A new kind is a class below this one and a name in kinds.py; one with fields has a file in conf/model/attention.
+    A subclass of your own works without any change here; see docs/extending/attention.md.
     """
 
     unidirectional: ClassVar[bool] = True
-    """Defined for causal models too."""
+    """Whether causal models can use it."""
     stepwise: ClassVar[bool] = True
-    """Can be computed token by token if causal, by a method `step`."""
+    """Whether the causal module has a method `step(q, k, v, state)`, which computes attention token by token."""
     bounded: ClassVar[bool] = False
-    """Takes sequences up to `max_length` only."""
-    redraw_every: ClassVar[int] = 0
-    """Steps of training between two random draws, unless another number is asked for; 0 for no draws."""
+    """Whether sequences longer than `max_length` are refused."""
+    uses_random_features: ClassVar[bool] = False
+    """Whether `num_features` has any effect."""
 
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} {value!r}: expected a whole number from 1")
+    @property
+    def redraw_every(self) -> int:
+        """Default number of training steps between two calls of the module's `redraw`; 0 for never."""
+        return 0
 
-    def module(self, place: Place) -> nn.Module:
-        """Attention of one layer, with the interface of `FavorAttention`."""
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        """The attention of one layer: a module (q, k, v, key_mask) -> values, like `FavorAttention`.
+
+        It may also have these methods: `step`; `reset_parameters()`, called when the model initialises its weights;
+        `redraw(draw_number)`, together with a buffer `draw_number`; `share_observations()`.
+        """
         raise NotImplementedError
 
-    def operations(self, head_dim: int, length: int, causal: bool) -> int:
-        """Of one head for each token of a sequence; an addition and a multiplication are two."""
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        """Floating-point operations of one head per token; a multiplication and an addition count as two."""
         raise NotImplementedError

@@ -1,56 +1,139 @@
-"""The kinds of attention that a configuration can name, and their descriptions in JSON."""
+"""The registry of attention: names in a configuration, and descriptions in JSON."""
 
+import importlib.util
+import sys
 from dataclasses import asdict
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
+from protlm.performer.attention import Favor
 from protlm.performer.baselines import Exact, Identity
 from protlm.performer.features import FEATURE_MAPS, FeatureMap
-from protlm.performer.features import describe as describe_map
-from protlm.performer.features import from_description as map_from_description
 from protlm.performer.kind import Kind
 from protlm.performer.linformer import Linformer
 from protlm.performer.lsh import Lsh
 from protlm.performer.window import Window
 
-KINDS: dict[str, Kind] = {
+ATTENTION: dict[str, Kind] = {
     "exact": Exact(),
     "opt": Identity(),
     "linformer": Linformer(),
     "reformer": Lsh(),
     "window": Window(),
+    **{name: Favor(feature_map) for name, feature_map in FEATURE_MAPS.items()},
 }
-"""All but FAVOR+, each with its defaults."""
-ATTENTION: dict[str, Kind | FeatureMap] = {**KINDS, **FEATURE_MAPS}
+"""The built-in kinds of attention, each with its defaults."""
+ENTRY_POINTS: dict[str, type] = {"protlm.attention": Kind, "protlm.feature_maps": FeatureMap}
+"""Groups of entry points by which other packages register classes, and what these must derive from."""
 
 
-def describe(attention: str | Kind | FeatureMap) -> str | dict[str, Any]:
-    """A name of ATTENTION, or else the name of the class and its fields; ready for JSON."""
-    if isinstance(attention, str):
-        return attention
-    if isinstance(attention, FeatureMap):
-        return describe_map(attention)
-    for name, known in KINDS.items():
-        if known == attention:
-            return name
-    return {"kind": type(attention).__name__, **asdict(attention)}
+def kind_of(attention: str | Kind | FeatureMap) -> Kind:
+    """The kind of attention that a configuration names.
 
-
-def from_description(description: str | dict[str, Any]) -> str | Kind | FeatureMap:
-    """The reverse of `describe`; a name stays as it is.
+    Args:
+        attention: a name in ATTENTION or of an installed entry point, a kind, or a feature map of FAVOR+.
 
     Raises:
-        ValueError: for a class or fields that are unknown.
+        ValueError: for anything else.
+    """
+    if isinstance(attention, Kind):
+        return attention
+    if isinstance(attention, FeatureMap):
+        return Favor(attention)
+    if isinstance(attention, str):
+        if attention in ATTENTION:
+            return ATTENTION[attention]
+        for group, base in ENTRY_POINTS.items():
+            for entry in entry_points(group=group, name=attention):
+                return kind_of(_checked(attention, _loaded(attention, entry.module, entry.load), base)())
+    raise ValueError(f"attention {attention!r}: expected one of {', '.join(ATTENTION)}")
+
+
+def implementation(kind: Kind) -> type:
+    """The class that defines a kind of attention: that of the feature map for FAVOR+."""
+    return type(kind.feature_map if isinstance(kind, Favor) else kind)
+
+
+def describe(attention: str | Kind) -> str | dict[str, Any]:
+    """A name, or else the class and its fields, ready for JSON: {"map": ...} for FAVOR+, {"kind": ...} for the others.
+
+    Built-in classes are described by their names, others by module and name.
+    """
+    if isinstance(attention, str):
+        return attention
+    for name, known in ATTENTION.items():
+        if known == attention:
+            return name
+    cls = implementation(attention)
+    name = cls.__name__ if _built_in().get(cls.__name__) is cls else _path(cls)
+    if isinstance(attention, Favor):
+        return {"map": name, **asdict(attention.feature_map)}
+    return {"kind": name, **asdict(attention)}
+
+
+def from_description(description: str | dict[str, Any]) -> str | Kind:
+    """The reverse of `describe`; a name is returned unchanged.
+
+    A class of another package is imported from Python's path, never from a model's folder.
+
+    Raises:
+        ValueError: for an unknown class, one that cannot be imported, or unknown fields.
     """
     if isinstance(description, str):
         return description
-    if "kind" not in description:
-        return map_from_description(description)
     fields = dict(description)
-    name = fields.pop("kind")
-    kinds = {type(kind).__name__: type(kind) for kind in KINDS.values()}
-    if name not in kinds:
-        raise ValueError(f"attention {name!r}: expected one of {', '.join(kinds)}")
+    base = Kind if "kind" in fields else FeatureMap
+    name = fields.pop("kind", None) or fields.pop("map", None)
     try:
-        return kinds[name](**fields)
+        return kind_of(_class(name, base)(**fields))
     except TypeError as error:
         raise ValueError(f"attention {name}: {error}") from error
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _built_in() -> dict[str, type]:
+    return {implementation(kind).__name__: implementation(kind) for kind in ATTENTION.values()}
+
+
+def _derived(base: type) -> list[type]:
+    """All subclasses, in the order of their definition within each class."""
+    return [cls for child in base.__subclasses__() for cls in (child, *_derived(child))]
+
+
+def _class(name: Any, base: type) -> type:
+    """The subclass of `base` of a description: built in, already imported, or to be imported."""
+    built_in = {known: cls for known, cls in _built_in().items() if issubclass(cls, base)}
+    known = {key: cls for cls in _derived(base) for key in (cls.__name__, _path(cls))} | built_in
+    if name in known:
+        return known[name]
+    module = name.rpartition(".")[0] if isinstance(name, str) else ""
+    if not module:
+        raise ValueError(f"attention {name!r}: expected one of {', '.join(built_in)}, or MODULE.CLASS")
+    return _checked(name, _loaded(name, module, lambda: getattr(import_module(module), name.rpartition(".")[2])), base)
+
+
+def _loaded(name: str, module: str, load: Any) -> Any:
+    """What `load` returns, provided that its module is neither Python's own nor a file of a model folder."""
+    root = module.partition(".")[0]
+    spec = None if root in sys.stdlib_module_names else importlib.util.find_spec(root)
+    places = [*(spec.submodule_search_locations or []), spec.origin or ""] if spec else []
+    if any((folder / "model.safetensors").exists() for place in places for folder in Path(place).parents[:2]):
+        raise ValueError(f"attention {name}: {places[-1]} is in a model folder, whose code is not executed")
+    try:
+        if spec is None:
+            raise ImportError(f"no module named {root!r} is installed")
+        return load()
+    except (ImportError, AttributeError) as error:
+        message = f"attention {name}: cannot import it from module {module!r} ({error})"
+        raise ValueError(f"{message}; install the module, or add its folder to PYTHONPATH") from error
+
+
+def _checked(name: str, found: Any, base: type) -> type:
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ValueError(f"attention {name}: expected a class derived from {base.__name__}, got {found!r}")
+    return found

@@ -1,4 +1,4 @@
-"""Linformer: keys and values of a sequence projected to a fixed number, by learned matrices.
+"""Linformer: learned matrices project the keys and values of a sequence to a fixed number.
 
 Legend: B batch, H heads, L length, d head width, e value width, N longest length, R rank.
 """
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.kind import Kind, Place
+from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.projection import whole_number
 
 
 @dataclass(frozen=True)
@@ -18,29 +19,32 @@ class Linformer(Kind):
     """Linformer attention (Wang et al. 2020).
 
     Args:
-        rank: R, keys and values that those of a sequence are projected to.
+        rank: R, number of projected keys and values.
     """
 
     unidirectional: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     rank: int = 128
 
-    def module(self, place: Place) -> nn.Module:
-        if place.causal:
-            raise ValueError("Linformer mixes all positions of a sequence, so it cannot be causal")
-        return LinformerAttention(place.max_length, self.rank)
+    def __post_init__(self) -> None:
+        whole_number("rank", self.rank, 1)
 
-    def operations(self, head_dim: int, length: int, causal: bool) -> int:
-        return 8 * head_dim * self.rank  # keys, values, logits and read-out, 2 d R each
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        if settings.causal:
+            raise ValueError("Linformer mixes all positions of a sequence, so it cannot be causal")
+        return LinformerAttention(settings.max_length, self.rank)
+
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        return 8 * settings.head_dim * self.rank  # keys, values, logits and read-out, 2 d R each
 
 
 class LinformerAttention(nn.Module):
     """softmax(Q (E K)' / sqrt(d)) (F V), in time and memory linear in L; bidirectional.
 
-    E and F are parameters of each layer, shared by its heads (the paper's headwise sharing). A shorter sequence takes
-    their first L columns, so padding behind it changes nothing. They start normal with deviation 1 / sqrt(N): a
-    projected key or value of the longest sequence then varies as much as a single one, whatever R and N are, and the
-    logits start as large as those of exact attention.
+    E and F are parameters of each layer, shared by its heads (the paper's headwise sharing). A shorter sequence uses
+    their first L columns, so padding after it changes nothing. They are initialised from a normal distribution with
+    standard deviation 1 / sqrt(N): projected keys and values of the longest sequence then have the variance of single
+    ones, for any R and N, and the logits the scale of those of exact attention.
 
     Args:
         max_length: N, columns of E and F.
@@ -61,14 +65,14 @@ class LinformerAttention(nn.Module):
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """As `FavorAttention.forward`; 0 where no key is real.
+        """Like `FavorAttention.forward`; 0 if no key is real.
 
         Raises:
             ValueError: for a sequence longer than N.
         """
         length, longest = k.shape[2], self.keys.shape[1]
         if length > longest:
-            raise ValueError(f"Linformer attention takes sequences up to {longest:,} positions, got {length:,}")
+            raise ValueError(f"Linformer attention accepts sequences of up to {longest:,} positions, got {length:,}")
         if key_mask is not None:
             hidden = ~key_mask[:, None, :, None]
             k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)

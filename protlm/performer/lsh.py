@@ -1,4 +1,4 @@
-"""Attention among positions that hash alike, as in Reformer, behind the interface of `FavorAttention`.
+"""Attention within hash buckets, as in Reformer, with the interface of `FavorAttention`.
 
 Legend: B batch, H heads, L length, T positions of a level, d head width, e value width, R rounds, m positions of a
 chunk, C chunks.
@@ -12,28 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.blocks import finite, nonzero
-from protlm.performer.estimator import precision, widest, without_autocast
-from protlm.performer.kind import Kind, Place
+from protlm.performer.attention import check_operands
+from protlm.performer.estimator import finite, nonzero, precision, widest, without_autocast
+from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.projection import draw_directions, whole_number
 
 DIRECTIONS = 128
-"""Of one round, at most; there are twice as many buckets."""
+"""Maximum number per round; there are twice as many buckets."""
 
 
 @dataclass(frozen=True)
 class Lsh(Kind):
-    """What `LshAttention` needs to know besides the sizes of the model.
-
-    Each step of training hashes anew, as the paper does.
+    """LSH attention (Kitaev et al. 2020), with new hashes in each training step, as in the paper.
 
     Args:
-        rounds: R, independent hashes.
-        bucket: m, positions of a chunk; twice as many as a bucket has on average.
+        rounds: R, number of independent hashes.
+        bucket: m, positions of a chunk, twice the mean size of a bucket.
     """
 
     stepwise: ClassVar[bool] = False
-    redraw_every: ClassVar[int] = 1
     rounds: int = 4
     bucket: int = 64
 
@@ -41,11 +38,18 @@ class Lsh(Kind):
         for name, value in (("rounds", self.rounds), ("bucket", self.bucket)):
             whole_number(f"lsh {name}", value, 1)
 
-    def module(self, place: Place) -> nn.Module:
-        return LshAttention(place.head_dim, self.rounds, self.bucket, place.causal, place.seed, place.layer)
+    @property
+    def redraw_every(self) -> int:
+        """Every step, as in the paper."""
+        return 1
 
-    def operations(self, head_dim: int, length: int, causal: bool) -> int:
-        """Hashes, logits and read-out; of a causal sequence those of its last position."""
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        s = settings
+        return LshAttention(s.head_dim, self.rounds, self.bucket, s.causal, s.seed, s.layer)
+
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        """Hashes, logits and weighted sums; for a causal sequence, those of its last position."""
+        head_dim, causal = settings.head_dim, settings.causal
         if length <= self.bucket:
             return 4 * head_dim * length // (2 if causal else 1)
         keys = self.bucket if causal else 2 * self.bucket
@@ -55,26 +59,26 @@ class Lsh(Kind):
 class LshAttention(nn.Module):
     """Attention among positions whose queries point in similar directions; time and memory linear in L.
 
-    Queries are keys as well: position i gives position j the weight exp(q_i.q_j / |q_j|), normalised over the j that i
-    sees. (The paper writes of keys of norm 1 and leaves out the temperature 1 / sqrt(d); its authors' code has keys of
-    norm sqrt(d) and that temperature, which is this.) In each of R rounds the signed direction nearest to a query is
-    its bucket, and positions are sorted by bucket, then by place. Position i sees position j if in some round both
-    have one bucket and, bidirectionally, j is in the sorted chunk of i, of m positions, or in the one before; causal, j
-    is one of the m last of the bucket before i. The paper has the chunks in both cases, but where chunks begin depends
-    on all positions, so what an early position sees would depend on later ones. A position sees itself only if it sees
-    no other.
+    Queries serve as keys: position i gives position j the weight exp(q_i.q_j / |q_j|), normalised over the j that i
+    sees. (The paper has keys of norm 1 and omits the temperature 1 / sqrt(d); its authors' code has keys of norm
+    sqrt(d) and that temperature, which is equivalent to this.) In each of R rounds a query's bucket is the nearest
+    signed direction, and positions are sorted by bucket, then by position. Position i sees position j if in some round
+    they share a bucket and j is in the sorted chunk of i, of m positions, or in the previous one; in the causal case,
+    if j is one of the last m positions of the bucket before i. The paper uses chunks in both cases, but their
+    boundaries depend on all positions, so early positions would depend on later ones. A position sees itself only if
+    it sees no other.
 
-    The rounds are joined by their sums of weights. A j that i sees in several of them counts in the first only; the
-    paper counts it in each, divided by their number N_ij, which is the same sum. So this is softmax over all that i
-    sees in any round.
+    Rounds are combined by their sums of weights. A j that i sees in several rounds counts in the first only; the paper
+    counts it in each, divided by their number N_ij, which gives the same sum. So this is softmax over all positions
+    that i sees in any round.
 
-    A protein of n > m keys has 2 ceil(n / m) buckets, at most 2 x 128; a shorter one has one, which is attention to
-    all. Causal, a position takes m 2^l, l as small as it can be, for the n keys up to itself; so what it gets never
-    depends on what comes later, not even on whether anything does. Other positions than keys get 0.
+    A protein of n > m keys has 2 ceil(n / m) buckets, at most 2 x 128; a shorter one has one, so all positions see each
+    other. In the causal case a position uses m 2^l, with the smallest possible l, as n, the number of keys up to
+    itself; so its result never depends on later positions, nor on whether there are any. Masked positions get 0.
 
-    One set of directions is shared by the heads; it is a buffer, so it is saved with the model. The hash is computed in
-    float64, so float32 inputs equal to the bit hash alike in any batch; if their last bits differ, the bucket does in
-    fewer than one case in 10^6.
+    All heads share one set of directions, a buffer that is saved with the model. The hash is computed in float64, so
+    bitwise equal float32 inputs have the same hash in any batch; inputs that differ in their last bits have different
+    buckets in fewer than one case in 10^6.
 
     Args:
         head_dim: d.
@@ -104,11 +108,11 @@ class LshAttention(nn.Module):
         self.head_dim, self.causal = head_dim, causal
         self._key = (seed, layer)
         drawn = self._draw(0)
-        self.register_buffer("directions", torch.empty(drawn.shape).copy_(drawn))  # wherever modules are made now
+        self.register_buffer("directions", torch.empty(drawn.shape).copy_(drawn))  # on the current default device
         self.register_buffer("draw_number", torch.tensor(0))
 
     def _draw(self, draw_number: int) -> Tensor:
-        """(R, 128, d), each round's beginning with a block of its own."""
+        """(R, 128, d), drawn independently for each round."""
         keys = [(*self._key, draw_number, i) for i in range(self.lsh.rounds)]
         rounds = [draw_directions("orthogonal", "constant", DIRECTIONS, self.head_dim, key) for key in keys]
         return torch.stack(rounds).float()
@@ -127,22 +131,22 @@ class LshAttention(nn.Module):
             q: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. All is computed in float32 (float64 for
                 float64), also under autocast.
             k: (B, H, L, d), not used.
-            key_mask: (B, L) bool, true where a position counts; None if all do. What stands in the others may be any
-                finite numbers.
+            key_mask: (B, L) bool, true where a position is real; None if all are. Masked positions may hold any finite
+                numbers.
 
         Raises:
-            ValueError: for shapes that do not fit.
+            ValueError: for shapes that do not match.
         """
-        self._check(q, k, v, key_mask)
+        check_operands(self.head_dim, q, k, v, key_mask)
         if not v.numel():
             return v
         dtype, (batch, heads, length, _) = precision(q, v), q.shape
-        chunk = min(self.lsh.bucket, length)  # within one chunk all see all, however long it is
+        chunk = min(self.lsh.bucket, length)  # within one chunk all positions see each other
         real = q.new_ones(batch, length, dtype=torch.bool) if key_mask is None else key_mask
         with without_autocast(q.device):
             x, values = (y.to(dtype).masked_fill(~real[:, None, :, None], 0.0) for y in (q, v))
             place = back = None
-            if key_mask is not None:  # keys to the front, so that they are numbered as if they were alone
+            if key_mask is not None:  # move keys to the front, so that padding does not affect their numbers
                 order = (~real).int().argsort(dim=1, stable=True)
                 real = real.gather(1, order)
                 place, back = (y[:, None].expand(-1, heads, -1) for y in (order, order.argsort(1)))
@@ -157,15 +161,15 @@ class LshAttention(nn.Module):
             return (out if place is None else _Permuted.apply(out, back, place)).to(v.dtype)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: None = None) -> tuple[Tensor, None]:
-        """Refused: what a position may see is found by sorting all of them.
+        """Not supported: sorting needs all positions.
 
         Raises:
             ValueError: always.
         """
-        raise ValueError("generation with LSH attention is not supported; choose another kind of attention for it")
+        raise ValueError("generation with LSH attention is not supported; use another kind of attention")
 
     def _levels(self, real: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Ranges of positions whose bucket counts are found alike, with the number of directions (B) for each."""
+        """Ranges of positions with the same number of buckets, and the number of directions (B) for each."""
         chunk, length = self.lsh.bucket, real.shape[1]
         if not self.causal:
             keys = real.sum(1)
@@ -180,8 +184,8 @@ class LshAttention(nn.Module):
             start, most = stop, 2 * most
 
     def _level(self, x: Tensor, values: Tensor, real: Tensor, count: Tensor, chunk: int) -> Tensor:
-        """Attention (B, H, T, e) of x (B, H, T, d), T a multiple of `chunk`, with so many directions (B)."""
-        rounds = self.lsh.rounds if x.shape[2] > chunk else 1  # in one chunk all rounds would be alike
+        """Attention (B, H, T, e) of x (B, H, T, d), T a multiple of `chunk`, with `count` (B) directions."""
+        rounds = self.lsh.rounds if x.shape[2] > chunk else 1  # in one chunk all rounds would be the same
         keys = x / nonzero(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
         operands, widths = torch.cat((x, keys, values), -1), (self.head_dim, self.head_dim, values.shape[-1])
         orders, codes = self._sorted(x, real, count, rounds, chunk)
@@ -205,24 +209,24 @@ class LshAttention(nn.Module):
     def _sorted(
         self, x: Tensor, real: Tensor, count: Tensor, rounds: int, chunk: int
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Of each round the order of positions (B, H, T) and their codes: i sees j if 0 <= code_i - code_j <= reach.
+        """For each round, the order of positions (B, H, T) and their codes: i sees j if 0 <= code_i - code_j <= reach.
 
-        Codes count positions, if causal, or else chunks; buckets are further apart than the reach.
+        Codes count positions if causal, otherwise chunks; those of different buckets differ by more than the reach.
         """
         orders, codes, reach = [], [], chunk if self.causal else 1
-        place = torch.arange(x.shape[2], device=x.device)
-        exact, largest = x.to(widest(x)), len(place) + (reach + 1) * (2 * DIRECTIONS + 1)
-        dtype = torch.int16 if largest < 2**15 else torch.int32  # comparing all pairs takes a good part of the time
+        position = torch.arange(x.shape[2], device=x.device)
+        exact, largest = x.to(widest(x)), len(position) + (reach + 1) * (2 * DIRECTIONS + 1)
+        dtype = torch.int16 if largest < 2**15 else torch.int32  # comparing all pairs takes much of the time
         for directions in self.directions[:rounds]:
             bucket = _hash(exact, directions, count).masked_fill(~real[:, None], 2 * DIRECTIONS)
             bucket, order = bucket.sort(dim=-1, stable=True)
-            code = (place if self.causal else place // chunk) + (reach + 1) * bucket
+            code = (position if self.causal else position // chunk) + (reach + 1) * bucket
             orders.append(order)
             codes.append(torch.empty_like(code).scatter_(-1, order, code).to(dtype))
         return orders, codes
 
     def _hidden(self, order: Tensor, codes: list[Tensor], chunk: int) -> Tensor:
-        """(B, H, C, m, 2 m) bool: what i does not see in the last of these rounds, or has seen in one before it."""
+        """(B, H, C, m, 2 m) bool: positions that i does not see in the last round, or has seen in an earlier one."""
         seen, reach = None, chunk if self.causal else 1
         for code in reversed(codes):
             code = code.gather(-1, order)
@@ -233,20 +237,6 @@ class LshAttention(nn.Module):
         seen.diagonal(seen.shape[-1] - chunk, -2, -1).fill_(False)  # i itself
         return seen.logical_not_()
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
-        if q.dim() != 4 or q.shape[-1] != self.head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
-            raise ValueError(
-                f"expected q and k of one shape (B, H, L, {self.head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
-                f"{tuple(k.shape)}, {tuple(v.shape)}"
-            )
-        if not (q.is_floating_point() and v.is_floating_point()):
-            raise ValueError(f"expected q and v of floating point, got {q.dtype}, {v.dtype}")
-        expected = (q.shape[0], q.shape[2])
-        if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-            raise ValueError(
-                f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
-            )
-
     def extra_repr(self) -> str:
         return (
             f"head_dim={self.head_dim}, rounds={self.lsh.rounds}, bucket={self.lsh.bucket}, causal={self.causal}, "
@@ -255,7 +245,7 @@ class LshAttention(nn.Module):
 
 
 class _Permuted(torch.autograd.Function):
-    """Positions of (B, H, T, w) in another order (B, H, T), given with its inverse, since `gather` is slow backward."""
+    """Reorders positions of (B, H, T, w) by (B, H, T); given the inverse, since the backward of `gather` is slow."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -281,7 +271,7 @@ def _chunks(x: Tensor, chunk: int) -> Tensor:
 
 
 def _windows(x: Tensor, chunk: int, nothing: float) -> Tensor:
-    """(B, H, T, ...) -> (B, H, C, 2 m, ...): each chunk behind the one before it; (B, H, 1, m, ...) if there is one."""
+    """(B, H, T, ...) -> (B, H, C, 2 m, ...): each chunk after the previous one; (B, H, 1, m, ...) for one chunk."""
     x = _chunks(x, chunk)
     if x.shape[2] == 1:
         return x
@@ -289,7 +279,7 @@ def _windows(x: Tensor, chunk: int, nothing: float) -> Tensor:
 
 
 def _hash(x: Tensor, directions: Tensor, count: Tensor) -> Tensor:
-    """Buckets (B, H, T) from 0: which of the first `count` (B) signed directions is nearest; one bucket if none."""
+    """Buckets (B, H, T) from 0: the nearest of the first `count` (B) signed directions; one bucket if `count` is 0."""
     most = min(DIRECTIONS, max(1, int(count.max())))
     p = x @ directions[:most].to(x).T
     column = torch.arange(most, device=x.device)

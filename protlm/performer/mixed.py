@@ -1,4 +1,4 @@
-"""Some heads of a layer see a window, the others what the layer's own kind of attention sees.
+"""The attention of a layer: one kind for all heads, or a sliding window for some of them.
 
 Legend: B batch, H heads, L length, d head width, e value width.
 """
@@ -8,26 +8,35 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from protlm.performer.config import PerformerConfig
 from protlm.performer.window import WindowAttention
 
 
+def attention_of(config: PerformerConfig, layer: int) -> nn.Module:
+    """The attention of one layer; any parameters of its own are drawn from torch's global generator."""
+    own = config.kind.module(config.attention_settings(layer))
+    if not config.local_heads:
+        return own
+    return MixedAttention(WindowAttention(config.local_window, config.causal), own, config.local_heads)
+
+
 class MixedState(NamedTuple):
-    """What each kind keeps of the positions so far."""
+    """The states of both kinds of attention."""
 
     local: Any
     rest: Any
 
 
 class MixedAttention(nn.Module):
-    """The first heads by sliding-window attention, the rest by another module with the interface of `FavorAttention`.
+    """Sliding-window attention in the first heads, and another module like `FavorAttention` in the others.
 
-    A window is as sharp as softmax and linear in L; what it brings is in docs/decisions.md. Arora et al. 2024, "Simple
-    linear attention language models balance the recall-throughput tradeoff", combine the two by layers.
+    A window is as sharp as softmax and linear in L; docs/decisions.md has what it gains. Arora et al. 2024, "Simple
+    linear attention language models balance the recall-throughput tradeoff", alternate the two by layers.
 
     Args:
         local: attention of the first heads.
         rest: attention of the others.
-        heads: how many are local, from 1.
+        heads: number of local heads, at least 1.
     """
 
     def __init__(self, local: WindowAttention, rest: nn.Module, heads: int) -> None:
@@ -36,12 +45,12 @@ class MixedAttention(nn.Module):
         self.parts = slice(heads), slice(heads, None)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """As `FavorAttention.forward`."""
+        """Like `FavorAttention.forward`."""
         near, far = ([part[:, heads] for part in (q, k, v)] for heads in self.parts)
         return torch.cat((self.local(*near, key_mask), self.rest(*far, key_mask)), 1)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: MixedState | None = None) -> tuple[Tensor, MixedState]:
-        """As `FavorAttention.step`."""
+        """Like `FavorAttention.step`."""
         near, far = ([part[:, heads] for part in (q, k, v)] for heads in self.parts)
         local, rest = state or (None, None)
         step: Any = self.rest.step

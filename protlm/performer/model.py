@@ -1,4 +1,4 @@
-"""A Performer language model, to be read from top to bottom.
+"""A Performer protein language model.
 
 Legend: B batch, L length, H heads, d head width, D model width, V vocabulary.
 """
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -17,18 +16,17 @@ from torch.utils.checkpoint import checkpoint
 from protlm.performer.config import PerformerConfig
 from protlm.performer.features import FeatureMap
 from protlm.performer.kind import Kind
-from protlm.performer.mixed import MixedAttention
+from protlm.performer.mixed import MixedAttention, attention_of
 from protlm.performer.positions import Rotation, rotate, sinusoids
-from protlm.performer.recurrent import State
+from protlm.performer.recurrent import PerformerState
 from protlm.performer.segments import restarted, share_of, within_segments
-from protlm.performer.selection import attention_of
 
 ZEROED = 0.15 * 0.8
-"""Share of the tokens that were masks in ESM-2's training; see `PerformerConfig.zeroed_id`."""
+"""Fraction of masked tokens in ESM-2's training; see `PerformerConfig.zeroed_id`."""
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values from one product, any kind of attention, and the product that joins the heads."""
+    """One projection to queries, keys and values, any kind of attention, and the output projection."""
 
     def __init__(self, config: PerformerConfig, layer: int) -> None:
         super().__init__()
@@ -50,14 +48,14 @@ class SelfAttention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def step(self, x: Tensor, state: Any, rotation: Rotation | None) -> tuple[Tensor, Any]:
-        """The next positions (B, L, D) of a causal model, and the state behind them."""
+        """The next positions (B, L, D) of a causal model, and the state after them."""
         step: Any = self.attention.step
         attended, state = step(*self._heads(x, rotation), state)
         return self.out(attended.transpose(1, 2).flatten(2)), state
 
     def _heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
-        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # the gradients come back in one piece
+        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # so that their gradients arrive as one tensor
         return (q, k, v) if rotation is None else (rotate(q, *rotation), rotate(k, *rotation), v)
 
 
@@ -82,14 +80,14 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
     def step(self, x: Tensor, state: Any, rotation: Rotation | None) -> tuple[Tensor, Any]:
-        """The next positions (B, L, D) of a causal model, and the state behind them."""
+        """The next positions (B, L, D) of a causal model, and the state after them."""
         attended, state = self.attention.step(self.attention_norm(x), state, rotation)
         x = x + attended
         return x + self.feed_forward(self.feed_forward_norm(x)), state
 
 
 class EsmHead(nn.Module):
-    """The head of ESM-2 (Lin et al. 2023): dense, GELU, LayerNorm, and a product with the embedding's own weights."""
+    """The language-model head of ESM-2 (Lin et al. 2023): dense, GELU, LayerNorm, tied embedding weights."""
 
     def __init__(self, config: PerformerConfig) -> None:
         super().__init__()
@@ -105,13 +103,16 @@ class EsmHead(nn.Module):
 class Performer(nn.Module):
     """Tokens to logits.
 
-    Weights start normal with deviation 0.02, those that write into the residual stream smaller by sqrt(2 layers), so
-    that its variance does not grow with depth (Radford et al. 2019). The embedding starts with 0.5, as large as
-    positions (docs/decisions.md), unless it is the head's as well.
+    Weights are initialised from a normal distribution with standard deviation 0.02, those that write into the residual
+    stream divided by sqrt(2 layers), so that its variance does not grow with depth (Radford et al. 2019). The embedding
+    has 0.5, the scale of positions (docs/decisions.md), unless it is tied to the head.
+
+    Args:
+        config: the architecture.
     """
 
     activation_checkpointing = False
-    """Keep only the input of each block for the backward pass, and compute the block again there."""
+    """Whether the backward pass recomputes each block from its input, to save memory."""
 
     def __init__(self, config: PerformerConfig) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class Performer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws all weights anew from torch's global generator."""
+        """Initialises all weights from torch's global generator."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 multiplies = isinstance(module, nn.Linear) or self.config.head == "esm"
@@ -140,12 +141,12 @@ class Performer(nn.Module):
             attention.reset_parameters()
 
     def switch_attention(self, attention: str | FeatureMap | Kind, num_features: int | None = None) -> None:
-        """Replaces the kind of attention; all parameters stay, but for any of attention itself.
+        """Replaces the kind of attention; all parameters except those of attention itself are kept.
 
-        Those of the new kind are drawn from torch's global generator; its directions are those of draw 0.
+        Parameters of the new kind are drawn from torch's global generator; its directions are those of draw 0.
 
         Args:
-            attention, num_features: as in `PerformerConfig`; None for as many features as before.
+            attention, num_features: as in `PerformerConfig`; None keeps the number of features.
 
         Raises:
             ValueError: for an unknown kind or number.
@@ -158,7 +159,7 @@ class Performer(nn.Module):
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             kind = attention_of(config, layer).train(self.training)
-            block.attention.attention = kind.to(self.embedding.weight)  # its device and its dtype
+            block.attention.attention = kind.to(self.embedding.weight)  # device and dtype
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
@@ -166,31 +167,29 @@ class Performer(nn.Module):
             attention.redraw(draw_number)
 
     def share_observations(self) -> None:
-        """Gives all ranks what rank 0 has observed for adaptive kernels: that alone is in a checkpoint."""
-        for attention in self._attention("feature_map"):
-            if attention.feature_map.adaptive:
-                dist.broadcast(attention.moment, 0)
-                dist.broadcast(attention.observed, 0)
+        """Broadcasts rank 0's observations for adaptive kernels: only these are in a checkpoint."""
+        for attention in self._attention("share_observations"):
+            attention.share_observations()
 
     @property
     def draw_number(self) -> int:
-        """Of the directions as they are; 0 without any."""
+        """Number of the last draw of random directions; 0 if there are none."""
         return max((int(attention.draw_number) for attention in self._attention("draw_number")), default=0)
 
     def _attention(self, able: str) -> Iterator[Any]:
-        """Of each layer, if it has such an attribute; without the window of its local heads."""
+        """The attention of each layer, without local heads, if it has such an attribute."""
         modules: Iterator[Any] = (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
         own = (module.rest if isinstance(module, MixedAttention) else module for module in modules)
         return (module for module in own if hasattr(module, able))
 
     def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """Representations (B, L, D) behind the last norm, from tokens (B, L) int64.
+        """Representations (B, L, D) after the final LayerNorm.
 
         Args:
-            tokens: (B, L).
-            key_mask: (B, L) bool, true where a token is real; by default all that is not padding.
-            segments: (B, L) integers, equal within each of several sequences that share a row: attention stays within
-                each, and positions begin anew, as if it stood alone. None for one sequence a row.
+            tokens: (B, L) int64.
+            key_mask: (B, L) bool, true where a token is real; by default all but padding.
+            segments: (B, L) integers for packed batches, equal within each sequence of a row: attention stays within
+                a sequence, and its positions start from 0. None for one sequence per row.
         """
         last = len(self.blocks)
         return self.representations(tokens, {last}, key_mask, segments)[last]
@@ -202,11 +201,11 @@ class Performer(nn.Module):
         key_mask: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        """Layer -> representations (B, L, D): 0 is the embedding, i the output of block i, the last behind its norm.
+        """Representations (B, L, D) by layer: 0 is the embedding, i the output of block i, the last after LayerNorm.
 
         Args:
             tokens, key_mask, segments: as in `hidden`.
-            layers: numbers from 0 to the number of blocks; only these are kept.
+            layers: which to return, from 0 to the number of blocks.
         """
         if key_mask is None:
             key_mask = tokens != self.config.pad_id
@@ -229,24 +228,24 @@ class Performer(nn.Module):
         return self.logits(self.hidden(tokens, key_mask, segments))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) from representations (..., D) behind the last norm."""
+        """Logits (..., V) from representations (..., D) after the final LayerNorm."""
         if isinstance(self.head, EsmHead):
             return self.head(hidden, self.embedding.weight)
         return self.head(hidden)
 
     @torch.no_grad()
-    def step(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits (B, L, V) of the next tokens (B, L) of a causal model in evaluation mode, and the state behind them.
+    def step(self, tokens: Tensor, state: PerformerState | None = None) -> tuple[Tensor, PerformerState]:
+        """Logits (B, L, V) of the next tokens (B, L) of a causal model in evaluation mode, and the state after them.
 
-        Time and memory do not depend on how many tokens there were before, but for exact attention, which keeps all
-        keys and values. No token may be padding.
+        Time and memory do not depend on the number of earlier tokens, except for exact attention, which keeps all keys
+        and values. No token may be padding.
 
         Raises:
-            ValueError: for a bidirectional model, one with `zeroed_id`, or one with LSH attention.
+            ValueError: for a bidirectional model, one with `zeroed_id`, or attention without steps (LSH attention).
         """
         if not self.config.stepwise:
             raise ValueError("only a causal model can be computed step by step, without zeroed_id and LSH attention")
-        first, states = state or State(0, (None,) * len(self.blocks))
+        first, states = state or PerformerState(0, (None,) * len(self.blocks))
         x = self._embedded(tokens, None, None, first)
         rotation = self._rotation(tokens, None, first)
         after = []
@@ -254,7 +253,7 @@ class Performer(nn.Module):
             assert isinstance(block, Block)
             x, now = block.step(x, before, rotation)
             after.append(now)
-        return self.logits(self.norm(x)), State(first + tokens.shape[1], tuple(after))
+        return self.logits(self.norm(x)), PerformerState(first + tokens.shape[1], tuple(after))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats over the targets (B, L) that are not -100; 0 if there are none."""
@@ -288,8 +287,8 @@ class Performer(nn.Module):
         frequency = 10_000.0 ** -(torch.arange(0, d, 2, device=tokens.device) / d)
         frequency = frequency.to(getattr(torch, self.config.rotary_dtype)).float()
         if segments is None:
-            place = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+            position = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         else:
-            place = restarted(segments)[:, None]
-        angles = place[..., None] * frequency
+            position = restarted(segments)[:, None]
+        angles = position[..., None] * frequency
         return angles.cos(), angles.sin()

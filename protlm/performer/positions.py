@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoids that are added, and angles that queries and keys are turned by."""
+"""Positional encodings: sinusoids, which are added, and rotary positions, which rotate queries and keys."""
 
 import math
 
@@ -10,7 +10,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def sinusoids(length: int, width: int, first: int = 0) -> Tensor:
-    """(length, width) float32 of the positions from `first` on: sines in the even columns, cosines in the odd ones.
+    """(length, width) float32 for positions from `first`: sines in the even columns, cosines in the odd ones.
 
     Source: Vaswani et al. 2017, 3.5.
     """
@@ -22,11 +22,11 @@ def sinusoids(length: int, width: int, first: int = 0) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): turns pairs (x_i, x_{i + d/2}) of (B, H, L, d) by angles.
+    """Rotary positions (Su et al. 2021): rotates the pairs (x_i, x_{i + d/2}) of (B, H, L, d).
 
     Args:
-        x: the vectors.
-        cos, sin: of the angles, (..., L, d/2).
+        x: (B, H, L, d), queries or keys.
+        cos, sin: (..., L, d/2), of the angles.
     """
     first, second = x.chunk(2, -1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)

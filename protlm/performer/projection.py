@@ -1,6 +1,6 @@
 """Random directions for FAVOR+: rows w_1 ... w_M, and their norms.
 
-Legend: d head width, M directions. With norms "chi" each row alone is standard Gaussian, whatever the kind of
+Legend: d head width, M directions. With norms "chi" each row is marginally standard Gaussian for every kind of
 directions, so estimates of the softmax kernel are unbiased.
 """
 
@@ -12,11 +12,10 @@ from torch import Tensor
 
 
 def haar(dim: int, generator: torch.Generator) -> Tensor:
-    """(d, d) float64: an orthogonal matrix, uniform over all of them.
+    """(d, d) float64: a uniformly distributed orthogonal matrix.
 
-    The QR decomposition of a Gaussian matrix is that only after its columns are multiplied by the signs of R's diagonal
-    (Mezzadri 2007, "How to generate random matrices from the classical compact groups"); without it the estimates are
-    biased.
+    The Q of a Gaussian matrix is uniform only after its columns are multiplied by the signs of R's diagonal (Mezzadri
+    2007, "How to generate random matrices from the classical compact groups"); without that, estimates are biased.
     """
     q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64, device="cpu"))
     return q * torch.sign(torch.diagonal(r))
@@ -34,7 +33,7 @@ def orthogonal(count: int, dim: int, generator: torch.Generator) -> Tensor:
 
 
 def simplex(count: int, dim: int, generator: torch.Generator) -> Tensor:
-    """(M, d) float64: blocks of d unit rows with inner products -1 / (d - 1), turned at random; Reid et al. 2023."""
+    """(M, d) float64: randomly rotated blocks of d unit rows with inner products -1 / (d - 1); Reid et al. 2023."""
     if dim == 1:
         return orthogonal(count, dim, generator)
     corners = (torch.eye(dim, dtype=torch.float64, device="cpu") - 1 / dim) * math.sqrt(dim / (dim - 1))
@@ -56,13 +55,13 @@ NORMS = {"chi": chi, "constant": constant}
 
 
 def draw_directions(kind: str, norms: str, num_features: int, head_dim: int, key: tuple[int, ...]) -> Tensor:
-    """Directions (M, d) float64 that depend on `key` only: the same on every rank, device and day.
+    """Directions (M, d) float64 that depend on `key` only: the same on every rank and device.
 
     Args:
         kind: "orthogonal", "simplex" or "iid".
         norms: "chi" or "constant".
         num_features, head_dim: M and d.
-        key: integers from 0, here (seed, layer, draw number).
+        key: non-negative integers, here (seed, layer, draw number).
     """
     if kind not in DIRECTIONS:
         raise ValueError(f"directions {kind!r}: expected one of {', '.join(DIRECTIONS)}")
@@ -74,6 +73,6 @@ def draw_directions(kind: str, norms: str, num_features: int, head_dim: int, key
 
 
 def whole_number(name: str, value: object, least: int) -> None:
-    """Refuses what is no whole number from `least`: ValueError."""
-    if not isinstance(value, int) or value < least:
+    """Raises ValueError unless the value is a whole number of at least `least`."""
+    if type(value) is not int or value < least:
         raise ValueError(f"{name} {value!r}: expected a whole number from {least}")

@@ -1,4 +1,4 @@
-"""Causal attention position by position: what is kept of the keys, and the next position.
+"""Causal attention position by position: the state of the keys so far, and the next position.
 
 Legend: B batch, H heads, d head width, e value width, M features.
 """
@@ -9,64 +9,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protlm.performer.blocks import nonzero
-from protlm.performer.estimator import LOG2E
-from protlm.performer.features import FeatureMap
+from protlm.performer.estimator import LOG2E, nonzero
+from protlm.performer.features import decode
+from protlm.performer.linear_attention import Inputs, Options
 
 
 class RecurrentState(NamedTuple):
-    """What is kept of the keys so far; its size does not depend on their number.
+    """The keys so far, for one layer; its size does not depend on their number.
 
     Args:
-        shift: (B, H, 1, M), or (B, H, 1, 1) for features that may be negative: logarithm to base 2 of the sums' scale,
+        shift: (B, H, 1, M), or (B, H, 1, 1) for features of either sign: base-2 logarithm of the scale of the sums,
             float64 where the device has it.
-        sums: (B, H, e + 1, M): of features times values, and of features.
+        sums: (B, H, e + 1, M): sums of features times values, and of features.
     """
 
     shift: Tensor
     sums: Tensor
 
 
-class State(NamedTuple):
-    """What a causal model keeps of the tokens so far; see `Performer.step`.
+class PerformerState(NamedTuple):
+    """The tokens so far, for a causal model; see `Performer.step`.
 
     Args:
-        position: how many there were.
-        layers: of each layer, what its attention keeps.
+        position: number of tokens.
+        layers: the state of each layer's attention.
     """
 
     position: int
     layers: tuple[Any, ...]
 
-    def select(self, rows: Tensor) -> "State":
-        """The state of some sequences, any number of times each, by their rows (n,) int64 in the batch."""
-        return State(self.position, tuple(_rows(layer, rows) for layer in self.layers))
+    def select(self, rows: Tensor) -> "PerformerState":
+        """The state of some sequences, each any number of times, by their rows (n,) int64 of the batch."""
+        return PerformerState(self.position, tuple(_rows(layer, rows) for layer in self.layers))
 
 
 def _rows(state: Any, rows: Tensor) -> Any:
-    """Of a tensor, or of all that are in named tuples."""
+    """Rows of all tensors of a state, which is a tensor, None or a named tuple of states."""
     if isinstance(state, Tensor):
         return state[rows]
     return None if state is None else state._make(_rows(part, rows) for part in state)
 
 
-def step_position(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    feature_map: FeatureMap,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    state: RecurrentState,
-) -> tuple[Tensor, RecurrentState]:
-    """Attention of one position, and the state behind it.
+def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None:
+    """Raises ValueError for the state of another kernel or batch."""
+    q, feature_map = inputs.q, decode(options.feature_map)
+    rows = q.shape[-1] if inputs.weight is None else len(inputs.weight)
+    features = feature_map.features(torch.empty(0, rows)).shape[-1]
+    expected = (
+        (*q.shape[:2], 1, features if feature_map.log else 1),
+        (*q.shape[:2], inputs.v.shape[-1] + 1, features),
+    )
+    if not isinstance(state, RecurrentState) or (state.shift.shape, state.sums.shape) != expected:
+        raise ValueError(f"expected the state of a step of the same kernel and batch, of shapes {expected}")
+
+
+def step_position(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+    """Attention (B, H, 1, e) of one position, and the state after it.
 
     Args:
-        q, k, v: (B, H, 1, d), (B, H, 1, d) and (B, H, 1, e), all of the state's dtype.
-        feature_map, weight, bias, scale: as attention was computed with that gave the state.
-        state: of the positions before.
+        inputs: q, k and v of that position, (B, H, 1, d or e), in the state's dtype.
+        options: as in the computation that returned the state.
+        state: of the previous positions.
     """
+    q, k, v, _, weight, bias = inputs
+    feature_map, scale = decode(options.feature_map), options.scale
     dtype, exact = state.sums.dtype, state.shift.dtype
     both = torch.cat((q, k), 2).to(exact)
     p = both * scale if weight is None else both @ weight.T.to(exact)
@@ -77,7 +83,7 @@ def step_position(
         before = state.shift + state.sums[..., -1:, :].log2()
         u = of_k * LOG2E + size
         shift = torch.logaddexp2(before, u)
-        # sums are the large part of the state: they are gone through as seldom as can be
+        # the sums are the large part of the state: as few passes over them as possible
         sums = (state.sums * (state.shift - shift).exp2().to(dtype)).addcmul_(values, (u - shift).exp2().to(dtype))
         weights = (of_q + shift / LOG2E).softmax(-1).to(dtype)
         return weights @ sums[..., :-1, :].transpose(2, 3), RecurrentState(shift, sums)

@@ -1,4 +1,4 @@
-"""The same attention, slow and obvious, in float64: what the fast paths are tested against.
+"""Slow and obvious attention in float64, the reference for tests of the fast paths.
 
 Legend: B batch, H heads, L length, M features, d head width, e value width.
 """
@@ -10,7 +10,7 @@ from protlm.performer.features import FeatureMap
 
 
 def phi(x: Tensor, feature_map: FeatureMap, directions: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Features (..., M) or their logarithms, and the logarithm (..., 1) of a factor they have besides, in float64.
+    """Features (..., M) or their logarithms, and the logarithm (..., 1) of their common factor, in float64.
 
     Args:
         x: (..., d), d^(-1/4) q or k.
@@ -82,7 +82,7 @@ def linformer_attention(
 
     Args:
         q, k, v, key_mask: as in `favor_attention`.
-        keys, values: (R, at least L), which project keys and values along the sequence.
+        keys, values: (R, at least L), the projections of keys and values along the sequence.
     """
     real = torch.ones(len(k), k.shape[2]) if key_mask is None else key_mask
     k, v = (
@@ -95,19 +95,19 @@ def linformer_attention(
 def window_attention(
     q: Tensor, k: Tensor, v: Tensor, size: int, key_mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
-    """Softmax over the keys at most size // 2 away, or, causal, the `size` last ones: (B, H, L, e) float64.
+    """Softmax over the keys at most size // 2 away, or over the last `size` if causal: (B, H, L, e) float64.
 
-    0 where none of them is real; other arguments as in `favor_attention`.
+    The result is 0 where none of them is real; other arguments as in `favor_attention`.
     """
-    place = torch.arange(q.shape[2], device=q.device)
-    distance = place[:, None] - place
+    position = torch.arange(q.shape[2], device=q.device)
+    distance = position[:, None] - position
     seen = (distance < size if causal else distance.abs() <= size // 2) & ~_hidden(q, key_mask, causal)
     weights = seen * (q.double() @ k.double().transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
     return weights @ v.double() / weights.sum(-1, keepdim=True).clamp(min=1e-300)
 
 
 def _hidden(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
-    """(B, 1, L, L) bool: which keys a query must not see."""
+    """(B, 1, L, L) bool: keys that a query must not see."""
     batch, length = x.shape[0], x.shape[-2]
     hidden = torch.zeros(batch, 1, length, length, dtype=torch.bool, device=x.device)
     if key_mask is not None:
@@ -116,5 +116,5 @@ def _hidden(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
 
 
 def _softmax(logits: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
-    """Softmax over the keys that may be seen."""
+    """Softmax over the visible keys."""
     return logits.masked_fill(_hidden(logits, key_mask, causal), -torch.inf).softmax(-1)

@@ -1,4 +1,4 @@
-"""Attention kept within each of several sequences that share a row.
+"""Attention within each of the sequences of a packed row.
 
 Legend: B batch, L length, H heads, d head width, S segments of similar length, W the longest of them.
 """
@@ -12,17 +12,17 @@ Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def restarted(segments: Tensor) -> Tensor:
-    """Positions (B, L) int64 that begin at 0 in each segment; `segments` (B, L) integers are equal within one.
+    """Positions (B, L) int64 that start from 0 in each segment; `segments` (B, L) integers are equal within one.
 
     >>> restarted(torch.tensor([[0, 0, 0, 1, 1]])).tolist()
     [[0, 1, 2, 0, 1]]
     """
-    place = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    return place - torch.where(_starts(segments), place, 0).cummax(1).values
+    position = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    return position - torch.where(_starts(segments), position, 0).cummax(1).values
 
 
 def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tensor:
-    """How many of the keys of a row, or of each of its segments, are chosen: (B, 1) or (B, L), from (B, L) each."""
+    """The fraction of the keys of a row (B, 1), or of each of its segments (B, L), that is chosen; both (B, L) bool."""
     if segments is None:
         return chosen.sum(1, keepdim=True) / key_mask.sum(1, keepdim=True).clamp(min=1)
     number = (restarted(segments) == 0).cumsum(1) - 1
@@ -33,14 +33,14 @@ def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tenso
 def within_segments(
     attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, segments: Tensor
 ) -> Tensor:
-    """Any kind of attention, applied to each segment as if it stood alone.
+    """Any kind of attention, applied to each segment as a sequence of its own.
 
-    Segments are taken out of their rows, padded to lengths of the same power of two, and put back.
+    Segments are gathered into batches of similar length (within a factor of two), padded, and scattered back.
 
     Args:
-        attention: of (q, k, v, key_mask), each call a batch of sequences.
+        attention: a function of (q, k, v, key_mask).
         q, k: (B, H, L, d); v: (B, H, L, any width).
-        key_mask: (B, L) bool, true where a key counts; None for all.
+        key_mask: (B, L) bool, true where a key is real; None if all are.
         segments: (B, L) integers, equal within a segment, which is contiguous.
 
     Returns:

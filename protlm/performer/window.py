@@ -1,4 +1,4 @@
-"""Sliding-window attention: each position sees its neighbours only.
+"""Sliding-window attention: each position sees only its neighbours.
 
 Legend: B batch, H heads, L length, d head width, e value width, C positions of a block, n blocks, W keys a block sees.
 """
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protlm.performer.baselines import KeysAndValues
-from protlm.performer.kind import Kind, Place
+from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.projection import whole_number
 
-_LEAST = 16  # positions of a block: smaller products take longer than what they save
+_LEAST = 16  # positions of a block: smaller products cost more time than they save
 
 
 @dataclass(frozen=True)
@@ -25,26 +26,29 @@ class Window(Kind):
 
     size: int = 128
 
-    def module(self, place: Place) -> nn.Module:
-        return WindowAttention(self.size, place.causal)
+    def __post_init__(self) -> None:
+        whole_number("size", self.size, 1)
 
-    def operations(self, head_dim: int, length: int, causal: bool) -> int:
-        """Of the keys that positions see, which are fewer at the ends."""
-        if causal:
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        return WindowAttention(self.size, settings.causal)
+
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        """Counts the keys that positions see, which are fewer at the ends."""
+        if settings.causal:
             size = min(self.size, length)
             seen = length * size - size * (size - 1) // 2
         else:
             side = min(self.size // 2, length - 1)
             seen = length * (2 * side + 1) - side * (side + 1)
-        return 4 * head_dim * seen // length
+        return 4 * settings.head_dim * seen // length
 
 
 class WindowAttention(nn.Module):
     """Softmax attention over neighbours, in time and memory linear in L.
 
-    Position t sees position s if |t - s| <= size // 2, or, causal, if 0 <= t - s < size: with an even size, size + 1
-    keys in the one case and `size` in the other. The sequence is cut into blocks, each of which attends to itself and
-    to as much of its neighbours as its window reaches.
+    Position t sees position s if |t - s| <= size // 2, or if 0 <= t - s < size in the causal case: for an even size,
+    these are size + 1 and `size` keys. The sequence is cut into blocks, each of which attends to itself and to the
+    positions of its neighbours within reach.
 
     Args:
         size: of the window.
@@ -56,43 +60,43 @@ class WindowAttention(nn.Module):
     def __init__(self, size: int = 128, causal: bool = False) -> None:
         super().__init__()
         self.size, self.causal = size, causal
-        self.behind, self.ahead = (size - 1, 0) if causal else (size // 2, size // 2)
+        self.back, self.ahead = (size - 1, 0) if causal else (size // 2, size // 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """As `FavorAttention.forward`; 0 where no key in reach is real."""
+        """Like `FavorAttention.forward`; 0 where no key within reach is real."""
         batch, length = q.shape[0], q.shape[2]
-        block, behind, ahead = max(_LEAST, self.size // 2), self.behind, self.ahead
-        if length <= block + behind + ahead:  # no more keys than a block sees
-            block, behind, ahead = length, 0, 0
+        block, back, ahead = max(_LEAST, self.size // 2), self.back, self.ahead
+        if length <= block + back + ahead:  # no more keys than a block sees
+            block, back, ahead = length, 0, 0
         rest = -length % block
-        edges, width = (behind, rest + ahead), behind + block + ahead
-        near = torch.arange(block, device=q.device)[:, None] + behind - torch.arange(width, device=q.device)
-        near = (near <= self.behind) & (near >= -self.ahead)
+        edges, width = (back, rest + ahead), back + block + ahead
+        near = torch.arange(block, device=q.device)[:, None] + back - torch.arange(width, device=q.device)
+        near = (near <= self.back) & (near >= -self.ahead)
         real = near.new_ones(batch, length) if key_mask is None else key_mask
         real = F.pad(real, edges).unfold(1, width, block).flatten(0, 1)  # (B n, W)
         seen = near & real[:, None, None, :]
         alone = ~seen.any(-1, keepdim=True)
         k, v = _blocks(k, edges, width, block), _blocks(v, edges, width, block)
-        # a row that sees nothing would be 0 / 0 in some of PyTorch's kernels: it sees all, and is dropped
+        # some of PyTorch's kernels return 0 / 0 for a row that sees nothing: it sees all, and its result is dropped
         out = F.scaled_dot_product_attention(_blocks(q, (0, rest), block, block), k, v, attn_mask=seen | alone)
         out = out.masked_fill(alone, 0).unflatten(0, (batch, -1)).transpose(1, 2)
         return out.flatten(2, 3)[:, :, :length]
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
-        """As `FavorAttention.step`; the state is the last size - 1 keys and values.
+        """Like `FavorAttention.step`; the state holds the last size - 1 keys and values.
 
         Raises:
-            ValueError: for attention that is not causal.
+            ValueError: for bidirectional attention.
         """
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
         k, v = KeysAndValues.joined(state, k, v)
         before = k.shape[2] - q.shape[2]
-        if q.shape[2] == 1:  # its window is all there is
+        if q.shape[2] == 1:  # it sees all keys that are kept
             out = F.scaled_dot_product_attention(q, k, v)
         else:
             out = self(F.pad(q, (0, 0, before, 0)), k, v)[:, :, before:]
-        first = max(0, k.shape[2] - self.behind)
+        first = max(0, k.shape[2] - self.back)
         return out, KeysAndValues(k[:, :, first:], v[:, :, first:])
 
     def extra_repr(self) -> str:
@@ -100,5 +104,5 @@ class WindowAttention(nn.Module):
 
 
 def _blocks(x: Tensor, edges: tuple[int, int], width: int, step: int) -> Tensor:
-    """(B, H, L, d), with zeros at both ends, cut into pieces that begin every `step` positions: (B n, H, width, d)."""
+    """(B, H, L, d), padded with zeros, cut into overlapping pieces every `step` positions: (B n, H, width, d)."""
     return F.pad(x, (0, 0, *edges)).unfold(2, width, step).permute(0, 2, 1, 4, 3).flatten(0, 1)

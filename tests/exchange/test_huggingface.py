@@ -172,7 +172,7 @@ def test_fine_tuning_changes_every_weight_as_it_does_ours(exported: dict[str, Pa
             assert not torch.equal(changed, before[f"performer.{name}"]), name
     theirs.save_pretrained(tmp_path / "tuned")
     load(AutoTokenizer, exported[kind]).save_pretrained(tmp_path / "tuned")
-    for name in sources():
+    for name in sources(PerformerConfig(33, PAD)):
         assert "SPDX-License-Identifier: Apache-2.0" in (tmp_path / "tuned" / name).read_text()
     inputs = batch(kind, tmp_path / "tuned")
     assert torch.equal(inputs["input_ids"], batch(kind, exported[kind])["input_ids"])
@@ -248,7 +248,7 @@ def test_two_folders_load_in_one_process_without_protlm_and_network(exported: di
 
 
 def test_the_code_needs_torch_numpy_and_transformers_only() -> None:
-    texts = sources()
+    texts = sources(PerformerConfig(33, PAD))
     roots = set()
     for text in texts.values():
         for node in ast.walk(ast.parse(text)):
@@ -268,7 +268,7 @@ def test_the_folder_explains_itself(exported: dict[str, Path], monkeypatch) -> N
         folder = exported[kind]
         names = {path.name for path in folder.iterdir()}
         others = {"README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"}
-        assert names == others | set(sources())
+        assert names == others | set(sources(PerformerConfig(33, PAD)))
         card = (folder / "README.md").read_text()
         monkeypatch.chdir(folder.parent)
         names = {}

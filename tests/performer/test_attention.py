@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protlm.performer import FavorAttention
-from protlm.performer.causal import Block
+from protlm.performer.causal import KeyBlock
 from protlm.performer.estimator import Estimator
 from protlm.performer.features import FEATURE_MAPS, FUNCTIONS, Exponential, Generalised, encode
-from protlm.performer.linear_attention import linear_attention
+from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.recurrent import RecurrentState
 from protlm.performer.reference import attention_matrix, exact_attention, favor_attention, phi
 
@@ -24,8 +24,10 @@ SIGNED = ["trig", "gelu", "tanh", "cos", "identity"]
 POSITIVE = [kernel for kernel in KERNELS if kernel not in SIGNED]
 ADAPTIVE = [kernel for kernel in KERNELS if FEATURE_MAPS[kernel].adaptive]
 BOTH = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+TRAITS = ["softmax", "sderf", "exp", "trig", "relu", "relu_unprojected", "cos"]
+"""One map of each trait: log and linear; with a bias; log and not linear; quadratic; plain; not projected; signed."""
+EACH_TRAIT = pytest.mark.parametrize("kernel", TRAITS)
 EVERY = pytest.mark.parametrize("kernel", KERNELS)
-EACH_POSITIVE = pytest.mark.parametrize("kernel", POSITIVE)
 EACH_ADAPTIVE = pytest.mark.parametrize("kernel", ADAPTIVE)
 
 
@@ -128,9 +130,9 @@ def test_equals_the_reference_at_any_shape_and_scale(
     assert distance(fast, slow) < 1e-11 * conditioning(attention, q, k, mask)  # logarithms reach 10^4
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
-@pytest.mark.parametrize("scale", [1, 3, 10, 30])
+@pytest.mark.parametrize("scale", [3, 30])
 def test_float32_is_near_the_reference_at_any_norm(kernel: str, causal: bool, scale: float) -> None:
     q, k, v = inputs((1, 2, 150, 64), scale)
     attention = build(kernel, 64, 48, causal=causal)
@@ -149,7 +151,7 @@ def test_gradcheck(kernel: str, causal: bool) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", ["relu", "tanh", "identity"])
 def test_a_callable_equals_the_kernel_of_that_name(function: str, causal: bool) -> None:
     tensors = [x.requires_grad_() for x in inputs((2, 2, 70, 8), dtype=torch.float64)]
     named = build(function, 8, 12, causal=causal)
@@ -234,7 +236,7 @@ def test_more_features_come_nearer_to_exact_attention_and_orthogonal_ones_neares
 # 3: causal
 
 
-@EVERY
+@EACH_TRAIT
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
 @pytest.mark.parametrize("size", [1.0, 1e3])
 def test_the_future_changes_nothing(kernel: str, dtype: torch.dtype, rounding: float, size: float) -> None:
@@ -254,10 +256,10 @@ def test_the_future_changes_nothing(kernel: str, dtype: torch.dtype, rounding: f
     assert distance(after[:, :, t:], before[:, :, t:]) > 0.01
 
 
-SHIFTED = [kernel for kernel in KERNELS if FEATURE_MAPS[kernel].log or FEATURE_MAPS[kernel].quadratic]
+SHIFTED = ["softmax", "sderf", "exp", "trig"]
 
 
-@EVERY
+@EACH_TRAIT
 def test_the_future_changes_no_bit_of_earlier_chunks_by_however_much(kernel: str) -> None:
     q, k, v = inputs((1, 2, 400, 16))
     attention = build(kernel, 16, 32, causal=True)
@@ -266,9 +268,9 @@ def test_the_future_changes_no_bit_of_earlier_chunks_by_however_much(kernel: str
     assert torch.equal(before[:, :, :256], attention(q, k, v)[:, :, :256])
 
 
-@EVERY
+@EACH_TRAIT
 def test_the_past_has_no_gradient_from_before_it(kernel: str) -> None:
-    """Outputs up to t give no gradient, not even rounding, to keys and values behind t."""
+    """Outputs up to t give no gradient, not even rounding, to keys and values after t."""
     tensors = [x.requires_grad_() for x in inputs((1, 2, 150, 16))]
     result = build(kernel, 16, 32, causal=True)(*tensors)
     for gradient in torch.autograd.grad(result[:, :, :100].sum(), tensors):
@@ -311,8 +313,8 @@ def test_keys_that_grow_by_hundreds_of_powers_of_two(
     ramp = torch.linspace(0, 30, 200).double()[:, None]
     k = k / k.norm(dim=-1, keepdim=True) * (ramp if rising else ramp.flip(0))
     tensors = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-    halved, outgrown = [], Block.outgrown
-    monkeypatch.setattr(Block, "outgrown", lambda block: halved.append(outgrown(block)) or halved[-1])
+    halved, outgrown = [], KeyBlock.outgrown
+    monkeypatch.setattr(KeyBlock, "outgrown", lambda block: halved.append(outgrown(block)) or halved[-1])
     attention = build(kernel, 8, 32, causal=causal)
     fast, slow = attention(*tensors), true(attention, *tensors)
     bound = conditioning(attention, *tensors[:2])
@@ -336,11 +338,10 @@ def test_a_first_key_of_large_norm_costs_no_digits(kernel: str, causal: bool) ->
 # 4: padding, batch-mates, strides
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
-@pytest.mark.parametrize("pad", [0.0, 1e10, -50.0])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing_whatever_stands_in_it(kernel: str, causal: bool, pad: float, side: str) -> None:
+@pytest.mark.parametrize(("pad", "side"), [(1e10, "left"), (-50.0, "right")])
+def test_padding_changes_nothing_whatever_it_holds(kernel: str, causal: bool, pad: float, side: str) -> None:
     tensors = [x.requires_grad_() for x in inputs((1, 2, 100, 16))]
     attention = build(kernel, 16, 32, causal=causal)
     alone = attention(*tensors)
@@ -356,7 +357,7 @@ def test_padding_changes_nothing_whatever_stands_in_it(kernel: str, causal: bool
         assert distance(mine, theirs) < 10 * limit
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_batch_mates_change_nothing(kernel: str, causal: bool, scale: float) -> None:
@@ -370,7 +371,7 @@ def test_batch_mates_change_nothing(kernel: str, causal: bool, scale: float) -> 
         assert distance(together[one], alone) < 1e-6 * conditioning(attention, q[one], k[one], mask[one])
 
 
-@EVERY
+@EACH_TRAIT
 def test_pads_in_the_denominator_would_show(kernel: str) -> None:
     """The commonest bug in public code: v is masked, the denominator is not."""
     q, k, v = inputs((1, 2, 40, 16))
@@ -381,7 +382,7 @@ def test_pads_in_the_denominator_would_show(kernel: str) -> None:
     assert distance(wrong, right) > 0.05
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
 def test_strides_change_nothing(kernel: str, causal: bool) -> None:
     """Views of one (B, L, 3, H, d) tensor, as the model makes them."""
@@ -418,7 +419,7 @@ def test_a_position_that_sees_no_key_gets_zero(causal: bool) -> None:
 # 5: chunks, blocks, recurrence
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_sizes_of_chunks_and_blocks_change_nothing(kernel: str, causal: bool, scale: float) -> None:
@@ -429,9 +430,8 @@ def test_sizes_of_chunks_and_blocks_change_nothing(kernel: str, causal: bool, sc
     limit = 1e-12 * scale * conditioning(attention, *tensors[:2], pads(2, 130))
     whole: list[Tensor] = []
     for chunk, block in ((130, 0), (1, 130), (7, 50), (64, 3)):
-        result, _, _ = linear_attention(
-            *tensors, encode(attention.feature_map), weight, bias, pads(2, 130), 0.5, causal, chunk, block
-        )
+        options = Options(encode(attention.feature_map), 0.5, causal, chunk, block)
+        result, _, _ = linear_attention(Inputs(*tensors, pads(2, 130), weight, bias), options)
         results = [result, *gradients(result, tensors)]
         whole = whole or results
         for mine, theirs in zip(results, whole, strict=True):
@@ -453,8 +453,8 @@ def test_a_batch_done_in_parts_equals_its_proteins_alone(kernel: str, causal: bo
         assert distance(mine, theirs) < 10 * limit
 
 
-@EVERY
-@pytest.mark.parametrize("prefill", [0, 1, 20, 39])
+@EACH_TRAIT
+@pytest.mark.parametrize("prefill", [0, 20])
 def test_recurrence_equals_the_parallel_forward(kernel: str, prefill: int) -> None:
     q, k, v = inputs((2, 3, 40, 16), 2.0)
     attention = build(kernel, 16, 32, causal=True)
@@ -478,7 +478,7 @@ def test_without_epsilon_steps_also_give_zero_where_no_feature_is_active() -> No
     torch.testing.assert_close(rest, attention(q, k, v)[:, :, 1:], rtol=1e-4, atol=1e-4)
 
 
-def test_several_steps_at_once_and_callables_go_on_from_a_state() -> None:
+def test_several_steps_at_once_and_callables_continue_from_a_state() -> None:
     q, k, v = inputs((1, 2, 30, 8))
     for kernel in ("softmax", torch.relu):
         attention = FavorAttention(8, 12, kernel, causal=True).eval()
@@ -492,13 +492,12 @@ def test_several_steps_at_once_and_callables_go_on_from_a_state() -> None:
 # 7: extreme inputs and precision
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("width", [8, 32])
-def test_no_nan_or_infinity_for_inputs_scaled_to_100(kernel: str, causal: bool, dtype: torch.dtype, width: int) -> None:
-    tensors = [x.requires_grad_() for x in inputs((1, 2, 200, width), 100, dtype)]
-    result = build(kernel, width, 64, causal=causal)(*tensors)
+def test_no_nan_or_infinity_for_inputs_scaled_to_100(kernel: str, causal: bool, dtype: torch.dtype) -> None:
+    tensors = [x.requires_grad_() for x in inputs((1, 2, 200, 32), 100, dtype)]
+    result = build(kernel, 32, 64, causal=causal)(*tensors)
     assert result.dtype == dtype
     assert result.isfinite().all()
     for gradient, tensor in zip(torch.autograd.grad(result.float().sum(), tensors), tensors, strict=True):
@@ -527,7 +526,7 @@ def test_logarithms_too_large_for_float32_are_done_in_float64(
         assert (mine - theirs).norm() < 1e-5 * (theirs.norm() + 1)
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
 def test_constants_are_kept(kernel: str, causal: bool) -> None:
     """Weights sum to 1 at any norm: with an epsilon in the denominator they do not."""
@@ -539,7 +538,7 @@ def test_constants_are_kept(kernel: str, causal: bool) -> None:
         assert (result - 1).abs().max() < limit
 
 
-@EVERY
+@EACH_TRAIT
 @BOTH
 def test_sums_are_float32_under_autocast(kernel: str, causal: bool) -> None:
     tensors = [x.requires_grad_() for x in inputs((1, 2, 100, 16))]
@@ -553,7 +552,7 @@ def test_sums_are_float32_under_autocast(kernel: str, causal: bool) -> None:
         assert torch.equal(one, other)
 
 
-@EACH_POSITIVE
+@pytest.mark.parametrize("kernel", [kernel for kernel in TRAITS if kernel in POSITIVE])
 @BOTH
 def test_16_bits_are_near_float32(kernel: str, causal: bool) -> None:
     """Within 1 %: bfloat16 has 8 bits, so rounding of the result alone is 0.2 %; sums are float32."""
@@ -569,7 +568,7 @@ def test_16_bits_are_near_float32(kernel: str, causal: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
-@pytest.mark.parametrize("kernel", ["softmax", "trig", "sderf", "relu", "relu_unprojected"])
+@pytest.mark.parametrize("kernel", ["sderf", "trig", "relu_unprojected"])
 def test_compiles_into_one_graph(kernel: str) -> None:
     torch.compiler.reset()
     for causal in (False, True):
@@ -582,7 +581,7 @@ def test_compiles_into_one_graph(kernel: str) -> None:
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("kernel", ["softmax", "trig", "sderf", "relu", "relu_unprojected"])
+@pytest.mark.parametrize("kernel", ["sderf", "trig", "relu_unprojected"])
 @BOTH
 def test_function_transforms_equal_loops(kernel: str, causal: bool) -> None:
     attention, mask = build(kernel, 8, 12, causal=causal), pads(2, 20)
@@ -616,7 +615,7 @@ def test_second_derivatives_fail_loudly(causal: bool) -> None:
 # directions, and what adaptive kernels observe
 
 
-@EVERY
+@EACH_TRAIT
 def test_redraw_is_seeded_and_saved(kernel: str) -> None:
     one, two = (FavorAttention(8, 16, kernel, seed=3, layer=1) for _ in range(2))
     first = one.directions.clone()
@@ -723,10 +722,11 @@ for attention in attentions.values():
 torch.save({kernel: attention.state_dict() for kernel, attention in attentions.items()}, f"{folder}/state{rank}.pt")
 dist.barrier()
 sys.stdout.flush()
-os._exit(0)  # the threads of gloo at times abort a process that ends by itself, whatever it has run
+os._exit(0)  # gloo's threads sometimes abort a process that exits normally
 """
 
 
+@pytest.mark.slow
 def test_two_processes_adopt_what_both_have_observed(tmp_path: Path) -> None:
     batches = [inputs((2, 2, 30, 8), scale, seed=rank) for rank, scale in enumerate((1.0, 3.0))]
     for rank, batch in enumerate(batches):

@@ -1,6 +1,5 @@
 """Each map against its formula in the literature, and the kernels they estimate."""
 
-import json
 import math
 from functools import lru_cache
 
@@ -11,14 +10,7 @@ from torch import Tensor
 from protlm.performer import FavorAttention
 from protlm.performer.features import (
     FEATURE_MAPS,
-    FUNCTIONS,
-    Exponential,
     FeatureMap,
-    Generalised,
-    decode,
-    describe,
-    encode,
-    from_description,
     optimal_coefficient,
 )
 from protlm.performer.projection import DIRECTIONS, draw_directions
@@ -193,54 +185,3 @@ def test_variance_order_of_the_paper() -> None:
     stretch = torch.linspace(0.1, 1.7, 16).double()
     adapted, uniform, plain = (variance(name, w, x * stretch, y * stretch) for name in ("sderf", "optimal", "softmax"))
     assert adapted < uniform < plain
-
-
-# names
-
-
-@EVERY
-def test_descriptions_come_back(name: str) -> None:
-    chosen = FEATURE_MAPS[name]
-    assert describe(chosen) == name
-    assert from_description(name) == chosen
-    assert decode(encode(chosen)) == chosen
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        Generalised("gelu", epsilon=0.01),
-        Generalised("tanh", projected=False),
-        Exponential(0.5),
-        Generalised(epsilon=0.0),
-    ],
-)
-def test_maps_without_a_name_are_described_by_their_fields(chosen: FeatureMap) -> None:
-    described = json.loads(json.dumps(describe(chosen)))
-    assert described["map"] == type(chosen).__name__
-    assert from_description(described) == chosen
-    assert decode(encode(chosen)) == chosen
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ("linformer", "linformer.*softmax"),
-        ({"map": "Linformer"}, "Linformer.*Generalised"),
-        ({"map": "FeatureMap"}, "FeatureMap.*Softmax"),
-        ({"function": "relu"}, "None.*Generalised"),
-        ({"map": "Generalised", "function": "swish"}, "swish.*relu"),
-        ({"map": "Generalised", "epsilom": 1.0}, "Generalised.*epsilom"),
-        ({"map": "Softmax", "epsilon": 1.0}, "Softmax.*epsilon"),
-    ],
-)
-def test_unknown_descriptions_are_refused(wrong: str | dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        from_description(wrong)
-    if isinstance(wrong, str):
-        with pytest.raises(ValueError, match=message):
-            FavorAttention(8, kernel=wrong)
-
-
-def test_every_function_has_a_name_of_its_own_among_the_maps() -> None:
-    assert {name: FEATURE_MAPS[name] for name in FUNCTIONS} == {name: Generalised(name) for name in FUNCTIONS}

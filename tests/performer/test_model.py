@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from protlm.performer import Performer, PerformerConfig
+from protlm.performer.attention import Favor
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import ADDED, POSITIONS
-from protlm.performer.features import FEATURE_MAPS, Generalised, Softmax
+from protlm.performer.features import Generalised, Softmax
 from protlm.performer.kind import Kind
-from protlm.performer.kinds import ATTENTION, KINDS
+from protlm.performer.kinds import ATTENTION
 from protlm.performer.linformer import Linformer
 from protlm.performer.model import EsmHead
 from protlm.performer.positions import rotate, sinusoids
@@ -17,10 +18,16 @@ from protlm.performer.reference import exact_attention
 from protlm.performer.window import Window
 
 PAD = 1
-CASES = [(name, causal) for name in ATTENTION for causal in (False, True) if not (causal and name == "linformer")]
-"""Each kind of attention in the directions for which it is defined."""
-SOME = [case for case in CASES if case[0] in ("exact", "relu", "softmax", "linformer", "reformer", "window")]
-CAUSAL = [name for name, causal in CASES if causal]
+KINDS = ["exact", "opt", "linformer", "reformer", "window", "relu", "softmax"]
+"""FAVOR+ and all others; tests/performer/test_attention.py has the other feature maps."""
+CAUSAL = [kind for kind in KINDS if ATTENTION[kind].unidirectional]
+CASES = [
+    *((kind, False, "both") for kind in KINDS),
+    *((kind, True, "both") for kind in CAUSAL),
+    *(("relu", causal, positions) for causal in (False, True) for positions in ("learned", "rotary")),
+]
+"""Each kind in each direction, and each kind of positions."""
+SOME = [case for case in CASES if case[0] != "opt"]
 
 
 def build(**changes) -> Performer:
@@ -33,8 +40,7 @@ def proteins(batch: int, length: int) -> torch.Tensor:
     return torch.randint(4, 24, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("attention", "causal"), CASES)
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("attention", "causal", "positions"), CASES)
 def test_padding_and_batch_mates_change_nothing(attention: str, causal: bool, positions: str) -> None:
     model = build(attention=attention, causal=causal, positions=positions)
     batch = proteins(3, 40)
@@ -140,7 +146,7 @@ def test_nothing_stays_on_the_cpu(attention: str, positions: str) -> None:
     assert model(torch.zeros(2, 80, dtype=torch.long, device="meta")).device.type == "meta"
 
 
-@pytest.mark.parametrize("attention", FEATURE_MAPS)
+@pytest.mark.parametrize("attention", ["softmax", "sderf", "reformer"])
 def test_redraw_reaches_every_layer_and_layers_differ(attention: str) -> None:
     model = build(attention=attention)
     before = [block.attention.attention.directions.clone() for block in model.blocks]
@@ -152,7 +158,9 @@ def test_redraw_reaches_every_layer_and_layers_differ(attention: str) -> None:
         assert not torch.equal(block.attention.attention.directions, old)
 
 
-@pytest.mark.parametrize("attention", [name for name, kind in KINDS.items() if not kind.redraw_every])
+@pytest.mark.parametrize(
+    "attention", [name for name, kind in ATTENTION.items() if not kind.uses_random_features and not kind.redraw_every]
+)
 def test_without_directions_there_is_nothing_to_redraw(attention: str) -> None:
     model, tokens = build(attention=attention), proteins(1, 20)
     before = model(tokens)
@@ -188,8 +196,8 @@ def test_every_layer_adapts_in_training_and_is_saved_with_what_it_saw(attention:
 def test_options_reach_the_attention(changes: dict) -> None:
     model = build(**changes)
     attention = model.blocks[1].attention.attention
-    chosen = model.config.feature_map
-    assert attention.feature_map == chosen
+    chosen = attention.feature_map
+    assert model.config.kind == Favor(chosen)
     assert attention.causal == model.config.causal
     constant = "constant" in (chosen.norms, model.config.norms)
     spread = attention.directions.norm(dim=1).std()
@@ -204,7 +212,7 @@ def test_options_reach_the_attention(changes: dict) -> None:
         Generalised("gelu", epsilon=0.01),
         Softmax(),
         Generalised("relu"),
-        *KINDS.values(),
+        *(kind for kind in ATTENTION.values() if not kind.uses_random_features),
         Linformer(16),
         Window(size=7),
     ],
@@ -214,9 +222,7 @@ def test_config_round_trip(attention: str | Kind) -> None:
     values = json.loads(json.dumps(config.to_dict()))
     back = PerformerConfig.from_dict(values)
     assert back.to_dict() == config.to_dict()
-    assert back.feature_map == config.feature_map
     assert back.kind == config.kind
-    assert (back.kind is None) != (back.feature_map is None)
     assert dataclasses.replace(back, attention=attention) == config
 
 
@@ -240,7 +246,7 @@ def test_refusals() -> None:
         ({"kind": "Nystrom"}, "attention 'Nystrom': expected one of Exact"),
         ({"kind": "Window", "width": 3}, "attention Window: .*width"),
         ({"kind": "Window", "size": 0}, "size 0: expected a whole number from 1"),
-        ({"size": 3}, "feature map None"),
+        ({"size": 3}, "attention None"),
     ):
         with pytest.raises(ValueError, match=match):
             PerformerConfig.from_dict({**config.to_dict(), "attention": described})
@@ -284,8 +290,7 @@ def block(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, torch.stack(rows)
 
 
-@pytest.mark.parametrize(("attention", "causal"), CASES)
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("attention", "causal", "positions"), CASES)
 def test_a_protein_of_a_block_has_the_logits_it_has_alone(attention: str, causal: bool, positions: str) -> None:
     longest = 40 if attention == "linformer" else 16
     model = build(attention=attention, causal=causal, positions=positions, max_length=longest).double()
@@ -300,8 +305,7 @@ def test_a_protein_of_a_block_has_the_logits_it_has_alone(attention: str, causal
         assert not torch.allclose(together, model(tokens), atol=1e-6)
 
 
-@pytest.mark.parametrize(("attention", "causal"), SOME)
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("attention", "causal", "positions"), SOME)
 def test_the_gradients_of_a_block_are_those_of_its_proteins(attention: str, causal: bool, positions: str) -> None:
     tokens, segments = block()
     together, apart = (build(attention=attention, causal=causal, positions=positions).double() for _ in range(2))
@@ -313,8 +317,7 @@ def test_the_gradients_of_a_block_are_those_of_its_proteins(attention: str, caus
         torch.testing.assert_close(one.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize(("attention", "causal"), SOME)
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("attention", "causal", "positions"), SOME)
 def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
     attention: str, causal: bool, positions: str
 ) -> None:
@@ -330,8 +333,7 @@ def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
     assert difference.max() < 1e-10
 
 
-@pytest.mark.parametrize(("attention", "causal"), [*SOME, ("opt", False)])
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("attention", "causal", "positions"), [*SOME, ("opt", False, "both")])
 def test_padding_behind_a_block_changes_nothing_and_learns_nothing(
     attention: str, causal: bool, positions: str
 ) -> None:

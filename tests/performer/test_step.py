@@ -5,12 +5,10 @@ import torch
 from torch import Tensor
 
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.kinds import ATTENTION as ALL
-from protlm.performer.kinds import KINDS
 from protlm.performer.positions import sinusoids
-from protlm.performer.recurrent import State
+from protlm.performer.recurrent import PerformerState
 
-ATTENTION = [name for name in ALL if name not in KINDS or (KINDS[name].unidirectional and KINDS[name].stepwise)]
+ATTENTION = ["exact", "opt", "window", "softmax", "sderf", "exp", "trig", "relu", "relu_unprojected", "cos"]
 
 
 def causal_model(attention: str = "relu", dtype: torch.dtype = torch.float32, **options: object) -> Performer:
@@ -28,7 +26,7 @@ def tokens(rows: int, length: int) -> Tensor:
     return torch.randint(4, 24, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-def stepped(model: Performer, inputs: Tensor, sizes: Iterable[int]) -> tuple[Tensor, State | None]:
+def stepped(model: Performer, inputs: Tensor, sizes: Iterable[int]) -> tuple[Tensor, PerformerState | None]:
     parts, state = [], None
     for part in inputs.split(list(sizes), 1):
         logits, state = model.step(part, state)
