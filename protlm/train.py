@@ -177,7 +177,7 @@ def instantiate_schedule(node: DictConfig | None) -> Any:
 
 
 class MultirunTable(Callback):
-    """Prints a table of all runs at the end of a multirun, however it ends, and writes it into the multirun's folder."""
+    """Prints and writes a table of all runs at the end of a multirun, however it ends."""
 
     _pending: Path | None = None
 

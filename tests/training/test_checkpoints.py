@@ -86,7 +86,9 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, emptied, flipped])
+@pytest.mark.parametrize(
+    "damage", [pytest.param(cut, marks=pytest.mark.slow), pytest.param(emptied, marks=pytest.mark.slow), flipped]
+)
 def test_auto_skips_a_damaged_checkpoint_and_takes_the_previous_one(
     damage: Callable[[Path], None],
     run: Callable[..., None],
@@ -148,6 +150,7 @@ def test_auto_only_repeats_the_test_of_a_finished_run(
     assert Path("run/metrics/metrics.csv").read_text() == rows
 
 
+@pytest.mark.slow
 def test_a_new_run_in_a_used_folder_moves_the_earlier_outputs(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_new_run_in_a_used_folder_moves_the_earlier_outputs(
     assert {path.name: path.read_bytes() for path in Path("run/earlier-1/checkpoints").iterdir()} == old
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_another_folder_leaves_the_first_unchanged(run: Callable[..., None]) -> None:
     run(4)
     files = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
@@ -216,7 +220,14 @@ def full_disk() -> Iterator[FullDisk]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize(("fails", "saved"), [(1, "none"), (3, "(step 2)"), (4, "(step 2)")])
+@pytest.mark.parametrize(
+    ("fails", "saved"),
+    [
+        pytest.param(1, "none", marks=pytest.mark.slow),
+        (3, "(step 2)"),
+        pytest.param(4, "(step 2)", marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_ends_the_run_with_one_line_that_names_the_last_good_checkpoint(
     fails: int,
     saved: str,
@@ -250,7 +261,7 @@ def test_a_full_disk_ends_the_run_with_one_line_that_names_the_last_good_checkpo
     assert same_weights(LAST, whole)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("call", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_kill_before_any_of_the_renames_leaves_a_complete_checkpoint(
     call: int,
     run: Callable[..., None],

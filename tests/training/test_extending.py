@@ -1,4 +1,4 @@
-"""Loggers, callbacks, optimizers and schedules that are not protlm's: those of docs/extending/training.md, Lightning's, torch's."""
+"""The user's own loggers, callbacks, optimizers and schedules, as in docs/extending/training.md, and those of torch."""
 
 import csv
 import json
@@ -11,8 +11,8 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from protlm.corpus.reader import Corpus
 from protlm.checkpoint import load
+from protlm.corpus.reader import Corpus
 from protlm.inference.evaluate import evaluate
 from tests.tiny import FAST, run_training
 

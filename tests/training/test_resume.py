@@ -182,11 +182,12 @@ SMALL = [
     "ckpt_path=auto",
 ]
 ANY = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+EACH = [pytest.param(number, marks=pytest.mark.slow) if number in (ANY[0], ANY[2]) else number for number in ANY]
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> Callable[..., int]:
-    """Runs in this process, which sends itself signals at the start of the n-th batch of a kind; returns the exit code."""
+    """Trains in this process, with signals at the start of the n-th batch of a kind; returns the exit code."""
     monkeypatch.chdir(tmp_path)
 
     def here(
@@ -246,11 +247,11 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return calls
 
 
-@pytest.mark.parametrize("number", ANY)
+@pytest.mark.parametrize("number", EACH)
 def test_a_signal_within_an_accumulated_step_loses_no_batch(
     number: signal.Signals, here: Callable[..., int], whole: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The step is finished, the resumed run ends like an uninterrupted one, and SLURM requeues the job if it sent the signal."""
+    """The step is finished, SLURM requeues the job, and the resumed run ends like an uninterrupted one."""
     before = [signal.getsignal(each) for each in ANY[2:]]
     capsys.readouterr()
     assert here(batch=8, numbers=(number,)) == 128 + number
@@ -287,7 +288,7 @@ def test_a_failed_requeue_is_reported_and_leaves_the_checkpoint(
     assert checkpoint(Path("run"), "last.ckpt")["global_step"] == 1
 
 
-@pytest.mark.parametrize("kind", ["validation", "training"])
+@pytest.mark.parametrize("kind", [pytest.param("validation", marks=pytest.mark.slow), "training"])
 def test_a_run_finishes_a_validation_that_has_started_or_is_due_before_it_stops(
     kind: str, here: Callable[..., int], whole: Path
 ) -> None:
@@ -304,7 +305,7 @@ def test_a_run_finishes_a_validation_that_has_started_or_is_due_before_it_stops(
     assert curve(Path("run")) == curve(whole)
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", EACH[:2])
 def test_a_second_ctrl_c_stops_at_once(first: int, here: Callable[..., int]) -> None:
     assert here(batch=11, numbers=(first, signal.SIGINT), kind="training") == 130
     assert not Path("run/run/checkpoints/last.ckpt").exists()
@@ -312,7 +313,7 @@ def test_a_second_ctrl_c_stops_at_once(first: int, here: Callable[..., int]) -> 
     assert checkpoint(Path("run"), "last.ckpt")["global_step"] == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", EACH[:2])
 def test_a_run_stopped_during_its_test_resumes_to_the_same_results(
     number: int, here: Callable[..., int], whole: Path
 ) -> None:
@@ -324,6 +325,7 @@ def test_a_run_stopped_during_its_test_resumes_to_the_same_results(
     assert curve(Path("run")) == curve(whole)
 
 
+@pytest.mark.slow
 def test_a_signal_before_a_validation_within_an_accumulated_step_loses_no_batch(here: Callable[..., int]) -> None:
     """The step is finished first."""
     options = ["trainer.val_check_interval=4"]  # batches, of which three make a step
