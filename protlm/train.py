@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import get_class, instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -171,14 +171,13 @@ def instantiate_each(node: DictConfig | None) -> dict[str, Any]:
 
 
 def instantiate_schedule(node: DictConfig | None) -> Any:
-    """A schedule, or what makes it once there is an optimizer."""
-    if node and takes_optimizer(get_object(node["_target_"])):
-        return instantiate(node, _convert_="all", _partial_=True)
-    return instantiate(node, _convert_="all")
+    """A schedule, or a partial that makes it from an optimizer."""
+    partial: Any = instantiate(node, _convert_="all", _partial_=True) if node else None
+    return partial if takes_optimizer(partial) else instantiate(node, _convert_="all")
 
 
 class MultirunTable(Callback):
-    """At the end of a multirun, however it ends, prints a table of its runs and writes it into the run's folder."""
+    """Prints and writes a table of all runs at the end of a multirun, however it ends."""
 
     _pending: Path | None = None
 
@@ -242,6 +241,9 @@ def main() -> None:
             signal.signal(number, exit_on_signal)
     if len(sys.argv) == 1:
         sys.argv.append("+experiment=demo")
+    # Hydra rejects GROUP=null
+    omitted = {"callbacks=null": "~callbacks", "schedule=null": "~schedule", "logger=null": "logger=[]"}
+    sys.argv[1:] = [omitted.get(argument, argument) for argument in sys.argv[1:]]
     with errors_in_one_line():
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

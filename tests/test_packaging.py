@@ -1,15 +1,23 @@
-"""Set-up, wheel and import laws: what a newcomer meets first."""
+"""Set-up, import laws and the wheel."""
 
+import copy
+import hashlib
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import grimp
+import importlinter.configuration
 import pytest
 import yaml
-from importlinter.cli import EXIT_STATUS_ERROR, EXIT_STATUS_SUCCESS, lint_imports
+from importlinter.contracts.forbidden import ForbiddenContract
+from importlinter.contracts.layers import LayersContract
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -19,7 +27,8 @@ def name_of(requirement: str) -> str:
     return re.split(r"[\[<>=!~ ]", requirement)[0].lower().replace("_", "-")
 
 
-def test_import_brings_neither_lightning_nor_wandb_nor_hydra() -> None:
+@pytest.mark.slow
+def test_importing_protlm_loads_neither_lightning_nor_wandb_nor_hydra() -> None:
     heavy = ("pytorch_lightning", "wandb", "hydra")
     code = f"import sys, protlm, protlm.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -31,13 +40,11 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     pins = {name_of(name): version for name, version in pins.items()}
     required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
     for requirement in required:
-        from packaging.requirements import Requirement
-
         assert Requirement(requirement).specifier.contains(pins[name_of(requirement)]), requirement
 
 
-def test_environment_yml_installs_what_pyproject_says() -> None:
-    """conda brings Python; everything else comes from this project's own metadata under its own constraints."""
+def test_environment_yml_agrees_with_pyproject() -> None:
+    """conda installs Python; pip installs this project with its own metadata and constraints."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, listed = environment["dependencies"]
     assert pip == "pip"
@@ -47,21 +54,51 @@ def test_environment_yml_installs_what_pyproject_says() -> None:
     assert f"python{version}" in (ROOT / "Makefile").read_text()
 
 
-def lint(config: Path) -> int:
-    return lint_imports(config_filename=str(config), no_cache=True)
+LINTER = PROJECT["tool"]["importlinter"]
+NEW = "unlisted"
+"""Name of a new file, which no contract mentions."""
 
 
-def test_import_laws_hold_and_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.chdir(ROOT)
-    assert lint(ROOT / "pyproject.toml") == EXIT_STATUS_SUCCESS
-    law = '[tool.importlinter]\nroot_package = "protlm"\n[[tool.importlinter.contracts]]\nname = "turned round"\n'
-    law += 'type = "layers"\nlayers = ["protlm.sequence", "protlm.cli"]\n'
-    (tmp_path / "pyproject.toml").write_text(law)
-    assert lint(tmp_path / "pyproject.toml") == EXIT_STATUS_ERROR
-    assert "turned round BROKEN" in capsys.readouterr().out
+def contract_of(options: dict[str, Any]) -> Any:
+    """The contract that import-linter makes from an entry of pyproject.toml."""
+    importlinter.configuration.configure()
+    kind = {"forbidden": ForbiddenContract, "layers": LayersContract}[options["type"]]
+    session = {"root_packages": [LINTER["root_package"]], "include_external_packages": "True"}
+    return kind(options["name"], session, {key: value for key, value in options.items() if key not in ("name", "type")})
 
 
-def test_a_wheel_carries_conf_and_models_and_trains_from_it(tmp_path: Path, corpus_path: Path) -> None:
+def violations(options: dict[str, Any]) -> list[tuple[str, str]]:
+    """(new file, import) pairs that a contract has to reject; a new file is in each room that the contract covers."""
+    if options["type"] == "forbidden":
+        exempt = {line.partition(".**")[0] for line in options["ignore_imports"] if ".**" in line}
+        rooms = [f"protlm.{path.parent.name}" for path in (ROOT / "protlm").glob("*/__init__.py")]
+        files = ["protlm", *(room for room in rooms if room not in exempt)]
+        return [(f"{room}.{NEW}", module) for room in files for module in options["forbidden_modules"]]
+    layers = [[name.strip() for name in layer.split("|")] for layer in options["layers"]]
+    pairs = [(low, high) for upper, lower in pairwise(layers) for low in lower for high in upper]
+    siblings = [pair for layer in layers for pair in pairwise(layer)]
+    packages = {name for layer in layers for name in layer if (ROOT / name.replace(".", "/")).is_dir()}
+    return [(f"{low}.{NEW}" if low in packages else low, high) for low, high in pairs + siblings]
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("protlm", include_external_packages=True, cache_dir=None)
+
+
+@pytest.mark.parametrize("options", LINTER["contracts"], ids=lambda options: options["name"])
+def test_each_import_law_holds_and_rejects_a_new_file_that_breaks_it(options: dict, graph: grimp.ImportGraph) -> None:
+    contract = contract_of(options)
+    assert contract.check(graph=copy.deepcopy(graph), verbose=False).kept
+    for importer, imported in violations(options):
+        broken = copy.deepcopy(graph)
+        broken.add_module(importer)
+        broken.add_import(importer=importer, imported=imported)
+        assert not contract.check(graph=broken, verbose=False).kept, (importer, imported)
+
+
+@pytest.mark.slow
+def test_a_wheel_contains_conf_and_models_and_trains(tmp_path: Path, corpus_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("protlm-*.whl")
@@ -92,15 +129,13 @@ def test_a_wheel_carries_conf_and_models_and_trains_from_it(tmp_path: Path, corp
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True
     )
-    package, box = map(Path, found.stdout.decode().splitlines())
+    package, bundled = map(Path, found.stdout.decode().splitlines())
     assert package.parent == tmp_path / "site" / "protlm"  # the wheel ran, not the checkout
-    assert box == models
+    assert bundled == models
 
 
-def test_the_sample_is_the_published_one() -> None:
-    """Checksums in data/README.md, which says where the sample comes from."""
-    import hashlib
-
+def test_the_sample_has_its_published_checksums() -> None:
+    """As in data/README.md, which names the source of the sample."""
     text = (ROOT / "data" / "README.md").read_text()
     for name in ("families.fasta.gz", "families.clusters.tsv", "families.ood.txt"):
         assert f"{hashlib.sha256((ROOT / 'data' / name).read_bytes()).hexdigest()}  {name}" in text

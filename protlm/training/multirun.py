@@ -60,12 +60,11 @@ def format_jobs(jobs: Sequence[Job]) -> str:
 
     >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}
     >>> better = {**row, "accuracy": 0.22}
+    >>> one, two = ({"model.attention": "relu", "seed": seed} for seed in ("1", "2"))
     >>> stopped = "stopped by trainer.max_time at step 9 of 10"
     >>> print(format_jobs([
-    ...     {"job": "0", "options": {"model.attention": "relu", "seed": "1"}, "results": {"test": row},
-    ...      "stopped": None},
-    ...     {"job": "1", "options": {"model.attention": "relu", "seed": "2"}, "results": {"test": better},
-    ...      "stopped": stopped},
+    ...     {"job": "0", "options": one, "results": {"test": row}, "stopped": None},
+    ...     {"job": "1", "options": two, "results": {"test": better}, "stopped": stopped},
     ... ]))
     job   model.attention  seed    split  accuracy %  unigram  perplexity    unigram
     0     relu             1       test   20.00       10.00    12.000        18.000

@@ -167,7 +167,11 @@ class LanguageModelTask(pl.LightningModule):
             scheduler = _checked("schedule", lambda: LambdaLR(optimizer, lambda step: schedule(step, total)))
         how: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            how |= {"monitor": "valid/perplexity", "frequency": self.trainer.val_check_interval}
+            # not strict: a run resumed right after a validation has no metrics, and has taken that step before
+            frequency = self.trainer.val_check_interval
+            how |= {"monitor": "valid/perplexity", "frequency": frequency, "strict": False}
+            if not self.trainer.limit_val_batches or not self._data().corpora.count("valid")[0]:
+                raise UserError("schedule: ReduceLROnPlateau requires validation, but there are no validation proteins")
         return {"optimizer": optimizer, "lr_scheduler": how}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

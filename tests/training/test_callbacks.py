@@ -1,3 +1,5 @@
+"""Redrawing of features, seeds of dropout, and the learning curve."""
+
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from protlm.training.task import LanguageModelTask
 
 
 def at(callback: RedrawFeatures, model: Performer, *steps: int) -> list[np.ndarray]:
-    """The directions at these steps of a run that begins at the first."""
+    """The directions at these steps of a run that starts at the first of them."""
     task = LanguageModelTask(model, torch.optim.SGD)
     callback.on_train_start(None, task)
     seen = []
@@ -25,7 +27,7 @@ def at(callback: RedrawFeatures, model: Performer, *steps: int) -> list[np.ndarr
 
 
 def test_redraw_depends_on_the_step_only(tiny_model: Performer) -> None:
-    """A run that begins at step 7 has the directions of one that has been there all along."""
+    """A run that starts at step 7 has the same directions as one that started at step 0."""
     seen = at(RedrawFeatures(3), tiny_model, *range(9))
     assert [any(np.array_equal(a, b) for b in seen[:i]) for i, a in enumerate(seen)] == 3 * [False, True, True]
     assert np.array_equal(at(RedrawFeatures(3), tiny_model, 7)[0], seen[7])
@@ -33,7 +35,7 @@ def test_redraw_depends_on_the_step_only(tiny_model: Performer) -> None:
     assert np.array_equal(first, last)
 
 
-def test_draws_end_with_their_share_of_the_run(tiny_model: Performer) -> None:
+def test_draws_end_after_their_fraction_of_the_run(tiny_model: Performer) -> None:
     whole, half = (at(RedrawFeatures(3, until), tiny_model, *range(20)) for until in (1.0, 0.5))
     for step in range(20):
         assert np.array_equal(half[step], whole[min(step, 9)])
@@ -44,14 +46,14 @@ def test_draws_end_with_their_share_of_the_run(tiny_model: Performer) -> None:
 
 
 @pytest.mark.parametrize(("attention", "changes"), [("softmax", True), ("optimal", True), ("relu", False)])
-def test_by_default_kernels_that_estimate_softmax_are_redrawn(tiny_model, attention: str, changes: bool) -> None:
+def test_kernels_that_estimate_softmax_are_redrawn_by_default(tiny_model, attention: str, changes: bool) -> None:
     model = Performer(dataclasses.replace(tiny_model.config, attention=attention))
     first, before, after = at(RedrawFeatures(), model, 0, 999, 1000)
     assert np.array_equal(first, before)
     assert np.array_equal(before, after) != changes
 
 
-def test_lsh_attention_hashes_anew_in_each_step(tiny_model: Performer) -> None:
+def test_lsh_attention_has_new_hashes_in_each_step(tiny_model: Performer) -> None:
     model = Performer(dataclasses.replace(tiny_model.config, attention="reformer"))
     first, again, second, later = at(RedrawFeatures(), model, 0, 0, 1, 2)
     assert np.array_equal(first, again)
@@ -60,8 +62,8 @@ def test_lsh_attention_hashes_anew_in_each_step(tiny_model: Performer) -> None:
     assert model.draw_number == 2
 
 
-def test_a_run_that_goes_on_does_not_redraw_what_it_has(tiny_model: Performer) -> None:
-    """Adaptive kernels would adopt what they have observed since the last draw."""
+def test_a_resumed_run_does_not_repeat_a_draw(tiny_model: Performer) -> None:
+    """Otherwise adaptive kernels would adopt what they have observed since the last draw."""
     model = Performer(dataclasses.replace(tiny_model.config, attention="optimal"))
     at(RedrawFeatures(3), model, 0, 3)
     attention = model.blocks[0].attention.attention
@@ -83,11 +85,11 @@ def test_dropout_depends_on_step_rank_and_part_only() -> None:
         first = [draws(one, step) for step in (0, 0, 1, 2)]  # two batches of step 0, as in gradient accumulation
         assert len(set(first)) == 4
         assert draws(SeededSteps(1), 2) == first[3]
-        assert [draws(SeededSteps(1), 0, rank, world=2) for rank in (0, 1)] == first[:2]  # of two ranks
+        assert [draws(SeededSteps(1), 0, rank, world=2) for rank in (0, 1)] == first[:2]  # two ranks
         assert draws(SeededSteps(2), 2) != first[3]
 
 
-def test_learning_curve_is_a_picture_with_something_in_it(tmp_path: Path) -> None:
+def test_the_learning_curve_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "curve.png"
     point = {
         "valid/accuracy": 0.1,

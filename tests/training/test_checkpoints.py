@@ -1,7 +1,8 @@
-"""Checkpoints to go on from: whole or not at all, the one before kept, the newest good one found."""
+"""Resumable checkpoints: complete or absent, with the previous one kept and the newest good one found."""
 
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,21 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from protlm import train
 from protlm.errors import UserError
 from protlm.training.checkpoints import TrainingCheckpoint
 from protlm.training.task import LanguageModelTask
-from tests.tiny import TINY
+from tests.tiny import FAST, run_training
 
 OPTIONS = [
-    *TINY,
-    "callbacks.curve=null",
+    *FAST,
     "model.dropout=0.1",
     "data.token_budget=600",
     "schedule=constant",
     "trainer.val_check_interval=4",
-    "trainer.limit_val_batches=1",
-    "trainer.limit_test_batches=1",
     "callbacks.checkpoint.every_n_train_steps=2",
 ]
 LAST, PREVIOUS, BEST = (Path("run/checkpoints") / f"{name}.ckpt" for name in ("last", "previous", "best"))
@@ -36,10 +33,30 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> C
 
     def run(steps: int, *options: str, folder: str = "run") -> None:
         where = [f"data.corpus={corpus_path}", f"hydra.run.dir={folder}", f"trainer.max_steps={steps}"]
-        monkeypatch.setattr("sys.argv", ["protlm-train", *OPTIONS, *where, *options])
-        train.main()
+        run_training(*OPTIONS, *where, *options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Callable[[int], Path]:
+    """The folder of a run of so many steps, trained once."""
+    folders: dict[int, Path] = {}
+
+    def trained(steps: int) -> Path:
+        if steps not in folders:
+            folders[steps] = tmp_path_factory.mktemp("trained")
+            where = [f"data.corpus={corpus_path}", f"hydra.run.dir={folders[steps]}", f"trainer.max_steps={steps}"]
+            run_training(*OPTIONS, *where)
+        return folders[steps]
+
+    return trained
+
+
+@pytest.fixture
+def whole(trained: Callable[[int], Path]) -> Path:
+    """The last checkpoint of an uninterrupted run of 9 steps."""
+    return trained(9) / "checkpoints" / "last.ckpt"
 
 
 def step(path: Path) -> int:
@@ -60,7 +77,7 @@ def emptied(path: Path) -> None:
 
 
 def flipped(path: Path) -> None:
-    """One bit, in the middle of a tensor."""
+    """Flips one bit in the middle of a tensor."""
     content = bytearray(path.read_bytes())
     weight = torch.load(path, weights_only=True)["state_dict"]["model.blocks.0.attention.qkv.weight"]
     where = content.find(weight.numpy().tobytes())
@@ -69,12 +86,17 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, emptied, flipped])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    damage: Callable[[Path], None], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "damage", [pytest.param(cut, marks=pytest.mark.slow), pytest.param(emptied, marks=pytest.mark.slow), flipped]
+)
+def test_auto_skips_a_damaged_checkpoint_and_takes_the_previous_one(
+    damage: Callable[[Path], None],
+    run: Callable[..., None],
+    trained: Callable[[int], Path],
+    whole: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run(9, folder="whole")
-    run(6)
+    shutil.copytree(trained(6), "run")
     damage(LAST)
     capsys.readouterr()
     run(9, "ckpt_path=auto")
@@ -82,13 +104,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert str(LAST) in line
     assert f"{PREVIOUS} (step 4)" in line
     assert step(LAST) == 9
-    assert same_weights(LAST, Path("whole/checkpoints/last.ckpt"))
+    assert same_weights(LAST, whole)
 
 
-def test_with_two_damaged_checkpoints_the_best_is_taken_and_without_it_the_run_is_refused(
-    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+def test_auto_takes_the_best_checkpoint_if_the_others_are_damaged_and_fails_without_it(
+    run: Callable[..., None], trained: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(7)
+    shutil.copytree(trained(6), "run")
     for path in (LAST, PREVIOUS):
         cut(path)
     capsys.readouterr()
@@ -107,7 +129,7 @@ def test_with_two_damaged_checkpoints_the_best_is_taken_and_without_it_the_run_i
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_auto_begins_anew_where_there_is_nothing_to_go_on_from(
+def test_auto_starts_from_scratch_without_a_checkpoint(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(2, "ckpt_path=auto")
@@ -115,10 +137,10 @@ def test_auto_begins_anew_where_there_is_nothing_to_go_on_from(
     assert capsys.readouterr().err == ""
 
 
-def test_auto_on_a_run_that_has_ended_changes_nothing_but_tests_again(
+def test_auto_only_repeats_the_test_of_a_finished_run(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As after a kill within the test."""
+    """As after a kill during the test."""
     run(8, "trainer.log_every_n_steps=1")
     files = [LAST, BEST, Path("run/results.json")]
     before, rows = [path.read_bytes() for path in files], Path("run/metrics/metrics.csv").read_text()
@@ -128,15 +150,15 @@ def test_auto_on_a_run_that_has_ended_changes_nothing_but_tests_again(
     assert Path("run/metrics/metrics.csv").read_text() == rows
 
 
-def test_a_new_run_in_a_used_folder_sets_what_is_there_aside(
+@pytest.mark.slow
+def test_a_new_run_in_a_used_folder_moves_the_earlier_outputs(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(4)
     old = {path.name: path.read_bytes() for path in LAST.parent.iterdir()}
     capsys.readouterr()
     run(2, "seed=2")
-    told = capsys.readouterr().out
-    assert "run/earlier-1" in told
+    assert "run/earlier-1" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in Path("run/earlier-1/checkpoints").iterdir()} == old
     assert sorted(path.name for path in LAST.parent.iterdir()) == ["last.ckpt"]
     assert step(LAST) == 2
@@ -145,7 +167,8 @@ def test_a_new_run_in_a_used_folder_sets_what_is_there_aside(
     assert {path.name: path.read_bytes() for path in Path("run/earlier-1/checkpoints").iterdir()} == old
 
 
-def test_a_run_that_goes_on_from_another_one_leaves_that_as_it_is(run: Callable[..., None]) -> None:
+@pytest.mark.slow
+def test_a_run_resumed_in_another_folder_leaves_the_first_unchanged(run: Callable[..., None]) -> None:
     run(4)
     files = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     run(6, f"ckpt_path={LAST}", folder="other")
@@ -158,13 +181,15 @@ def score(path: Path) -> Any:
     return next(value for name, value in callbacks.items() if name.startswith("ModelCheckpoint"))["best_model_score"]
 
 
-def test_a_checkpoint_on_a_validation_has_its_result(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a run that goes on from there does not take a worse model for the best."""
+def test_a_checkpoint_at_a_validation_contains_its_result(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a resumed run would take a worse model for the best."""
     run(4, "trainer.limit_val_batches=1.0")
     best = score(LAST)
     assert best is not None
     before = BEST.read_bytes()
-    # from here on every validation is far worse
+    # every later validation is far worse
     summary = LanguageModelTask._summary
     worse = lambda self, metrics: {**summary(self, metrics), "perplexity": 1e6}  # noqa: E731
     monkeypatch.setattr(LanguageModelTask, "_summary", worse)
@@ -174,13 +199,13 @@ def test_a_checkpoint_on_a_validation_has_its_result(run: Callable[..., None], m
 
 
 class FullDisk:
-    """From some step on no file may be longer than so many bytes, as on a disk without room."""
+    """Limits the size of files from some step on, like a full disk."""
 
     def __init__(self) -> None:
         self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def begin(self, most: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, self.before[1]))
+    def begin(self, size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.before[1]))
 
     def end(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
@@ -195,16 +220,24 @@ def full_disk() -> Iterator[FullDisk]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize(("fails", "saved"), [(1, "none"), (3, "(step 2)"), (4, "(step 2)")])
-def test_a_full_disk_ends_the_run_in_one_line_that_names_the_last_good_checkpoint(
+@pytest.mark.parametrize(
+    ("fails", "saved"),
+    [
+        pytest.param(1, "none", marks=pytest.mark.slow),
+        (3, "(step 2)"),
+        pytest.param(4, "(step 2)", marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_ends_the_run_with_one_line_that_names_the_last_good_checkpoint(
     fails: int,
     saved: str,
     full_disk: FullDisk,
     run: Callable[..., None],
+    whole: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From step 3 on it is last.ckpt at step 4 that fails, or best.ckpt before it."""
+    """From step 3 on, last.ckpt at step 4 fails; from step 4 on, best.ckpt before it."""
     begin = LanguageModelTask.training_step
 
     def training_step(self: LanguageModelTask, *arguments: Any) -> Any:
@@ -224,17 +257,19 @@ def test_a_full_disk_ends_the_run_in_one_line_that_names_the_last_good_checkpoin
     assert saved in line
     assert sorted(path.name for path in LAST.parent.iterdir()) == (["last.ckpt"] if saved != "none" else [])
     monkeypatch.setattr(LanguageModelTask, "training_step", begin)
-    run(6, validation, "ckpt_path=auto")
-    run(6, validation, folder="whole")
-    assert same_weights(LAST, Path("whole/checkpoints/last.ckpt"))
+    run(9, validation, "ckpt_path=auto")
+    assert same_weights(LAST, whole)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3])
-def test_a_kill_before_any_of_the_renamings_leaves_a_whole_checkpoint(
-    call: int, run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_kill_before_any_of_the_renames_leaves_a_complete_checkpoint(
+    call: int,
+    run: Callable[..., None],
+    trained: Callable[[int], Path],
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(9, folder="whole")
-    run(4)
+    shutil.copytree(trained(4), "run")
     replace, count = os.replace, 0
 
     def killed(source: Any, target: Any) -> None:
@@ -250,10 +285,10 @@ def test_a_kill_before_any_of_the_renamings_leaves_a_whole_checkpoint(
     assert LAST.exists() == (call < 3)
     assert count == call
     run(9, "ckpt_path=auto")
-    assert same_weights(LAST, Path("whole/checkpoints/last.ckpt"))
+    assert same_weights(LAST, whole)
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, "often", None])
-def test_an_interval_that_is_no_whole_number_is_refused(every: Any) -> None:
+def test_invalid_intervals_are_refused(every: Any) -> None:
     with pytest.raises(UserError, match="callbacks.checkpoint.every_n_train_steps"):
         TrainingCheckpoint("checkpoints", every)

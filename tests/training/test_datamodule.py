@@ -1,3 +1,5 @@
+"""The data modules: splits, corpora made from FASTA, weights and clusters, and exact continuation after a resume."""
+
 import json
 import os
 import pickle
@@ -14,30 +16,30 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from protlm.batching import batches as batching
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SplitRule
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.sequence import batching
 from protlm.sequence.alphabet import STANDARD
 from protlm.training.datamodule import ConcatenatedTremblDataModule, TremblDataModule
 from protlm.training.task import LanguageModelTask
 
 KINDS = pytest.mark.parametrize("kind", [TremblDataModule, ConcatenatedTremblDataModule])
-# Lightning's advice about workers and loggers, and what torch deprecates inside it
+# Lightning's advice about workers and loggers, and its use of deprecated parts of torch
 LIGHTNING = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::torch.utils.data")
 
 Inputs = list[list[int]]
 
 
 def train_batches(data: TremblDataModule) -> int:
-    """In an epoch."""
+    """Number of training batches in an epoch."""
     return len(list(data._batches("train", data.question).plan(0)))
 
 
 @KINDS
-def test_training_has_no_end_and_evaluation_masks_only_with_mask(kind, corpus_path: Path) -> None:
+def test_training_never_ends_and_evaluation_masks_only_with_mask(kind, corpus_path: Path) -> None:
     data = kind(corpus=str(corpus_path), max_length=128, token_budget=20_000)
     data.prepare_data()
     epoch = train_batches(data)
@@ -50,7 +52,7 @@ def test_training_has_no_end_and_evaluation_masks_only_with_mask(kind, corpus_pa
     assert data.evaluated_splits() == ("test", "ood")
 
 
-def test_a_missing_corpus_is_made_from_the_fasta_and_made_again_when_it_changes(
+def test_a_missing_corpus_is_made_from_fasta_and_remade_when_that_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -68,7 +70,7 @@ def test_a_missing_corpus_is_made_from_the_fasta_and_made_again_when_it_changes(
         TremblDataModule(fasta=str(fasta), corpus=str(first.corpus_paths[0])).prepare_data()
 
 
-def test_what_is_missing_is_said_with_the_command_to_run(tmp_path: Path, corpus_path: Path) -> None:
+def test_missing_data_is_reported_with_the_command_to_run(tmp_path: Path, corpus_path: Path) -> None:
     for nothing in (None, []):
         with pytest.raises(UserError, match=r"data\.corpus"):
             TremblDataModule(corpus=nothing)
@@ -82,7 +84,7 @@ def test_what_is_missing_is_said_with_the_command_to_run(tmp_path: Path, corpus_
 
 def test_several_corpora_are_not_made_from_fasta(sample: Path, tmp_path: Path) -> None:
     paths = [str(tmp_path / "a.h5"), str(tmp_path / "b.h5")]
-    with pytest.raises(UserError, match="several data.corpus: make each of them with 'protlm prepare' first"):
+    with pytest.raises(UserError, match="several data.corpus: make each corpus with 'protlm prepare' first"):
         TremblDataModule(corpus=paths, fasta=str(sample))
     assert not list(tmp_path.iterdir())
 
@@ -98,7 +100,7 @@ def test_a_corpus_without_training_proteins_is_refused(tmp_path: Path) -> None:
 
 
 def prepared(path: Path, size: int, rule: SplitRule | None = None, **options: Any) -> Path:
-    """A corpus of proteins by chance."""
+    """A corpus of random proteins."""
     chance = random.Random(size)
     fasta = path.with_suffix(".fasta")
     proteins = ("".join(chance.choices(STANDARD, k=chance.randint(5, 90))) for _ in range(size))
@@ -119,7 +121,7 @@ def options(corpus: str | list[str], **changes: Any) -> dict[str, Any]:
 
 
 @KINDS
-def test_weights_say_how_much_training_takes_of_each_corpus(kind, two: list[str]) -> None:
+def test_weights_are_the_fraction_of_training_proteins_from_each_corpus(kind, two: list[str]) -> None:
     corpora = Corpora([Corpus(path) for path in two])
     for weights, expected in ((None, None), ([0.5, 0.5], 0.5), ([0, 1], 1.0)):
         data = kind(**options(two, weights=weights))
@@ -151,7 +153,7 @@ def test_training_by_cluster_takes_one_protein_of_each(kind, corpus_path: Path, 
 
 
 @KINDS
-def test_training_can_leave_out_small_clusters(kind, corpus_path: Path) -> None:
+def test_training_can_omit_small_clusters(kind, corpus_path: Path) -> None:
     corpus = Corpus(corpus_path)
     trained_on = corpus.clusters[corpus.members("train")].tolist()
     sizes = {cluster: trained_on.count(cluster) for cluster in set(trained_on)}
@@ -167,7 +169,7 @@ def test_training_can_leave_out_small_clusters(kind, corpus_path: Path) -> None:
 
 
 class Recorder(LanguageModelTask):
-    """Notes what it is trained on."""
+    """Records the training batches."""
 
     def __init__(self, model: Performer) -> None:
         super().__init__(model, lambda model: torch.optim.SGD(model.parameters(), lr=0.01))
@@ -179,7 +181,7 @@ class Recorder(LanguageModelTask):
 
 
 class SaveAt(Callback):
-    """Writes a checkpoint behind a step, in the middle of everything, as on a signal."""
+    """Writes a checkpoint right after a step."""
 
     def __init__(self, steps: dict[int, Path]) -> None:
         self.steps = dict(steps)
@@ -197,7 +199,7 @@ def fit(
     start: Path | None = None,
     **changes,
 ) -> list[Inputs]:
-    """The batches of a run."""
+    """Trains; returns the batches of the run."""
     task = Recorder(model)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -218,17 +220,17 @@ def fit(
 
 
 def order(data: TremblDataModule, count: int, skip: int = 0) -> list[Inputs]:
-    """What training has to see."""
+    """The expected training batches."""
     return [batch.inputs.tolist() for batch in islice(data.train_dataloader(), skip, count)]
 
 
 @LIGHTNING
 @KINDS
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_that_goes_on_sees_exactly_what_it_had_not_seen(
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_resumed_run_gets_exactly_the_remaining_batches(
     kind, workers: int, two: list[str], tiny_model: Performer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped twice, with validation between, while workers run ahead and pools are small."""
+    """Stopped twice, with validations in between, prefetching workers and small pools."""
     monkeypatch.setattr(batching, "POOL", 4)
     changes = {"weights": [0.7, 0.3], "workers": workers}
     expected = order(kind(**options(two, weights=[0.7, 0.3])), 40)
@@ -245,7 +247,7 @@ def test_a_run_that_goes_on_sees_exactly_what_it_had_not_seen(
 
 
 @LIGHTNING
-def test_every_step_of_a_run_is_a_place_to_go_on_from(
+def test_a_run_can_resume_from_every_step(
     two: list[str], tiny_model: Performer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "POOL", 2)
@@ -258,7 +260,9 @@ def test_every_step_of_a_run_is_a_place_to_go_on_from(
 
 
 @LIGHTNING
-def test_a_run_that_adds_up_gradients_goes_on_at_the_right_batch(two: list[str], tiny_model, tmp_path: Path) -> None:
+def test_a_run_with_accumulated_gradients_resumes_at_the_right_batch(
+    two: list[str], tiny_model, tmp_path: Path
+) -> None:
     expected = order(TremblDataModule(**options(two)), 15)
     first = fit(TremblDataModule(**options(two)), tiny_model, 4, {2: tmp_path / "c"}, accumulate_grad_batches=3)
     assert first == expected[:12]
@@ -267,8 +271,8 @@ def test_a_run_that_adds_up_gradients_goes_on_at_the_right_batch(two: list[str],
 
 
 @LIGHTNING
-def test_a_run_may_have_epochs_of_lightnings_own(two: list[str], tiny_model: Performer, tmp_path: Path) -> None:
-    """With trainer.limit_train_batches, Lightning takes the loader from its beginning again and again."""
+def test_a_run_may_have_lightnings_epochs(two: list[str], tiny_model: Performer, tmp_path: Path) -> None:
+    """With trainer.limit_train_batches, Lightning iterates the loader repeatedly."""
     data = TremblDataModule(**options(two))
     seen = fit(data, tiny_model, 15, {13: tmp_path / "c"}, limit_train_batches=5)
     assert seen == order(TremblDataModule(**options(two)), 15)
@@ -277,7 +281,7 @@ def test_a_run_may_have_epochs_of_lightnings_own(two: list[str], tiny_model: Per
 
 
 def state(data: TremblDataModule, consumed: int = 3) -> dict[str, Any]:
-    """What a run stores, as it comes back from a checkpoint."""
+    """The state that a run stores, as read from a checkpoint."""
     loader = iter(data.train_dataloader())
     for _ in range(consumed + 1):
         next(loader)
@@ -285,12 +289,12 @@ def state(data: TremblDataModule, consumed: int = 3) -> dict[str, Any]:
 
 
 @KINDS
-def test_another_order_of_batches_is_refused_in_one_message(kind, two: list[str], tmp_path: Path) -> None:
+def test_a_different_order_of_batches_is_refused_with_one_message(kind, two: list[str], tmp_path: Path) -> None:
     whole = options(two, weights=[1, 1])
     stored = state(kind(**whole))
     kind(**whole).load_state_dict(stored)
-    kind(**{**whole, "workers": 2, "valid": 0.3}).load_state_dict(stored)  # mean nothing here
-    del stored["order"]["min_cluster_size"]  # as before it was an option
+    kind(**{**whole, "workers": 2, "valid": 0.3}).load_state_dict(stored)  # irrelevant here
+    del stored["order"]["min_cluster_size"]  # as in older checkpoints
     kind(**whole).load_state_dict(stored)
     for changes, expected in (
         ({"seed": 4}, "data.seed 3 is now 4"),
@@ -304,21 +308,23 @@ def test_another_order_of_batches_is_refused_in_one_message(kind, two: list[str]
         ({"corpus": two[::-1]}, "data.corpus .* is now"),
         ({"seed": 4, "token_budget": 400}, "data.seed 3 is now 4, data.token_budget 500 is now 400"),
     ):
-        with pytest.raises(UserError, match=f"place in the data.*: {expected}.*; resume with the same options") as said:
+        with pytest.raises(
+            UserError, match=f"position in the data.*: {expected}.*; resume with the same options"
+        ) as said:
             kind(**{**whole, **changes}).load_state_dict(stored)
         assert "\n" not in str(said.value)
 
 
 @pytest.mark.parametrize(("valid", "test"), [(0.1, 0.2), (0.2, 0.1), (0, 0)])
-def test_a_corpus_of_the_same_proteins_split_otherwise_is_another(valid: float, test: float, tmp_path: Path) -> None:
-    """Its training split has other proteins, or the same in another order of clusters."""
+def test_a_corpus_with_other_splits_of_the_same_proteins_is_refused(valid: float, test: float, tmp_path: Path) -> None:
+    """Its training split has other proteins, or the same in a different order."""
     stored = state(TremblDataModule(**options(str(prepared(tmp_path / "c.h5", 100)))))
     other = str(prepared(tmp_path / "c.h5", 100, SplitRule(valid, test)))
-    with pytest.raises(UserError, match=r"place in the data.*data\.corpus"):
+    with pytest.raises(UserError, match=r"position in the data.*data\.corpus"):
         TremblDataModule(**options(other)).load_state_dict(stored)
 
 
-def test_a_corpus_of_the_same_splits_in_another_order_is_another(tmp_path: Path) -> None:
+def test_a_corpus_with_the_same_splits_in_another_order_is_refused(tmp_path: Path) -> None:
     """With a table of clusters, each split is stored cluster by cluster."""
     path, table = tmp_path / "c.h5", tmp_path / "c.tsv"
     data = TremblDataModule(**options(str(prepared(path, 100))))
@@ -328,11 +334,11 @@ def test_a_corpus_of_the_same_splits_in_another_order_is_another(tmp_path: Path)
     other = TremblDataModule(**options(str(path)))
     assert other.corpora.count("train") == data.corpora.count("train")
     assert order(other, 4) != expected
-    with pytest.raises(UserError, match=r"place in the data.*data\.corpus"):
+    with pytest.raises(UserError, match=r"position in the data.*data\.corpus"):
         other.load_state_dict(stored)
 
 
-def test_a_corpus_of_other_proteins_of_the_same_lengths_is_another(tmp_path: Path) -> None:
+def test_a_corpus_of_other_proteins_of_the_same_lengths_is_refused(tmp_path: Path) -> None:
     stored = None
     for letters in ("ACDEF", "GHIKL"):
         fasta = tmp_path / f"{letters}.fasta"
@@ -342,11 +348,11 @@ def test_a_corpus_of_other_proteins_of_the_same_lengths_is_another(tmp_path: Pat
         if stored is None:
             stored = state(data)
             continue
-        with pytest.raises(UserError, match=r"place in the data.*data\.corpus"):
+        with pytest.raises(UserError, match=r"position in the data.*data\.corpus"):
             data.load_state_dict(stored)
 
 
-def test_a_corpus_that_was_moved_is_the_same(two: list[str], tmp_path: Path) -> None:
+def test_a_corpus_may_be_moved(two: list[str], tmp_path: Path) -> None:
     stored = state(TremblDataModule(**options(two[0])))
     moved = tmp_path / "moved.h5"
     moved.write_bytes(Path(two[0]).read_bytes())
@@ -355,8 +361,8 @@ def test_a_corpus_that_was_moved_is_the_same(two: list[str], tmp_path: Path) -> 
     assert order(data, 5) == order(TremblDataModule(**options(two[0])), 8, 3)
 
 
-def test_a_place_of_an_earlier_version_is_refused_in_one_message(two: list[str]) -> None:
-    with pytest.raises(UserError, match="place in the data"):
+def test_a_position_of_an_earlier_version_is_refused(two: list[str]) -> None:
+    with pytest.raises(UserError, match="position in the data"):
         TremblDataModule(**options(two)).load_state_dict({"start": [0, 3]})
 
 
@@ -384,10 +390,11 @@ Path(out, str(trainer.global_rank) + ".json").write_text(json.dumps(task.seen))
 
 
 @LIGHTNING
-def test_two_ranks_share_the_batches_and_go_on_exactly(
+@pytest.mark.slow
+def test_two_ranks_share_the_batches_and_resume_exactly(
     two: list[str], tiny_model: Performer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with another number of ranks."""
+    """Also with a different number of ranks."""
     monkeypatch.setattr(batching, "POOL", 4)
     (tmp_path / "rank.py").write_text(RANK.format(folder=str(Path(__file__).parent)))
     root = str(Path(__file__).parents[2])
@@ -418,14 +425,14 @@ def test_two_ranks_share_the_batches_and_go_on_exactly(
 @pytest.mark.parametrize(
     "asked", [{"test": 0.5}, {"valid": 0.2}, {"held_out": "ids.txt"}, {"clusters": "ids.txt", "split_by": "cluster"}]
 )
-def test_a_corpus_that_was_split_otherwise_is_refused(asked: dict, two: list[str], tmp_path: Path, monkeypatch) -> None:
+def test_a_corpus_split_with_other_options_is_refused(asked: dict, two: list[str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ids.txt").write_text("a\ta\n")
     with pytest.raises(UserError, match=f"prepared with other .*data.{next(iter(asked))}"):
         TremblDataModule(**{**options(two), **asked}).prepare_data()
 
 
-def test_a_corpus_that_was_split_as_asked_is_taken(tmp_path: Path, sample: Path) -> None:
+def test_a_corpus_split_with_the_same_options_is_accepted(tmp_path: Path, sample: Path) -> None:
     tables = {"clusters": str(sample.with_name("families.clusters.tsv")), "split_by": "cluster", "test": 0.2}
     asked = {
         "corpus": str(tmp_path / "c.h5"),

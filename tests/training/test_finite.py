@@ -1,4 +1,4 @@
-"""A loss that is not finite: the run stops and says where, or leaves the step out; the weights stay as they were."""
+"""A non-finite loss: the run stops and says where, or skips the step; the weights do not change."""
 
 import copy
 import csv
@@ -12,27 +12,24 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from protlm import train
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.training.callbacks import SeededSteps
 from protlm.training.task import GradientCheck
-from tests.tiny import TINY
+from tests.tiny import FAST, run_training
 
 OPTIONS = [
-    *TINY,
+    *FAST,
     "data.token_budget=600",
     "trainer.max_steps=8",
     "trainer.log_every_n_steps=1",
-    "trainer.limit_val_batches=1",
-    "trainer.limit_test_batches=1",
     "callbacks.checkpoint.every_n_train_steps=2",
     "hydra.run.dir=run",
 ]
 
 
 class Seen:
-    """What the steps of a run began with."""
+    """Names, weights and optimizer states at the start of each step."""
 
     def __init__(self) -> None:
         self.names: dict[int, list[str]] = {}
@@ -41,7 +38,7 @@ class Seen:
 
 @pytest.fixture
 def spoiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> Callable[..., Seen]:
-    """A run whose loss has no number at some steps."""
+    """A run whose loss is not finite at some steps."""
     monkeypatch.chdir(tmp_path)
     loss, begin = Performer.loss, SeededSteps.on_train_batch_start
     now = {"bad": False}
@@ -58,8 +55,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) 
 
         monkeypatch.setattr(SeededSteps, "on_train_batch_start", on_train_batch_start)
         monkeypatch.setattr(Performer, "loss", lambda *x: loss(*x) * (value if now["bad"] else 1))
-        monkeypatch.setattr("sys.argv", ["protlm-train", *OPTIONS, f"data.corpus={corpus_path}", *options])
-        train.main()
+        run_training(*OPTIONS, f"data.corpus={corpus_path}", *options)
         return seen
 
     return run
@@ -74,14 +70,14 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize(
     ("options", "value"),
     [
-        (["optimizer=adamw"], float("nan")),
+        pytest.param(["optimizer=adamw"], float("nan"), marks=pytest.mark.slow),
         (["optimizer=muon"], float("inf")),
-        (["trainer.gradient_clip_val=null"], float("nan")),
-        (["+trainer.gradient_clip_algorithm=value"], float("nan")),
+        pytest.param(["trainer.gradient_clip_val=null"], float("nan"), marks=pytest.mark.slow),
+        pytest.param(["+trainer.gradient_clip_algorithm=value"], float("nan"), marks=pytest.mark.slow),
         (["trainer.accumulate_grad_batches=2"], float("inf")),
     ],
 )
-def test_a_gradient_that_is_not_finite_ends_the_run_in_one_line_that_says_where(
+def test_a_non_finite_gradient_ends_the_run_with_one_line_that_says_where(
     options: list[str], value: float, spoiled: Callable[..., Seen], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -99,17 +95,17 @@ def test_a_gradient_that_is_not_finite_ends_the_run_in_one_line_that_says_where(
 def test_the_message_names_the_proteins_of_the_batch(
     spoiled: Callable[..., Seen], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the bad one, if several make up the step."""
+    """Those of the bad batch, if a step has several."""
     names: list[list[str]] = []
     monkeypatch.setattr("protlm.training.task._NAMED", 10_000)
-    check = GradientCheck.check
+    check = GradientCheck.finite
 
     def watched(self: GradientCheck, norm: Tensor, trainer: pl.Trainer) -> bool:
         names[:] = [trainer.datamodule.names(batch) for _, batch in self._losses]
         self._losses[0] = (torch.tensor(1.0), self._losses[0][1])  # the first was good
         return check(self, norm, trainer)
 
-    monkeypatch.setattr(GradientCheck, "check", watched)
+    monkeypatch.setattr(GradientCheck, "finite", watched)
     with pytest.raises(SystemExit):
         spoiled({1}, "trainer.accumulate_grad_batches=2")
     message = capsys.readouterr().err
@@ -119,12 +115,12 @@ def test_the_message_names_the_proteins_of_the_batch(
     assert not set(good) & set(message.replace(",", " ").replace(".", " ").split())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_step_that_is_left_out_changes_neither_weights_nor_moments(
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
+def test_a_skipped_step_changes_neither_weights_nor_moments(
     optimizer: str, spoiled: Callable[..., Seen], capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = spoiled({4}, "task.skip_nonfinite=2", f"optimizer={optimizer}", "model.attention=exact")
-    assert "left out step 4: the gradient is not finite" in capsys.readouterr().err
+    assert "skipped step 4: the gradient is not finite" in capsys.readouterr().err
     for step in range(1, 8):
         for before, after in zip(seen.before[step], seen.before[step + 1], strict=True):
             assert same(before, after) == (step == 4), step
@@ -135,7 +131,7 @@ def test_a_step_that_is_left_out_changes_neither_weights_nor_moments(
     assert (last["global_step"], last["skipped_steps"]) == (8, [1, 0])
 
 
-def test_a_run_stops_at_one_more_bad_step_in_a_row_than_may_be_left_out(
+def test_a_run_stops_after_more_consecutive_bad_steps_than_may_be_skipped(
     spoiled: Callable[..., Seen], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoiled({1, 2, 4, 5, 7, 8}, "task.skip_nonfinite=2")
@@ -147,10 +143,10 @@ def test_a_run_stops_at_one_more_bad_step_in_a_row_than_may_be_left_out(
     assert "error: step 6: " in capsys.readouterr().err
 
 
-def test_a_run_that_goes_on_remembers_what_was_left_out_last(
+def test_a_resumed_run_remembers_the_steps_skipped_last(
     spoiled: Callable[..., Seen], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps in all, and those in a row, or stopping and going on would get round the limit."""
+    """Otherwise stopping and resuming would circumvent the limit."""
     spoiled({3, 4}, "task.skip_nonfinite=2", "trainer.max_steps=4", "schedule=constant")
     capsys.readouterr()
     with pytest.raises(SystemExit):
@@ -159,6 +155,6 @@ def test_a_run_that_goes_on_remembers_what_was_left_out_last(
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "many", None])
-def test_a_limit_that_is_no_whole_number_is_refused(limit: Any) -> None:
+def test_invalid_limits_are_refused(limit: Any) -> None:
     with pytest.raises(UserError, match="task.skip_nonfinite"):
         GradientCheck(limit)

@@ -1,4 +1,4 @@
-"""Curves on disk: whatever a kill leaves, a run that goes on has one curve; wandb never stands in the way."""
+"""Curves on disk: a resumed run has one curve, whatever a kill has left; wandb never disturbs training."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @given(cut=st.integers(0, 200), start=st.integers(0, 12))
-def test_a_csv_cut_anywhere_goes_on_as_one_curve(cut: int, start: int, fresh: Callable[[], Path]) -> None:
+def test_a_csv_truncated_anywhere_continues_as_one_curve(cut: int, start: int, fresh: Callable[[], Path]) -> None:
     folder = fresh()
     log(CsvLogger(folder), range(10))
     path = folder / "metrics.csv"
@@ -56,7 +56,7 @@ def test_a_csv_cut_anywhere_goes_on_as_one_curve(cut: int, start: int, fresh: Ca
     assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
 
 
-def test_a_row_of_a_csv_is_on_disk_at_once_and_new_columns_keep_old_rows(tmp_path) -> None:
+def test_csv_rows_are_on_disk_at_once_and_survive_new_columns(tmp_path) -> None:
     logger = CsvLogger(tmp_path / "metrics")
     assert not list(tmp_path.iterdir())
     logger.log_metrics({"train/loss": 3.0}, 0)
@@ -75,7 +75,7 @@ def test_a_row_of_a_csv_is_on_disk_at_once_and_new_columns_keep_old_rows(tmp_pat
     ]
 
 
-def test_a_csv_begun_anew_forgets_what_was_there(tmp_path) -> None:
+def test_a_csv_restarted_at_its_first_step_is_replaced(tmp_path) -> None:
     CsvLogger(tmp_path).log_metrics({"old": 1.0}, 5)
     CsvLogger(tmp_path).log_metrics({"new": 1.0}, 5)
     assert rows(tmp_path) == [{"step": "5", "new": "1.0"}]
@@ -89,8 +89,8 @@ def test_tensorboard_shows_one_curve(tmp_path) -> None:
         logger.save()
         log(logger, steps, offset)
         logger.finalize("success")
-        time.sleep(1.1)  # TensorBoard takes the files in the order of their names, which have whole seconds
-    logger.log_metrics({"test/accuracy": 0.2}, 12)  # a test comes when Lightning has closed the logger
+        time.sleep(1.1)  # TensorBoard orders the files by name, which has a resolution of one second
+    logger.log_metrics({"test/accuracy": 0.2}, 12)  # Lightning closes the logger before a test
     logger.finalize("success")
     events = EventAccumulator(str(folder)).Reload()
     curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
@@ -108,11 +108,11 @@ def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def records(folder: Path) -> Iterator[object]:
-    """What is in wandb's files: the log format of LevelDB with protocol buffers inside."""
+    """The records in wandb's files: protocol buffers in the log format of LevelDB."""
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
-    wandb.teardown()  # the file is complete a moment after the end of the run
+    wandb.teardown()  # waits until the file is complete
     for path in sorted(folder.glob("wandb/*run-*/*.wandb")):
         data, at, message = path.read_bytes(), 7, b""
         while at + 7 <= len(data):
@@ -121,7 +121,7 @@ def records(folder: Path) -> Iterator[object]:
             size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
             message += data[at + 7 : at + 7 + size]
             at += 7 + size
-            if kind in (1, 4):  # whole, or the last part
+            if kind in (1, 4):  # a full record, or its last part
                 yield Record.FromString(message)
                 message = b""
 
@@ -134,6 +134,7 @@ def history(folder: Path) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_keeps_everything_on_disk(tmp_path, capsys, no_login, tiny_model) -> None:
     checkpoint = tmp_path / "best.ckpt"
     weights = {PREFIX + name: tensor for name, tensor in tiny_model.state_dict().items()}
@@ -142,13 +143,13 @@ def test_wandb_without_a_login_keeps_everything_on_disk(tmp_path, capsys, no_log
     logger.log_hyperparams(PARAMS)
     assert not (tmp_path / "run").exists()
     log(logger, range(5))
-    logger.finalize("success")  # as Lightning does behind training
+    logger.finalize("success")  # as Lightning does after training
     logger.log_metrics({"test/accuracy": 0.1}, 5)
     logger.finalize("success")
     logger.log_results(RESULTS, str(checkpoint))
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert printed.startswith("wandb: offline (no login); send the run later with: wandb sync ")
+    assert printed.startswith("wandb: offline (no login); upload the run later with: wandb sync ")
     curve = [(row["_step"], row["train/loss"]) for row in history(tmp_path / "run") if "train/loss" in row]
     assert curve == [(step, float(step)) for step in range(5)]
     assert history(tmp_path / "run")[-1]["test/accuracy"] == 0.1
@@ -172,7 +173,8 @@ def test_wandb_without_a_login_keeps_everything_on_disk(tmp_path, capsys, no_log
     assert load(copy).config == tiny_model.config
 
 
-def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path, no_login) -> None:
+@pytest.mark.slow
+def test_wandb_resumes_the_run_of_the_folder(tmp_path, no_login) -> None:
     def part(steps: range) -> str:
         logger = WandbLogger(tmp_path)
         log(logger, steps)
@@ -182,11 +184,12 @@ def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path, no_login) -> None:
     first, second = part(range(2, 8)), part(range(4, 11))
     assert first == second
     steps = [row["_step"] for row in history(tmp_path)]
-    assert steps == [*range(2, 8), *range(4, 11)]  # again, since a kill loses what wandb has not written yet
-    assert part(range(2, 4)) != first  # begun anew
+    assert steps == [*range(2, 8), *range(4, 11)]  # twice, since a kill may lose rows that wandb has not written yet
+    assert part(range(2, 4)) != first  # started from scratch
 
 
-def test_an_error_of_wandbs_is_reported_once(tmp_path, capsys, monkeypatch, no_login) -> None:
+@pytest.mark.slow
+def test_an_error_of_wandb_is_reported_once(tmp_path, capsys, monkeypatch, no_login) -> None:
     import wandb
 
     logger = WandbLogger(tmp_path)
@@ -200,7 +203,7 @@ def test_an_error_of_wandbs_is_reported_once(tmp_path, capsys, monkeypatch, no_l
     log(logger, range(2, 5))
     monkeypatch.setattr(wandb.Run, "_atexit_cleanup", broken)
     logger.log_results(RESULTS, None)
-    assert capsys.readouterr().out.startswith("wandb: stopped (no more); training is not affected")
+    assert capsys.readouterr().out.startswith("wandb: stopped (no more); training continues")
     monkeypatch.setattr(wandb, "init", broken)
     other = WandbLogger(tmp_path / "other")
     log(other, range(3))
@@ -220,13 +223,14 @@ assert time.monotonic() - began < 20
 """
 
 
-def test_wandb_goes_on_offline_if_the_server_does_not_answer(tmp_path, no_login, monkeypatch) -> None:
+@pytest.mark.slow
+def test_wandb_continues_offline_if_the_server_does_not_answer(tmp_path, no_login, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         processes = {}
         for name, port in (("refused", 9), ("silent", silent.getsockname()[1])):
             environment = {**os.environ, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "OMP_NUM_THREADS": "1"}
-            environment.pop("WANDB_SERVICE", None)  # wandb's other process, if one belongs to this process
+            environment.pop("WANDB_SERVICE", None)  # wandb's service process of this one
             processes[name] = subprocess.Popen(
                 [sys.executable, "-c", SCRIPT, str(tmp_path / name)],
                 env=environment,

@@ -1,4 +1,4 @@
-"""Which weights decay, Muon beside AdamW, and the schedule of the learning rate."""
+"""Weight decay by parameter, Muon with AdamW, and the learning-rate schedule."""
 
 import copy
 import dataclasses
@@ -54,7 +54,7 @@ def test_with_decay_all_every_parameter_decays_as_in_plain_adamw(tiny_model: Per
         assert torch.equal(weight, other.get_parameter(name)), name
 
 
-def test_a_weight_without_decay_and_gradient_stays_where_one_with_decay_shrinks(tiny_model: Performer) -> None:
+def test_only_weights_with_decay_shrink_without_a_gradient(tiny_model: Performer) -> None:
     before = copy.deepcopy(tiny_model.state_dict())
     optimizer = adamw(tiny_model, lr=0.1, weight_decay=0.5)
     for weight in tiny_model.parameters():
@@ -65,7 +65,7 @@ def test_a_weight_without_decay_and_gradient_stays_where_one_with_decay_shrinks(
 
 
 @pytest.mark.parametrize("attention", ["relu", "linformer"])  # linformer has matrices of its own
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(tiny_model: Performer, attention: str) -> None:
+def test_muon_updates_the_matrices_of_the_blocks_and_adamw_the_rest(tiny_model: Performer, attention: str) -> None:
     model = Performer(dataclasses.replace(tiny_model.config, positions="learned", attention=attention))
     optimizer = muon(model, lr=0.1)
     train_steps(model, optimizer, 0, 1)
@@ -75,7 +75,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(tiny_model: Pe
         assert set(optimizer.state[weight]) == kind, name
 
 
-def test_muons_step_is_orthogonal_and_as_large_as_adams(tiny_model: Performer) -> None:
+def test_muons_update_is_orthogonal_and_as_large_as_adams(tiny_model: Performer) -> None:
     weight = tiny_model.blocks[0].attention.qkv.weight
     before = weight.detach().clone()
     train_steps(tiny_model, muon(tiny_model, lr=1.0, weight_decay=0.0, query_key=1.0), 0, 1)
@@ -85,8 +85,8 @@ def test_muons_step_is_orthogonal_and_as_large_as_adams(tiny_model: Performer) -
     assert 0.1 < step.square().mean().sqrt() < 0.4
 
 
-def test_muon_moves_queries_and_keys_by_a_share(tiny_model: Performer) -> None:
-    """Values and all other matrices as without it."""
+def test_muon_scales_the_update_of_queries_and_keys(tiny_model: Performer) -> None:
+    """Values and all other matrices are updated as without it."""
     steps = []
     for share in (1.0, 0.25):
         model = copied(tiny_model)
@@ -102,8 +102,10 @@ def test_muon_moves_queries_and_keys_by_a_share(tiny_model: Performer) -> None:
 
 
 @pytest.mark.parametrize("make", [adamw, muon])
-def test_an_optimizer_goes_on_from_its_state_bit_for_bit(make: Callable[..., Optimizer], tiny_model: Performer) -> None:
-    """With the learning rate that the schedule had set."""
+def test_an_optimizer_continues_bit_for_bit_from_its_state(
+    make: Callable[..., Optimizer], tiny_model: Performer
+) -> None:
+    """Including the learning rate set by the schedule."""
 
     def begin(model: Performer) -> tuple[Optimizer, LambdaLR]:
         optimizer = make(model, lr=1e-2)
@@ -121,7 +123,7 @@ def test_an_optimizer_goes_on_from_its_state_bit_for_bit(make: Callable[..., Opt
     stored = copy.deepcopy((parts.state_dict(), optimizer.state_dict(), schedule.state_dict()))
     other = copied(tiny_model)
     again, schedule = begin(other)
-    train_steps(other, again, 20, 21)  # a state that is to be forgotten
+    train_steps(other, again, 20, 21)  # a state to be replaced
     other.load_state_dict(stored[0])
     again.load_state_dict(stored[1])
     schedule.load_state_dict(stored[2])
@@ -149,7 +151,7 @@ def test_the_schedule_reaches_every_weight(make: Callable[..., Optimizer], tiny_
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [
-        (adamw, {"lr": -1e-3}, "optimizer.lr -0.001: expected a number from 0"),
+        (adamw, {"lr": -1e-3}, "optimizer.lr -0.001: expected a non-negative number"),
         (muon, {"lr": -1e-3}, "optimizer.lr"),
         (adamw, {"lr": "fast"}, "optimizer.lr 'fast'"),
         (adamw, {"lr": float("nan")}, "optimizer.lr nan"),
@@ -162,7 +164,7 @@ def test_the_schedule_reaches_every_weight(make: Callable[..., Optimizer], tiny_
         (muon, {"momentum": -1}, "optimizer.momentum"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(
+def test_invalid_options_are_refused(
     make: Callable[..., Optimizer], options: dict, expected: str, tiny_model: Performer
 ) -> None:
     with pytest.raises(UserError, match=expected):
@@ -180,7 +182,7 @@ def test_warmup_rises_then_stays_or_falls() -> None:
     assert Warmup()(0, 10) == 1
 
 
-def test_a_trapezoid_begins_its_decay_late_and_a_longer_one_agrees_until_then() -> None:
+def test_a_trapezoid_decays_at_the_end_and_agrees_with_a_longer_one_until_then() -> None:
     short, long = ([Warmup(4, "cosine", decay_steps=5)(step, total) for step in range(total)] for total in (20, 40))
     assert short[:15] == long[:15] == [*(0.25, 0.5, 0.75), *12 * [1.0]]
     assert short[15:] == sorted(short[15:], reverse=True) == long[35:]
@@ -202,13 +204,13 @@ def test_a_trapezoid_begins_its_decay_late_and_a_longer_one_agrees_until_then() 
         ({"floor": float("nan")}, "schedule.floor nan"),
     ],
 )
-def test_schedules_that_make_no_sense_are_refused(options: dict, expected: str) -> None:
+def test_invalid_schedules_are_refused(options: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         Warmup(**options)
 
 
-def test_muon_is_that_of_torch() -> None:
-    """But for the precision of the iteration: torch's is bfloat16."""
+def test_muon_equals_that_of_torch() -> None:
+    """Up to the precision of the iteration, which is bfloat16 in torch."""
     generator = torch.Generator().manual_seed(1)
     one = [torch.randn(shape, generator=generator) for shape in ((24, 8), (8, 8), (8, 32))]
     other = [weight.clone() for weight in one]

@@ -1,4 +1,4 @@
-"""Two processes train as one does that accumulates two batches: DDP and FSDP, signals and bad batches included."""
+"""Two processes train like one that accumulates two batches: DDP and FSDP, with signals and bad batches."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from filelock import FileLock
 import protlm
 from protlm import train
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS, STOP = 12, 6
 SMALL = [
@@ -32,7 +33,7 @@ SMALL = [
     "schedule.steps=4",
     "optimizer=adamw",
     "optimizer.lr=1e-2",
-    "optimizer.eps=1e-3",  # or the order of sums would decide where weights with hardly a gradient go
+    "optimizer.eps=1e-3",  # otherwise rounding decides the update of weights with a tiny gradient
     f"trainer.max_steps={STEPS}",
     "trainer.log_every_n_steps=1",
     "trainer.limit_val_batches=2",
@@ -40,7 +41,7 @@ SMALL = [
     "ckpt_path=auto",
 ]
 SEVERAL = '''
-"""Several commands, one behind the other, in each of torchrun's processes."""
+"""Runs several commands, one after the other, in each of torchrun's processes."""
 import contextlib, io, json, os, signal, sys
 from pathlib import Path
 import torch
@@ -52,7 +53,7 @@ rank, loss = os.environ.get("RANK", "0"), Performer.loss
 
 
 class Witness(Callback):
-    """Writes down what this rank has; at a step it may get a signal, or a batch that spoils the loss."""
+    """Saves the buffers of this rank; at given steps it sends a signal, or makes the loss NaN."""
 
     def __init__(self, folder, number=0, step=-1, rank=-1, part=0, spoil=()):
         self.folder, self.number, self.step, self.rank, self.spoil = folder, number, step, rank, spoil
@@ -70,13 +71,13 @@ class Witness(Callback):
         Performer.loss = (lambda *x: loss(*x) * float("nan")) if bad else loss
 
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
-        if trainer.global_step % 5 == 1:  # behind a redraw
+        if trainer.global_step % 5 == 1:  # after a redraw
             buffers = {name: value.clone() for name, value in task.model.named_buffers()}
             torch.save(buffers, Path(self.folder, f"buffers{trainer.global_step}-{rank}.pt"))
 
 
 if __name__ == "__main__":
-    told = []
+    outcomes = []
     for arguments in json.loads(Path(sys.argv[1]).read_text()):
         out, err, code = io.StringIO(), io.StringIO(), 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -90,8 +91,8 @@ if __name__ == "__main__":
 
                 traceback.print_exc()
                 code = "crashed"
-        told.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
-        Path(f"told{rank}.json").write_text(json.dumps(told))
+        outcomes.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+        Path(f"outcomes{rank}.json").write_text(json.dumps(outcomes))
 '''
 
 
@@ -100,7 +101,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def torchrun(folder: Path, *command: object) -> str:
-    """Runs it in two processes; returns what they print."""
+    """Runs a command in two processes; returns its output."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launch, *map(str, command)],
@@ -116,16 +117,16 @@ def torchrun(folder: Path, *command: object) -> str:
 
 
 class Several:
-    """Commands to run in two processes, and what came of them."""
+    """Commands to run in two processes, and their outcomes."""
 
     def __init__(self, folder: Path, *common: str) -> None:
         self.folder, self.common = folder, common
         self.names: list[str] = []
         self.commands: list[list[str]] = []
-        self.told: list[list[dict[str, Any]]] = []
+        self.outcomes: list[list[dict[str, Any]]] = []
 
     def add(self, name: str, *options: str, **witness: Any) -> None:
-        """A command whose run folder has this name."""
+        """Adds a command whose run folder has this name."""
         path = self.folder / name
         path.mkdir(parents=True, exist_ok=True)
         fields = ",".join(f"{key}:{str(value).replace(' ', '')}" for key, value in {"folder": path, **witness}.items())
@@ -134,10 +135,10 @@ class Several:
         self.commands.append([*self.common, *options, trap, f"hydra.run.dir={name}"])
 
     def run(self) -> None:
-        """Unless another worker of pytest has done it."""
+        """Runs the commands, unless another worker of pytest has done so."""
         if not (self.folder / "done").exists():
             self._run()
-        self.told = [json.loads((self.folder / f"told{rank}.json").read_text()) for rank in range(2)]
+        self.outcomes = [json.loads((self.folder / f"outcomes{rank}.json").read_text()) for rank in range(2)]
 
     def _run(self) -> None:
         (self.folder / "several.py").write_text(SEVERAL)
@@ -146,21 +147,21 @@ class Several:
         (self.folder / "done").touch()
 
     def codes(self) -> dict[str, list[list[int]]]:
-        """Of both ranks, for each command."""
+        """Exit codes of both ranks for each command."""
         found: dict[str, list[list[int]]] = {}
-        for name, one, other in zip(self.names, *self.told, strict=True):
+        for name, one, other in zip(self.names, *self.outcomes, strict=True):
             found.setdefault(name, []).append([one["code"], other["code"]])
         return found
 
     def errors(self, name: str) -> str:
-        return self.told[0][self.names.index(name)]["err"]
+        return self.outcomes[0][self.names.index(name)]["err"]
 
     def last(self, name: str, file: str = "last.ckpt") -> dict[str, Any]:
         return torch.load(self.folder / name / "checkpoints" / file, weights_only=True)
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Weights and states of the optimizer, bit for bit."""
+    """Whether weights and optimizer states are equal bit for bit."""
     weights = all(torch.equal(weight, other["state_dict"][name]) for name, weight in one["state_dict"].items())
     return weights and states(one) == states(other)
 
@@ -173,7 +174,7 @@ def states(content: dict[str, Any]) -> Any:
 
 
 def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """But for the order in which sums of float32 are taken."""
+    """Up to the rounding of float32 sums in a different order."""
     for name, weight in one["state_dict"].items():
         torch.testing.assert_close(weight, other["state_dict"][name], rtol=1e-5, atol=1e-6, msg=name)
     for i, values in states(one).items():
@@ -186,7 +187,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Several:
-    """All runs of two processes, made in one launch since its imports take longer than they."""
+    """All runs of two processes, in one launch, since its imports take longer than the runs."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     runs = Several(shared / "two", *SMALL, f"data.corpus={corpus_path}", "trainer.val_check_interval=4")
@@ -210,7 +211,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Several:
     return runs
 
 
-def test_every_run_ends_as_it_should_on_both_ranks(two: Several) -> None:
+def test_both_ranks_exit_with_the_expected_code(two: Several) -> None:
     for name, found in two.codes().items():
         stopped = 128 + (signal.SIGUSR2 if "muon" in name else signal.SIGTERM)
         expected = [[2, 2]] if name.endswith("-bad") else [[stopped] * 2, [0, 0]][-len(found) :]
@@ -218,13 +219,13 @@ def test_every_run_ends_as_it_should_on_both_ranks(two: Several) -> None:
 
 
 def test_two_processes_equal_one_that_accumulates_two_batches(two: Several, monkeypatch, tmp_path: Path) -> None:
-    """Batches, dropout, redraws, optimizer: all but the order of sums."""
+    """Batches, dropout, redraws and optimizer."""
     monkeypatch.chdir(tmp_path)
     alone(monkeypatch, two, "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8", "hydra.run.dir=one")
     last = torch.load("one/checkpoints/last.ckpt", weights_only=True)
     assert_close(last, two.last("ddp"))
     assert last["global_step"] == STEPS
-    assert (last["state_dict"]["model.norm.weight"] - 1).abs().max() > 0.01  # far from where it began
+    assert (last["state_dict"]["model.norm.weight"] - 1).abs().max() > 0.01  # far from its initial value
 
 
 def test_fsdp_equals_ddp(two: Several) -> None:
@@ -234,19 +235,19 @@ def test_fsdp_equals_ddp(two: Several) -> None:
         assert results[0][split] == pytest.approx(results[1][split], rel=1e-4)
 
 
-def test_fsdp_goes_on_bit_for_bit(two: Several) -> None:
+def test_fsdp_resumes_bit_for_bit(two: Several) -> None:
     assert two.last("fsdp-fsdp", "previous.ckpt")["global_step"] == STOP
     assert equal(two.last("fsdp-fsdp"), two.last("fsdp"))
     assert equal(two.last("fsdp-muon-parts"), two.last("fsdp-muon"))
 
 
-def test_a_checkpoint_of_fsdp_or_ddp_goes_on_with_the_other(two: Several) -> None:
+def test_a_checkpoint_of_fsdp_or_ddp_resumes_with_the_other(two: Several) -> None:
     for name in ("fsdp-ddp", "ddp-fsdp"):
         assert two.last(name, "previous.ckpt")["global_step"] == STOP
         assert_close(two.last(name), two.last("ddp"))
 
 
-def test_a_checkpoint_of_fsdp_goes_on_on_one_device_and_is_a_model(two: Several, monkeypatch, tmp_path: Path) -> None:
+def test_a_checkpoint_of_fsdp_resumes_on_one_device_and_is_a_model(two: Several, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     part = two.folder / "fsdp-ddp" / "checkpoints" / "previous.ckpt"
     options = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8", "hydra.run.dir=one"]
@@ -257,7 +258,7 @@ def test_a_checkpoint_of_fsdp_goes_on_on_one_device_and_is_a_model(two: Several,
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "ddp-optimal", "fsdp-optimal"])
-def test_the_random_directions_are_the_same_on_all_ranks_behind_each_redraw(two: Several, name: str) -> None:
+def test_the_random_directions_are_the_same_on_all_ranks_after_each_redraw(two: Several, name: str) -> None:
     drawn = []
     for step in (1, 6, 11):
         one, other = (torch.load(two.folder / name / f"buffers{step}-{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -270,12 +271,12 @@ def test_the_random_directions_are_the_same_on_all_ranks_behind_each_redraw(two:
     assert not torch.equal(drawn[1], drawn[2])
 
 
-def test_a_step_of_muon_under_fsdp_is_that_under_ddp(two: Several) -> None:
-    """Of whole matrices, not of each rank's share."""
+def test_muon_takes_the_same_step_with_fsdp_and_ddp(two: Several) -> None:
+    """It orthogonalises full matrices, not shards."""
     one, other = (two.last(f"{kind}-muon-step")["state_dict"] for kind in ("ddp", "fsdp"))
     for name, weight in one.items():
         if ".blocks." in name and name.endswith("weight") and weight.ndim == 2:
-            step = 0.2 * 1e-2 * weight.numel() ** 0.5  # its length, at this learning rate
+            step = 0.2 * 1e-2 * weight.numel() ** 0.5  # norm of the update
             assert (weight - other[name]).norm() < 0.05 * step, name  # Muon computes in bfloat16
         else:
             torch.testing.assert_close(weight, other[name], rtol=1e-4, atol=1e-6, msg=name)
@@ -293,7 +294,7 @@ def test_a_bad_batch_of_one_rank_stops_both_and_is_named(two: Several) -> None:
         assert all(weight.isfinite().all() for weight in last["state_dict"].values())
 
 
-def test_a_bad_batch_of_one_rank_is_left_out_on_both(two: Several) -> None:
+def test_a_bad_batch_of_one_rank_is_skipped_on_both(two: Several) -> None:
     last = two.last("fsdp-skip")
     assert (last["global_step"], last["skipped_steps"]) == (STEPS, [1, 0])
     assert all(weight.isfinite().all() for weight in last["state_dict"].values())
@@ -313,10 +314,8 @@ class Accident(Callback):
 """
 
 
-def test_torchrun_trains_in_one_run_folder_and_goes_on_by_itself_when_a_process_dies(
-    two: Several, tmp_path: Path
-) -> None:
-    """It ends as a run of Lightning's own launcher does to which nothing happens."""
+def test_torchrun_uses_one_run_folder_and_resumes_when_a_process_dies(two: Several, tmp_path: Path) -> None:
+    """The result equals that of an uninterrupted run with Lightning's launcher."""
     (tmp_path / "accident.py").write_text(ACCIDENT)
     trap = ["+callbacks.accident={_target_:accident.Accident}", "callbacks.checkpoint.every_n_train_steps=3"]
     torchrun(tmp_path, "--max-restarts=1", "-m", "protlm.train", *two.common, "trainer=ddp_cpu", *trap)
@@ -332,7 +331,7 @@ def test_torchrun_trains_in_one_run_folder_and_goes_on_by_itself_when_a_process_
 def test_ctrl_c_within_an_accumulated_step_of_two_processes_loses_no_batch(
     two: Several, monkeypatch, tmp_path: Path
 ) -> None:
-    """It reaches both, by way of the terminal; both end, with one message."""
+    """The signal reaches both processes; both exit, with one message."""
     several = Several(tmp_path, *two.common)
     several.add(
         "run", "trainer=ddp_cpu", "trainer.accumulate_grad_batches=2", number=int(signal.SIGINT), step=STOP, part=1
@@ -344,9 +343,9 @@ def test_ctrl_c_within_an_accumulated_step_of_two_processes_loses_no_batch(
     ) as process:
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert errors.count("stopped at step 6; to go on: ckpt_path=") == 1
+    assert errors.count("stopped at step 6; to resume: ckpt_path=") == 1
     assert "Traceback" not in errors
-    for _ in range(200):  # none is left
+    for _ in range(200):  # until no process is left
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
@@ -354,7 +353,7 @@ def test_ctrl_c_within_an_accumulated_step_of_two_processes_loses_no_batch(
         time.sleep(0.1)
     else:
         os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail("the other process goes on")
+        pytest.fail("the other process is still running")
     monkeypatch.chdir(tmp_path)
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == STOP
     four = ["trainer.accumulate_grad_batches=4", "trainer.val_check_interval=16"]
@@ -364,7 +363,7 @@ def test_ctrl_c_within_an_accumulated_step_of_two_processes_loses_no_batch(
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, two: Several, *options: str) -> None:
-    """The same options in this process."""
+    """Trains with the same options in this process."""
     arguments = [*two.common, "trainer.accelerator=cpu", "trainer.devices=1", *options]
     last = {argument.partition("=")[0]: argument for argument in arguments}  # Hydra refuses some that come twice
     monkeypatch.setattr("sys.argv", ["protlm-train", *last.values()])

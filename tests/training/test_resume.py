@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL again and again, or stopped by a signal, end where uninterrupted ones do."""
+"""Runs that are killed repeatedly, or stopped by a signal, end bit for bit like uninterrupted ones."""
 
 import csv
 import json
@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from protlm import train
 from protlm.training.task import LanguageModelTask
-from tests.tiny import TINY
+from tests.tiny import FAST, run_training
 
 ROOT = Path(__file__).parents[2]
 STEPS, VALIDATION = 96, 8
@@ -31,7 +30,7 @@ COMMON = [
     "model.feed_forward=64",
     "model.num_features=16",
     "model.dropout=0.1",
-    "model.attention=optimal",  # whose next draw depends on all that was observed since the last
+    "model.attention=optimal",  # its next draw depends on everything observed since the last one
     "callbacks.redraw.every_n_steps=5",
     "callbacks.checkpoint.every_n_train_steps=3",
     "+callbacks.curve.every_n_steps=2",
@@ -48,7 +47,7 @@ COMMON = [
 
 
 def begin(folder: Path, *options: object) -> subprocess.Popen[bytes]:
-    """The command, as a group of processes of its own; what it prints is in log.txt."""
+    """Starts the command as a process group of its own, with its output in log.txt."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "protlm.train", *COMMON, *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -73,14 +72,14 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_step(folder: Path) -> int:
-    """Optimizer steps of which a row is on disk."""
+    """Number of optimizer steps that are logged on disk."""
     path = folder / "run" / "metrics" / "metrics.csv"
     rows = path.read_text().splitlines()[1:] if path.exists() else []
     return max((int(row.partition(",")[0]) + 1 for row in rows if row.partition(",")[0].isdigit()), default=0)
 
 
 def kill_at(process: subprocess.Popen[bytes], folder: Path, step: int, delay: float, within: str = "") -> None:
-    """Kills so many seconds behind a step, and then not before the checkpoint is being written, if `within` says so."""
+    """Kills `delay` seconds after a step, with `within="write"` once a checkpoint is being written."""
     checkpoints = folder / "run" / "checkpoints"
     started = time.monotonic()
     while last_step(folder) < step:
@@ -95,7 +94,7 @@ def kill_at(process: subprocess.Popen[bytes], folder: Path, step: int, delay: fl
 
 
 def moments(seed: int) -> Iterator[tuple[int, float, str]]:
-    """(step, seconds behind it, within what) of five kills: in order, so that each start of the run gets further."""
+    """(step, seconds after it, within what) of the kills, in order, so that each start gets further."""
     draw = random.Random(seed)
     for number, within in enumerate(("", "write", "validation", "", "write")):
         step = 15 * number + draw.randrange(3, 16)
@@ -105,7 +104,7 @@ def moments(seed: int) -> Iterator[tuple[int, float, str]]:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Places at which two checkpoints are not the same bit for bit."""
+    """Paths at which two checkpoints differ in any bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         missing = [f"{where}/{name} is in one only" for name in one.keys() ^ other.keys()]
         return missing + [
@@ -136,7 +135,7 @@ def curve(folder: Path) -> list[dict[str, str]]:
 def assert_same_runs(one: Path, other: Path) -> None:
     last = checkpoint(one, "last.ckpt")
     assert last["global_step"] == STEPS
-    assert last["TremblDataModule"]["place"][0] > 0  # the first epoch was left behind
+    assert last["TremblDataModule"]["place"][0] > 0  # past the first epoch
     numbers = [value for name, value in last["state_dict"].items() if name.endswith("draw_number")]
     assert [int(value) for value in numbers] == [(STEPS - 1) // 5]
     assert differences(last, checkpoint(other, "last.ckpt")) == []
@@ -150,6 +149,7 @@ def assert_same_runs(one: Path, other: Path) -> None:
     assert rows == curve(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["trainer.devices=1", "data.workers=0"], ["trainer=ddp_cpu", "data.token_budget=2000"]],
@@ -172,23 +172,22 @@ def test_a_run_killed_five_times_ends_bit_for_bit_where_the_uninterrupted_one_do
 
 
 SMALL = [
-    *TINY,
-    "callbacks.curve=null",
+    *(option for option in FAST if "limit_val" not in option),
     "model.dropout=0.1",
     "data.token_budget=900",
     "trainer.max_steps=8",
     "trainer.accumulate_grad_batches=3",
     "trainer.val_check_interval=12",  # batches: 4 steps
-    "trainer.limit_test_batches=1",
     "trainer.log_every_n_steps=1",
     "ckpt_path=auto",
 ]
 ANY = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+EACH = [pytest.param(number, marks=pytest.mark.slow) if number in (ANY[0], ANY[2]) else number for number in ANY]
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> Callable[..., int]:
-    """A run in this process, which sends itself signals as its n-th batch of a kind begins; gives its exit code."""
+    """Trains in this process, with signals at the start of the n-th batch of a kind; returns the exit code."""
     monkeypatch.chdir(tmp_path)
 
     def here(
@@ -211,9 +210,8 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> 
         where = [f"data.corpus={corpus_path}", f"hydra.run.dir={folder}/run"]
         with monkeypatch.context() as patched:
             patched.setattr(LanguageModelTask, f"{kind}_step", step)
-            patched.setattr("sys.argv", ["protlm-train", *SMALL, *where, *options])
             try:
-                train.main()
+                run_training(*SMALL, *where, *options)
             except SystemExit as stopped:
                 return int(stopped.code or 0)
         return 0
@@ -221,12 +219,20 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> 
     return here
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_training(*SMALL, f"data.corpus={corpus_path}", f"hydra.run.dir={folder}/run")
+    return folder
+
+
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The environment of a SLURM job, and what scontrol was told in it."""
-    told, command = tmp_path / "scontrol.txt", tmp_path / "bin" / "scontrol"
+    """The environment of a SLURM job; the calls of scontrol are logged in the returned file."""
+    calls, command = tmp_path / "scontrol.txt", tmp_path / "bin" / "scontrol"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\necho "$@" >> {told}\nls run/run/checkpoints/last.ckpt >> {told}\n')
+    command.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nls run/run/checkpoints/last.ckpt >> {calls}\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     for name, value in {
@@ -238,33 +244,32 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "NODEID": "0",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    return told
+    return calls
 
 
-@pytest.mark.parametrize("number", ANY)
+@pytest.mark.parametrize("number", EACH)
 def test_a_signal_within_an_accumulated_step_loses_no_batch(
-    number: signal.Signals, here: Callable[..., int], slurm: Path, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, here: Callable[..., int], whole: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The step is finished; the run that goes on ends where the uninterrupted one does; SLURM is told, if it asked."""
+    """The step is finished, SLURM requeues the job, and the resumed run ends like an uninterrupted one."""
     before = [signal.getsignal(each) for each in ANY[2:]]
-    assert here(folder="whole") == 0
     capsys.readouterr()
     assert here(batch=8, numbers=(number,)) == 128 + number
-    told, line = capsys.readouterr().err.splitlines()
-    assert told == "stopping behind this step; once more to stop at once"
-    assert line == f"stopped at step 3; to go on: ckpt_path={Path('run/run/checkpoints/last.ckpt').resolve()}"
+    first, line = capsys.readouterr().err.splitlines()
+    assert first == "stopping after this step; press Ctrl-C again to stop at once"
+    assert line == f"stopped at step 3; to resume: ckpt_path={Path('run/run/checkpoints/last.ckpt').resolve()}"
     assert checkpoint(Path("run"), "last.ckpt")["global_step"] == 3
     requeued = number in (signal.SIGUSR1, signal.SIGUSR2)
     assert slurm.exists() == requeued
-    if requeued:  # once, when the checkpoint was there
+    if requeued:  # once, after the checkpoint was written
         assert slurm.read_text().splitlines() == ["requeue 123", "run/run/checkpoints/last.ckpt"]
     assert here() == 0
-    assert differences(*(checkpoint(Path(x), "last.ckpt") for x in ("run", "whole"))) == []
-    assert curve(Path("run")) == curve(Path("whole"))
+    assert differences(*(checkpoint(x, "last.ckpt") for x in (Path("run"), whole))) == []
+    assert curve(Path("run")) == curve(whole)
     assert [signal.getsignal(each) for each in ANY[2:]] == before
 
 
-def test_a_job_of_an_array_is_requeued_by_its_own_number(
+def test_an_array_job_is_requeued_by_its_own_number(
     here: Callable[..., int], slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
@@ -273,7 +278,7 @@ def test_a_job_of_an_array_is_requeued_by_its_own_number(
     assert slurm.read_text().splitlines()[0] == "requeue 77_4"
 
 
-def test_a_job_that_cannot_be_requeued_says_so_and_has_its_checkpoint(
+def test_a_failed_requeue_is_reported_and_leaves_the_checkpoint(
     here: Callable[..., int], slurm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = slurm.parent / "bin" / "scontrol"
@@ -283,10 +288,11 @@ def test_a_job_that_cannot_be_requeued_says_so_and_has_its_checkpoint(
     assert checkpoint(Path("run"), "last.ckpt")["global_step"] == 1
 
 
-@pytest.mark.parametrize("kind", ["validation", "training"])
-def test_a_run_stops_behind_a_validation_that_has_begun_or_is_due(kind: str, here: Callable[..., int]) -> None:
-    """And has its result."""
-    assert here(folder="whole") == 0
+@pytest.mark.parametrize("kind", [pytest.param("validation", marks=pytest.mark.slow), "training"])
+def test_a_run_finishes_a_validation_that_has_started_or_is_due_before_it_stops(
+    kind: str, here: Callable[..., int], whole: Path
+) -> None:
+    """Its result is in the checkpoint and the curve."""
     assert here(kind=kind, batch=12 if kind == "training" else 1, numbers=(signal.SIGTERM,)) == 143
     stopped = checkpoint(Path("run"), "last.ckpt")
     assert stopped["global_step"] == 4
@@ -295,37 +301,37 @@ def test_a_run_stops_behind_a_validation_that_has_begun_or_is_due(kind: str, her
     assert len(rows) == 1
     assert float(best["best_model_score"]) == pytest.approx(float(rows[0]["valid/perplexity"]))
     assert here() == 0
-    assert differences(*(checkpoint(Path(x), "last.ckpt") for x in ("run", "whole"))) == []
-    assert curve(Path("run")) == curve(Path("whole"))
+    assert differences(*(checkpoint(x, "last.ckpt") for x in (Path("run"), whole))) == []
+    assert curve(Path("run")) == curve(whole)
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", EACH[:2])
 def test_a_second_ctrl_c_stops_at_once(first: int, here: Callable[..., int]) -> None:
     assert here(batch=11, numbers=(first, signal.SIGINT), kind="training") == 130
     assert not Path("run/run/checkpoints/last.ckpt").exists()
-    assert here(batch=7, numbers=(signal.SIGTERM,)) == 143  # what was begun goes on as if nothing had been
+    assert here(batch=7, numbers=(signal.SIGTERM,)) == 143  # the folder can be used again
     assert checkpoint(Path("run"), "last.ckpt")["global_step"] == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_a_signal_ends_in_its_test_goes_on_to_the_same_results(
-    number: int, here: Callable[..., int]
+@pytest.mark.parametrize("number", EACH[:2])
+def test_a_run_stopped_during_its_test_resumes_to_the_same_results(
+    number: int, here: Callable[..., int], whole: Path
 ) -> None:
-    assert here(folder="whole") == 0
     assert here(kind="test", batch=2, numbers=(number,)) == 128 + number
     assert not Path("run/run/results.json").exists()
     assert here() == 0
-    one, two = (json.loads(Path(x, "run", "results.json").read_text()) for x in ("run", "whole"))
+    one, two = (json.loads((x / "run" / "results.json").read_text()) for x in (Path("run"), whole))
     assert one == two
-    assert curve(Path("run")) == curve(Path("whole"))
+    assert curve(Path("run")) == curve(whole)
 
 
+@pytest.mark.slow
 def test_a_signal_before_a_validation_within_an_accumulated_step_loses_no_batch(here: Callable[..., int]) -> None:
-    """The run goes on to the end of the step."""
+    """The step is finished first."""
     options = ["trainer.val_check_interval=4"]  # batches, of which three make a step
-    assert here(*options, folder="whole") == 0
+    assert here(*options, folder="other") == 0
     assert here(*options, batch=4, numbers=(signal.SIGTERM,)) == 143
     assert here(*options) == 0
-    one, two = (checkpoint(Path(x), "last.ckpt") for x in ("run", "whole"))
+    one, two = (checkpoint(Path(x), "last.ckpt") for x in ("run", "other"))
     for name in ("state_dict", "optimizer_states", "TremblDataModule"):
         assert differences(one[name], two[name]) == []

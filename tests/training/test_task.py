@@ -1,4 +1,4 @@
-"""What the LightningModule makes of a batch, and its options that change how it is computed, but not what."""
+"""The LightningModule: losses of a batch, options that change the computation but not its result, old checkpoints."""
 
 import copy
 import dataclasses
@@ -17,18 +17,18 @@ from protlm.performer.config import ADDED
 from protlm.training.task import LanguageModelTask
 
 
-def test_a_mistyped_optimizer_option_is_said_before_training(tiny_model: Performer) -> None:
+def test_a_misspelled_optimizer_option_is_reported_before_training(tiny_model: Performer) -> None:
     with pytest.raises(UserError, match="lrr"):
         LanguageModelTask(tiny_model, functools.partial(torch.optim.AdamW, lrr=1))
 
 
-def test_training_and_evaluation_keep_within_the_proteins_of_a_block(tiny_model: Performer) -> None:
-    """What follows a protein in its block changes its loss only where attention may cross."""
+def test_training_and_evaluation_respect_the_segments_of_a_block(tiny_model: Performer) -> None:
+    """Other proteins in a block affect a protein's loss only without segments."""
     task = LanguageModelTask(tiny_model, torch.optim.SGD)
     task.log = lambda *_, **__: None
     task.tests = torch.nn.ModuleList([ResidueMetrics()])
     tiny_model.head.weight.data *= 20
-    for block in tiny_model.blocks:  # attention that looks at something, and is heard
+    for block in tiny_model.blocks:  # make attention matter
         block.attention.qkv.weight.data *= 20
         block.attention.out.weight.data *= 20
 
@@ -51,14 +51,14 @@ def test_training_and_evaluation_keep_within_the_proteins_of_a_block(tiny_model:
 
 
 def tokens(seed: int, rows: int = 3, length: int = 20) -> torch.Tensor:
-    """With padding behind some rows."""
+    """Random tokens, with padding in the first row."""
     made = torch.randint(4, 24, (rows, length), generator=torch.Generator().manual_seed(seed))
     made[0, length // 2 :] = 1
     return made
 
 
 def gradients(model: Performer, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """And the loss, with the dropout of one seed."""
+    """The gradients and the loss, with dropout of a fixed seed."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model.zero_grad()
@@ -87,9 +87,10 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradients(
             torch.testing.assert_close(again.get_buffer(name), value, rtol=1e-5, atol=1e-7, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.compile's own
-def test_compiled_blocks_train_as_others_do(tiny_model: Performer) -> None:
-    """Also at a second length."""
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # from torch.compile
+def test_compiled_blocks_train_like_others(tiny_model: Performer) -> None:
+    """At two lengths."""
     plain = Performer(dataclasses.replace(tiny_model.config, layers=1)).train()
     compiled = copy.deepcopy(plain)
     task: Any = LanguageModelTask(compiled, torch.optim.SGD, compile=True)
@@ -97,17 +98,17 @@ def test_compiled_blocks_train_as_others_do(tiny_model: Performer) -> None:
         expected, found = gradients(plain, tokens(1, length=length)), gradients(task.model, tokens(1, length=length))
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
-    assert compiled.state_dict().keys() == plain.state_dict().keys()  # a checkpoint of one is one of the other
+    assert compiled.state_dict().keys() == plain.state_dict().keys()  # their checkpoints are interchangeable
 
 
-def test_a_checkpoint_from_before_a_field_of_the_model_is_resumed(tiny_model: Performer) -> None:
+def test_a_checkpoint_without_newer_fields_of_the_model_is_resumed(tiny_model: Performer) -> None:
     task = LanguageModelTask(tiny_model, torch.optim.SGD)
     task._data = lambda: Batch  # any object whose class has a name
     old: dict[str, Any] = {}
     task.on_save_checkpoint(old)
     for name in ADDED:
         del old[KEY]["model"][name]
-    tiny_model.config = dataclasses.replace(tiny_model.config, start_id=2)  # blocks begin so, but did not say it
+    tiny_model.config = dataclasses.replace(tiny_model.config, start_id=2)  # not stored by older versions
     task.on_load_checkpoint({**old, "type": None})
     tiny_model.config = dataclasses.replace(tiny_model.config, norm_eps=1e-3)
     with pytest.raises(UserError, match="norm_eps 1e-05 is now 0.001"):

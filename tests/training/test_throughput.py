@@ -1,4 +1,4 @@
-"""The columns that say how much was trained on and how fast, and the arithmetic behind them."""
+"""Logged residues and throughput, and the operations per token they are computed from."""
 
 import csv
 import dataclasses
@@ -13,7 +13,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from protlm import train
 from protlm.batching.batches import Batch
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
@@ -21,14 +20,12 @@ from protlm.sequence.alphabet import STANDARD, TOKENS
 from protlm.training.callbacks import Throughput
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.task import LanguageModelTask
-from tests.tiny import TINY
+from tests.tiny import FAST, run_training
 
 OPTIONS = [
-    *TINY,
+    *FAST,
     "data.token_budget=900",
     "schedule=constant",
-    "trainer.limit_val_batches=1",
-    "trainer.limit_test_batches=1",
     "trainer.log_every_n_steps=2",
     "hydra.run.dir=run",
 ]
@@ -36,7 +33,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("shape", [(2, 2, 16, 32, 20), (1, 4, 48, 30, 7)])
 @pytest.mark.parametrize("attention", ["opt", "exact"])
-def test_operations_are_those_that_torch_counts(attention: str, shape: tuple[int, ...], tiny_model: Performer) -> None:
+def test_operations_equal_those_counted_by_torch(attention: str, shape: tuple[int, ...], tiny_model: Performer) -> None:
     layers, heads, width, feed_forward, length = shape
     sizes = {"layers": layers, "heads": heads, "width": width, "feed_forward": feed_forward}
     model = Performer(dataclasses.replace(tiny_model.config, attention=attention, **sizes))
@@ -46,7 +43,7 @@ def test_operations_are_those_that_torch_counts(attention: str, shape: tuple[int
     assert counter.get_total_flops() == 3 * length * flops_per_token(model.config, length)
 
 
-def test_causal_attention_takes_half(tiny_model: Performer) -> None:
+def test_causal_attention_counts_half(tiny_model: Performer) -> None:
     exact, causal, none = (
         flops_per_token(dataclasses.replace(tiny_model.config, **options), 100)
         for options in ({"attention": "exact"}, {"attention": "exact", "causal": True}, {"attention": "opt"})
@@ -58,7 +55,7 @@ def test_causal_attention_takes_half(tiny_model: Performer) -> None:
     ("attention", "projected", "features"),
     [("relu", 10, 10), ("softmax", 10, 10), ("optimal", 10, 10), ("relu_unprojected", 0, 8), ("trig", 10, 20)],
 )
-def test_operations_of_favor_are_those_of_the_formula(
+def test_operations_of_favor_follow_the_formula(
     attention: str, projected: int, features: int, tiny_model: Performer
 ) -> None:
     """Per head and token: 2 d for each projection of q and of k; 2 d M for K'V, and 2 d M for Q'(K'V)."""
@@ -71,7 +68,7 @@ def test_operations_of_favor_are_those_of_the_formula(
 
 
 def logged(model: Performer, batches: list[Batch], every: int, pause: float) -> list[dict[str, float]]:
-    """What the callback logs when each step takes so many seconds."""
+    """Rows logged by the callback when each step takes `pause` seconds."""
     task, rows = LanguageModelTask(model, torch.optim.SGD), []
     task.log_dict = lambda values, **_: rows.append({name: float(value) for name, value in values.items()})
     trainer: Any = SimpleNamespace(
@@ -89,8 +86,8 @@ def logged(model: Performer, batches: list[Batch], every: int, pause: float) -> 
     return rows
 
 
-def test_tokens_and_operations_a_second_are_those_of_the_batches_without_padding(tiny_model: Performer) -> None:
-    """Between two lines: the pauses are lower than the time that was measured, which a busy machine makes longer."""
+def test_throughput_counts_tokens_and_operations_without_padding(tiny_model: Performer) -> None:
+    """Between two bounds, since a busy machine makes steps longer than their pause."""
     inputs = torch.full((2, 50), 5)
     mask = torch.ones_like(inputs, dtype=torch.bool)
     mask[1, 20:] = False
@@ -106,23 +103,22 @@ def test_tokens_and_operations_a_second_are_those_of_the_batches_without_padding
         assert each == pytest.approx(3 * flops_per_token(tiny_model.config, 50), rel=1e-3)
 
 
-def residues(monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[int, float]:
+def residues(*options: str) -> dict[int, float]:
     """Steps and residues of a run's metrics.csv."""
-    monkeypatch.setattr("sys.argv", ["protlm-train", *OPTIONS, *options])
-    train.main()
+    run_training(*OPTIONS, *options)
     with open("run/metrics/metrics.csv") as file:
         return {int(row["step"]): float(row["train/residues"]) for row in csv.DictReader(file) if row["train/residues"]}
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_residues_are_those_of_all_batches_also_of_a_run_that_goes_on(
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_residues_count_all_batches_also_after_a_resume(
     accumulate: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path
 ) -> None:
-    """Residues, with what is masked, but neither padding nor the tokens that begin and end a protein."""
+    """Masked residues count; padding and the tokens at the ends of a protein do not."""
     monkeypatch.chdir(tmp_path)
     options = [f"data.corpus={corpus_path}", f"trainer.accumulate_grad_batches={accumulate}"]
-    residues(monkeypatch, *options, "trainer.max_steps=5")
-    found = residues(monkeypatch, *options, "trainer.max_steps=10", "ckpt_path=auto")
+    residues(*options, "trainer.max_steps=5")
+    found = residues(*options, "trainer.max_steps=10", "ckpt_path=auto")
     data = TremblDataModule(str(corpus_path), max_length=64, token_budget=900, seed=1)
     special = torch.tensor([TOKENS.index(token) for token in ("<cls>", "<pad>", "<eos>")])
     counts = [

@@ -1,3 +1,5 @@
+"""Initial weights from a trained model with the same or another kind of attention."""
+
 import dataclasses
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def logits(model: Performer) -> torch.Tensor:
         return model(torch.arange(4, 24)[None])
 
 
-def test_the_same_kind_begins_as_the_trained_model_whatever_its_seed(tiny_model: Performer, model_folder: Path) -> None:
+def test_the_same_kind_starts_as_the_trained_model_whatever_its_seed(tiny_model: Performer, model_folder: Path) -> None:
     model = model_of(tiny_model.config, feature_seed=9, dropout=0.5)
     assert not torch.equal(logits(model), logits(tiny_model))
     load_initial_weights(model, model_folder)
@@ -29,7 +31,7 @@ def test_the_same_kind_begins_as_the_trained_model_whatever_its_seed(tiny_model:
 
 
 @pytest.mark.parametrize("changes", [{"attention": "exact"}, {"attention": "softmax"}, {"num_features": 24}])
-def test_another_kind_begins_as_the_model_that_is_switched(changes: dict, tiny_model: Performer, model_folder) -> None:
+def test_another_kind_starts_as_the_switched_model(changes: dict, tiny_model: Performer, model_folder) -> None:
     model = model_of(tiny_model.config, **changes)
     load_initial_weights(model, model_folder)
     tiny_model.switch_attention(changes.get("attention", "relu"), changes.get("num_features"))
@@ -37,7 +39,7 @@ def test_another_kind_begins_as_the_model_that_is_switched(changes: dict, tiny_m
     assert model.blocks[0].attention.qkv.weight.requires_grad
 
 
-def test_a_softmax_performer_with_many_features_begins_as_the_transformer(tiny_model: Performer, tmp_path) -> None:
+def test_a_softmax_performer_with_many_features_starts_as_the_transformer(tiny_model: Performer, tmp_path) -> None:
     exact = model_of(tiny_model.config, attention="exact")
     export(exact, tmp_path / "exact")
     load_initial_weights(few := model_of(tiny_model.config, attention="softmax", num_features=4), tmp_path / "exact")
