@@ -110,7 +110,7 @@ def recipe(config: dict[str, Any], fingerprints: Sequence[str]) -> dict[str, Any
     known["data"] = {**config["data"], "corpus": list(fingerprints)}
     known["data"].pop("workers")
     known["init"] = config.get("init") and Path(config["init"]).name  # named by its content
-    for name, left_out in (("redraw", ()), ("along", ("path", "_target_"))):  # act on the model, or say what is measured
+    for name, left_out in (("redraw", ()), ("along", ("path", "_target_"))):  # callbacks that change results
         if part := (config["callbacks"] or {}).get(name):
             known[name] = {key: value for key, value in part.items() if key not in left_out}
     return dict(_flat(known))
