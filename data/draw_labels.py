@@ -1,14 +1,14 @@
-"""Draws the labelled proteins of this folder from their sources.
+"""Selects the labelled proteins of this folder from their sources.
 
     python data/draw_labels.py localization TRAIN.fasta TEST.fasta
     python data/draw_labels.py structure SEQUENCES.fasta LABELS.fasta MASK.fasta
     python data/draw_labels.py dms SCANS_FOLDER
 
-The rule, so that nobody's taste is in it. Proteins of 40 to 1,000 residues (localisation) or 40 to 500 (structure) are
-taken in the order of the BLAKE2b hash of their identifier: of each place 40 to train on and 35 to test, or 240 and 110
-chains. A protein to test is left out if it shares 10 residues in a row with any of the source's to train on. Of
-localisation the two rarest classes stay behind: peroxisomes, and proteins that are in the nucleus and the cytoplasm.
-Of the deep mutational scans the single substitutions are kept.
+The selection follows a fixed rule. Proteins of 40 to 1,000 residues (localisation) or 40 to 500 (structure) are taken
+in the order of the BLAKE2b hash of their identifier: 40 for training and 35 for testing per location, or 240 and 110
+chains. A test protein is left out if it shares 10 consecutive residues with any training protein of the source. The two
+rarest locations are left out: peroxisomes, and proteins found in both nucleus and cytoplasm. Deep mutational scans are
+reduced to single substitutions.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 HERE = Path(__file__).parent
-RUN = 10  # residues in a row that a protein to test must not share with one to train on
+RUN = 10  # consecutive residues that a test protein must not share with a training protein
 PLACES = (
     "Cell.membrane",
     "Cytoplasm",
@@ -46,20 +46,23 @@ def records(path: Path) -> Iterator[tuple[list[str], str]]:
 
 
 def runs(sequence: str) -> set[str]:
+    """All stretches of `RUN` consecutive residues."""
     return {sequence[i : i + RUN] for i in range(len(sequence) - RUN + 1)}
 
 
 def print_related(sequences: list[str], seen: set[str]) -> None:
+    """Reports how many test sequences are left out."""
     related = sum(not seen.isdisjoint(runs(sequence)) for sequence in sequences)
-    print(f"to test: {related} of {len(sequences):,} share {RUN} residues in a row with one to train on")
+    print(f"test: {related} of {len(sequences):,} share {RUN} consecutive residues with a training protein")
 
 
 def in_order(identifiers: Iterable[str]) -> list[str]:
+    """Sorted by hash."""
     return sorted(identifiers, key=lambda name: hashlib.blake2b(name.encode()).digest())
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Tab-separated; no time stamp and no name in the gzip header, so that the same input gives the same bytes."""
+    """Writes a tab-separated file, gzipped without time stamp or name, so that the same input gives the same bytes."""
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as out:
         for row in (columns, *rows):
             out.write(("\t".join(row) + "\n").encode())
@@ -91,7 +94,7 @@ def draw_structure(sequences: Path, labels: Path, mask: Path) -> None:
     letters = {words[0]: text for words, text in records(sequences)}
     resolved = {words[0]: text for words, text in records(mask)}
     found: dict[str, dict[str, str]] = {"train": {}, "test": {}}
-    held_back = []  # for validation, and so neither to train on here nor to test
+    held_back = []  # validation proteins, used neither for training nor for testing
     for (name, split, validation), states in records(labels):
         if validation == "VALIDATION=True":
             held_back.append(name)
@@ -106,7 +109,7 @@ def draw_structure(sequences: Path, labels: Path, mask: Path) -> None:
         if split == "test":
             fitting = [name for name in fitting if not runs(letters[name]) & seen]
         rows += [(name, split, letters[name], chains[name]) for name in fitting[: CHAINS[split]]]
-        print(split, f"{len(fitting)} fit")
+        print(split, f"{len(fitting)} candidates")
     write_table(HERE / "secondary_structure.tsv.gz", ("id", "split", "sequence", "structure"), rows)
 
 

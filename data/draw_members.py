@@ -1,12 +1,11 @@
-r"""Draws members of large clusters for the corpus of the model in the box to hold out, as its `ood` split.
+r"""Selects members of large clusters to hold out as the `ood` split of the bundled model's corpus.
 
     python data/draw_members.py CLUSTERS.tsv.zst > members.txt
     protlm prepare SWISSPROT.fasta.zst --clusters CLUSTERS.tsv.zst --valid 0.01 --test 0.02 --ood members.txt \
         -o CORPUS.h5
 
-The rule: of each cluster of 100 proteins and more that those shares leave in training, the proteins for which the hash
-of the id, as a fraction, is below 0.02. So `test` has clusters that nothing was learned of, and `ood` unseen members of
-families that were learned.
+Rule: in each cluster of at least 100 proteins that these shares assign to training, the proteins whose id hashes, as a
+fraction, to less than 0.02. So `test` has held-out clusters, and `ood` has new members of training clusters.
 """
 
 import argparse
@@ -21,7 +20,7 @@ RULE = SplitRule(valid=0.01, test=0.02)
 
 
 def draw(clusters: Path) -> list[str]:
-    """The ids, sorted."""
+    """The sorted ids."""
     members: dict[bytes, list[bytes]] = defaultdict(list)
     for block, representatives in read_clusters(Source(clusters)):
         for member, representative in zip(block, representatives, strict=True):

@@ -1,13 +1,12 @@
-"""Draws the sample of this folder from Swiss-Prot and a table of its clusters at 50 % identity.
+"""Selects the sample of this folder from Swiss-Prot and a table of its clusters at 50 % identity.
 
     python data/draw_sample.py SWISSPROT.fasta.zst CLUSTERS.tsv.zst
 
-The rule, so that nobody's taste is in it. Candidates are whole clusters of 100 to 150 proteins, with a mean length
-of 80 to 400 residues and no member under 40, in the order of the BLAKE2b hash of their representative. Two clusters
-are kin if they share at least 10 % of their frequent 4-mers (of the cluster that has fewer), and strangers below 5 %.
-The sample is the first two pairs of kin and the first 16 candidates that are strangers to all others. Held out whole
-("ood") are the second of each pair, so families whose relatives are trained on, and the third stranger, which has no
-relative here.
+The selection follows a fixed rule. Candidates are complete clusters of 100 to 150 proteins with a mean length of 80 to
+400 residues and no member below 40, in the order of the BLAKE2b hash of their representative. Two clusters are related
+if they share at least 10 % of their frequent 4-mers (of the cluster that has fewer), and unrelated below 5 %. The
+sample has the first two related pairs and the first 16 candidates that are unrelated to all others. The second of each
+pair, whose relative is in training, and the third unrelated cluster are held out ("ood").
 """
 
 import collections
@@ -21,7 +20,7 @@ import zstandard
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 HERE = Path(__file__).parent
-PAIRS, STRANGERS, HELD_OUT_STRANGER = 2, 16, 2
+PAIRS, UNRELATED, HELD_OUT_UNRELATED = 2, 16, 2
 
 
 def open_zst(path: str) -> io.TextIOWrapper:
@@ -29,7 +28,7 @@ def open_zst(path: str) -> io.TextIOWrapper:
 
 
 def frequent_words(sequences: list[str], length: int = 4, share: float = 0.15) -> set[str]:
-    """The words of `length` residues found in at least `share` of the sequences."""
+    """The words of `length` residues that occur in at least `share` of the sequences."""
     counts: collections.Counter[str] = collections.Counter()
     for sequence in sequences:
         counts.update({sequence[i : i + length] for i in range(len(sequence) - length + 1)})
@@ -60,11 +59,11 @@ def draw(fasta: str, clusters: str) -> None:
 
     order = sorted(large, key=lambda name: hashlib.blake2b(name.encode()).digest())
     candidates = [name for name in order if is_candidate(name)]
-    kin = [(a, b) for i, a in enumerate(candidates) for b in candidates[i + 1 :] if shared(a, b) >= 0.1][:PAIRS]
-    strangers = [a for a in candidates if all(shared(a, b) < 0.05 for b in large if b != a)][:STRANGERS]
-    held_out = [b for _, b in kin] + [strangers[HELD_OUT_STRANGER]]
-    chosen = [name for pair in kin for name in pair] + strangers
-    # no time stamp and no name in the gzip header, so that the same input gives the same bytes
+    related = [(a, b) for i, a in enumerate(candidates) for b in candidates[i + 1 :] if shared(a, b) >= 0.1][:PAIRS]
+    unrelated = [a for a in candidates if all(shared(a, b) < 0.05 for b in large if b != a)][:UNRELATED]
+    held_out = [b for _, b in related] + [unrelated[HELD_OUT_UNRELATED]]
+    chosen = [name for pair in related for name in pair] + unrelated
+    # no time stamp or name in the gzip header, so that the same input gives the same bytes
     with open(HERE / "families.fasta.gz", "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as out:
         for name in chosen:
             for member in large[name]:
@@ -77,7 +76,7 @@ def draw(fasta: str, clusters: str) -> None:
     for name in chosen:
         lengths = [len(sequence) for sequence in sequences[name]]
         terms = next((word[2:] for word in entries[name][0].split() if word.startswith("M=")), "")
-        role = "" if name not in held_out else "held out, no relative" if name in strangers else "held out"
+        role = "" if name not in held_out else "held out, no relative" if name in unrelated else "held out"
         print(f"| {name} | {len(lengths)} | {sum(lengths) / len(lengths):.0f} | {terms} | {role} |")
 
 

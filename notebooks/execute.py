@@ -1,6 +1,6 @@
-"""Runs the notebooks from the first cell to the last and keeps in them what they print and draw.
+"""Executes notebooks and stores their outputs in them.
 
-python notebooks/execute.py [NOTEBOOK ...]    # all of this folder
+python notebooks/execute.py [NOTEBOOK ...]    # default: all in this folder
 """
 
 import os
@@ -20,9 +20,9 @@ from protlm.files import atomic_output
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 PARAMETERS = "parameters"
-"""Tag of the cell whose values may be replaced."""
+"""Tag of the cell whose values can be overridden."""
 LONGEST = 1_200
-"""Seconds that a cell, or the start of a kernel, may take."""
+"""Time limit in seconds of a cell and of the start of a kernel."""
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -30,11 +30,11 @@ METADATA = {
 
 
 def execute(path: Path, parameters: Mapping[str, object] | None = None) -> NotebookNode:
-    """The notebook with its outputs, computed in the notebook's folder; the file stays as it is.
+    """Executes a notebook in its folder and returns it with its outputs; the file is unchanged.
 
     Args:
-        path: of the notebook.
-        parameters: name -> value, instead of those in the cell with the tag "parameters".
+        path: the notebook.
+        parameters: name -> value, overriding those in the cell with the tag "parameters".
 
     Raises:
         KeyError: for a parameter that this cell does not set.
@@ -52,7 +52,7 @@ def execute(path: Path, parameters: Mapping[str, object] | None = None) -> Noteb
     options: dict[str, Any] = {"timeout": LONGEST, "startup_timeout": LONGEST, "kernel_name": "python3"}
     options |= {"record_timing": False, "coalesce_streams": True}  # the same in every run
     with TemporaryDirectory() as folder:
-        if os.name == "posix":  # sockets that are files: no ports that kernels could take from each other
+        if os.name == "posix":  # sockets are files, so that kernels do not compete for ports
             options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         NotebookClient(notebook, resources=where, **options).execute()
     clean(notebook)
@@ -60,7 +60,7 @@ def execute(path: Path, parameters: Mapping[str, object] | None = None) -> Noteb
 
 
 def clean(notebook: NotebookNode) -> None:
-    """Takes away what depends on the machine: paths above this checkout, times, versions, random names of cells."""
+    """Removes what depends on the machine: paths of this checkout, times, versions, random cell ids."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number}"
@@ -74,6 +74,7 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def main() -> None:
+    """The command."""
     paths = [*map(Path, sys.argv[1:])] or sorted(FOLDER.glob("*.ipynb"))
     for path in paths:
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""What is shipped in data/ with labels is well-formed and what data/README.md says."""
+"""The labelled files in data/ are well-formed and match data/README.md."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from protlm.variants.variant_table import VariantTable
 DATA = Path(__file__).parents[1] / "data"
 README = (DATA / "README.md").read_text()
 LIMITS = {"localization.tsv.gz": 300_000, "secondary_structure.tsv.gz": 150_000, "dms/*": 200_000}
-"""Bytes."""
+"""Maximum size in bytes."""
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -30,7 +30,7 @@ def residues(rows: list[dict[str, str]]) -> int:
 
 
 def assert_split(rows: list[dict[str, str]]) -> None:
-    """Each protein once, of known letters, and no run of residues on both sides."""
+    """Unique proteins with known letters, and no run of residues in both splits."""
     for name in ("id", "sequence"):
         assert len({row[name] for row in rows}) == len(rows)
     assert set("".join(row["sequence"] for row in rows)) <= {*STANDARD, "X", "U"}
@@ -62,7 +62,7 @@ def test_secondary_structure_has_a_letter_for_each_residue() -> None:
     train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
     assert (len(train), len(test)) == (240, 110)
     assert (
-        f"240 chains of the PDB to train ({residues(train):,} residues) and 110 to test ({residues(test):,})" in README
+        f"240 PDB chains for training ({residues(train):,} residues) and 110 for testing ({residues(test):,})" in README
     )
 
 
@@ -77,7 +77,7 @@ def test_scans_fit_their_wild_types() -> None:
         assert re.search(rf"dms/{assay.id}.csv \| .*: {len(table.variants):,} single substitutions", README)
 
 
-def test_files_are_small_and_those_of_the_readme() -> None:
+def test_files_are_small_and_match_the_readme() -> None:
     stated = dict(reversed(line) for line in re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE))
     shipped = {str(file.relative_to(DATA)) for name in LIMITS for file in DATA.glob(name)}
     assert shipped == {name for name in stated if not name.startswith("families.")}
@@ -95,7 +95,7 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_relative_of_what_is_trained_on_is_not_drawn_to_test(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relatives_of_training_proteins_are_not_test_proteins(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = "MKTAYIAKQR" * 5, "GHWCCPFNDE" * 5
     (drawn / "train").write_text(f">a Nucleus-U\n{one}\n>b Nucleus-U\nMKT\n>c Peroxisome-U\n{one}\n")
     (drawn / "test").write_text(f">d Nucleus-U test\nG{one}\n>e Nucleus-S test\n{other}\n")

@@ -110,9 +110,9 @@ def recipe(config: dict[str, Any], fingerprints: Sequence[str]) -> dict[str, Any
     known["data"] = {**config["data"], "corpus": list(fingerprints)}
     known["data"].pop("workers")
     known["init"] = config.get("init") and Path(config["init"]).name  # named by its content
-    for name in ("redraw", "along"):  # callbacks that act on the model or define what is measured
+    for name, left_out in (("redraw", ()), ("along", ("path", "_target_"))):  # callbacks that change results
         if part := (config["callbacks"] or {}).get(name):
-            known[name] = {key: value for key, value in part.items() if key not in ("path", "_target_")}
+            known[name] = {key: value for key, value in part.items() if key not in left_out}
     return dict(_flat(known))
 
 
