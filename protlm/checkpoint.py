@@ -1,6 +1,6 @@
-"""A trained model on disk: a folder with config.json and model.safetensors, or a Lightning checkpoint.
+"""Trained models on disk: a folder with config.json and model.safetensors, or a Lightning checkpoint.
 
-No pickle is executed: Lightning checkpoints are read with torch's `weights_only`.
+No pickle is ever executed: Lightning checkpoints are read with torch's `weights_only`.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,33 +27,33 @@ FORMAT = "protlm model"
 VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""In which parameters can be stored; all are computed with in float32."""
+"""Of stored parameters; computation always uses float32."""
 KEY = "protlm"
-"""Where a Lightning checkpoint keeps the `description` of its model."""
+"""Key of the model's `description` in a Lightning checkpoint."""
 PREFIX = "model."
-"""What the names of the model's weights begin with in a Lightning checkpoint."""
+"""Prefix of the names of the model's weights in a Lightning checkpoint."""
 
 
 def description(config: PerformerConfig) -> dict[str, Any]:
-    """What config.json holds: format, version, alphabet and the model's configuration."""
+    """The content of config.json: format, version, alphabet and the model's configuration."""
     return {"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS), "model": config.to_dict()}
 
 
 def load(path: str | Path, attention: str | None = None, num_features: int | None = None) -> Performer:
-    """The model of a model folder or a Lightning checkpoint, on the CPU, in float32 and in evaluation mode.
+    """Loads a model folder or a Lightning checkpoint, on the CPU, in float32 and in evaluation mode.
 
     Args:
         path: a folder written by `export`, or a .ckpt file written by training.
         attention, num_features: see `switch`.
 
     Raises:
-        UserError: for a path that is missing, damaged, something else, or made with another alphabet, and as `switch`.
+        UserError: for a path that is missing, damaged, not a model, or made with another alphabet; and as `switch`.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such model; expected a folder from 'protlm export' or a checkpoint from training")
-    about, weights = _read_folder(path) if path.is_dir() else _read_lightning(path)
-    config = _configuration(path, about)
+    described, weights = _read_folder(path) if path.is_dir() else _read_lightning(path)
+    config = _configuration(path, described)
     try:
         model = Performer(config)
         model.load_state_dict(weights)
@@ -63,19 +64,19 @@ def load(path: str | Path, attention: str | None = None, num_features: int | Non
 
 
 def switch(model: Performer, attention: str | None = None, num_features: int | None = None) -> None:
-    """Gives a model another kind of attention, and keeps all its weights; the directions are drawn from its seed.
+    """Switches a model to another kind of attention and keeps its weights; random directions are drawn from its seed.
 
-    "softmax" estimates exact attention, so either can follow the other: well where attention is spread over many
-    residues, and badly where it is sharp, even with thousands of features. Such weights have to be trained on, and
-    for the other kinds, which are other functions, all have to be.
+    "softmax" approximates exact attention, so each can replace the other: well where attention is spread over many
+    residues, poorly where it is sharp, even with thousands of features; then the model needs further training. The
+    other kinds are different functions and always need it.
 
     Args:
         model: changed in place.
-        attention: as in `PerformerConfig`, or None for what the model has.
-        num_features: M of FAVOR+, or None for that of the configuration.
+        attention: as in `PerformerConfig`; None keeps the model's.
+        num_features: M of FAVOR+; None keeps that of the configuration.
 
     Raises:
-        UserError: for an unknown kind, a number below 1, or a number of features for attention that has none.
+        UserError: for an unknown kind, a number below 1, or a number of features for attention without any.
     """
     try:
         model.switch_attention(model.config.attention if attention is None else attention, num_features)
@@ -86,11 +87,11 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
 
 
 def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None:
-    """Writes a model folder; it appears under its name only when it is complete.
+    """Writes a model folder; it appears under its name only once it is complete.
 
     Args:
-        model: as it is to be stored.
-        folder: to write.
+        model: to store.
+        folder: to write; must not exist.
         dtype: of the parameters on disk, one of `DTYPES`; see `stored`.
 
     Raises:
@@ -99,15 +100,15 @@ def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None
     weights = stored(model, dtype)
     with new_folder(folder) as model_folder:
         save(weights, model_folder)
-        about = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
-        (model_folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+        described = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
+        (model_folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
 
 
 def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
-    """The weights by name, parameters rounded to `dtype`.
+    """The weights by name, with the parameters rounded to `dtype`.
 
-    Buffers stay as they are: random directions are small beside the parameters, since all heads of a layer share them,
-    and remain exactly those that the seed draws, orthogonal to float32's rounding.
+    Buffers are not rounded: random directions are small, since all heads of a layer share them, and remain exactly
+    those drawn from the seed, orthogonal in float32.
 
     Raises:
         UserError: for an unknown dtype, or one in which a finite parameter becomes infinite.
@@ -119,14 +120,14 @@ def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
     for name in weights.keys() & parameters.keys():
         rounded = weights[name].to(DTYPES[dtype])
         if (rounded.isinf() & weights[name].isfinite()).any():
-            raise UserError(f"dtype {dtype}: too narrow for a weight of {name}; take bfloat16 or float32")
+            raise UserError(f"dtype {dtype}: too narrow for a weight of {name}; use bfloat16 or float32")
         weights[name] = rounded
     return weights
 
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to write into, which gets its name only at the end.
+    """A folder to write into; it appears under its name only once it is complete.
 
     Raises:
         UserError: if the folder exists already or cannot be written.
@@ -145,14 +146,14 @@ def check_absent(folder: Path) -> None:
 
 
 def save(weights: dict[str, Tensor], folder: Path) -> None:
-    """Writes model.safetensors, readable for whom the folder is."""
-    # transformers asks for the format
+    """Writes model.safetensors, with the permissions of the folder."""
+    # transformers requires the format
     save_file({name: w.contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
-    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors keeps it to its owner
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors makes it readable only by its owner
 
 
 def read_lightning(path: str | Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint of ours, checked: readable, whole, of a protlm model, same alphabet.
+    """The content of a Lightning checkpoint: checked to be readable, complete, and of a protlm model with our alphabet.
 
     Raises:
         UserError: otherwise.
@@ -162,17 +163,26 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip():  # torch.load does not look at the checksums
+            if archive.testzip():  # torch.load does not verify the checksums
                 raise zipfile.BadZipFile
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says enough
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles raise nearly anything: IndexError, struct.error, AssertionError
+    except Exception as error:  # damaged pickles raise almost anything: IndexError, struct.error, AssertionError
         raise UserError(f"{path}: not a checkpoint, or damaged or cut short; use an earlier one") from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict) or "state_dict" not in content:
         raise UserError(f"{path}: a checkpoint, but not of a protlm model")
     _configuration(path, content[KEY])
     return content
+
+
+def fingerprint(model: Performer) -> str:
+    """XXH3 hash (128 bits, hexadecimal) of a model's configuration and weights, however it is stored."""
+    digest = xxhash.xxh3_128(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _checksum(path: Path) -> str:
@@ -185,13 +195,13 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (path / name).is_file():
             raise UserError(f"{path}: not a model folder, {name} is missing; make one with 'protlm export'")
     try:
-        about = json.loads((path / CONFIG).read_text())
+        described = json.loads((path / CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{path / CONFIG}: not JSON ({error})") from error
     try:
-        if isinstance(about, dict) and about.get("sha256", "") not in ("", _checksum(path / WEIGHTS)):
+        if isinstance(described, dict) and described.get("sha256", "") not in ("", _checksum(path / WEIGHTS)):
             raise UserError(f"{path / WEIGHTS}: damaged or cut short, or not of this {CONFIG}; export the model again")
-        return about, load_file(path / WEIGHTS)
+        return described, load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path / WEIGHTS}: damaged or cut short ({error}); export the model again") from error
 
@@ -202,14 +212,14 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content[KEY], weights
 
 
-def _configuration(path: Path, about: Any) -> PerformerConfig:
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+def _configuration(path: Path, described: Any) -> PerformerConfig:
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise UserError(f"{path}: not a protlm model")
-    if about.get("version") != VERSION:
-        raise UserError(f"{path}: model of version {about.get('version')}, expected {VERSION}; update protlm")
-    if about.get("alphabet") != list(TOKENS):
+    if described.get("version") != VERSION:
+        raise UserError(f"{path}: model of version {described.get('version')}, expected {VERSION}; update protlm")
+    if described.get("alphabet") != list(TOKENS):
         raise UserError(f"{path}: made with another alphabet than ESM's 33 tokens, its predictions would be wrong")
     try:
-        return PerformerConfig.from_dict(about["model"])
+        return PerformerConfig.from_dict(described["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: {error}") from error

@@ -78,7 +78,7 @@ def publish(partial: Path, target: Path) -> None:
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
     elif target.is_dir():
-        os.replace(target, partial.with_name("replaced"))  # a folder that is not empty cannot be replaced
+        os.replace(target, partial.with_name(f"{partial.name}.old"))  # a folder that is not empty cannot be replaced
     os.replace(partial, target)
 
 

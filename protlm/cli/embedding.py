@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,55 +20,64 @@ from protlm.cli.console import (
 )
 from protlm.errors import UserError, counted
 
+if TYPE_CHECKING:
+    from protlm.embedding.survey import EmbedSummary
+
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an output, or the draft of a run, made from something else.")
+    bool, typer.Option("--overwrite", help="Replace outputs made from another input or with other options.")
 ]
-Layout = Annotated[str, typer.Option(help="'uniprot', 'packed' (one matrix) or 'esm-pt' (a folder of .pt files).")]
+Layout = Annotated[
+    str,
+    typer.Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files)."),
+]
 
 
 def embed(
-    fasta: Annotated[Path, typer.Argument(help="Proteins, plain or compressed; - is standard input.")],
+    fasta: Annotated[Path, typer.Argument(help="FASTA file, plain or compressed; - for standard input.")],
     model: Model = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="One vector a protein (HDF5).")] = None,
-    per_residue: Annotated[Path | None, typer.Option(help="One vector a residue (HDF5).")] = None,
-    layers: Annotated[str, typer.Option(help="0 is the embedding, -1 the last; several as 0,6,-1.")] = "-1",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for one vector per protein.")] = None,
+    per_residue: Annotated[Path | None, typer.Option(help="File for one vector per residue.")] = None,
+    layers: Annotated[
+        str, typer.Option(help="One or more layers, such as 0,6,-1; 0 is the token embedding, -1 the last layer.")
+    ] = "-1",
     pool: Annotated[
-        list[str] | None, typer.Option(help="'mean', 'max' or 'bos' (first token); can be given more than once.")
+        list[str] | None, typer.Option(help="'mean', 'max' or 'bos' (first token); can be repeated. Default: mean.")
     ] = None,
     layout: Layout = "uniprot",
-    dtype: Annotated[str, typer.Option(help="'float16' or 'float32', on disk.")] = "",
+    dtype: Annotated[
+        str, typer.Option(help="Of stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16.")
+    ] = "",
     precision: Precision = "float32",
     id_from: Annotated[
-        str, typer.Option("--id", help="'accession' of UniProt's headers, first 'word', or whole 'header'.")
+        str, typer.Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
     ] = "accession",
     duplicates: Annotated[
-        str, typer.Option(help="Of identifiers that occur twice: 'error', 'suffix' (X_2) or 'first'.")
+        str, typer.Option(help="For duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")
     ] = "error",
-    shard: Annotated[str, typer.Option(help="Only the i-th of n parts of the proteins, as 2/8; see merge.")] = "1/1",
+    shard: Annotated[str, typer.Option(help="Embed only the i-th of n shards, such as 2/8; see merge.")] = "1/1",
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Write the embeddings of proteins. A run that was stopped or killed goes on with the same command."""
-    from protlm.embedding.proteome import KeptInterrupt, embed_fasta
-    from protlm.embedding.provenance import EmbedOptions, parsed_layers, parsed_shard
+    """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
+    from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
 
     if pool and not output:
-        raise UserError("--pool: is of no use without --output, the file of one vector a protein")
+        raise UserError("--pool requires --output")
     for path in (output, per_residue):
         if path and path.resolve() in {file.resolve() for file in model_files(model)}:
             raise UserError(f"{path}: is the model; name another file to write")
     options = EmbedOptions(
-        parsed_layers(layers),
+        _parsed_layers(layers),
         tuple(pool or ("mean",)),
         dtype or None,
         precision,
         layout,
         id_from,
         duplicates,
-        parsed_shard(shard),
+        _parsed_shard(shard),
     )
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
@@ -87,32 +96,65 @@ def embed(
                 report,
                 lambda done, total: report(done, total, "reading"),
             )
-    except KeptInterrupt as stop:
+    except ResumableInterrupt as stop:
         if not (ranks and ranks.rank):
             say(str(stop))
         sys.exit(130)
     except OtherRankError:
         sys.exit(2)
-    outputs = ", ".join(dict.fromkeys(str(path) for path in (output, per_residue) if path))
-    if summary is None:  # another rank speaks
+    if summary is None:  # rank 0 reports
         return
-    say(*summary.describe(outputs, network.config.width))
+    outputs = ", ".join(dict.fromkeys(str(path) for path in (output, per_residue) if path))
+    say(*_described(summary, outputs, network.config.width))
     if summary.beyond_positions:
         warn(
-            f"{counted(summary.beyond_positions, 'protein')} longer than the {network.config.max_length:,} positions "
-            "this model has learned; take their embeddings with care"
+            f"{counted(summary.beyond_positions, 'protein')} longer than the {network.config.max_length:,} learned "
+            "positions of this model; their embeddings are less reliable"
         )
 
 
+def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
+    if summary.complete:
+        return [f"{outputs}: already complete; nothing was done"]
+    speed = f"{summary.computed / summary.seconds:,.0f} residues/s" if summary.computed else "nothing left to compute"
+    lines = [
+        f"{outputs}: {counted(summary.proteins, 'protein')}, {counted(summary.residues, 'residue')}, "
+        f"width {width:,}; {summary.seconds:.1f} s, {speed}"
+    ]
+    for count, noun, what in (
+        (summary.resumed, "residue", "computed by an earlier run"),
+        (summary.copied, "protein", "identical to an earlier sequence, computed once"),
+        (summary.renamed, "identifier", "stored under another name ('/' becomes '_'; suffixes); the original is kept"),
+        (summary.left_out, "record", "left out, duplicate identifier"),
+    ):
+        if count:
+            lines.append(f"{counted(count, noun)}: {what}")
+    return [*lines, *summary.tally.describe()]
+
+
+def _parsed_layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UserError(f"--layers {text!r}: expected numbers such as -1 or 0,6,-1") from None
+
+
+def _parsed_shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
+        raise UserError(f"--shard {text!r}: expected i/n, such as 2/8")
+    return int(part), int(parts)
+
+
 def merge(
-    parts: Annotated[list[Path], typer.Argument(help="What 'embed --shard i/n' wrote, all of i = 1 to n.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    shards: Annotated[list[Path], typer.Argument(help="The outputs of 'embed --shard i/n' for i = 1 to n.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Join the shards of an 'embed' into what it would have written without --shard."""
-    from protlm.embedding.merge import merge_parts
+    """Join shards written by 'embed --shard' into one file or folder."""
+    from protlm.embedding.merge import merge_shards
 
     with progress("merging", "proteins") as report:
-        about = merge_parts(parts, output, overwrite, report)
-    found = f"{counted(about['proteins'], 'protein')}, {counted(about['residues'], 'residue')}"
-    say(f"{output}: {found} from {counted(len(parts), 'part')}")
+        description = merge_shards(shards, output, overwrite, report)
+    found = f"{counted(description['proteins'], 'protein')}, {counted(description['residues'], 'residue')}"
+    say(f"{output}: {found} from {counted(len(shards), 'shard')}")

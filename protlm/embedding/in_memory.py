@@ -1,11 +1,12 @@
-"""Embeddings of proteins as arrays, in the order given."""
+"""Embeddings of sequences as arrays."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 
-from protlm.embedding.pooling import Kept, check_pools, chosen_layers, reader
+from protlm.embedding.proteome import check_pools, chosen_layers
+from protlm.embedding.representations import Representations, representations
 from protlm.inference.engine import Computer, encoded, windows
 from protlm.performer import Performer
 
@@ -18,21 +19,21 @@ def embed(
     pool: str | None = None,
     precision: str = "float32",
 ) -> Iterator[np.ndarray]:
-    """Representations of each residue, or of each protein, in the order given.
+    """Yields representations of each residue, or of each protein, in the order given.
 
     Args:
         model: in evaluation mode; computes where its parameters are.
-        sequences: amino acids in one-letter code, capital letters.
-        token_budget: most tokens computed at once, padding included; a longer protein is computed alone.
-        layers: 0 is the embedding of the tokens, i the output of block i, -1 the last one behind its norm.
-        pool: "mean" or "max" over the residues, "bos" for the token before them; None for every residue.
-        precision: "float32", or "bfloat16" to multiply in 16 bits.
+        sequences: amino acids in one-letter code; lower-case letters are accepted.
+        token_budget: maximum number of tokens per batch, padding included; a longer protein is computed alone.
+        layers: 0 is the token embedding, i the output of block i, -1 the last block after the final LayerNorm.
+        pool: "mean" or "max" over the residues, "bos" for the first token; None for every residue.
+        precision: "float32", or "bfloat16" for mixed precision.
 
     Yields:
-        For each sequence (residues, width) float32, or (width,) if pooled; with several layers an axis before that.
+        For each sequence (residues, width) float32, or (width,) if pooled; several layers are the first axis.
 
     Raises:
-        UserError: for a sequence that is empty or has a letter without a token; for an unknown layer or pooling.
+        UserError: for a sequence that is empty or contains an invalid letter; for an unknown layer or pooling.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
@@ -43,20 +44,23 @@ def embed(
     """
     pools = () if pool is None else (pool,)
     check_pools(pools)
-    read = reader(model, chosen_layers(layers, model.config.layers), pools, torch.float32 if pool is None else None)
-    return _embedded(Computer(model, token_budget, precision), sequences, read)
+    dtype = torch.float32 if pool is None else None
+    compute = representations(model, chosen_layers(layers, model.config.layers), pools, dtype)
+    return _embedded(Computer(model, token_budget, precision), sequences, compute)
 
 
-def _embedded(computer: Computer, sequences: Iterable[str], read: Callable[..., Kept]) -> Iterator[np.ndarray]:
+def _embedded(
+    computer: Computer, sequences: Iterable[str], compute: Callable[..., Representations]
+) -> Iterator[np.ndarray]:
     for window in windows(sequences, lambda sequence: len(sequence) if isinstance(sequence, str) else 0):
         rows = encoded(computer.model, window)
         results: dict[int, np.ndarray] = {}
-        for batch, (pooled, single) in computer(rows, read):
-            for place, index in enumerate(batch.tolist()):
+        for batch, (pooled, single) in computer(rows, compute):
+            for row, index in enumerate(batch.tolist()):
                 if pooled is not None:
-                    value = pooled[place, 0].copy()
+                    value = pooled[row, 0].copy()
                 else:
-                    value = np.stack([layer[place, : len(rows[index]) - 2] for layer in single])
+                    value = np.stack([layer[row, : len(rows[index]) - 2] for layer in single])
                 results[index] = value[0] if len(value) == 1 else value
         for index in range(len(rows)):
             yield results.pop(index)

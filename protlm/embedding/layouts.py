@@ -1,10 +1,11 @@
-"""What files of embeddings look like: everything but the values, which are then written at known places.
+"""What files of embeddings look like: their layouts, see docs/formats.md, and what they say they were made from.
 
-n proteins, P poolings, K layers, D width, T residues of distinct sequences. Axes P and K are left out where they are 1.
+Legend: n proteins, P poolings, K layers, L residues, D width; axes P and K are left out where they are 1.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,27 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
-from protlm.embedding.provenance import FORMAT, VERSION, stored_dtype
-from protlm.embedding.survey import Names
+from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 
-LISTING = "protlm.json"
-"""In a folder of .pt files, what it was made from."""
+LAYOUTS = ("uniprot", "packed", "esm-pt")
+FORMAT = "protlm embeddings"
+VERSION = 1
+DESCRIPTION = "protlm.json"
+"""In a folder of .pt files, what it was made from; HDF5 files have the attribute "about"."""
+COMPARED = ("model", "layers", "pool", "dtype", "precision", "layout", "id", "duplicates", "shard", "source")
+"""Entries of a description that agree for equal files; where and how fast they were computed does not matter."""
+
+Values = Callable[[int], np.ndarray]
+"""Index of a protein -> its values, flattened: pooled (P, K, D), then residues (K, L, D), or (L, K, D) if packed."""
 
 h5d, h5p, h5s, h5t = (getattr(h5py, part) for part in ("h5d", "h5p", "h5s", "h5t"))  # unknown to its stubs
 
-_BLOCK = 1 << 16  # names written at a time
-_LONG_NAME = 40  # bytes; longer names are mostly padding, and compressed
+_NAMES = 1 << 16  # names written at a time
+_VALUES = 1 << 22  # values written at a time
+_LONG_NAME = 40  # bytes; longer names are mostly padding, and are compressed
 _LONGEST_FILE = 255  # bytes of a file's name on all common file systems
 
 
@@ -33,131 +43,139 @@ class Output:
 
     Args:
         path: its name.
-        pools: what it has of each protein; none for none.
-        rows: it has every residue; in HDF5 either this or `pools`.
+        pools: poolings stored of each protein; may be empty.
+        per_residue: whether every residue is stored; in HDF5 either this or `pools`.
     """
 
     path: Path
     pools: tuple[str, ...]
-    rows: bool
+    per_residue: bool
 
 
-@dataclass(frozen=True)
-class Proteins:
-    """The n proteins of an output, in order."""
+def read_description(path: Path) -> dict[str, Any] | None:
+    """What an output was made from; None if it does not exist, {} if it is something else."""
+    if not path.exists():
+        return None
+    try:
+        if path.is_dir():
+            description = json.loads((path / DESCRIPTION).read_text())
+        else:
+            with h5py.File(path) as file:
+                description = json.loads(str(file.attrs["about"]))
+    except (OSError, ValueError, KeyError):
+        return {}
+    return description if isinstance(description, dict) and description.get("format") == FORMAT else {}
 
-    names: Names
-    lengths: np.ndarray
-    """(n,) int64, in residues."""
-    first: np.ndarray
-    """(n,) int64, index of the first with the same sequence."""
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> str:
+    """How the descriptions of two files differ, in words; empty if they do not.
+
+    Args:
+        found, expected: see `EmbedOptions.description`; their sources are compared if both have one.
+        leave_out: names of `COMPARED` that may differ.
+    """
+    if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+        return "not embeddings of this version of protlm"
+    words = []
+    for name in COMPARED:
+        one, other = found.get(name), expected.get(name)
+        if name in leave_out or (name == "source" and not (one and other)):
+            continue
+        if name == "source":  # whatever the name of the file
+            one, other = (f"{s['bytes']:,} bytes with checksum {s['xxh3_128'][:8]}" for s in (one, other))
+        if one != other:
+            words.append(f"{name}: {_text(one)} instead of {_text(other)}")
+    return "; ".join(words)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return value[:8] if isinstance(value, str) and len(value) == 32 else str(value)
+
+
+def check_replaceable(path: Path, found: dict[str, Any]) -> None:
+    """Raises a UserError for a folder that protlm has not written: it may hold anything, and is not removed."""
+    if path.is_dir() and not found and any(path.iterdir()):
+        raise UserError(f"{path}: a folder that protlm has not written; name another one, or remove it yourself")
+
+
+def checked_outputs(
+    layout: str,
+    pools: tuple[str, ...],
+    fasta: str | Path,
+    per_protein: str | Path | None,
+    per_residue: str | Path | None,
+) -> list[Output]:
+    """What `embed_fasta` writes; raises a UserError for paths that are unsuitable, or the same as another one."""
+    folders = layout == "esm-pt"
+    if folders and per_protein and per_residue and Path(per_protein).resolve() == Path(per_residue).resolve():
+        outputs = [Output(Path(per_protein), pools, True)]
+    else:
+        outputs = [Output(Path(per_protein), pools, False)] if per_protein else []
+        outputs += [Output(Path(per_residue), (), True)] if per_residue else []
+    if not outputs:
+        raise UserError("no output: expected a file for one vector per protein, one for all residues, or both")
+    if per_protein and not pools:
+        raise UserError("no pooling: expected mean, bos or max")
+    paths = [output.path for output in outputs]
+    if len({path.resolve() for path in (Path(fasta), *paths)}) <= len(paths):
+        raise UserError(f"{paths[0]}: input and outputs must be different files")
+    for path in paths:
+        if path.exists() and not (path.is_dir() or path.is_file()):
+            raise UserError(f"{path}: is neither a file nor a folder; name another output")
+        if path.exists() and path.is_dir() != folders:
+            what = ("file", "folder") if folders else ("folder", "file")
+            raise UserError(f"{path}: is a {what[0]}; expected the name of a {what[1]} to write")
+    return outputs
+
+
+def is_complete(output: Output, expected: dict[str, Any], overwrite: bool) -> bool:
+    """Whether an output exists, made from the same; raises a UserError if something else must not be replaced."""
+    found = read_description(output.path)
+    if found is None:
+        return False
+    different = differences(found, expected)
+    if not different:
+        return True
+    check_replaceable(output.path, found)
+    if not overwrite:
+        what = f"made differently ({different})" if found else "and was not written by protlm"
+        raise UserError(f"{output.path}: exists already, {what}; name another output, or set overwrite")
+    return False
 
 
 def refusal(layout: str) -> Callable[[bytes], str | None]:
-    """Says of an identifier why this layout cannot hold a protein of that name; None if it can."""
+    """A function that says why a layout cannot hold a protein of a certain name; None if it can."""
 
     def of_dataset(name: bytes) -> str | None:
         return "this cannot name a dataset in HDF5; rename the record" if name in (b".", b"..") else None
 
     def of_file(name: bytes) -> str | None:
-        if len(name) + len(".pt.new") > _LONGEST_FILE:
-            return f"identifier of {len(name)} bytes, too long for the name of a file; pass --id accession or word"
+        if len(name) + len(".pt") > _LONGEST_FILE:
+            return f"identifier of {len(name)} bytes, too long for a file name; use the accession or the first word"
         return None
 
-    def of_nothing(name: bytes) -> str | None:
-        return None
-
-    return {"uniprot": of_dataset, "esm-pt": of_file}.get(layout, of_nothing)
+    return {"uniprot": of_dataset, "esm-pt": of_file}.get(layout, lambda name: None)
 
 
-def value_shape(about: dict[str, Any]) -> tuple[int, ...]:
-    """Axes P and K, but those of size one."""
-    pools = 1 if "residues" in about["pool"] else len(about["pool"])
-    return tuple(size for size in (pools, len(about["layers"])) if size > 1)
+def stored_dtype(description: dict[str, Any]) -> np.dtype[Any]:
+    """Little-endian on any machine."""
+    return np.dtype(description["dtype"]).newbyteorder("<")
 
 
-def read_about(path: Path) -> dict[str, Any] | None:
-    """What an output was made from; None if there is none, {} if something else has that name."""
-    if not path.exists():
-        return None
-    try:
-        if path.is_dir():
-            about = json.loads((path / LISTING).read_text())
-        else:
-            with h5py.File(path) as file:
-                about = json.loads(str(file.attrs["about"]))
-    except (OSError, ValueError, KeyError):
-        return {}
-    return about if isinstance(about, dict) and about.get("format") == FORMAT else {}
-
-
-def create(path: Path, about: dict[str, Any], proteins: Proteins) -> np.ndarray:
-    """Writes an output without values.
-
-    Args:
-        path: a draft.
-        about: what is written into it, see `provenance.about`.
-        proteins: what it holds.
-
-    Returns:
-        (n,) int64, the byte at which the values of each protein have to be written; for a folder none.
-    """
-    if about["layout"] == "esm-pt":
-        path.mkdir()
-        write_listing(path, about)
-        return np.zeros(0, dtype=np.int64)
-    with new_file(path, about) as file:
-        return (_packed if about["layout"] == "packed" else _uniprot)(file, about, proteins)
-
-
-def write_listing(folder: Path, about: dict[str, Any]) -> None:
+def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Writes into a folder of .pt files what it was made from."""
-    (folder / LISTING).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 @contextmanager
-def new_file(path: Path, about: dict[str, Any]) -> Iterator[h5py.File]:
+def new_file(path: Path, description: dict[str, Any]) -> Iterator[h5py.File]:
     """An HDF5 file that says what it was made from."""
     # insertion order is kept, and names are found fast among millions
     with h5py.File(path, "w", libver="latest", track_order=True) as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "about": json.dumps(about)})
+        file.attrs.update({"format": FORMAT, "version": VERSION, "about": json.dumps(description)})
         yield file
-
-
-def _uniprot(file: h5py.File, about: dict[str, Any], proteins: Proteins) -> np.ndarray:
-    """A dataset a protein at the root, in the order of the FASTA; h5py's own way takes three times as long."""
-    kind, plan, link = h5t.py_create(stored_dtype(about["dtype"])), _contiguous(), h5p.create(h5p.LINK_CREATE)
-    link.set_char_encoding(h5t.CSET_UTF8)
-    axes, rows = value_shape(about), "residues" in about["pool"]
-    offsets = np.empty(len(proteins.lengths), dtype=np.int64)
-    for index, length in enumerate(proteins.lengths.tolist()):
-        shape = (*axes, *((length,) if rows else ()), about["width"])
-        name, original = proteins.names[index], proteins.names.original(index)
-        dataset = h5d.create(file.id, name, kind, h5s.create_simple(shape), plan, link)
-        offsets[index] = dataset.get_offset()
-        if name != original:
-            h5py.Dataset(dataset).attrs["original_id"] = original.decode()
-    return offsets
-
-
-def _packed(file: h5py.File, about: dict[str, Any], proteins: Proteins) -> np.ndarray:
-    """One matrix for all, names, and lengths or where the rows of each protein are."""
-    axes, count = value_shape(about), len(proteins.lengths)
-    if "residues" in about["pool"]:
-        own = np.where(proteins.first == np.arange(count), proteins.lengths, 0)
-        begins = (np.cumsum(own) - own)[proteins.first]
-        file["pointers"] = np.stack((begins, proteins.lengths), axis=1)
-        rows = int(own.sum())
-    else:
-        file["lengths"] = proteins.lengths
-        begins, rows = np.arange(count), count
-    write_names(file, "ids", count, proteins.names.__getitem__)
-    if proteins.names.changed():
-        write_names(file, "original_ids", count, proteins.names.original)
-    dtype = stored_dtype(about["dtype"])
-    shape = (rows, *axes, about["width"])
-    dataset = h5d.create(file.id, b"embeddings", h5t.py_create(dtype), h5s.create_simple(shape), _contiguous())
-    return begins * (dtype.itemsize * int(np.prod(shape[1:]))) + (dataset.get_offset() if rows else 0)
 
 
 def write_names(file: h5py.File, dataset: str, count: int, name: Callable[[int], bytes]) -> None:
@@ -166,22 +184,77 @@ def write_names(file: h5py.File, dataset: str, count: int, name: Callable[[int],
     packed = {"compression": "gzip", "shuffle": True} if longest > _LONG_NAME else {}
     dtype = h5py.string_dtype("utf-8", max(1, longest))
     names = file.create_dataset(dataset, (count,), dtype, **packed)
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
+    for start in range(0, count, _NAMES):
+        stop = min(start + _NAMES, count)
         names[start:stop] = np.array([name(index) for index in range(start, stop)], dtype=dtype)
 
 
-def _contiguous() -> Any:
-    """A dataset that has its bytes in the file from the start, though nothing is written there."""
-    plan = h5p.create(h5p.DATASET_CREATE)
-    plan.set_layout(h5d.CONTIGUOUS)
-    plan.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    plan.set_fill_time(h5d.FILL_TIME_NEVER)
+def _axes(description: dict[str, Any]) -> tuple[int, ...]:
+    """Axes P and K, except those of size one."""
+    pools = 1 if "residues" in description["pool"] else len(description["pool"])
+    return tuple(size for size in (pools, len(description["layers"])) if size > 1)
+
+
+def _write_uniprot(path: Path, description: dict[str, Any], proteins: Proteins, values: Values) -> None:
+    """One dataset per protein at the root, in order; h5py's high-level functions take three times as long."""
+    plan, link = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.LINK_CREATE)
     plan.set_obj_track_times(False)
-    return plan
+    link.set_char_encoding(h5t.CSET_UTF8)
+    kind, per_residue = h5t.py_create(stored_dtype(description)), "residues" in description["pool"]
+    with new_file(path, description) as file:
+        for index, length in enumerate(proteins.lengths.tolist()):
+            shape = (*_axes(description), *((length,) if per_residue else ()), description["width"])
+            name, original = proteins.names[index], proteins.names.original(index)
+            dataset = h5d.create(file.id, name, kind, h5s.create_simple(shape), plan, link)
+            dataset.write(h5s.ALL, h5s.ALL, values(index).reshape(shape))
+            if name != original:
+                h5py.Dataset(dataset).attrs["original_id"] = original.decode()
 
 
-def check_replaceable(path: Path, found: dict[str, Any]) -> None:
-    """Raises a UserError for a folder that is none of ours: it may hold anything, and is not removed."""
-    if path.is_dir() and not found and any(path.iterdir()):
-        raise UserError(f"{path}: a folder that protlm has not written; name another one, or remove it yourself")
+def _write_packed(path: Path, description: dict[str, Any], proteins: Proteins, values: Values) -> None:
+    """One matrix for all, the names, and the lengths or the rows of each protein."""
+    count, lengths = len(proteins.lengths), proteins.lengths
+    with new_file(path, description) as file:
+        if "residues" in description["pool"]:
+            indices, own = np.flatnonzero(proteins.is_distinct), np.where(proteins.is_distinct, lengths, 0)
+            file["pointers"] = np.stack(((np.cumsum(own) - own)[proteins.first], lengths), axis=1)
+            rows = int(own.sum())
+        else:
+            indices, rows = np.arange(count), count
+            file["lengths"] = lengths
+        write_names(file, "ids", count, proteins.names.__getitem__)
+        if proteins.names.changed():
+            write_names(file, "original_ids", count, proteins.names.original)
+        shape = (*_axes(description), description["width"])
+        matrix = file.create_dataset("embeddings", (rows, *shape), stored_dtype(description))
+        row = size = 0
+        block: list[np.ndarray] = []
+        for number, index in enumerate(indices.tolist(), start=1):
+            block.append(values(index))
+            size += block[-1].size
+            if size >= _VALUES or number == len(indices):
+                array = np.concatenate(block).reshape(-1, *shape)
+                matrix[row : row + len(array)] = array
+                row, size, block = row + len(array), 0, []
+
+
+def _write_pt(path: Path, description: dict[str, Any], proteins: Proteins, values: Values) -> None:
+    """One .pt file per protein, as the script extract.py of fair-esm 2.0 writes them."""
+    layers, width = description["layers"], description["width"]
+    pools = [pool for pool in description["pool"] if pool != "residues"]
+    path.mkdir()
+    write_description(path, description)
+    for index in range(len(proteins.lengths)):
+        arrays = values(index).reshape(-1, width)
+        content: dict[str, Any] = {"label": proteins.names.original(index).decode()}
+        if len(arrays) > len(pools) * len(layers):
+            residues = arrays[len(pools) * len(layers) :].reshape(len(layers), -1, width)
+            content["representations"] = dict(zip(layers, map(torch.tensor, residues), strict=True))
+        for number, pool in enumerate(pools):
+            vectors = arrays[number * len(layers) : (number + 1) * len(layers)]
+            content[f"{pool}_representations"] = dict(zip(layers, map(torch.tensor, vectors), strict=True))
+        torch.save(content, path / f"{proteins.names[index].decode()}.pt")
+    os.sync()
+
+
+WRITERS = {"uniprot": _write_uniprot, "packed": _write_packed, "esm-pt": _write_pt}

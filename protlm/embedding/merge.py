@@ -1,8 +1,9 @@
-"""The shards of an embedding joined into what one run would have written."""
+"""Joins the shards of an embedding into what a single run would have written."""
 
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import h5py
 import numpy as np
 
 from protlm.embedding.layouts import (
-    LISTING,
+    DESCRIPTION,
     check_replaceable,
+    differences,
     new_file,
-    read_about,
-    write_listing,
+    read_description,
+    write_description,
     write_names,
 )
-from protlm.embedding.provenance import differences, parsed_shard
 from protlm.errors import UserError
 from protlm.files import atomic_output
 
@@ -26,136 +27,133 @@ _COUNTS = ("proteins", "residues", "copied", "renamed")
 _BLOCK = 1 << 24  # bytes copied at a time
 
 
-def merge_parts(
-    parts: Sequence[str | Path], output: str | Path, overwrite: bool = False, progress: Progress | None = None
+def merge_shards(
+    shards: Sequence[str | Path], output: str | Path, overwrite: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Joins shards in the order of the FASTA, whatever order they are given in.
+    """Joins shards in the order of the FASTA, regardless of the order in which they are given.
 
     Args:
-        parts: outputs of `embed_fasta`, of one model, source and set of options; each shard once.
-        output: appears under its name only when it is complete.
-        overwrite: replace an output that exists.
-        progress: called with the proteins copied and all.
+        shards: outputs of `embed_fasta` for one model, source and set of options; each shard once.
+        output: appears under its name only once it is complete.
+        overwrite: replace an existing output.
+        progress: called with the proteins copied and in total.
 
     Returns:
-        What the output was made from, see `provenance.about`, with counts of proteins and residues.
+        The description of the output, see `EmbedOptions.description`, with the numbers of proteins and residues.
 
     Raises:
-        UserError: for parts that do not belong together, are missing, doubled or unfinished; for an output that exists.
+        UserError: for shards that do not belong together, are missing, repeated or unfinished; for an existing output.
     """
     output = Path(output)
-    found = [(Path(part), _finished(Path(part))) for part in parts]
-    ordered = _ordered(found)
+    ordered = _ordered([(Path(shard), _description(Path(shard))) for shard in shards])
     path, first = ordered[0]
-    about = {**first, "shard": "1/1", **{name: sum(each[name] for _, each in ordered) for name in _COUNTS}}
-    if output.resolve() in [part.resolve() for part, _ in ordered]:
-        raise UserError(f"{output}: is one of the parts; name another output")
-    existing = read_about(output)
+    description = {**first, "shard": "1/1", **{name: sum(each[name] for _, each in ordered) for name in _COUNTS}}
+    if output.resolve() in [shard.resolve() for shard, _ in ordered]:
+        raise UserError(f"{output}: is one of the shards; name another output")
+    existing = read_description(output)
     if existing is not None:
         if not overwrite:
-            raise UserError(f"{output}: exists already; name another output, or pass --overwrite")
+            raise UserError(f"{output}: exists already; name another output, or set overwrite")
         check_replaceable(output, existing)
         if output.is_dir() != path.is_dir():
-            raise UserError(f"{output}: is {'a folder' if output.is_dir() else 'a file'}; name another output")
-    join = {"uniprot": _join_uniprot, "packed": _join_packed, "esm-pt": _join_files}[about["layout"]]
-    count = _Counter(about["proteins"], progress)
+            raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; name another output")
+    join = {"uniprot": _join_uniprot, "packed": _join_packed, "esm-pt": _join_files}[description["layout"]]
+    done = 0
+
+    def count(proteins: int) -> None:
+        nonlocal done
+        done += proteins
+        if progress:
+            progress(done, description["proteins"])
+
     with atomic_output(output) as partial:
-        join([part for part, _ in ordered], partial, about, count)
-    return about
+        join([shard for shard, _ in ordered], partial, description, count)
+    return description
 
 
-class _Counter:
-    """Tells how many proteins are done."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self.progress:
-            self.progress(self.done, self.total)
-
-
-def _finished(part: Path) -> dict[str, Any]:
-    about = read_about(part)
-    if about is None:
-        if part.with_name(f".{part.name}.partial").is_dir():
-            raise UserError(f"{part}: is not finished; run the command that writes it once more")
-        raise UserError(f"{part}: no such file; expected what 'protlm embed --shard' wrote")
-    if not about:
-        raise UserError(f"{part}: not embeddings of protlm; expected what 'protlm embed --shard' wrote")
-    return about
+def _description(shard: Path) -> dict[str, Any]:
+    description = read_description(shard)
+    if description is None:
+        if shard.with_name(f".{shard.name}.partial").is_dir():
+            raise UserError(f"{shard}: is unfinished; run the command that writes it again")
+        raise UserError(f"{shard}: no such file; expected a shard of embeddings")
+    if not description:
+        raise UserError(f"{shard}: not embeddings of protlm; expected a shard of embeddings")
+    return description
 
 
 def _ordered(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, dict[str, Any]]]:
-    """The parts by number, each once and of the same kind."""
+    """The shards by number, each once and made in the same way."""
     path, first = found[0]
-    parts = parsed_shard(first["shard"])[1]
+    count = int(first["shard"].partition("/")[2])
     by_number: dict[int, tuple[Path, dict[str, Any]]] = {}
-    for part, about in found:
-        number, of = parsed_shard(about["shard"])
-        if different := differences(about, first, leave_out=("shard",)):
-            raise UserError(f"{part}: does not belong to {path} ({different})")
-        if of != parts:
-            raise UserError(f"{part}: is part {about['shard']}, but {path} is part {first['shard']}")
-        if number in by_number:
-            raise UserError(f"{part} and {by_number[number][0]}: are both part {about['shard']}; give each part once")
-        by_number[number] = (part, about)
-    if missing := [f"{number}/{parts}" for number in range(1, parts + 1) if number not in by_number]:
-        raise UserError(f"{len(missing)} of {parts} parts missing: {', '.join(missing[:9])}; give all of them")
-    return [by_number[number] for number in range(1, parts + 1)]
+    for shard, description in found:
+        number, _, of = description["shard"].partition("/")
+        if different := differences(description, first, leave_out=("shard",)):
+            raise UserError(f"{shard}: does not belong to {path} ({different})")
+        if int(of) != count:
+            raise UserError(f"{shard}: is shard {description['shard']}, but {path} is shard {first['shard']}")
+        if int(number) in by_number:
+            raise UserError(
+                f"{shard} and {by_number[int(number)][0]}: are both shard {description['shard']}; give each shard once"
+            )
+        by_number[int(number)] = (shard, description)
+    if missing := [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]:
+        raise UserError(f"{len(missing)} of {count} shards missing: {', '.join(missing[:9])}; give all of them")
+    return [by_number[number] for number in range(1, count + 1)]
 
 
-def _join_uniprot(parts: Sequence[Path], draft: Path, about: dict[str, Any], count: _Counter) -> None:
-    low: Any = h5py  # its stubs know nothing of copying
+def _join_uniprot(
+    shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Callable[[int], None]
+) -> None:
+    low: Any = h5py  # its stubs do not know of copying
     link = low.h5p.create(low.h5p.LINK_CREATE)
     link.set_char_encoding(low.h5t.CSET_UTF8)
-    with new_file(draft, about) as file:
-        for part in parts:
-            with h5py.File(part) as source:
+    with new_file(partial, description) as file:
+        for shard in shards:
+            with h5py.File(shard) as source:
                 for name in map(str.encode, source):
                     low.h5o.copy(source.id, name, file.id, name, lcpl=link)
-                    count.add(1)
+                    count(1)
 
 
-def _join_packed(parts: Sequence[Path], draft: Path, about: dict[str, Any], count: _Counter) -> None:
-    sources: list[Any] = [h5py.File(part) for part in parts]
-    try:
-        with new_file(draft, about) as file:
-            matrices = [source["embeddings"] for source in sources]
-            rows = sum(matrix.shape[0] for matrix in matrices)
-            joined = file.create_dataset("embeddings", (rows, *matrices[0].shape[1:]), matrices[0].dtype)
-            begin, pointers = 0, []
-            for source, matrix in zip(sources, matrices, strict=True):
-                if "pointers" in source:
-                    pointers.append(source["pointers"][:] + np.array([begin, 0]))
-                step = max(1, _BLOCK // (matrix.dtype.itemsize * int(np.prod(matrix.shape[1:]))))
-                for start in range(0, matrix.shape[0], step):
-                    block = matrix[start : start + step]
-                    joined[begin : begin + len(block)] = block
-                    begin += len(block)
-                count.add(source["ids"].shape[0])
-            if pointers:
-                file["pointers"] = np.concatenate(pointers)
-            else:
-                file["lengths"] = np.concatenate([source["lengths"][:] for source in sources])
-            ids = [name for source in sources for name in source["ids"][:].tolist()]
-            write_names(file, "ids", len(ids), ids.__getitem__)
-            if any("original_ids" in source for source in sources):
-                kinds = ["original_ids" if "original_ids" in source else "ids" for source in sources]
-                names = [n for source, kind in zip(sources, kinds, strict=True) for n in source[kind][:].tolist()]
-                write_names(file, "original_ids", len(names), names.__getitem__)
-    finally:
-        for source in sources:
-            source.close()
+def _join_packed(
+    shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Callable[[int], None]
+) -> None:
+    with ExitStack() as stack:
+        sources: list[Any] = [stack.enter_context(h5py.File(shard)) for shard in shards]
+        file = stack.enter_context(new_file(partial, description))
+        matrices = [source["embeddings"] for source in sources]
+        rows = sum(matrix.shape[0] for matrix in matrices)
+        joined = file.create_dataset("embeddings", (rows, *matrices[0].shape[1:]), matrices[0].dtype)
+        begin, pointers = 0, []
+        for source, matrix in zip(sources, matrices, strict=True):
+            if "pointers" in source:
+                pointers.append(source["pointers"][:] + np.array([begin, 0]))
+            step = max(1, _BLOCK // (matrix.dtype.itemsize * int(np.prod(matrix.shape[1:]))))
+            for start in range(0, matrix.shape[0], step):
+                block = matrix[start : start + step]
+                joined[begin : begin + len(block)] = block
+                begin += len(block)
+            count(source["ids"].shape[0])
+        if pointers:
+            file["pointers"] = np.concatenate(pointers)
+        else:
+            file["lengths"] = np.concatenate([source["lengths"][:] for source in sources])
+        for dataset in ("ids", "original_ids"):
+            if any(dataset in source for source in sources):
+                names = [n for source in sources for n in source[dataset if dataset in source else "ids"][:].tolist()]
+                write_names(file, dataset, len(names), names.__getitem__)
 
 
-def _join_files(parts: Sequence[Path], draft: Path, about: dict[str, Any], count: _Counter) -> None:
-    draft.mkdir()
-    write_listing(draft, about)
-    for part in parts:
-        with os.scandir(part) as entries:
+def _join_files(
+    shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Callable[[int], None]
+) -> None:
+    partial.mkdir()
+    write_description(partial, description)
+    for shard in shards:
+        with os.scandir(shard) as entries:
             for entry in entries:
-                if entry.name != LISTING:
-                    shutil.copyfile(entry.path, draft / entry.name)
-                    count.add(1)
+                if entry.name != DESCRIPTION:
+                    shutil.copyfile(entry.path, partial / entry.name)
+                    count(1)

@@ -1,4 +1,4 @@
-"""One embedding by several processes that torchrun has started: each computes a shard, the first one joins them."""
+"""Embedding with several processes started by torchrun: each computes a shard, and rank 0 joins them."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ import torch
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from protlm.embedding.merge import merge_parts
-from protlm.embedding.proteome import embed_fasta, missing
-from protlm.embedding.provenance import EmbedOptions
-from protlm.embedding.summary import EmbedSummary
+from protlm.embedding.layouts import checked_outputs, is_complete
+from protlm.embedding.merge import merge_shards
+from protlm.embedding.proteome import EmbedOptions, described, embed_fasta, read_through
+from protlm.embedding.survey import EmbedSummary
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.sequence.stream import STDIN
@@ -24,18 +24,34 @@ from protlm.sequence.stream import STDIN
 Progress = Callable[[int, int], None]
 _PATIENCE = timedelta(minutes=10)
 _SUMMED = ("proteins", "residues", "computed", "resumed", "copied", "renamed", "beyond_positions")
-_POLL = 0.2  # seconds between two looks at what the others say
+_POLL = 0.2  # seconds between two checks for other ranks
+
+
+def _missing(
+    model: Performer,
+    fasta: str | Path,
+    per_protein: str | Path | None,
+    per_residue: str | Path | None,
+    options: EmbedOptions,
+    overwrite: bool = False,
+) -> list[Path]:
+    """The outputs of an `embed_fasta` that are not complete; raises a UserError for one made from something else."""
+    options = options.resolved(model)
+    outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
+    source = read_through(fasta) if any(output.path.exists() for output in outputs) else None
+    description = {**options.description(model), "source": source}
+    return [output.path for output in outputs if not is_complete(output, described(output, description), overwrite)]
 
 
 class OtherRankError(Exception):
-    """Another rank failed, and has said why."""
+    """Another rank failed and reports why."""
 
 
 class Ranks:
-    """The processes that torchrun has started, and what they tell each other.
+    """The processes started by torchrun, and their communication.
 
     Args:
-        rank, count, local: this one among all, their number, and this one among those of its machine.
+        rank, count, local: global rank, number of processes, and rank on this machine.
     """
 
     def __init__(self, rank: int, count: int, local: int) -> None:
@@ -43,14 +59,14 @@ class Ranks:
 
     @classmethod
     def of_environment(cls) -> "Ranks | None":
-        """What torchrun says in the environment; None for a single process."""
+        """Read from the environment variables that torchrun sets; None for a single process."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count < 2 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
             return None
         return cls(int(os.environ["RANK"]), count, int(os.environ.get("LOCAL_RANK", "0")))
 
     def device(self, device: str) -> str:
-        """The device of this rank: its own accelerator, where nothing else is said."""
+        """The device of this rank: an accelerator of its own, unless another device is chosen."""
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         if accelerator is None or device not in ("auto", accelerator.type):
             return device
@@ -69,25 +85,25 @@ class Ranks:
         progress: Progress | None = None,
         reading: Progress | None = None,
     ) -> EmbedSummary | None:
-        """As `proteome.embed_fasta`, with one shard a rank; parts lie in `.NAME.ranks` beside the output until then.
+        """As `proteome.embed_fasta`, with one shard per rank; they are joined from a folder `.NAME.ranks`.
 
         Returns:
-            On rank 0 the summary, None on the others.
+            The summary on rank 0, None on the others.
 
         Raises:
             UserError: on the first rank that fails.
-            OtherRankError: on the others, soon after.
+            OtherRankError: on the others, shortly after.
         """
         store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
         self._store = PrefixStore(f"protlm-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         arguments = (model, fasta, per_protein, per_residue, options)
         try:
             if options.shard != (1, 1):
-                raise UserError("--shard is for runs without torchrun; here each process has a shard of its own")
+                raise UserError("shard requires a single process; under torchrun each process has a shard of its own")
             if str(fasta) == STDIN:
-                raise UserError("standard input cannot be read by several processes; give a file")
-            targets = missing(*arguments, overwrite)
-            self._together("looked")
+                raise UserError("standard input cannot be read by several processes; name a file")
+            targets = _missing(*arguments, overwrite)
+            self._wait_for_all("checked")
             if not targets:
                 return EmbedSummary(complete=True) if self.rank == 0 else None
             arguments = (model, fasta, *(p if p in targets else None for p in (per_protein, per_residue)), options)
@@ -112,11 +128,11 @@ class Ranks:
         parts = {target: self._part(target, self.rank) for target in targets}
         for part in parts.values():
             if not part.parent.parent.is_dir():
-                raise UserError(f"{part.parent.parent}: no such folder; make it first")
+                raise UserError(f"{part.parent.parent}: no such folder; create it first")
             part.parent.mkdir(exist_ok=True)
 
         def report(done: int, total: int) -> None:
-            self._listen()
+            self._check_others()
             if progress:
                 progress(done, total)
 
@@ -134,32 +150,32 @@ class Ranks:
         )
         for name in _SUMMED:
             self._store.add(name, getattr(summary, name))
-        self._together("computed")
+        self._wait_for_all("computed")
         if self.rank == 0:
             for target in targets:
-                merge_parts([self._part(target, rank) for rank in range(self.count)], target, overwrite)
+                merge_shards([self._part(target, rank) for rank in range(self.count)], target, overwrite)
             for part in parts.values():
                 shutil.rmtree(part.parent, ignore_errors=True)
         for name in _SUMMED:
             setattr(summary, name, self._store.add(name, 0))
-        summary.seconds = time.monotonic() - began  # of all ranks, reading and merging too
-        self._together("merged")
+        summary.seconds = time.monotonic() - began  # of all ranks, including reading and merging
+        self._wait_for_all("merged")
         return summary if self.rank == 0 else None
 
     def _part(self, target: Path, rank: int) -> Path:
         return target.with_name(f".{target.name}.ranks") / f"{rank + 1}-of-{self.count}"
 
-    def _listen(self) -> None:
+    def _check_others(self) -> None:
         try:
             failed = self._store.add("errors", 0) > 0
-        except RuntimeError:  # the process that keeps what is said is gone
+        except RuntimeError:  # the process that holds the store has ended
             failed = True
         if failed:
             raise OtherRankError
 
-    def _together(self, step: str) -> None:
-        """Waits until all ranks have come so far; ends with the first that fails."""
+    def _wait_for_all(self, step: str) -> None:
+        """Waits until all ranks have reached a step; raises OtherRankError if one fails."""
         self._store.add(f"at {step}", 1)
         while self._store.add(f"at {step}", 0) < self.count:
-            self._listen()
+            self._check_others()
             time.sleep(_POLL)

@@ -1,88 +1,293 @@
-"""What is kept of a model's representations: which layers, pooled over a protein or residue by residue.
+"""Representations of proteins: of which layers, pooled or by residue; computed by windows, and kept while a run lasts.
 
-Legend: B batch, L length with both ends, D width, P poolings, K layers.
+Legend: B batch, L length with both ends, D width, P poolings, K layers; n proteins.
 """
 
-from collections.abc import Callable, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from errno import ENOSPC
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from protlm.embedding.layouts import DESCRIPTION, WRITERS, Output, stored_dtype
+from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
+from protlm.files import UnwritableError, atomic_output, partial_folder, publish
+from protlm.inference.engine import Computer, check_finite
 from protlm.performer import Performer
 
 POOLS = ("mean", "bos", "max")
-"""Mean or maximum over the residues, without the ends; or the first token, which stands before them."""
-
-Kept = tuple[np.ndarray | None, list[np.ndarray]]
-"""Pooled (B, P, K, D) float32, if asked for, and for each layer (B, L - 2, D), if asked for."""
-
-
-def chosen_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Layers counted from 0, the embedding, to `depth`, the last, from numbers that may count back from -1, the last.
-
-    Raises:
-        UserError: for none, one that is not there, or one given twice.
-
-    >>> chosen_layers([-1, 0, 3], 6)
-    (6, 0, 3)
-    """
-    for layer in layers:
-        if not -depth - 1 <= layer <= depth:
-            raise UserError(f"layer {layer}: expected 0 (the embedding) to {depth} (the last), or -1 to {-depth - 1}")
-    chosen = tuple(layer % (depth + 1) for layer in layers)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"layers {', '.join(map(str, layers)) or 'none'}: expected at least one, each once")
-    return chosen
+"""Mean or maximum over the residues, without special tokens; or the first token, which precedes them."""
+Representations = tuple[np.ndarray | None, list[np.ndarray]]
+"""Of a batch: pooled vectors (B, P, K, D) float32 or None, and for each layer the residues (B, L - 2, D), or none."""
 
 
-def check_pools(pools: Sequence[str]) -> None:
-    """Raises a UserError for a pooling that is unknown or given twice."""
-    if odd := [pool for pool in pools if pool not in POOLS]:
-        raise UserError(f"pooling {odd[0]!r}: expected one of {', '.join(POOLS)}")
-    if len(set(pools)) < len(pools):
-        raise UserError(f"pooling {', '.join(pools)}: expected each once")
-
-
-def reader(
-    model: Performer, layers: Sequence[int], pools: Sequence[str], rows: torch.dtype | None
-) -> Callable[[Tensor, Tensor, np.ndarray], Kept]:
-    """A function for `Computer` that keeps what is asked for, on the CPU; pooling happens where the model is.
+def representations(
+    model: Performer, layers: Sequence[int], pools: Sequence[str], residues: torch.dtype | None
+) -> Callable[[Tensor, Tensor, np.ndarray], Representations]:
+    """A function for `Computer` that returns representations on the CPU; it pools on the model's device.
 
     Args:
         model: in evaluation mode.
         layers: counted from 0.
-        pools: of `POOLS`; none for none.
-        rows: dtype of single residues; None for none.
+        pools: of `POOLS`; may be empty.
+        residues: dtype of the representations of single residues; None for none.
     """
 
-    def read(tokens: Tensor, key_mask: Tensor, batch: np.ndarray) -> Kept:
+    def compute(tokens: Tensor, key_mask: Tensor, batch: np.ndarray) -> Representations:
         found = model.representations(tokens, set(layers), key_mask)
         pooled, single = None, []
         with torch.autocast(tokens.device.type, enabled=False):
             if pools:
-                residues = key_mask.clone()
-                residues[:, 0] = False
-                residues[torch.arange(len(batch)), key_mask.sum(1) - 1] = False
-                by_layer = [torch.stack(pool(found[layer].float(), residues, pools), 1) for layer in layers]
+                is_residue = key_mask.clone()
+                is_residue[:, 0] = False
+                is_residue[torch.arange(len(batch)), key_mask.sum(1) - 1] = False
+                by_layer = [torch.stack(pool(found[layer].float(), is_residue, pools), 1) for layer in layers]
                 pooled = torch.stack(by_layer, 2).cpu().numpy()
-            if rows is not None:
-                single = [found[layer][:, 1:-1].to(rows).cpu().numpy() for layer in layers]
+            if residues is not None:
+                single = [found[layer][:, 1:-1].to(residues).cpu().numpy() for layer in layers]
         return pooled, single
 
-    return read
+    return compute
 
 
-def pool(x: Tensor, residues: Tensor, pools: Sequence[str]) -> list[Tensor]:
-    """For each pooling (B, D), from representations (B, L, D) and where there are residues (B, L) bool."""
+def pool(x: Tensor, is_residue: Tensor, pools: Sequence[str]) -> list[Tensor]:
+    """For each pooling (B, D), from representations (B, L, D) and a mask of the residues (B, L) bool."""
     pooled = []
     for kind in pools:
         if kind == "mean":
-            weights = residues.to(x.dtype)
+            weights = is_residue.to(x.dtype)
             pooled.append((weights[:, None] @ x)[:, 0] / weights.sum(1, keepdim=True))
         elif kind == "max":
-            pooled.append(x.masked_fill(~residues[..., None], -torch.inf).amax(1))
+            pooled.append(x.masked_fill(~is_residue[..., None], -torch.inf).amax(1))
         else:
             pooled.append(x[:, 0])
     return pooled
+
+
+class PartialOutput:
+    """An output that is being computed, in the folder `.NAME.partial` beside it, which survives a kill.
+
+    For each window of consecutive proteins that is finished, the folder holds a file with the values of its distinct
+    sequences, one after the other. Such a file has its name only once it is complete and on disk; `finish` writes the
+    output from all of them. Until then they need as much space as the output.
+
+    Args:
+        output: to write.
+        folder: locked for this process.
+
+    Attributes:
+        description: of the output, once `start` was called, by this process or a killed one.
+        standard_input: where to keep a copy of it.
+    """
+
+    def __init__(self, output: Output, folder: Path) -> None:
+        self.output, self.folder = output, folder
+        self.standard_input = folder / "stdin"
+        self._windows = folder / "windows"
+        self._opened: tuple[int, BinaryIO] | None = None
+        self.description: dict[str, Any] | None = None
+        with suppress(OSError, ValueError):  # a new folder, or one of an earlier version
+            self.description = json.loads((folder / DESCRIPTION).read_text())
+
+    @classmethod
+    @contextmanager
+    def opened(cls, output: Output) -> Iterator["PartialOutput"]:
+        """Locks the folder; at the end it is removed unless it holds values that are not published yet.
+
+        Raises:
+            BusyError, UserError, UnwritableError: as `partial_folder`.
+        """
+        with partial_folder(output.path) as folder:
+            partial = cls(output, folder)
+            try:
+                yield partial
+            finally:
+                partial.close()
+                if not partial.has_values:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether a window is finished."""
+        return self.description is not None and self._windows.is_dir() and any(self._windows.iterdir())
+
+    def close(self) -> None:
+        if self._opened:
+            self._opened[1].close()
+            self._opened = None
+
+    def clear(self) -> None:
+        """Removes all values."""
+        self.close()
+        self.description = None
+        (self.folder / DESCRIPTION).unlink(missing_ok=True)  # first: without it the rest does not count
+        for path in self.folder.iterdir():
+            if path != self.standard_input:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def start(self, description: dict[str, Any], proteins: Proteins, edges: np.ndarray) -> None:
+        """Prepares to write windows; those that an earlier run has finished are kept.
+
+        Args:
+            description: of the output.
+            proteins: in it.
+            edges: (w + 1,) where the windows begin, and the end.
+
+        Raises:
+            UnwritableError: if the disk is too small.
+        """
+        self.proteins, self._edges = proteins, edges
+        self.layers, self.dtype = description["layers"], stored_dtype(description)
+        self._layer_axis = int(description["layout"] == "packed")
+        per_protein = len(self.output.pools) + proteins.lengths * self.output.per_residue
+        row = self.dtype.itemsize * len(description["layers"]) * description["width"]
+        self._offsets = np.concatenate(([0], np.cumsum(per_protein * proteins.is_distinct * row)))
+        try:
+            if self.description is None:
+                self.clear()
+                with atomic_output(self.folder / DESCRIPTION) as partial:
+                    partial.write_text(json.dumps(description))
+            self._windows.mkdir(exist_ok=True)
+            done = sum(path.stat().st_size for path in self._windows.iterdir())
+            needed, free = 2 * int(self._offsets[-1]) - done, shutil.disk_usage(self.folder).free
+            if needed > free:
+                reason = f"{needed / 1e9:,.1f} GB are needed, half of them temporarily; {free / 1e9:,.1f} GB are free"
+                raise OSError(ENOSPC, reason)
+        except OSError as error:
+            raise UnwritableError.of(self.output.path, error) from error
+        self.description = description
+
+    def has(self, begin: int, end: int) -> bool:
+        """Whether the window of these proteins is finished."""
+        path = self._windows / str(begin)
+        return path.exists() and path.stat().st_size == self._offsets[end] - self._offsets[begin]
+
+    @contextmanager
+    def window(self, begin: int) -> Iterator[Callable[[int, np.ndarray | None, list[np.ndarray]], bool]]:
+        """Opens the window that starts with a protein; it is finished if the block ends without an error.
+
+        Yields:
+            A function that writes the values of one protein: its index, pooled (P, K, D), and for each layer (L, D).
+            It returns False if a value is not finite, or not in the dtype of the output.
+        """
+        unfinished = self.folder / "window"
+        try:
+            with unfinished.open("wb") as file:
+
+                def write(index: int, pooled: np.ndarray | None, residues: list[np.ndarray]) -> bool:
+                    arrays = [pooled] if self.output.pools and pooled is not None else []
+                    if self.output.per_residue:
+                        arrays.append(np.stack(residues, self._layer_axis))
+                    with np.errstate(over="ignore"):
+                        values = np.concatenate([array.astype(self.dtype, copy=False).ravel() for array in arrays])
+                    file.seek(self._offsets[index] - self._offsets[begin])
+                    file.write(values.data)
+                    return bool(np.isfinite(values).all())
+
+                yield write
+            publish(unfinished, self._windows / str(begin))
+        except OSError as error:
+            raise UnwritableError.of(self.output.path, error) from error
+
+    def finish(self) -> None:
+        """Writes the output from its windows, which are removed then.
+
+        Raises:
+            UnwritableError: if the disk is full; the windows are kept.
+        """
+        assert self.description is not None
+        path = self.folder / "output"
+        try:
+            shutil.rmtree(path, ignore_errors=True)  # of a killed run
+            WRITERS[self.description["layout"]](path, self.description, self.proteins, self._read)
+            publish(path, self.output.path)
+            self.clear()
+        except (OSError, RuntimeError) as error:  # HDF5 and torch report a full disk as either
+            raise UnwritableError.of(self.output.path, error) from error
+
+    def _read(self, index: int) -> np.ndarray:
+        """The values of a protein, one-dimensional, from the window of the first one with the same sequence."""
+        index = int(self.proteins.first[index])
+        begin = int(self._edges[np.searchsorted(self._edges, index, side="right") - 1])
+        if self._opened is None or self._opened[0] != begin:
+            self.close()
+            self._opened = begin, (self._windows / str(begin)).open("rb")
+        file = self._opened[1]
+        file.seek(self._offsets[index] - self._offsets[begin])
+        return np.frombuffer(file.read(int(self._offsets[index + 1] - self._offsets[index])), self.dtype)
+
+
+def compute_windows(
+    computer: Computer,
+    partials: Sequence[PartialOutput],
+    proteins: Proteins,
+    rows: Iterator[np.ndarray],
+    edges: np.ndarray,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Computes the windows that any of the outputs lacks, and stores each as soon as it is complete.
+
+    The batches of a window depend on its proteins and the token budget alone, so a resumed run computes exactly what
+    an uninterrupted one would have.
+
+    Args:
+        computer: of the model.
+        partials: of the same proteins, started.
+        proteins: in the outputs.
+        rows: framed tokens (length + 2,) uint8 of each protein, in order.
+        edges: (w + 1,) where the windows begin, and the end.
+        progress: called with the residues done and in total.
+
+    Returns:
+        The number of residues computed.
+
+    Raises:
+        UserError: if a protein does not fit into memory or its values are not finite, or if the file has changed.
+        UnwritableError: for a full disk.
+    """
+    ends, distinct, computed = np.concatenate(([0], np.cumsum(proteins.lengths))), proteins.is_distinct, 0
+    pools = next((partial.output.pools for partial in partials if partial.output.pools), ())
+    any_residues = any(partial.output.per_residue for partial in partials)
+    dtype = getattr(torch, partials[0].dtype.name) if any_residues else None
+    for begin, end in pairwise(edges.tolist()):
+        window = list(islice(rows, end - begin))
+        if [len(row) - 2 for row in window] != proteins.lengths[begin:end].tolist():
+            raise UserError("the FASTA file has changed while it was read; start again")
+        lacking = [partial for partial in partials if not partial.has(begin, end)]
+        if not lacking:
+            continue
+        read = representations(computer.model, partials[0].layers, pools, dtype)
+        own, done = np.flatnonzero(distinct[begin:end]), int(ends[begin])
+        with ExitStack() as stack:
+            writers = [(partial, stack.enter_context(partial.window(begin))) for partial in lacking]
+            for batch, (pooled, single) in computer([window[i] for i in own], read):
+                for number, i in enumerate(own[batch].tolist()):
+                    residues = [layer[number, : len(window[i]) - 2] for layer in single]
+                    for partial, write in writers:
+                        if not write(begin + i, None if pooled is None else pooled[number], residues):
+                            name = proteins.names.original(begin + i).decode()
+                            raise UserError(_overflow(computer, name, window[i], partial))
+                more = int(proteins.lengths[begin + own[batch]].sum())
+                done, computed = done + more, computed + more
+                if progress:
+                    progress(done, int(ends[-1]))
+        if progress:
+            progress(int(ends[end]), int(ends[-1]))
+    return computed
+
+
+def _overflow(computer: Computer, name: str, row: np.ndarray, partial: PartialOutput) -> str:
+    """What to say of values that float16 cannot hold; raises a UserError if it is the model's output that is wrong."""
+    read = representations(computer.model, partial.layers, partial.output.pools, torch.float32)
+    ((_, (pooled, single)),) = computer([row], read)
+    values = np.concatenate([array.ravel() for array in (*single, *([] if pooled is None else [pooled]))])
+    check_finite(values, f"protein {name}")
+    return f"protein {name}: a value of {np.abs(values).max():,.0f}, but float16 ends at 65,504; use dtype float32"

@@ -1,6 +1,6 @@
-"""A first look at a FASTA file: all mistakes are found, and all is counted, before anything is computed.
+"""A first pass over a FASTA file: finds all errors and counts everything before anything is computed.
 
-Memory grows by about 50 bytes a record; the identifiers lie in a file.
+It needs about 50 bytes of memory per record; the identifiers are kept in a file.
 """
 
 import mmap
@@ -13,38 +13,39 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from protlm.corpus.external_sort import groups
 from protlm.corpus.splits import digests
 from protlm.errors import UserError
+from protlm.inference.engine import framed
+from protlm.performer import Performer
 from protlm.sequence.fasta import FastaFile
 from protlm.sequence.tally import Tally
 
-WINDOW = 1 << 18
-"""Tokens of a window: records that are sorted by length together, so that little is padding."""
+WINDOW_TOKENS = 1 << 18
+"""Size of a window: consecutive proteins that are sorted by length together, to reduce padding."""
 
 
 class Names:
-    """The identifiers of the proteins, in order: those of the FASTA, and those that they are stored under.
+    """The identifiers of the proteins, in order: in the FASTA, and as they are stored.
 
     Args:
-        text: the identifiers one behind the other, maybe mapped from a file.
-        starts, ends: (n,) int64, where each of them lies.
+        text: the identifiers, concatenated; may be mapped from a file.
+        starts, ends: (n,) int64, where each of them starts and ends.
     """
 
     def __init__(self, text: bytes | mmap.mmap, starts: np.ndarray, ends: np.ndarray) -> None:
         self._text, self.starts, self.ends = text, starts, ends
         self.renamed: dict[int, bytes] = {}
-        """Index -> another name, for identifiers that occur twice."""
+        """Index -> new name, for duplicate identifiers."""
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def original(self, index: int) -> bytes:
-        """The identifier as it is in the FASTA."""
+        """The identifier in the FASTA."""
         return self._text[self.starts[index] : self.ends[index]]
 
     def __getitem__(self, index: int) -> bytes:
-        """The name it is stored under: '/' is '_', since it would be a folder."""
+        """The name it is stored under; '/' becomes '_', since it would create a group or folder."""
         return self.renamed.get(index) or self.original(index).replace(b"/", b"_")
 
     def select(self, start: int, stop: int) -> "Names":
@@ -54,16 +55,58 @@ class Names:
         return part
 
     def changed(self) -> int:
-        """How many are stored under another name."""
+        """Number of identifiers stored under another name."""
         return sum(self[index] != self.original(index) for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Proteins:
+    """The n proteins of an output, in order."""
+
+    names: Names
+    lengths: np.ndarray
+    """(n,) int64, in residues."""
+    first: np.ndarray
+    """(n,) int64, index of the first protein with the same sequence."""
+
+    @property
+    def is_distinct(self) -> np.ndarray:
+        """(n,) bool: no earlier protein has the same sequence."""
+        return self.first == np.arange(len(self.first))
+
+
+@dataclass
+class EmbedSummary:
+    """What `embed_fasta` did."""
+
+    proteins: int = 0
+    """In the output."""
+    residues: int = 0
+    computed: int = 0
+    """Residues of distinct sequences computed by this run; 0 if the output was complete already."""
+    seconds: float = 0.0
+    """Spent computing and writing them."""
+    resumed: int = 0
+    """Residues of distinct sequences computed by an earlier run."""
+    copied: int = 0
+    """Proteins with the sequence of an earlier one, which is computed once."""
+    renamed: int = 0
+    """Identifiers stored under another name, since they contain '/' or are duplicates."""
+    left_out: int = 0
+    """Records with a duplicate identifier."""
+    beyond_positions: int = 0
+    """Proteins longer than the model's learned positions."""
+    tally: Tally = field(default_factory=Tally)
+    complete: bool = False
+    """The outputs existed already, made from the same input; nothing was done."""
 
 
 @dataclass
 class Survey:
-    """What a FASTA file holds; n proteins, in order."""
+    """The content of a FASTA file; n proteins, in order."""
 
     keep: np.ndarray
-    """(records,) bool: which records with a sequence become proteins; the others have the identifier of an earlier."""
+    """(records,) bool: which records with a sequence become proteins; the others have a duplicate identifier."""
     names: Names
     lengths: np.ndarray
     """(n,) int64, in residues."""
@@ -74,29 +117,30 @@ class Survey:
     tally: Tally = field(default_factory=Tally)
 
     def windows(self, begin: int, end: int) -> np.ndarray:
-        """(w + 1,) int64: where each window of some consecutive proteins begins, and the end."""
+        """(w + 1,) int64: where each window of consecutive proteins begins, and the end."""
         ends = np.concatenate(([0], np.cumsum(self.lengths + 2)))
         edges = [begin]
         while edges[-1] < end:
-            full = int(np.searchsorted(ends, ends[edges[-1]] + WINDOW, side="right")) - 1
+            full = int(np.searchsorted(ends, ends[edges[-1]] + WINDOW_TOKENS, side="right")) - 1
             edges.append(min(end, max(edges[-1] + 1, full)))
         return np.array(edges)
 
     def shard(self, part: int, parts: int) -> np.ndarray:
-        """The edges of the windows of one of several shards: consecutive proteins, about as many residues in each."""
+        """The edges of the windows of a shard; shards are consecutive proteins with about equally many residues."""
         ends = np.cumsum(self.lengths + 2)
         owner = (2 * ends - self.lengths - 2) * parts // (2 * ends[-1])
         begin, end = np.searchsorted(owner, (part - 1, part))
         return self.windows(int(begin), int(end))
 
-    def first_of_identical(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) int64, counted from `start`: for each protein the first of them with the same sequence."""
-        high, low = self.sequences[start:stop].T
-        order = np.lexsort((low, high))
-        begins = groups(high[order], low[order])
-        first = np.empty(stop - start, dtype=np.int64)
-        first[order] = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
-        return first
+    def proteins(self, start: int, stop: int) -> Proteins:
+        """Those from `start` to before `stop`."""
+        sequences = self.sequences[start:stop]
+        order = np.lexsort(sequences.T)  # stable: of identical sequences the first comes first
+        is_new = np.ones(len(order), dtype=bool)
+        is_new[1:] = (sequences[order[1:]] != sequences[order[:-1]]).any(axis=1)
+        first = np.empty(len(order), dtype=np.int64)
+        first[order] = order[np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))]
+        return Proteins(self.names.select(start, stop), self.lengths[start:stop], first)
 
 
 def survey(
@@ -109,14 +153,14 @@ def survey(
     """Reads a FASTA file once.
 
     Args:
-        file: not standard input, since it is read again.
-        folder: for a file without a name, which goes with the process.
+        file: not standard input, since it is read again later.
+        folder: for an anonymous temporary file.
         duplicates: see `EmbedOptions`.
-        refuse: says of an identifier, "/" replaced, why nothing can be stored under it; None if it can.
-        progress: called with the bytes read and the bytes in all.
+        refuse: returns why nothing can be stored under an identifier, in which "_" replaces "/"; None if it can.
+        progress: called with the bytes read and in total.
 
     Raises:
-        UserError: for a file that cannot be used; for identifiers that occur twice or cannot be stored.
+        UserError: for a file that cannot be used; for identifiers that are duplicates or cannot be stored.
     """
     sizes, hashes, lengths, sequences = [], [], [], []
     with TemporaryFile(dir=folder) as spool:
@@ -138,7 +182,7 @@ def survey(
         if not lengths:
             raise UserError(f"{file.path}: no record has a sequence; expected at least one protein")
         spool.flush()
-        text = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)  # lives on without the file
+        text = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)  # outlives the file
     ends = np.cumsum(np.concatenate(sizes))
     names = Names(text, ends - np.concatenate(sizes), ends)
     keep = _resolve(file, names, np.concatenate(hashes), duplicates)
@@ -149,8 +193,27 @@ def survey(
     return Survey(keep, names, every, digest, file.describe(), file.tally)
 
 
+def read_rows(model: Performer, file: FastaFile, keep: np.ndarray, skip: int) -> Iterator[np.ndarray]:
+    """The framed tokens (length + 2,) uint8 of each protein of a FASTA file, which is read again from the start.
+
+    Args:
+        model: determines the token that precedes a protein.
+        file: to be read.
+        keep: (records,) bool: which records are proteins, see `Survey`.
+        skip: number of proteins to leave out at the start.
+    """
+    before = 0
+    for chunk in file.chunks():
+        kept = np.flatnonzero(keep[before : before + len(chunk.lengths)])
+        before += len(chunk.lengths)
+        ends = np.cumsum(chunk.lengths)
+        for index in kept[skip:].tolist():
+            yield framed(model, chunk.tokens[ends[index] - chunk.lengths[index] : ends[index]])
+        skip = max(0, skip - len(kept))
+
+
 def _resolve(file: FastaFile, names: Names, hashes: np.ndarray, duplicates: str) -> np.ndarray:
-    """(records,) bool, which to keep; gives new names where that is asked for."""
+    """(records,) bool, which to keep; renames duplicates if they get a suffix."""
     keep = np.ones(len(names), dtype=bool)
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -164,9 +227,9 @@ def _resolve(file: FastaFile, names: Names, hashes: np.ndarray, duplicates: str)
         first = seen.setdefault(name, index)
         if first == index:
             continue
-        alike = names.original(first) == names.original(index)
-        if duplicates == "error" or (duplicates == "first" and not alike):
-            raise UserError(_named_twice(file, names, first, index))
+        same = names.original(first) == names.original(index)
+        if duplicates == "error" or (duplicates == "first" and not same):
+            raise UserError(_duplicate(file, names, first, index))
         if duplicates == "first":
             keep[index] = False
             continue
@@ -180,19 +243,19 @@ def _resolve(file: FastaFile, names: Names, hashes: np.ndarray, duplicates: str)
 
 
 def _contains(ordered: np.ndarray, name: bytes) -> bool:
-    """Whether a name is, or looks like, one of those with sorted hashes (n,) uint64."""
+    """Whether the hash of a name is among sorted hashes (n,) uint64."""
     value = np.uint64(xxhash.xxh3_64_intdigest(name))
-    place = int(np.searchsorted(ordered, value))
-    return place < len(ordered) and ordered[place] == value
+    position = int(np.searchsorted(ordered, value))
+    return position < len(ordered) and ordered[position] == value
 
 
-def _named_twice(file: FastaFile, names: Names, first: int, second: int) -> str:
-    """The message; numbers of records are found by reading again: only an error pays for them."""
+def _duplicate(file: FastaFile, names: Names, first: int, second: int) -> str:
+    """The error message; the file is read again for the numbers of the records, which only an error needs."""
     numbers = list(_numbers(file, (first, second)))
     one, other = names.original(first).decode(), names.original(second).decode()
-    what = f"identifier {one!r} stands twice" if one == other else f"identifiers {one!r} and {other!r} become the same"
-    ways = "--duplicates suffix or --duplicates first" if one == other else "--duplicates suffix"
-    return f"{file.path}: {what}, in records {numbers[0]:,} and {numbers[1]:,}; make identifiers unique, or pass {ways}"
+    what = f"duplicate identifier {one!r}" if one == other else f"identifiers {one!r} and {other!r} become the same"
+    ways = "'suffix' or 'first'" if one == other else "'suffix'"
+    return f"{file.path}: {what} (records {numbers[0]:,} and {numbers[1]:,}); rename one, or set duplicates to {ways}"
 
 
 def _numbers(file: FastaFile, wanted: tuple[int, int]) -> Iterator[int]:

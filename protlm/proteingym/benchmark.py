@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protlm.embedding.provenance import fingerprint
+from protlm.checkpoint import fingerprint
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.inference.engine import Computer

@@ -1,7 +1,10 @@
-"""benchmarks/embed.py in small: every part runs and measures what it says."""
+"""benchmarks/embed.py on small inputs: every part runs and measures what it claims to."""
 
 import csv
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,32 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_compare(monkeypatch, write_fasta, tmp_path: Path) -> None:
+def test_a_process_is_measured() -> None:
+    program = "import numpy, time; kept = numpy.ones(20 << 20, dtype=numpy.int8); time.sleep(0.2); print('done')"
+    seconds, peak, output = benchmark.process(["-c", program])
+    assert 0.2 < seconds < 60
+    assert 20 << 20 < peak < 2 << 30
+    assert output == "done\n"
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        benchmark.process(["-c", "raise SystemExit(3)"])
+
+
+def test_compare(protlm, monkeypatch: pytest.MonkeyPatch, write_fasta, tmp_path: Path) -> None:
+    """The commands that `compare` starts run in this process, to save the time of nine imports of torch."""
+    commands = []
+
+    def in_process(command: Sequence[str | Path]) -> tuple[float, float, str]:
+        _, module, *arguments = map(str, command)
+        commands.append((module, *arguments[:2]))
+        if module == "protlm":
+            assert protlm(*arguments).code == 0
+            return 2.0, 100 << 20, ""
+        output = StringIO()
+        with redirect_stdout(output):
+            run(monkeypatch, *arguments)
+        return 3.0, 200 << 20, output.getvalue()
+
+    monkeypatch.setattr(benchmark, "process", in_process)
     short = write_fasta([("a", "MKT"), ("b", "MKTAYIAK"), ("c", "MK")], "short.fasta")
     long = write_fasta([("d", "MKTAYIAKQR" * 9), ("e", "MKTAYIAKQR")], "long.fasta")
     table = tmp_path / "table.csv"
@@ -35,9 +63,12 @@ def test_compare(monkeypatch, write_fasta, tmp_path: Path) -> None:
         (name, kind) for name in ("3 proteins", "the 2 of long.fasta", "d") for kind in benchmark.KINDS
     ]
     assert [int(row["residues"]) for row in found[::3]] == [13, 100, 90]
-    assert all(
-        float(row["seconds"]) > 0 and int(row["peak MiB"]) > 50 for row in found if row["what"] == "protlm embed"
-    )
+    assert {command[0] for command in commands[::3]} == {"protlm"}
+    assert {command[1:] for command in commands if command[0] != "protlm"} == {
+        ("forward", kind) for kind in benchmark.KINDS[1:]
+    }
+    assert all(float(row["seconds"]) == 2 and row["peak MiB"] == "100" for row in found[::3])
+    assert all(row["peak MiB"] == "200" for row in found if row["what"] != "protlm embed")
 
 
 def test_invariance(monkeypatch, write_fasta, tmp_path: Path) -> None:
@@ -49,7 +80,7 @@ def test_invariance(monkeypatch, write_fasta, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", benchmark.KINDS[1:])
-def test_both_forwards_give_a_vector_for_each_token(tmp_path: Path, kind: str) -> None:
+def test_both_forwards_return_a_vector_for_each_token(tmp_path: Path, kind: str) -> None:
     export(benchmark.performer(1, 64), tmp_path / "model")
     forward = benchmark.forward_function(kind, tmp_path / "model", 1, 64)
     tokens = torch.from_numpy(np.stack([with_ends(encode("MKTAY")), with_ends(encode("GAVLI"))])).long()

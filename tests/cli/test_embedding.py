@@ -4,12 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from protlm.checkpoint import load
+from protlm.embedding import survey
+from protlm.embedding.proteome import embed_fasta
 from tests.command import Outcome, assert_refused
 
 OUTPUT = ("--device", "cpu", "-o", "out.h5")
@@ -37,7 +42,7 @@ def values(path: str | Path) -> dict[str, bytes]:
         return {name: dataset[:].tobytes() for name, dataset in file.items()}
 
 
-def test_embed_says_what_became_of_everything(protlm, write_fasta, tmp_path: Path) -> None:
+def test_embed_reports_what_was_done(protlm, write_fasta, tmp_path: Path) -> None:
     write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 8), ("d", "MKTAYIAKQR")])
     command = ("embed", "proteins.fasta", "--model", "model", *OUTPUT, "--duplicates", "suffix")
     first = protlm(*command, "--per-residue", "rows.h5")
@@ -45,13 +50,13 @@ def test_embed_says_what_became_of_everything(protlm, write_fasta, tmp_path: Pat
     lines = first.err.splitlines()
     assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 106 residues, width 16; ")
     assert lines[0].endswith(" residues/s")
-    assert lines[1].startswith("1 protein: copy of an identical sequence")
+    assert lines[1].startswith("1 protein: identical to an earlier sequence")
     assert lines[2].startswith("2 identifiers: stored under another name")
     assert "1 record: lower case made upper case (2 residues)" in lines
-    assert lines[-1].startswith("warning: 1 protein longer than the 64 positions")
+    assert lines[-1].startswith("warning: 1 protein longer than the 64 learned positions")
     assert list(values("out.h5")) == list(values("rows.h5")) == ["P1", "b_c", "d", "d_2"]
     again = protlm(*command)
-    assert (again.code, again.err) == (0, "out.h5: complete already, made from the same; nothing was done\n")
+    assert (again.code, again.err) == (0, "out.h5: already complete; nothing was done\n")
 
 
 def test_shards_and_merge(protlm, fasta: str) -> None:
@@ -59,8 +64,8 @@ def test_shards_and_merge(protlm, fasta: str) -> None:
     for part in (1, 2):
         assert protlm(*command, "-o", f"{part}.h5", "--shard", f"{part}/2").code == 0
     merged = protlm("merge", "2.h5", "1.h5", "-o", "out.h5")
-    assert (merged.code, merged.err) == (0, "out.h5: 300 proteins, 9,000 residues from 2 parts\n")
-    assert "complete already" in protlm(*command, "-o", "out.h5").err
+    assert (merged.code, merged.err) == (0, "out.h5: 300 proteins, 9,000 residues from 2 shards\n")
+    assert "already complete" in protlm(*command, "-o", "out.h5").err
 
 
 @pytest.mark.parametrize(
@@ -71,13 +76,13 @@ def test_shards_and_merge(protlm, fasta: str) -> None:
         ("embed FASTA --model model -o out.h5 --layers last", "--layers 'last'"),
         ("embed FASTA --model model -o out.h5 --pool sum", "pooling 'sum'"),
         ("embed FASTA --model model -o out.h5 --pool max --pool max", "each once"),
-        ("embed FASTA --model model --per-residue out.h5 --pool max", "--pool: is of no use without --output"),
-        ("embed FASTA --model model -o out.h5 --layout zip", "--layout 'zip'"),
-        ("embed FASTA --model model -o out.h5 --dtype float8", "--dtype 'float8'"),
-        ("embed FASTA --model model -o out.h5 --precision float8", "--precision 'float8'"),
+        ("embed FASTA --model model --per-residue out.h5 --pool max", "--pool requires --output"),
+        ("embed FASTA --model model -o out.h5 --layout zip", "layout 'zip'"),
+        ("embed FASTA --model model -o out.h5 --dtype float8", "dtype 'float8'"),
+        ("embed FASTA --model model -o out.h5 --precision float8", "precision 'float8'"),
         ("embed FASTA --model model -o out.h5 --id name", "identifier 'name'"),
-        ("embed FASTA --model model -o out.h5 --duplicates last", "--duplicates 'last'"),
-        ("embed FASTA --model model -o out.h5 --shard 3/2", "--shard 3/2"),
+        ("embed FASTA --model model -o out.h5 --duplicates last", "duplicates 'last'"),
+        ("embed FASTA --model model -o out.h5 --shard 3/2", "shard 3/2"),
         ("embed FASTA --model model -o out.h5 --shard half", "--shard 'half'"),
         ("embed FASTA --model model -o proteins.fasta --overwrite", "different files"),
         ("embed FASTA --model model -o model", "is the model"),
@@ -96,7 +101,7 @@ def test_wrong_arguments(protlm, fasta: str, tmp_path: Path, arguments: str, wor
     assert sorted(tmp_path.rglob("*")) == names
 
 
-def test_what_is_no_file_is_not_replaced(protlm, fasta: str, tmp_path: Path) -> None:
+def test_only_files_are_replaced(protlm, fasta: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("precious")
@@ -108,57 +113,65 @@ def test_what_is_no_file_is_not_replaced(protlm, fasta: str, tmp_path: Path) -> 
     assert (tmp_path / "notes" / "mine.txt").read_text() == "precious"
 
 
-def test_standard_input_is_as_a_file_and_goes_on(protlm, fasta: str, tmp_path: Path) -> None:
+def test_standard_input_is_like_a_file_and_is_resumed(
+    protlm, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert protlm("embed", fasta, "--model", "model", "--device", "cpu", "-o", "whole.h5").code == 0
-    script = (
-        "import os, signal, sys\nimport protlm.embedding.survey as s\ns.WINDOW = 1_000\n"
-        "from protlm.checkpoint import load\nfrom protlm.embedding.proteome import embed_fasta\n"
-        "left = [int(sys.argv[1])]\n"
-        "def step(*_):\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
-        "print(embed_fasta(load('model'), '-', 'out.h5', progress=step).resumed)"
-    )
-    text = (tmp_path / fasta).read_text()
-    for calls, code in ((5, -signal.SIGKILL), (-1, 0)):
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(calls)], input=text, capture_output=True, text=True, env=environment()
-        )
-        assert done.returncode == code
-    assert int(done.stdout) > 0
+    monkeypatch.setattr(survey, "WINDOW_TOKENS", 1_000)
+    (tmp_path / "other.fasta").write_text(">a\nM\n")
+
+    @contextmanager
+    def standard_input(name: str) -> Iterator[None]:
+        with (tmp_path / name).open() as file, monkeypatch.context() as patched:
+            patched.setattr("sys.stdin", file)
+            yield
+
+    calls = iter([False] * 30 + [True])
+
+    def stop(done: int, total: int) -> None:
+        if next(calls):
+            raise KeyboardInterrupt
+
+    with standard_input(fasta), pytest.raises(KeyboardInterrupt, match="what was computed is kept"):
+        embed_fasta(load("model"), "-", "out.h5", progress=stop, token_budget=300)
+    with standard_input(fasta):
+        assert embed_fasta(load("model"), "-", "out.h5").resumed > 0
     assert list(values("out.h5")) == list(values("whole.h5"))
     assert not list(tmp_path.glob(".*"))
-    embedded = ["embed", "-", "--model", "model", *OUTPUT]
-    same = subprocess.run(
-        [sys.executable, "-m", "protlm", *embedded], input=text, capture_output=True, text=True, env=environment()
-    )
-    assert (same.returncode, same.stderr) == (0, "out.h5: complete already, made from the same; nothing was done\n")
-    other = subprocess.run(
-        [sys.executable, "-m", "protlm", *embedded], input=">a\nM\n", capture_output=True, text=True, env=environment()
-    )
-    assert_refused(Outcome(other.returncode, other.stdout, other.stderr), "source: ")
+    embedded = ("embed", "-", "--model", "model", *OUTPUT)
+    with standard_input(fasta):
+        same = protlm(*embedded)
+    assert (same.code, same.err) == (0, "out.h5: already complete; nothing was done\n")
+    with standard_input("other.fasta"):
+        assert_refused(protlm(*embedded), "source: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [(signal.SIGINT, 130, "stopped; what was computed is kept"), (signal.SIGTERM, 143, "")],
 )
-def test_stopped_by_a_signal_the_same_command_goes_on(
+def test_a_run_stopped_by_a_signal_is_resumed_by_the_same_command(
     protlm, write_fasta, tmp_path: Path, number: signal.Signals, code: int, message: str
 ) -> None:
-    # large enough to be still at work when the signal comes, and several windows
-    write_fasta((f"p{i}", "MKTAYIAKQRQISFVKSHFSRQ" * (40 + i % 9)) for i in range(3_000))
-    script = "import signal, protlm.cli; signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
+    # several windows, and large enough that the run has not ended when the signal comes
+    write_fasta((f"p{i}", "MKTAYIAKQRQISFVKSHFSRQ" * (40 + i % 9) + "ACDEFGHIKL"[: i % 10]) for i in range(3_000))
+    script = (
+        "import signal, protlm.cli, protlm.embedding.survey as survey; survey.WINDOW_TOKENS = 1 << 15; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
+    )
     command = [sys.executable, "-c", script, "embed", "proteins.fasta", "--model", "model", *OUTPUT]
-    journal = tmp_path / ".out.h5.partial" / "journal"
+    windows = tmp_path / ".out.h5.partial" / "windows"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
-        while not journal.exists() or not any(journal.read_bytes()):
+        while not windows.exists() or not any(windows.iterdir()):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-        err = process.communicate(timeout=30)[1]
+        err = process.communicate(timeout=60)[1]
     assert process.returncode == code
     assert err.startswith(message)
     assert err.count("\n") == (1 if message else 0)
-    assert journal.exists()
+    assert any(windows.iterdir())
     assert not (tmp_path / "out.h5").exists()
     done = protlm("embed", "proteins.fasta", "--model", "model", *OUTPUT)
     assert done.code == 0
@@ -172,8 +185,9 @@ LIMITED = (
 )
 
 
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.97])
-def test_on_a_full_disk_one_line_is_said_and_nothing_is_half_written(
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.01, 0.97])
+def test_on_a_full_disk_one_line_is_printed_and_nothing_is_half_written(
     protlm, fasta: str, tmp_path: Path, share: float
 ) -> None:
     command = ("embed", fasta, "--model", "model", "--device", "cpu", "--per-residue", "out.h5")
@@ -204,6 +218,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_write_one_file(protlm, write_fasta, tmp_path: Path) -> None:
     chance = np.random.default_rng(1)
     write_fasta((f"p{i}", "".join(chance.choice(list("ACDEFGHIKL"), 400))) for i in range(1_500))
@@ -220,7 +235,7 @@ def test_two_ranks_write_one_file(protlm, write_fasta, tmp_path: Path) -> None:
     assert values("out.h5") == values("merged.h5")
     assert not list(tmp_path.glob(".*"))
     again = torchrun(*command, *OUTPUT)
-    assert (again.returncode, again.stderr.count("complete already")) == (0, 1)
+    assert (again.returncode, again.stderr.count("already complete")) == (0, 1)
     refused = torchrun(*command, *OUTPUT, "--pool", "max")
     assert refused.returncode != 0
     assert refused.stderr.count("error: ") == 1

@@ -1,63 +1,69 @@
-"""Embeds in child processes that kill themselves: `python killed.py MODEL FASTA FOLDER LAYOUT KILLS`.
+"""Embeds in child processes that kill themselves: `python killed.py MODEL FASTA FOLDER KILLS`.
 
-A moment is a call that a kill could hit: of the disk, of HDF5, or of the progress. At a write half of the bytes are
-written. Prints a line for each child: the kind of moment it died at, or "done", behind which the outputs get a number.
+A moment is a call during which a kill could do harm: to the disk, to HDF5, or to the progress, which is reported while
+a window is half written. For each layout the script prints one line: the layout and what each child died at, in order;
+"done" is a child that finished, after which its outputs get a number.
 """
 
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401 - here, so that not every child waits for it
+import torch
+import torch._dynamo
 
 from protlm.checkpoint import load
 from protlm.embedding import layouts, survey
-from protlm.embedding.proteome import embed_fasta
-from protlm.embedding.provenance import EmbedOptions
+from protlm.embedding.proteome import EmbedOptions, embed_fasta
 
-survey.WINDOW = 3_000
+survey.WINDOW_TOKENS = 1_000
+os.sync = lambda: None  # waits for all that other processes write
+CALLS = ((os, "replace", 1), (os, "fsync", 1), (shutil, "rmtree", 1), (layouts.h5d, "create", 15), (torch, "save", 15))
+"""Module, function, and how many of its calls make a moment."""
 
 
 def run(moment: int, report: int, arguments: list[Any]) -> None:
-    """In a child: dies at the moment of that number, counted from 1; tells the kind, or how many there were."""
+    """In a child: dies at the moment of that number, counted from 1; reports its kind, or the number of moments."""
     seen = 0
 
-    def passes(kind: str) -> bool:
+    def pass_or_die(kind: str) -> None:
         nonlocal seen
         seen += 1
         if seen == moment:
             os.write(report, kind.encode())
-        return seen != moment
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def deadly(module: Any, name: str) -> None:
+    def make_deadly(module: Any, name: str, every: int) -> None:
         real: Callable[..., Any] = getattr(module, name)
-
         calls = 0
 
-        def call(*given: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
             nonlocal calls
             calls += 1
-            if (name != "create_simple" or calls % 40 == 0) and not passes(name):
-                if name == "pwrite":
-                    real(given[0], bytes(given[1])[: len(given[1]) // 2], given[2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*given)
+            if calls % every == 0:
+                pass_or_die(name)
+            return real(*given, **named)
 
         setattr(module, name, call)
 
-    for module, name in ((os, "pwrite"), (os, "replace"), (os, "fsync"), (layouts.h5s, "create_simple")):
-        deadly(module, name)
+    for each in CALLS:
+        make_deadly(*each)
     model, fasta, outputs, layout = arguments
 
-    def progress(done: int, total: int) -> None:
-        if not passes("progress"):
-            os.kill(os.getpid(), signal.SIGKILL)
+    calls = 0
 
-    embed_fasta(model, fasta, *outputs, EmbedOptions(layout=layout), 1_000, progress=progress, reading=progress)
+    def progress(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            pass_or_die("progress")
+
+    embed_fasta(model, fasta, *outputs, EmbedOptions(layout=layout), 300, progress=progress, reading=progress)
     os.write(report, f"done {seen}".encode())
 
 
@@ -74,28 +80,28 @@ def child(moment: int, arguments: list[Any]) -> str:
     os.close(writing)
     os.waitpid(process, 0)
     with os.fdopen(reading, "rb") as pipe:
-        return pipe.read().decode()
+        return pipe.read().decode() or "failed"
 
 
 def main() -> None:
-    folder, layout, kills = Path(sys.argv[3]), sys.argv[4], int(sys.argv[5])
-    model, fasta = load(sys.argv[1]), Path(sys.argv[2])
-    whole, killed = ([folder / f"{name}-{kind}" for kind in ("proteins", "residues")] for name in ("whole", "killed"))
-    moments = int(child(0, [model, fasta, whole, layout]).split()[1])
-    chance, finished = random.Random(layout), 0
-    said = [""]
-    while kills or said[0] != "done":
-        moment = chance.randint(1, moments // 5) if kills else 0
-        said = child(moment, [model, fasta, killed, layout]).split() or ["failed"]
-        print(said[0], flush=True)
-        if said[0] == "done":
-            finished += 1
-            for path in killed:
-                path.rename(f"{path}-{finished}")
-        elif said[0] == "failed":
-            return
-        else:
-            kills -= 1
+    model, fasta, folder, kills = load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    for layout in layouts.LAYOUTS:
+        chance = random.Random(1)
+        whole, killed = (
+            [folder / f"{layout}-{n}-{kind}" for kind in ("proteins", "residues")] for n in ("whole", "killed")
+        )
+        moments = int(child(0, [model, fasta, whole, layout]).split()[1])
+        deaths: list[str] = []
+        while len(deaths) - deaths.count("done") < kills or deaths[-1] != "done":
+            enough = len(deaths) - deaths.count("done") >= kills
+            moment = 0 if enough else chance.randint(1, moments // 2)
+            deaths.append(child(moment, [model, fasta, killed, layout]).split()[0])
+            if deaths[-1] == "failed":
+                break
+            if deaths[-1] == "done":
+                for path in killed:
+                    path.rename(f"{path}-{deaths.count('done')}")
+        print(layout, *deaths, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from protlm.embedding import survey
-from protlm.embedding.merge import merge_parts
-from protlm.embedding.proteome import embed_fasta
-from protlm.embedding.provenance import LAYOUTS, EmbedOptions
+from protlm.embedding.layouts import LAYOUTS
+from protlm.embedding.merge import merge_shards
+from protlm.embedding.proteome import EmbedOptions, embed_fasta
 from protlm.errors import UserError
 from protlm.performer import Performer
 
@@ -13,7 +13,7 @@ from protlm.performer import Performer
 @pytest.fixture
 def parts(tiny_model: Performer, write_fasta, tmp_path: Path, monkeypatch) -> list[Path]:
     """Three shards of thirty proteins; what they hold is tested with `embed_fasta`."""
-    monkeypatch.setattr(survey, "WINDOW", 100)
+    monkeypatch.setattr(survey, "WINDOW_TOKENS", 100)
     fasta = write_fasta((f"p{i}", "MKTAYIAKQR"[: i % 9 + 2]) for i in range(30))
     paths = [tmp_path / f"{number}.h5" for number in (1, 2, 3)]
     for number, path in enumerate(paths, start=1):
@@ -24,29 +24,29 @@ def parts(tiny_model: Performer, write_fasta, tmp_path: Path, monkeypatch) -> li
 def refused(words: str, parts: list[Path], output: Path, **options: bool) -> None:
     names = sorted(output.parent.rglob("*"))
     with pytest.raises(UserError, match=words):
-        merge_parts(parts, output, **options)
+        merge_shards(parts, output, **options)
     assert sorted(output.parent.rglob("*")) == names
 
 
-def test_parts_that_do_not_belong_together_are_refused(
+def test_shards_that_do_not_belong_together_are_refused(
     tiny_model: Performer, parts: list[Path], write_fasta, tmp_path: Path
 ) -> None:
     out, (one, two, three) = tmp_path / "out.h5", parts
-    refused("1 of 3 parts missing: 2/3", [one, three], out)
-    refused("3.h5 and .*2.h5|2.h5 and .*2.h5: are both part 2/3", [one, two, two, three], out)
+    refused("1 of 3 shards missing: 2/3", [one, three], out)
+    refused("3.h5 and .*2.h5|2.h5 and .*2.h5: are both shard 2/3", [one, two, two, three], out)
     refused("absent.h5: no such file", [one, two, tmp_path / "absent.h5"], out)
     refused("proteins.fasta: not embeddings", [one, two, tmp_path / "proteins.fasta"], out)
-    refused("is one of the parts", parts, two)
+    refused("is one of the shards", parts, two)
     fasta = tmp_path / "proteins.fasta"
     embed_fasta(tiny_model, fasta, tmp_path / "max.h5", options=EmbedOptions(pools=("max",), shard=(3, 3)))
     refused("max.h5: does not belong to .*pool: max instead of mean", [one, two, tmp_path / "max.h5"], out)
     embed_fasta(tiny_model, fasta, tmp_path / "four.h5", options=EmbedOptions(shard=(3, 4)))
-    refused("is part 3/4, but .* is part 1/3", [one, two, tmp_path / "four.h5"], out)
+    refused("is shard 3/4, but .* is shard 1/3", [one, two, tmp_path / "four.h5"], out)
     other = write_fasta([("a", "MKT")], "other.fasta")
     embed_fasta(tiny_model, other, tmp_path / "other.h5", options=EmbedOptions(shard=(3, 3)))
     refused("source: ", [one, two, tmp_path / "other.h5"], out)
     (tmp_path / ".late.h5.partial").mkdir()
-    refused("late.h5: is not finished", [one, two, tmp_path / "late.h5"], out)
+    refused("late.h5: is unfinished", [one, two, tmp_path / "late.h5"], out)
     refused("there is no folder", parts, tmp_path / "nowhere" / "out.h5")
 
 
@@ -56,10 +56,10 @@ def test_an_output_that_exists_is_replaced_only_on_request(
 ) -> None:
     fasta, part, out = write_fasta([("a", "MKT")]), tmp_path / "part", tmp_path / "out"
     embed_fasta(tiny_model, fasta, part, options=EmbedOptions(layout=layout))
-    assert merge_parts([part], out)["proteins"] == 1  # the whole is one of one
-    refused("exists already; name another output, or pass --overwrite", [part], out)
+    assert merge_shards([part], out)["proteins"] == 1  # the only shard
+    refused("exists already; name another output, or set overwrite", [part], out)
     before = out.stat().st_ino
-    merge_parts([part], out, overwrite=True)
+    merge_shards([part], out, overwrite=True)
     assert out.stat().st_ino != before
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "precious").touch()
