@@ -236,8 +236,9 @@ class _LinearAttention(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return _FORWARD(*arguments)
+    def forward(q, k, v, key_mask, weight, bias, feature_map, scale, causal, chunk, block):
+        # the arguments have names because torch.compile cannot trace *arguments here
+        return _FORWARD(q, k, v, key_mask, weight, bias, feature_map, scale, causal, chunk, block)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -256,8 +257,11 @@ class _Gradients(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return _BACKWARD(*arguments)
+    def forward(
+        grad, q, k, v, key_mask, weight, bias, out, norm, shift, sums, feature_map, scale, causal, chunk, block
+    ):
+        inputs, results = (q, k, v, key_mask, weight, bias), (out, norm, shift, sums)
+        return _BACKWARD(grad, *inputs, *results, feature_map, scale, causal, chunk, block)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
