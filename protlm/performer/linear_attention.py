@@ -193,7 +193,7 @@ def _operator(name: str, function: Any, fake: Any, schema: str, shared: tuple[in
         fake: returns empty results of the same shapes.
         shared: indices of the arguments that are directions.
     """
-    operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
+    operator: Any = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
     operator.register_fake(fake)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
