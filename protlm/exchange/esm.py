@@ -1,4 +1,4 @@
-"""ESM-2 as transformers saves it, read into a model of ours with exact attention.
+"""Import of ESM-2, as saved by transformers, as a model with exact attention.
 
 Source: Lin et al. 2023, "Evolutionary-scale prediction of atomic-level protein structure with a language model"; names
 of configuration and weights as in `EsmForMaskedLM` of transformers 5.23.
@@ -35,15 +35,15 @@ EXPECTED = {
     "add_cross_attention": (False, False),
     "tie_word_embeddings": (True, True),
 }
-"""What config.json has to say: name -> (value, what its absence means)."""
+"""Required values in config.json, and the value that a missing entry stands for."""
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where the weights may be; the first that exists is read."""
+"""Files that may hold the weights; the first one found is read."""
 FREQUENCIES = "rotary_embeddings.inv_freq"
 UNUSED = re.compile(r"esm\.(embeddings\.(position_ids|position_embeddings\.weight)|contact_head\.regression\.\w+)")
-"""Saved with ESM-2, but no part of what the language model computes."""
+"""Weights that are saved with ESM-2, but are not part of the language model."""
 OLDER = {"gamma": "weight", "beta": "bias"}
-"""Names of the parameters of a LayerNorm that transformers still writes for some."""
+"""Old names of LayerNorm parameters, which transformers still writes for some models."""
 OUTSIDE = {
     "embedding.weight": "esm.embeddings.word_embeddings.weight",
     "norm": "esm.encoder.emb_layer_norm_after",
@@ -59,17 +59,17 @@ INSIDE = {
     "feed_forward.0": "intermediate.dense",
     "feed_forward.2": "output.dense",
 }
-"""Our names -> theirs, of what is outside and inside of a layer; both end in .weight or .bias."""
+"""Names of modules inside a layer, here and in transformers; OUTSIDE has those outside the layers."""
 
 
 def load_esm(folder: str | Path) -> Performer:
-    """The model of a Hugging Face folder of ESM-2, float32, on the CPU and in evaluation mode.
+    """Loads ESM-2 from a Hugging Face folder, as float32, on the CPU and in evaluation mode.
 
     Args:
-        folder: with config.json and weights of `EsmForMaskedLM` in safetensors or PyTorch's format, whole or in parts.
+        folder: contains config.json and the weights of `EsmForMaskedLM`, as safetensors or PyTorch files.
 
     Raises:
-        UserError: for a folder that is missing, damaged or something else than ESM-2 with its language-model head.
+        UserError: for a folder that is missing or damaged, or is not ESM-2 with its language-model head.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -79,7 +79,7 @@ def load_esm(folder: str | Path) -> Performer:
     config = _configuration(folder / CONFIG, about)
     path, found = _weights(folder)
     dtype = _rounding(path, found, config)
-    # without memory: every weight comes from the file
+    # without allocating memory: all weights come from the file
     with torch.device("meta"):
         model = Performer(PerformerConfig(**{**config, "rotary_dtype": dtype}))
     model.load_state_dict(_renamed(path, found, model), assign=True)
@@ -145,7 +145,7 @@ def _configuration(path: Path, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """Where they are from, and all by their names."""
+    """The file that the weights come from, and the weights by name."""
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder}: no weights; expected one of {', '.join(FILES)}")
@@ -190,7 +190,7 @@ def _file(path: Path) -> dict[str, Tensor]:
 
 
 def _rounding(path: Path, found: dict[str, Tensor], config: dict[str, Any]) -> str:
-    """To which dtype the frequencies of the rotary positions were rounded; ESM-2's were, in training."""
+    """The dtype to which the frequencies of rotary positions were rounded during training."""
     d = config["width"] // config["heads"]
     computed = 10_000.0 ** -(torch.arange(0, d, 2) / d)
     saved = [found[name].float() for name in found if name.endswith(FREQUENCIES)]
@@ -202,7 +202,7 @@ def _rounding(path: Path, found: dict[str, Tensor], config: dict[str, Any]) -> s
 
 
 def _renamed(path: Path, found: dict[str, Tensor], model: Performer) -> dict[str, Tensor]:
-    """The weights under our names, float32."""
+    """The weights under their names here, as float32."""
     found = {name: w for name, w in found.items() if not UNUSED.fullmatch(name) and not name.endswith(FREQUENCIES)}
     embedding, tied = (found.get(name) for name in (OUTSIDE["embedding.weight"], "lm_head.decoder.weight"))
     if tied is not None:
@@ -210,15 +210,15 @@ def _renamed(path: Path, found: dict[str, Tensor], model: Performer) -> dict[str
             raise UserError(f"{path}: lm_head.decoder.weight is not the embedding; only tied ones can be imported")
         del found["lm_head.decoder.weight"]
     sources = {name: _sources(name) for name in model.state_dict()}
-    wanted = {source for each in sources.values() for source in each}
-    for names, what in ((wanted - set(found), "missing"), (set(found) - wanted, "unexpected")):
+    expected = {source for each in sources.values() for source in each}
+    for names, what in ((expected - set(found), "missing"), (set(found) - expected, "unexpected")):
         if names:
             some = f"{', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''}"
             raise UserError(f"{path}: {len(names)} weights {what} ({some}); expected those of EsmForMaskedLM")
     weights = {}
-    for name, expected in model.state_dict().items():
+    for name, weight in model.state_dict().items():
         parts = [found.pop(source) for source in sources[name]]
-        shape = (expected.shape[0] // len(parts), *expected.shape[1:])
+        shape = (weight.shape[0] // len(parts), *weight.shape[1:])
         for source, part in zip(sources[name], parts, strict=True):
             if part.shape != shape or not part.is_floating_point() or not part.isfinite().all():
                 kind = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
@@ -228,7 +228,7 @@ def _renamed(path: Path, found: dict[str, Tensor], model: Performer) -> dict[str
 
 
 def _sources(name: str) -> list[str]:
-    """Their names for one of our parameters; queries, keys and values are one matrix in ours."""
+    """The names in transformers of one parameter; queries, keys and values are one matrix here."""
     if inside := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
         layer, module, kind = inside.groups()
         theirs = f"esm.encoder.layer.{layer}.{INSIDE[module]}.{kind}"

@@ -87,7 +87,9 @@ def attention_source(config: PerformerConfig) -> Path | None:
     path = Path(inspect.getfile(cls))
     own = {cls.__module__.partition(".")[0], "protlm"}
     for node in ast.walk(ast.parse(IMPORT.sub("from torch import", path.read_text(encoding="utf-8")))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             names = ["." * node.level + (node.module or "")]
         for name in names:

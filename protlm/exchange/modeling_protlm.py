@@ -1,4 +1,4 @@
-"""The model for Hugging Face's transformers: the Performer of the files beside this one, behind their interface."""
+"""The Performer with the interface of Hugging Face's transformers."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from protlm.performer.model import Performer
 
 
 class ProtlmConfig(PretrainedConfig):
-    """What config.json holds.
+    """The content of config.json.
 
     Args:
-        performer: `PerformerConfig.to_dict()`; None for the defaults, over ESM's 33 tokens.
-        more: as in any configuration of transformers.
+        performer: `PerformerConfig.to_dict()`; None for the defaults with ESM's 33 tokens.
+        more: arguments of `PretrainedConfig`.
     """
 
     model_type = "protlm"
@@ -25,7 +25,7 @@ class ProtlmConfig(PretrainedConfig):
     def __init__(self, performer: dict[str, Any] | None = None, **more: Any) -> None:
         self.performer = PerformerConfig(33, 1).to_dict() if performer is None else performer
         more.setdefault("pad_token_id", self.performer["pad_id"])
-        more["tie_word_embeddings"] = False  # the model itself sees to it
+        more["tie_word_embeddings"] = False  # the model ties its weights itself
         super().__init__(**more)
 
     @property
@@ -46,7 +46,7 @@ class ProtlmConfig(PretrainedConfig):
 
 
 class ProtlmPreTrainedModel(PreTrainedModel):
-    """What all the models here share."""
+    """Base class of the models."""
 
     config_class = ProtlmConfig
     base_model_prefix = "protlm"
@@ -67,7 +67,7 @@ class ProtlmPreTrainedModel(PreTrainedModel):
     def _representations(
         self, input_ids: Tensor, attention_mask: Tensor | None, all_layers: bool | None
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Those behind the last norm (B, L, D), and on request of the embedding and each layer."""
+        """Final representations (B, L, D), and on request those of the embedding and each layer."""
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}: expected that of input_ids")
         last = len(self.performer.blocks)
@@ -83,7 +83,7 @@ class ProtlmPreTrainedModel(PreTrainedModel):
 
 
 class ProtlmModel(ProtlmPreTrainedModel):
-    """Tokens to representations."""
+    """The model without its head."""
 
     def forward(
         self,
@@ -92,20 +92,20 @@ class ProtlmModel(ProtlmPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Representations (B, L, D) behind the last norm.
+        """Representations (B, L, D) after the final LayerNorm.
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 1 where a token is real; by default all that is not padding.
-            output_hidden_states: also those of the embedding and of each layer.
-            return_dict: false for a tuple.
+            attention_mask: (B, L), 1 where a token is real; by default all but padding.
+            output_hidden_states: whether to return those of the embedding and of each layer.
+            return_dict: whether to return a `ModelOutput` instead of a tuple.
         """
         last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
         return self._returned(BaseModelOutput(last_hidden_state=last, hidden_states=layers), return_dict)  # type: ignore[arg-type]
 
 
 class ProtlmForMaskedLM(ProtlmPreTrainedModel):
-    """Tokens with masks to logits; of a bidirectional model."""
+    """Masked language model; bidirectional."""
 
     def __init__(self, config: ProtlmConfig) -> None:
         if config.performer["causal"]:
@@ -120,7 +120,7 @@ class ProtlmForMaskedLM(ProtlmPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Logits (B, L, V), and the loss for labels (B, L), -100 where there is none; the rest as in `ProtlmModel`."""
+        """Logits (B, L, V), and the loss if there are labels (B, L), -100 to ignore; otherwise as in `ProtlmModel`."""
         last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
         logits = self.performer.logits(last)
         loss = None if labels is None else self.performer.loss(logits, labels)
@@ -128,7 +128,7 @@ class ProtlmForMaskedLM(ProtlmPreTrainedModel):
 
 
 class ProtlmForCausalLM(ProtlmPreTrainedModel):
-    """Tokens to logits of the next ones; of a unidirectional model."""
+    """Next-residue model; unidirectional."""
 
     def __init__(self, config: ProtlmConfig) -> None:
         if not config.performer["causal"]:
@@ -143,7 +143,7 @@ class ProtlmForCausalLM(ProtlmPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Logits (B, L, V) of the token behind each; labels are shifted here, so they are usually the input itself."""
+        """Logits (B, L, V) of each next token; labels are shifted here, so they are usually the input itself."""
         last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
         logits = self.performer.logits(last)
         loss = None if labels is None else self.performer.loss(logits, F.pad(labels[:, 1:], (0, 1), value=-100))

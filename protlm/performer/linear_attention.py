@@ -193,7 +193,7 @@ def _operator(name: str, function: Any, fake: Any, schema: str, shared: tuple[in
         fake: returns empty results of the same shapes.
         shared: indices of the arguments that are directions.
     """
-    operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
+    operator: Any = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
     operator.register_fake(fake)
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -236,8 +236,9 @@ class _LinearAttention(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return _FORWARD(*arguments)
+    def forward(q, k, v, key_mask, weight, bias, feature_map, scale, causal, chunk, block):
+        # the arguments have names because torch.compile cannot trace *arguments here
+        return _FORWARD(q, k, v, key_mask, weight, bias, feature_map, scale, causal, chunk, block)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -256,8 +257,11 @@ class _Gradients(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return _BACKWARD(*arguments)
+    def forward(
+        grad, q, k, v, key_mask, weight, bias, out, norm, shift, sums, feature_map, scale, causal, chunk, block
+    ):
+        inputs, results = (q, k, v, key_mask, weight, bias), (out, norm, shift, sums)
+        return _BACKWARD(grad, *inputs, *results, feature_map, scale, causal, chunk, block)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

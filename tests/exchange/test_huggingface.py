@@ -1,6 +1,7 @@
 """What transformers makes of an exported folder, beside the model itself."""
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -298,3 +299,22 @@ def test_an_existing_folder_is_not_overwritten_and_a_failure_leaves_nothing(tmp_
     with pytest.raises(UserError, match="No space left"):
         export_huggingface(model, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from . import more", "import more_attention.inner", "from protlm.errors import UserError", "import protlm"],
+)
+def test_a_module_that_needs_more_than_the_folder_has_is_refused(line: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "more_attention.py").write_text(
+        "from protlm.performer.baselines import Exact\n\nclass Mine(Exact):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "more_attention", raising=False)
+    config = PerformerConfig(33, PAD, attention=importlib.import_module("more_attention").Mine())
+    assert "from .baselines import Exact" in sources(config)["more_attention.py"]
+    with (tmp_path / "more_attention.py").open("a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(UserError, match=r"more_attention\.py, line 6: imports .*, so it cannot be exported"):
+        export_huggingface(Performer(config), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
