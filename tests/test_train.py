@@ -430,9 +430,7 @@ def test_a_kernel_by_name_and_by_its_file_are_the_same(kernel: str) -> None:
         (["model/attention=linformer", "model.attention.rank=6", "model.positions=learned"], Linformer(6)),
         (["model/attention=reformer", "model.attention.bucket=8"], Lsh(bucket=8)),
         pytest.param(["model/attention=window", "model.attention.size=10"], Window(10), marks=pytest.mark.slow),
-        pytest.param(
-            ["model.attention=window", "model.causal=true", "data.causal=true"], "window", marks=pytest.mark.slow
-        ),
+        pytest.param(["model.attention=window", "model.causal=true"], "window", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_with_each_kind_of_attention(options, expected, monkeypatch, tmp_path, corpus_path) -> None:
