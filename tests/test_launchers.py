@@ -1,4 +1,4 @@
-"""Multiruns through plugins: jobs of a SLURM that only pretends, and Optuna's search."""
+"""Multiruns through plugins: SLURM, with stand-ins for its commands, and Optuna's search."""
 
 import csv
 import os
@@ -14,16 +14,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from protlm.train import CONF
-from tests.tiny import TINY
+from tests.tiny import FAST, run_training
 
-OPTIONS = [
-    *TINY,
-    "data.token_budget=2000",
-    "hydra.sweep.dir=sweep",
-]
+OPTIONS = [*FAST, "data.token_budget=2000", "hydra.sweep.dir=sweep"]
 
 SLURM = {
-    # keeps the script, answers as SLURM does, and runs the array here; a job that was put back runs again
+    # keeps the script, replies like SLURM, and runs the array here; requeued jobs run again
     "sbatch": """
 cp "$1" "$FAKE/submitted.sh"
 echo "Submitted batch job 123"
@@ -45,7 +41,7 @@ mkdir -p "$(dirname "$(file "$3")")"
 echo $$ >> "$FAKE/processes_$SLURM_ARRAY_TASK_ID"
 exec "${@:6}" >> "$(file "$3")" 2>> "$(file "$5")"
 """,
-    # scontrol requeue JOB, with the checkpoint that there is at this moment
+    # scontrol requeue JOB; keeps a copy of the current checkpoint
     "scontrol": """
 cp sweep/0/checkpoints/last.ckpt "$FAKE/stopped.ckpt"
 touch "$FAKE/requeue_$2"
@@ -56,7 +52,7 @@ touch "$FAKE/requeue_$2"
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the commands of SLURM that now are on the PATH keep what they were told."""
+    """Puts the stand-ins on the PATH; returns the folder with their records."""
     commands, folder = tmp_path / "bin", tmp_path / "slurm"
     commands.mkdir()
     folder.mkdir()
@@ -81,7 +77,7 @@ def launcher(*overrides: str) -> dict:
         return compose("config", list(overrides), return_hydra_config=True).hydra.launcher
 
 
-def test_slurm_has_one_process_for_each_device() -> None:
+def test_slurm_has_one_process_per_device() -> None:
     config = launcher("hydra/launcher=slurm")
     assert config._target_.endswith("SlurmLauncher")
     assert (config.nodes, config.gpus_per_node, config.tasks_per_node) == (1, 1, 1)
@@ -91,8 +87,9 @@ def test_slurm_has_one_process_for_each_device() -> None:
     assert launcher("hydra/launcher=local")._target_.endswith("LocalLauncher")
 
 
-def test_slurm_jobs_train_and_go_on_after_a_signal(slurm: Path, command: list[str]) -> None:
-    """Two jobs are submitted; the first gets SIGUSR2, as before its time limit, and ends like the other."""
+@pytest.mark.slow
+def test_slurm_jobs_train_and_resume_after_a_signal(slurm: Path, command: list[str]) -> None:
+    """The first of two jobs gets SIGUSR2, as before its time limit, and finishes like the other."""
     options = ["hydra/launcher=slurm", "seed=1,2", "trainer.max_steps=100", "trainer.val_check_interval=100"]
     options += ["hydra.launcher.partition=gpu", "+hydra.launcher.additional_parameters.nice=5", "ckpt_path=auto"]
     options += ["trainer.log_every_n_steps=1"]
@@ -113,19 +110,22 @@ def test_slurm_jobs_train_and_go_on_after_a_signal(slurm: Path, command: list[st
     assert [len((slurm / f"processes_{job}").read_text().split()) for job in (0, 1)] == [2, 1]
 
 
-def test_a_mistake_in_a_job_comes_back(command: list[str]) -> None:
-    options = ["hydra/launcher=local", "model.heads=3"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "heads" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+@pytest.mark.slow
+def test_a_mistake_in_a_job_is_reported(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_training(*command[3:], "hydra/launcher=local", "model.heads=3")
+    assert stopped.value.code == 2
+    errors = capsys.readouterr().err
+    assert "heads" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # from Optuna
 def test_optuna_finds_the_lowest_perplexity(command: list[str]) -> None:
     options = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "hydra.sweeper.storage=sqlite:///search.db"]
     options += ["hydra.sweeper.study_name=test", "trainer.max_steps=2", "trainer.val_check_interval=2"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    run_training(*command[3:], *options)
     perplexity = {}
     for trial in (0, 1):
         overrides = yaml.safe_load(Path(f"sweep/{trial}/.hydra/overrides.yaml").read_text())
@@ -142,13 +142,20 @@ def test_optuna_finds_the_lowest_perplexity(command: list[str]) -> None:
     assert Path("search.db").exists()
 
 
-@pytest.mark.parametrize("choice", ["hydra/launcher=slurm", "hydra/sweeper=search"])
-def test_a_missing_extra_is_named_in_one_line(choice: str, command: list[str]) -> None:
-    code = "import sys; sys.modules['hydra_plugins'] = None; from protlm.train import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "-m", choice], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert ("submitit" if "launcher" in choice else "optuna") in line
+@pytest.mark.slow
+def test_a_missing_extra_is_named_in_one_line(command: list[str]) -> None:
+    code = """
+import contextlib, sys
+sys.modules["hydra_plugins"] = None
+from protlm.train import main
+for choice in ("hydra/launcher=slurm", "hydra/sweeper=search"):
+    sys.argv[1:] = ["-m", choice]
+    with contextlib.suppress(SystemExit):
+        main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    launcher, sweeper = done.stderr.splitlines()
+    assert launcher.startswith("error: ")
+    assert "submitit" in launcher
+    assert sweeper.startswith("error: ")
+    assert "optuna" in sweeper

@@ -222,15 +222,9 @@ class TremblDataModule(pl.LightningDataModule):
 
     def _order(self) -> dict[str, Any]:
         """Everything that determines the order of the training batches."""
-        return {
-            "seed": self.seed,
-            "max_length": self.max_length,
-            "token_budget": self.token_budget,
-            "sample_by": self.sample_by,
-            "weights": self.weights,
-            "corpus": [corpus.fingerprint for corpus in self.corpora.corpora],
-            "min_cluster_size": self.min_cluster_size,
-        }
+        names = ("seed", "max_length", "token_budget", "sample_by", "weights", "min_cluster_size")
+        corpora = [corpus.fingerprint for corpus in self.corpora.corpora]
+        return {**{name: getattr(self, name) for name in names}, "corpus": corpora}
 
     def _rank(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""

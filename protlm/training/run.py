@@ -27,16 +27,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-OUTPUTS = (
-    "checkpoints",
-    "metrics",
-    "tensorboard",
-    "wandb",
-    "results.json",
-    "learning_curve.png",
-    "run.json",
-    "config.yaml",
-)
+FILES = ("run.json", "config.yaml", "results.json", "learning_curve.png")
+OUTPUTS = ("checkpoints", "metrics", "tensorboard", "wandb", *FILES)
 """What a run writes into its folder."""
 RECORD = "run.json"
 LOCK = ".run.lock"
@@ -241,12 +233,9 @@ def git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        commit, status = (
-            subprocess.run(
-                ["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=20
-            ).stdout
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
+        commands = (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        options: Any = {"capture_output": True, "text": True, "check": True, "timeout": 20}
+        commit, status = (subprocess.run(["git", "-C", root, *command], **options).stdout for command in commands)
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.strip() + "+changes" * bool(status.strip())

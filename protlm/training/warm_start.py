@@ -6,19 +6,8 @@ from protlm.checkpoint import load
 from protlm.errors import UserError
 from protlm.performer import Performer
 
-SHAPES = (
-    "vocab_size",
-    "pad_id",
-    "layers",
-    "heads",
-    "width",
-    "feed_forward",
-    "positions",
-    "norm_eps",
-    "head",
-    "zeroed_id",
-    "rotary_dtype",
-)
+SIZES = ("vocab_size", "pad_id", "layers", "heads", "width", "feed_forward")
+SHAPES = (*SIZES, "positions", "norm_eps", "head", "zeroed_id", "rotary_dtype")
 """Fields of the configuration that have to be equal: they define the shape and the meaning of the weights."""
 KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
 """Fields that define the weights and random directions of attention itself."""

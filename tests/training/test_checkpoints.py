@@ -40,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path) -> C
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Callable[[int], Path]:
-    """The folder of a run of so many steps, trained once."""
+    """The folder of a run with a given number of steps, trained once."""
     folders: dict[int, Path] = {}
 
     def trained(steps: int) -> Path:

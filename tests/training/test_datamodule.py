@@ -423,21 +423,23 @@ def test_two_ranks_share_the_batches_and_resume_exactly(
 
 
 @pytest.mark.parametrize(
-    "asked", [{"test": 0.5}, {"valid": 0.2}, {"held_out": "ids.txt"}, {"clusters": "ids.txt", "split_by": "cluster"}]
+    "expected", [{"test": 0.5}, {"valid": 0.2}, {"held_out": "ids.txt"}, {"clusters": "ids.txt", "split_by": "cluster"}]
 )
-def test_a_corpus_split_with_other_options_is_refused(asked: dict, two: list[str], tmp_path: Path, monkeypatch) -> None:
+def test_a_corpus_split_with_other_options_is_refused(
+    expected: dict, two: list[str], tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ids.txt").write_text("a\ta\n")
-    with pytest.raises(UserError, match=f"prepared with other .*data.{next(iter(asked))}"):
-        TremblDataModule(**{**options(two), **asked}).prepare_data()
+    with pytest.raises(UserError, match=f"prepared with other .*data.{next(iter(expected))}"):
+        TremblDataModule(**{**options(two), **expected}).prepare_data()
 
 
 def test_a_corpus_split_with_the_same_options_is_accepted(tmp_path: Path, sample: Path) -> None:
     tables = {"clusters": str(sample.with_name("families.clusters.tsv")), "split_by": "cluster", "test": 0.2}
-    asked = {
+    expected = {
         "corpus": str(tmp_path / "c.h5"),
         "fasta": str(sample),
         "held_out": str(sample.with_name("families.ood.txt")),
     }
     for _ in range(2):
-        TremblDataModule(**asked, **tables).prepare_data()
+        TremblDataModule(**expected, **tables).prepare_data()

@@ -15,6 +15,8 @@ from filelock import FileLock
 
 import protlm
 from protlm import train
+from protlm.corpus.reader import Corpus
+from protlm.inference.evaluate import evaluate
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,8 @@ from pathlib import Path
 import torch
 from pytorch_lightning.callbacks import Callback
 from protlm import train
+from protlm.corpus.reader import Corpus
+from protlm.inference.evaluate import evaluate
 from protlm.performer import Performer
 
 rank, loss = os.environ.get("RANK", "0"), Performer.loss
@@ -132,7 +136,8 @@ class Several:
         fields = ",".join(f"{key}:{str(value).replace(' ', '')}" for key, value in {"folder": path, **witness}.items())
         self.names.append(name)
         trap = f"+callbacks.witness={{_target_:several.Witness,{fields}}}"
-        self.commands.append([*self.common, *options, trap, f"hydra.run.dir={name}"])
+        last = {option.partition("=")[0]: option for option in (*self.common, *options)}  # each once, as Hydra wants
+        self.commands.append([*last.values(), trap, f"hydra.run.dir={name}"])
 
     def run(self) -> None:
         """Runs the commands, unless another worker of pytest has done so."""
@@ -195,6 +200,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Several:
     muon = ["optimizer=muon", "optimizer.lr=1e-2"]
     runs.add("ddp", "trainer=ddp_cpu")
     runs.add("fsdp", "trainer=fsdp_cpu")
+    runs.add("tested", "trainer=ddp_cpu", "trainer.max_steps=1", "trainer.limit_test_batches=1.0")
     for first, second in (("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "fsdp")):
         runs.add(f"{first}-{second}", f"trainer={first}_cpu", **term, rank=1)
         runs.add(f"{first}-{second}", f"trainer={second}_cpu")
@@ -226,6 +232,16 @@ def test_two_processes_equal_one_that_accumulates_two_batches(two: Several, monk
     assert_close(last, two.last("ddp"))
     assert last["global_step"] == STEPS
     assert (last["state_dict"]["model.norm.weight"] - 1).abs().max() > 0.01  # far from its initial value
+
+
+def test_two_processes_test_as_one(two: Several, corpus_path: Path) -> None:
+    """Metrics over whole splits, each batch counted once."""
+    results = json.loads((two.folder / "tested" / "results.json").read_text())
+    model = protlm.load(two.folder / "tested" / "checkpoints" / "last.ckpt")
+    alone = evaluate(model, Corpus(corpus_path), max_length=64, seed=1)
+    for split in ("test", "ood"):
+        assert results[split] == pytest.approx(alone[split], rel=1e-3)
+        assert results[split]["unigram_accuracy"] == alone[split]["unigram_accuracy"]
 
 
 def test_fsdp_equals_ddp(two: Several) -> None:
