@@ -7,7 +7,6 @@ many steps. If none is as fast, the fastest one is; the table has the seconds of
 """
 
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any
 from benchmarks.quality.recipe import EFFORT, Run, compared, composed
 from benchmarks.quality.runs import residues_seen, run_all
 from benchmarks.quality.time import mean_seconds, size, training_step
-from benchmarks.tables import check_outputs, markdown, read_json, whole, write_csv
+from benchmarks.tables import check_outputs, markdown, read_json, replace_json, whole, write_csv
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
 
@@ -144,9 +143,7 @@ def chosen(
             performer, candidates = measure(grid, [direction, *overrides])
             pair = {"performer": performer, "transformer": choose(performer, candidates)}
             stored[key] = {kind: asdict(candidate) for kind, candidate in pair.items()}
-            partial = work / f".{CHOICE}.partial"
-            partial.write_text(json.dumps(stored, indent=1) + "\n")
-            os.replace(partial, path)
+            replace_json(stored, path)
         result[name] = {
             kind: Candidate(**{**values, "options": tuple(values["options"])}) for kind, values in stored[key].items()
         }

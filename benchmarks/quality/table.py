@@ -6,15 +6,13 @@ The files outlive the work folder: runs in the files that are not in the folder 
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import DAMAGED, METRICS, read_rows, whole, write_csv
+from benchmarks.tables import DAMAGED, METRICS, read_rows, replace_csv, whole
 from protlm.errors import UserError
-from protlm.files import unfinished
 
 RUNS, CURVES = "quality.csv", "quality_curves.csv"
 NAMES = ("corpus", "direction", "kind", "seed")
@@ -91,9 +89,7 @@ def write_runs(runs: Sequence[Finished], folder: Path) -> None:
     ]
     for rows, name in ((curves, CURVES), (results, RUNS)):  # in this order: a run in quality.csv has its curve
         if rows:
-            with unfinished(folder / name) as partial:
-                write_csv(rows, partial / name)
-                os.replace(partial / name, folder / name)
+            replace_csv(rows, folder / name)
 
 
 def _names(run: Finished) -> dict[str, Any]:
