@@ -9,12 +9,11 @@ MEMORY.
 """
 
 import argparse
-import csv
+import io
 import multiprocessing
-import os
-import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import PASSES, Function, forward_backward, medians, peak_bytes, positive, program
+from benchmarks.tables import check_outputs, replace_csv
 from protlm.performer import FavorAttention, PerformerConfig
 from protlm.performer.model import Block
 
@@ -77,12 +77,8 @@ def performer_pytorch(causal: bool) -> Function:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports distutils
         from performer_pytorch import FastAttention
-    with open(os.devnull, "w") as nowhere:
-        stdout, sys.stdout = sys.stdout, nowhere
-        try:
-            return FastAttention(WIDTH, FEATURES, causal=causal)
-        finally:
-            sys.stdout = stdout
+    with redirect_stdout(io.StringIO()):
+        return FastAttention(WIDTH, FEATURES, causal=causal)
 
 
 def memory(case: Case, threads: int) -> int:
@@ -220,7 +216,6 @@ def draw(times: list[dict[str, Any]], memories: list[dict[str, Any]], path: Path
             axis.set_xticks(sorted({row["length"] for row in times})[::2])
             axis.minorticks_off()
     figure.legend(loc="outside lower center", ncol=5, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -234,11 +229,8 @@ def write_csv(times: list[dict[str, Any]], memories: list[dict[str, Any]], path:
     for r in memories:
         for method, value in r["bytes"].items():
             found.setdefault((r["causal"], r["pass"], "float32", r["length"], method), ["", ""])[1] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["causal", "pass", "dtype", "length", "method", "seconds", "peak_bytes"])
-        writer.writerows([*key, *values] for key, values in found.items())
+    columns = ("causal", "pass", "dtype", "length", "method", "seconds", "peak_bytes")
+    replace_csv((dict(zip(columns, (*key, *values), strict=True)) for key, values in found.items()), path)
 
 
 def main() -> None:
@@ -252,6 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, B=1, H={HEADS}, d={WIDTH}, M={FEATURES}")
     if not options.block:
+        check_outputs(options.csv, picture=options.figure)
         times = list(measure_times(options.lengths, options.repeats, options.limit))
         memories = list(measure_memory([length for length in options.lengths if length in MEMORY_LENGTHS]))
         summary(times)

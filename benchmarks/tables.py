@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from protlm.errors import UserError
+from protlm.files import unfinished
 from protlm.plots.positions import check_picture
 
 METRICS = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
@@ -86,6 +88,20 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
                 writer.writeheader()
             writer.writerow(values)
             file.flush()
+
+
+def replace_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Writes all rows atomically."""
+    with unfinished(path) as folder:
+        write_csv(rows, folder / path.name)
+        os.replace(folder / path.name, path)
+
+
+def replace_json(value: Any, path: Path) -> None:
+    """Writes a JSON file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", numbers: bool = False) -> str:

@@ -41,11 +41,11 @@ def draw(fasta: str, clusters: str) -> None:
         representative, member = line.split()
         members[representative].append(member)
     large = {name: ids for name, ids in members.items() if 100 <= len(ids) <= 150}
-    wanted = {member for ids in large.values() for member in ids}
+    needed = {member for ids in large.values() for member in ids}
     entries = {
         title.split()[0]: (title, sequence)
         for title, sequence in SimpleFastaParser(open_zst(fasta))
-        if title.split()[0] in wanted
+        if title.split()[0] in needed
     }
     sequences = {name: [entries[member][1] for member in ids] for name, ids in large.items()}
     words = {name: frequent_words(seqs) for name, seqs in sequences.items()}

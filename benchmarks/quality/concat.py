@@ -17,10 +17,9 @@ from typing import Any
 from benchmarks.quality.recipe import EFFORT, Run, compared, composed
 from benchmarks.quality.runs import residues_seen, run_all
 from benchmarks.quality.time import mean_seconds, size, training_step
-from benchmarks.tables import check_outputs, markdown, read_json, whole, write_csv
+from benchmarks.tables import check_outputs, markdown, read_json, replace_json, whole, write_csv
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
-from protlm.files import atomic_output
 
 CHOICE = "choice.json"
 BASE = ["+experiment=trembl_concat_small", "trainer.max_time=null", "callbacks.checkpoint.every_n_train_steps=100"]
@@ -144,8 +143,7 @@ def chosen(
             performer, candidates = measure(grid, [direction, *overrides])
             pair = {"performer": performer, "transformer": choose(performer, candidates)}
             stored[key] = {kind: asdict(candidate) for kind, candidate in pair.items()}
-            with atomic_output(path) as partial:
-                partial.write_text(json.dumps(stored, indent=1) + "\n")
+            replace_json(stored, path)
         result[name] = {
             kind: Candidate(**{**values, "options": tuple(values["options"])}) for kind, values in stored[key].items()
         }

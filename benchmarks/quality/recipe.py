@@ -17,7 +17,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from protlm.corpus.reader import Corpus
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.train import CONF
@@ -189,7 +189,7 @@ def compared(runs: Sequence[Run], work: Path, redo: bool = False, ignored: Seque
         name, changes = next(iter(odd.items()))
         first = ", ".join(f"{option} {was} is now {now}" for option, (was, now) in list(changes.items())[:3])
         raise UserError(
-            f"{work}: {len(odd)} runs there were made with other options ({name}: {first}); name another --work, start "
-            "them again with --redo, or leave options out of the comparison with --ignore"
+            f"{work}: has {counted(len(odd), 'run')} with other options ({name}: {first}); name another --work, train "
+            "again with --redo, or leave options out of the comparison with --ignore"
         )
     return comparison

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import DAMAGED, METRICS, read_rows, whole, write_csv
+from benchmarks.tables import DAMAGED, METRICS, read_rows, replace_csv, whole
 from protlm.errors import UserError
-from protlm.files import atomic_output
 
 RUNS, CURVES = "quality.csv", "quality_curves.csv"
 NAMES = ("corpus", "direction", "kind", "seed")
@@ -90,8 +89,7 @@ def write_runs(runs: Sequence[Finished], folder: Path) -> None:
     ]
     for rows, name in ((curves, CURVES), (results, RUNS)):  # in this order: a run in quality.csv has its curve
         if rows:
-            with atomic_output(folder / name) as partial:
-                write_csv(rows, partial)
+            replace_csv(rows, folder / name)
 
 
 def _names(run: Finished) -> dict[str, Any]:

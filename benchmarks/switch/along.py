@@ -1,7 +1,6 @@
 """Evaluation along fine-tuning: the same masked residues before the first step and after given later ones."""
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from benchmarks.tables import replace_json
 from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
 from protlm.training.datamodule import TremblDataModule
@@ -48,9 +48,7 @@ class Along(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         splits = [split for split in self.splits if data.corpora.count(split)[0]]
         known[str(trainer.global_step)] = {split: measure(pl_module.model, data, split, self.limit) for split in splits}
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        os.replace(partial, self.path)
+        replace_json(known, self.path)
 
 
 def measure(model: Performer, data: TremblDataModule, split: str, limit: int) -> dict[str, float]:

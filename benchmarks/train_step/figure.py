@@ -22,7 +22,6 @@ interrupted run. The table of another model is refused.
 """
 
 import argparse
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -33,13 +32,12 @@ import torch
 
 from benchmarks.measure import amount, kibibytes, positive
 from benchmarks.models import DIRECTIONS, Sizes, random_batch
-from benchmarks.tables import check_outputs, read_rows
+from benchmarks.tables import check_outputs, read_rows, replace_csv
 from benchmarks.train_step.largest_length import largest_length
 from benchmarks.train_step.memory import GIB, RESERVE
 from benchmarks.train_step.report import draw, tables
 from benchmarks.train_step.steps import MATRIX, MIB, PASSES, Steps, kind_of, take_turns, time_passes
 from protlm.errors import UserError
-from protlm.files import atomic_output
 from protlm.performer.kinds import ATTENTION
 
 KINDS = {
@@ -103,7 +101,7 @@ def measure(options: argparse.Namespace, path: Path) -> None:
                 new = measure_length(length, steps, sizes, options.repeats, options.budget)
                 here = [{name: str(row.get(name, "")) for name in COLUMNS} | text(setting) for row in new]
                 rows = sorted([*rows, *here], key=lambda row: (row["direction"], int(row["length"])))
-                write_table(rows, path)
+                replace_csv(rows, path)
             for row in here:
                 if row["attention"] in steps:
                     steps[row["attention"]].learn(row)
@@ -115,7 +113,7 @@ def measure(options: argparse.Namespace, path: Path) -> None:
                 peak = (steps[name].peaks.get(length) if how in ("measured", "at least") else None) or 0
                 found = {"length": length, "how": how, "peak_mib": f"{peak / MIB:.1f}" if peak else ""}
                 largest.append(text({**key, **found, **setting}))
-                write_table(largest, options.largest)
+                replace_csv(largest, options.largest)
                 print(f"{direction}, {name}: {gib:g} GiB fit a step of {length:,} tokens ({how})", flush=True)
     print(f"\n{tables(rows, largest)}")
     draw(rows, largest, options.figure)
@@ -174,14 +172,6 @@ def read_table(path: Path, setting: Row) -> list[Row]:
             theirs, ours = (", ".join(f"{name} {of.get(name)}" for name in odd) for of in (row, setting))
             raise UserError(f"{path}: measured with {theirs}, this run has {ours}; name another file or remove it")
     return rows
-
-
-def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Writes all rows atomically."""
-    with atomic_output(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -100,11 +100,10 @@ def test_labels_do_not_overlap() -> None:
     assert apart.min() > 0.05
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_constant_data_can_be_drawn(tmp_path: Path, suffix: str) -> None:
-    attention_maps(tmp_path / f"a{suffix}", np.full((1, 1, 3, 3), 1 / 3), [1])
-    similarity_matrices(tmp_path / f"b{suffix}", {"nothing": (np.full((20, 20), np.nan), ""), "one": (np.eye(20), "")})
-    residue_map(tmp_path / f"c{suffix}", {"nothing": np.ones((20, 4))})
+def test_constant_data_can_be_drawn(tmp_path: Path) -> None:
+    attention_maps(tmp_path / "a.png", np.full((1, 1, 3, 3), 1 / 3), [1])
+    similarity_matrices(tmp_path / "b.svg", {"nothing": (np.full((20, 20), np.nan), ""), "one": (np.eye(20), "")})
+    residue_map(tmp_path / "c.png", {"nothing": np.ones((20, 4))})
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import tables
 from benchmarks.quality import report, table
 from benchmarks.quality.recipe import recipe_in
 from benchmarks.switch import report as switch_report
@@ -122,7 +123,7 @@ def test_a_kill_leaves_whole_tables(writes: int, tmp_path: Path, monkeypatch) ->
         left.pop()  # IndexError is the kill
         source.rename(target)
 
-    monkeypatch.setattr(table, "os", SimpleNamespace(replace=replace))
+    monkeypatch.setattr(tables, "os", SimpleNamespace(replace=replace))
     with pytest.raises(IndexError):
         table.write_runs([*old, finished("relu", 1, 0.3, [0.1, 0.3])], tmp_path)
     assert table.read_runs(tmp_path) == old

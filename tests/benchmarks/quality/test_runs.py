@@ -39,8 +39,8 @@ def test_runs_have_results_and_a_second_call_does_nothing(trained: Path, monkeyp
 
 
 def test_other_options_are_noticed(work: Path, begun: list, monkeypatch, capsys) -> None:
-    with pytest.raises(UserError, match=r"2 runs .*exact/1: trainer.max_steps 6 is now 7.*--redo"):
-        call(command(work, steps=7))
+    with pytest.raises(UserError, match=r"1 run .*relu/1: trainer.max_steps 6 is now 7.*--redo"):
+        call(command(work, kinds="relu", steps=7))
     with monkeypatch.context() as patch:
         patch.setattr(quality, "SAMPLE", ALL)  # another corpus of the same name
         with pytest.raises(UserError, match=r"relu/1: data.corpus .* is now"):

@@ -105,6 +105,7 @@ def test_draws_count_in_the_time_of_a_step(monkeypatch) -> None:
     assert found["0.0"] < 0.1 <= found["0.5"]
 
 
+@pytest.mark.slow
 def test_blocks_compare_a_performer_with_a_transformer_of_equal_speed(
     corpus_path: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -151,7 +151,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_an_interrupted_run_resumes(figure, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_interrupted_run_resumes(figure, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     kinds = ["--attention", "opt", "linformer"]
     assert figure(*kinds)
     rows, largest = table(tmp_path / "r" / "t.csv"), table(tmp_path / "r" / "l.csv")
@@ -163,7 +163,8 @@ def test_an_interrupted_run_resumes(figure, tmp_path: Path, capsys: pytest.Captu
     assert {(r["length"], r["how"]) for r in largest} == {("96", "measured")}
     assert (tmp_path / "f" / "f.png").exists()
     assert "no attention (OPT)" in capsys.readouterr().out
-    lengths.write_table(rows[:-1], tmp_path / "r" / "t.csv")
+    monkeypatch.setattr(lengths, "draw", lambda *_: None)
+    lengths.replace_csv(rows[:-1], tmp_path / "r" / "t.csv")
     assert figure(*kinds) == [("causal", 64)]
     assert table(tmp_path / "r" / "t.csv")[:-1] == rows[:-1]
     assert table(tmp_path / "r" / "l.csv") == largest
@@ -178,7 +179,8 @@ def test_an_interrupted_run_resumes(figure, tmp_path: Path, capsys: pytest.Captu
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["l.csv", "t.csv"]
 
 
-def test_lengths_beyond_the_first_out_of_memory_are_not_run(figure, tmp_path: Path) -> None:
+def test_lengths_beyond_the_first_out_of_memory_are_not_run(figure, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lengths, "draw", lambda *_: None)
     ran = figure("--attention", "opt", "--directions", "causal", "--lengths", "64", "128", "256", "512")
     assert [length for _, length in ran][:2] == [64, 128]
     assert 256 not in [length for _, length in ran]
