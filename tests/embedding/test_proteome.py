@@ -352,13 +352,13 @@ def test_an_output_made_differently_is_refused_with_the_difference(
             embed_fasta(tiny_model, fasta, out, token_budget=200, progress=stop_after(25, StopError))
     if options is None:
         fasta.write_text(fasta.read_text() + ">more\nMKT\n")
-    wanted = EmbedOptions(**(options or {}))
+    changed_options = EmbedOptions(**(options or {}))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UserError, match=f"out.h5.*{words}.*overwrite"):
-        embed_fasta(model, fasta, out, options=wanted)
+        embed_fasta(model, fasta, out, options=changed_options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    embed_fasta(model, fasta, out, options=wanted, overwrite=True)
-    embed_fasta(model, fasta, tmp_path / "new.h5", options=wanted)
+    embed_fasta(model, fasta, out, options=changed_options, overwrite=True)
+    embed_fasta(model, fasta, tmp_path / "new.h5", options=changed_options)
     assert_same(out, tmp_path / "new.h5")
     assert listing(tmp_path) == sorted(["new.h5", "out.h5", fasta.name])
 
