@@ -1,12 +1,12 @@
 """`protlm embed` against the bare forward of the same model and against transformers' EsmModel.
 
-`python -m benchmarks.embed compare FASTA LONG_FASTA` takes proteins of FASTA at equal distances, all of LONG_FASTA, and
-its longest alone. Each measure is a process of its own; they take turns and the median counts. Of the command it is the
-whole process, imports included; of the two others the forward alone. Models have random weights and the same depth and
-width.
+`python -m benchmarks.embed compare FASTA LONG_FASTA` embeds evenly spaced proteins of FASTA, all of LONG_FASTA, and the
+longest of these alone. Each measurement runs in its own process, in turns, and the median is reported: for the command,
+of the whole process, including imports; for the two others, of the forward pass only. The models have random weights
+and the same depth and width.
 
-`python -m benchmarks.embed many` embeds short random proteins into both layouts, a tenth of them and all.
-`python -m benchmarks.embed invariance FASTA` compares proteins computed alone with the same in batches.
+`python -m benchmarks.embed many` embeds short random proteins into both HDF5 layouts, a tenth of them and all.
+`python -m benchmarks.embed invariance FASTA` compares proteins computed alone and in batches.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def performer(layers: int, width: int) -> Performer:
 
 
 def forward_function(kind: str, model: Path, layers: int, width: int) -> Callable[[torch.Tensor], Any]:
-    """Tokens (B, L) to representations of each residue."""
+    """A function from tokens (B, L) to representations of each residue (B, L, width)."""
     if kind == "bare forward":
         return load(model).hidden
     from transformers import EsmConfig, EsmModel
@@ -79,11 +79,11 @@ def forward_function(kind: str, model: Path, layers: int, width: int) -> Callabl
 
 
 def forward_alone(kind: str, fasta: Path, model: Path, layers: int, width: int, token_budget: int) -> float:
-    """Seconds of the forward of all proteins, sorted by length, in batches as those of the command."""
+    """Seconds of the forward passes over all proteins, sorted by length, in the batches of the command."""
     forward = forward_function(kind, model, layers, width)
     rows = [with_ends(encode(record.sequence)) for record in FastaFile(fasta)]
     with torch.inference_mode():
-        forward(torch.from_numpy(rows[0][None, :64]).long())  # what is set up at the first call
+        forward(torch.from_numpy(rows[0][None, :64]).long())  # warm-up
         start = time.perf_counter()
         for batch in batches(np.array(list(map(len, rows))), token_budget):
             forward(torch.from_numpy(pad([rows[i] for i in batch], PAD)).long())
@@ -91,7 +91,7 @@ def forward_alone(kind: str, fasta: Path, model: Path, layers: int, width: int, 
 
 
 def process(command: Sequence[str | Path]) -> tuple[float, float, str]:
-    """Seconds, peak memory in bytes and output of a process."""
+    """Runs a process; returns its seconds, peak memory in bytes, and output."""
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
@@ -105,7 +105,7 @@ def process(command: Sequence[str | Path]) -> tuple[float, float, str]:
 
 
 def measured(kind: str, fasta: Path, folder: Path, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds, and peak memory in bytes of the whole process."""
+    """Seconds, and the peak memory of the process in bytes."""
     model, budget = folder / "model", str(options.token_budget)
     if kind == "protlm embed":
         output = folder / "embeddings.h5"
@@ -182,7 +182,7 @@ def many(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def invariance(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each precision: the largest difference between proteins computed alone and in batches."""
+    """A row per precision, threads and order: the largest difference between proteins alone and in batches."""
     every = max(1, sum(1 for _ in FastaFile(options.fasta)) // options.proteins)
     records = itertools.islice(FastaFile(options.fasta), 0, None, every)
     sequences = [record.sequence for record in records][: options.proteins]
@@ -211,7 +211,7 @@ def invariance(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def print_and_write(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    """Each row as soon as it is known, and all of them as CSV."""
+    """Prints each row as soon as it is known, and writes all of them as CSV."""
     kept = []
     for row in rows:
         kept.append(row)
@@ -226,19 +226,19 @@ def print_and_write(rows: Iterator[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
-    part = parts.add_parser("compare", help="residues/s and memory, against the bare forward and EsmModel")
+    part = parts.add_parser("compare", help="residues/s and memory, compared with the bare forward pass and EsmModel")
     part.add_argument("fasta", type=Path, help="proteins of ordinary length, such as Swiss-Prot")
     part.add_argument("long", type=Path, help="long proteins")
-    part.add_argument("--proteins", type=positive, default=2000, help="to take of the first file")
+    part.add_argument("--proteins", type=positive, default=2000, help="number to take from the first file")
     part.add_argument("--repeats", type=positive, default=3)
     part.add_argument("--repeats-long", type=positive, default=1)
-    part = parts.add_parser("many", help="time, memory and size of files of many short proteins")
+    part = parts.add_parser("many", help="time, memory and file size for many short proteins")
     part.add_argument("--proteins", type=positive, default=100_000)
     part.add_argument("--length", type=positive, default=30)
-    part = parts.add_parser("invariance", help="alone against in batches")
+    part = parts.add_parser("invariance", help="proteins alone and in batches")
     part.add_argument("fasta", type=Path)
     part.add_argument("--proteins", type=positive, default=200)
-    part = parts.add_parser("forward", help="one forward, in a process of its own; what compare calls")
+    part = parts.add_parser("forward", help="one forward pass in its own process; used by compare")
     part.add_argument("kind", choices=KINDS[1:])
     part.add_argument("fasta", type=Path)
     part.add_argument("model", type=Path)

@@ -267,6 +267,8 @@ class _Job:
         for partial in self.partials:
             expected = described(partial.output, description)
             complete.append(is_complete(partial.output, expected, self.overwrite))
+            if complete[-1] and "source" in description:
+                partial.clear()  # a run was killed after its last step
             if partial.description is not None and (different := differences(partial.description, expected)):
                 if not self.overwrite:
                     raise UserError(

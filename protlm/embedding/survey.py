@@ -258,10 +258,11 @@ def _duplicate(file: FastaFile, names: Names, first: int, second: int) -> str:
     return f"{file.path}: {what} (records {numbers[0]:,} and {numbers[1]:,}); rename one, or set duplicates to {ways}"
 
 
-def _numbers(file: FastaFile, wanted: tuple[int, int]) -> Iterator[int]:
+def _numbers(file: FastaFile, indices: tuple[int, int]) -> Iterator[int]:
+    """The numbers of records, counted from 1, from indices among the records with a sequence."""
     before = 0
     for chunk in file.again().chunks():
-        for index in wanted:
+        for index in indices:
             if before <= index < before + len(chunk.numbers):
                 yield int(chunk.numbers[index - before])
         before += len(chunk.numbers)

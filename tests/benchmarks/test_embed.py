@@ -38,6 +38,7 @@ def test_a_process_is_measured() -> None:
         benchmark.process(["-c", "raise SystemExit(3)"])
 
 
+@pytest.mark.slow  # imports transformers
 def test_compare(protlm, monkeypatch: pytest.MonkeyPatch, write_fasta, tmp_path: Path) -> None:
     """The commands that `compare` starts run in this process, to save the time of nine imports of torch."""
     commands = []

@@ -18,6 +18,7 @@ from protlm.embedding.in_memory import embed
 from protlm.embedding.layouts import LAYOUTS
 from protlm.embedding.merge import merge_shards
 from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
+from protlm.embedding.representations import PartialOutput
 from protlm.errors import UserError
 from protlm.files import BusyError
 from protlm.performer import Performer
@@ -352,13 +353,13 @@ def test_an_output_made_differently_is_refused_with_the_difference(
             embed_fasta(tiny_model, fasta, out, token_budget=200, progress=stop_after(25, StopError))
     if options is None:
         fasta.write_text(fasta.read_text() + ">more\nMKT\n")
-    wanted = EmbedOptions(**(options or {}))
+    changed_options = EmbedOptions(**(options or {}))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UserError, match=f"out.h5.*{words}.*overwrite"):
-        embed_fasta(model, fasta, out, options=wanted)
+        embed_fasta(model, fasta, out, options=changed_options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    embed_fasta(model, fasta, out, options=wanted, overwrite=True)
-    embed_fasta(model, fasta, tmp_path / "new.h5", options=wanted)
+    embed_fasta(model, fasta, out, options=changed_options, overwrite=True)
+    embed_fasta(model, fasta, tmp_path / "new.h5", options=changed_options)
     assert_same(out, tmp_path / "new.h5")
     assert listing(tmp_path) == sorted(["new.h5", "out.h5", fasta.name])
 
@@ -512,6 +513,17 @@ def test_a_window_is_on_disk_before_it_counts(
     assert len(windows) > 5
     assert set(windows) <= set(synced)
     assert renamed[-1][0] in synced
+
+
+def test_what_a_run_killed_after_its_last_step_left_is_removed(
+    tiny_model: Performer, fasta: Path, tmp_path: Path, monkeypatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(PartialOutput, "clear", lambda self: None)
+        embed_fasta(tiny_model, fasta, tmp_path / "out.h5")
+    assert (tmp_path / ".out.h5.partial" / "windows").is_dir()
+    assert embed_fasta(tiny_model, fasta, tmp_path / "out.h5").complete
+    assert listing(tmp_path) == ["out.h5", fasta.name]
 
 
 def test_windows_of_another_size_are_computed_again(
