@@ -37,7 +37,7 @@ def box(tmp_path: Path, tiny_model, monkeypatch: pytest.MonkeyPatch) -> Path:
 def notice(box: Path) -> str:
     count = sum(weight.numel() for weight in load(box).parameters())
     return (
-        f"no --model given: using the model in the box, {NAME} ({count:,} parameters; Trained on nothing); "
+        f"no model given: using the bundled model {NAME} ({count:,} parameters; Trained on nothing); "
         f"see {box / 'README.md'}"
     )
 
@@ -51,11 +51,11 @@ def test_the_first_place_that_exists_counts(box: Path, tmp_path: Path, tiny_mode
 
 def test_an_empty_box_and_one_with_two_models_are_named(box: Path, tiny_model) -> None:
     export(tiny_model, box.with_name("other"))
-    with pytest.raises(UserError, match=f"{box.parent}: holds little, other; name one of them with --model"):
+    with pytest.raises(UserError, match=f"no model given, and {box.parent} has several: little, other"):
         bundled.path()
     for folder in (box, box.with_name("other")):
         (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=f"no --model given, and {box.parent} has no model; name one with --model"):
+    with pytest.raises(UserError, match=f"no model given, and {box.parent} has none"):
         package.load()
 
 
@@ -130,7 +130,7 @@ def test_embeddings_know_the_model_by_its_content(protlm, box: Path, commands, t
 
 
 def test_generate_and_outputs_over_the_model_are_refused(protlm, box: Path, commands) -> None:
-    assert_refused(protlm("generate"), "expected a unidirectional one")
+    assert_refused(protlm("generate"), "requires --model with a causal model")
     weights = (box / WEIGHTS).read_bytes()
     for arguments in (["embed", commands["embed"][1], "-o"], ["score", PROTEIN, "--all", "-o"]):
         assert_refused(protlm(*arguments, box / WEIGHTS), box / WEIGHTS)

@@ -295,7 +295,7 @@ def test_nucleotides_are_taken_when_asked(
         ("info", "Missing argument"),
         ("prepare FASTA -o absent/out.h5", "there is no folder absent"),
         ("prepare FASTA -o out.h5 --clutsers x", "No such option: --clutsers"),
-        ("embed FASTA -o out.h5", "no --model given, and EMPTY has no model"),
+        ("embed FASTA -o out.h5", "no model given, and EMPTY has none"),
         ("embed FASTA -o out.h5 --model absent", "absent: no such model"),
         ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
         ("embed FASTA -o out.h5 --model MODEL --device abacus", "device abacus"),
@@ -305,9 +305,9 @@ def test_nucleotides_are_taken_when_asked(
         ("embed " + 300 * "MK" + " -o out.h5 --model MODEL", "File name too long"),
         ("fill MKT --model MODEL", "no <mask>"),
         ("fill MK<mask>1 --model MODEL", "'1'"),
-        ("fill MK<mask>", "no --model given, and EMPTY has no model"),
-        ("evaluate CORPUS", "no --model given, and EMPTY has no model"),
-        ("export out", "no --model given, and EMPTY has no model"),
+        ("fill MK<mask>", "no model given, and EMPTY has none"),
+        ("evaluate CORPUS", "no model given, and EMPTY has none"),
+        ("export out", "no model given, and EMPTY has none"),
         ("fill MK<mask> --model", "'--model' requires an argument"),
         ("fill MK<mask> --model MODEL --top 21", "--top"),
         ("evaluate absent.h5 --model MODEL", "absent.h5: no such corpus"),
@@ -364,7 +364,7 @@ def test_ctrl_c_stops_evaluation_and_leaves_nothing(protlm, model_folder: Path, 
         wait_for_folder(tmp_path, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "stopped; no output was left half-written\n")
+    assert (process.returncode, out, err) == (130, "", "interrupted; no partial output was left\n")
     assert sorted(tmp_path.iterdir()) == names
     assert output.read_text() == "precious"
 
@@ -377,7 +377,7 @@ def test_ids_to_hold_out_that_are_not_there_are_reported(protlm, fasta: Path, tm
 
 @pytest.mark.parametrize(
     ("number", "code", "message"),
-    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "stopped; no output was left half-written\n")],
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted; no partial output was left\n")],
 )
 def test_stopped_while_preparing_nothing_is_left(
     tmp_path: Path, number: signal.Signals, code: int, message: str

@@ -130,7 +130,7 @@ def test_a_breakdown_counts_each_protein_in_its_group() -> None:
         row = breakdown.over(part, unigram)
         assert row.pop("asked") == scored[rows].sum()
         assert row == pytest.approx(alone.beside(unigram))
-    assert breakdown.asked[2].sum() == 0
+    assert breakdown.scored[2].sum() == 0
 
 
 def test_a_breakdown_counts_each_target_by_itself() -> None:
@@ -146,13 +146,13 @@ def test_a_breakdown_counts_each_target_by_itself() -> None:
         assert row.pop("asked") == alone.targets.sum()
         assert row == pytest.approx(alone.beside(unigram))
         assert breakdown.predicted[token] == (logits.argmax(-1)[scored] == token).sum()
-    assert breakdown.predicted.sum() == breakdown.asked.sum()
+    assert breakdown.predicted.sum() == breakdown.scored.sum()
 
 
 @pytest.mark.parametrize("batches", [2, 8])
 def test_a_breakdown_does_not_depend_on_the_batches(batches: int) -> None:
     (one, *_), (other, *_) = broken_down(), broken_down(batches)
-    for name in ("asked", "correct", "predicted"):
+    for name in ("scored", "correct", "predicted"):
         assert (getattr(one, name) == getattr(other, name)).all()
     assert one.negative_log == pytest.approx(other.negative_log)
 

@@ -194,9 +194,9 @@ def test_progress_ends_at_all() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"n": 0}, "n 0: expected a whole number from 1"),
+        ({"n": 0}, "n 0: expected an integer of at least 1"),
         ({"batch_size": 0}, "batch_size 0"),
-        ({"temperature": -0.1}, "temperature -0.1: expected a number from 0"),
+        ({"temperature": -0.1}, "temperature -0.1: expected a number of at least 0"),
         ({"temperature": math.nan}, "temperature nan"),
         ({"temperature": math.inf}, "temperature inf"),
         ({"top_p": 0.0}, "top_p 0.0: expected a number above 0, at most 1"),
@@ -224,7 +224,7 @@ def test_wrong_values_are_refused_at_the_call(options: dict, match: str) -> None
     [
         ({"causal": False}, "bidirectional"),
         ({"zeroed_id": 32}, "zeroed_id"),
-        ({"attention": "reformer"}, "reformer attention cannot be computed token by token"),
+        ({"attention": "reformer"}, "reformer attention cannot run token by token"),
     ],
 )
 def test_other_models_are_refused(options: dict, match: str) -> None:

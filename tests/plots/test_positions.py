@@ -114,7 +114,7 @@ def test_a_logo_of_what_says_nothing_is_empty(drawn) -> None:
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, function: Callable[..., None]) -> None:
     with pytest.raises(UserError, match="ends in .png, .pdf, .svg"):
         function(tmp_path / "a.gif", distribution(3), "MKT")
-    with pytest.raises(UserError, match="a picture of 2,001 residues cannot be read; at most 2,000"):
+    with pytest.raises(UserError, match="2,001 residues are too many for a readable picture; expected at most 2,000"):
         function(tmp_path / "a.png", distribution(LONGEST + 1), "M" * (LONGEST + 1))
     assert not list(tmp_path.iterdir())
     check_picture(tmp_path / "a.png", LONGEST)

@@ -150,9 +150,9 @@ def test_the_default_method_fits_the_model(tiny_model: Performer, causal_model: 
 
 def test_methods_that_do_not_fit_are_refused(tiny_model: Performer, causal_model: Performer) -> None:
     for method in MASKED:
-        with pytest.raises(UserError, match="unidirectional, it sees nothing behind a residue; expected likelihood"):
+        with pytest.raises(UserError, match="requires a bidirectional model; expected likelihood"):
             score(causal_model, "MKT", ["K2R"], method)
-    with pytest.raises(UserError, match="bidirectional, it has no likelihood"):
+    with pytest.raises(UserError, match="likelihood requires a causal model"):
         score(tiny_model, "MKT", ["K2R"], "likelihood")
     with pytest.raises(UserError, match="method 'marginals': expected one of masked-marginals"):
         score(tiny_model, "MKT", ["K2R"], "marginals")
@@ -161,7 +161,7 @@ def test_methods_that_do_not_fit_are_refused(tiny_model: Performer, causal_model
 def test_small_letters_are_capital_ones(tiny_model: Performer) -> None:
     np.testing.assert_array_equal(score(tiny_model, "mkt", ["K2R"]), score(tiny_model, "MKT", ["K2R"]))
     for sequence in ("", "MK-T", "MK T"):
-        with pytest.raises(UserError, match="the wild type"):
+        with pytest.raises(UserError, match="wild type"):
             score(tiny_model, sequence, ["K2R"])
 
 
@@ -169,7 +169,7 @@ def test_answers_that_are_no_numbers_are_refused(tiny_model: Performer) -> None:
     with torch.no_grad():
         tiny_model.head.bias.fill_(torch.nan)
     for method in MASKED:
-        with pytest.raises(UserError, match="not finite numbers"):
+        with pytest.raises(UserError, match="not finite"):
             score(tiny_model, "MKT", ["K2R"], method)
 
 
