@@ -76,11 +76,12 @@ def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
         yield lambda done, total, stage="": None
         return
     from rich import progress as rich
+    from rich.console import Console
 
     amount = rich.DownloadColumn() if unit == "bytes" else rich.TextColumn("{task.fields[amount]}")
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), amount)
     times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
-    with rich.Progress(*columns, *times, console=console(), transient=True) as bar:
+    with rich.Progress(*columns, *times, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None, amount="")
 
         def move(done: int, total: int, stage: str = "") -> None:
@@ -94,28 +95,15 @@ def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
         yield move
 
 
-def console() -> Any:
-    """Standard error; rich is imported only when needed, since its import takes time."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
 def say(*lines: str) -> None:
     for line in lines:
         print(line, file=sys.stderr, flush=True)
 
 
-def say_coloured(label: str, colour: str, message: str) -> None:
-    from rich.text import Text
-
-    console().print(Text.assemble((label, colour), message))
-
-
 def warn(message: str) -> None:
-    say_coloured("warning: ", "yellow", message)
+    typer.echo(typer.style("warning: ", fg="yellow") + message, err=True)
 
 
 def fail(message: str) -> NoReturn:
-    say_coloured("error: ", "red", message)
+    typer.echo(typer.style("error: ", fg="red") + message, err=True)
     sys.exit(2)

@@ -151,7 +151,7 @@ def check_top(top: int) -> None:
 
 
 def _check_model(model: Performer) -> None:
-    check_bidirectional(model, "fill", "; use this one with `protlm generate` or `protlm score`")
+    check_bidirectional(model, "fill", "; use generate or score")
 
 
 def _at_masks(computer: Computer, rows: Sequence[np.ndarray]) -> list[np.ndarray]:

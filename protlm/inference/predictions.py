@@ -22,6 +22,7 @@ from protlm.inference.fill import (
     position_probabilities,
     predict_proteins,
 )
+from protlm.inference.probabilities import summed
 from protlm.plots.positions import check_picture, heat_map
 from protlm.plots.positions import logo as sequence_logo
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, decode
@@ -107,14 +108,8 @@ def write_predictions(
     source = str(records.path) if isinstance(records, FastaFile) else ""
     proteins = (Protein(record.id, masked_tokens(record.sequence)) for record in records)
     total = sum(len(masked_tokens(record.sequence)) for record in records) if isinstance(records, list) else 0
-    done = count = 0
+    count, advance = 0, summed(progress, total)
     pictures: list[tuple[Protein, np.ndarray]] = []
-
-    def advance(positions: int) -> None:
-        nonlocal done
-        done += positions
-        if progress:
-            progress(done, total)
 
     def predicted() -> Iterator[tuple[Protein, list[Prediction]]]:
         if not outputs.every_position:

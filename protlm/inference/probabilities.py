@@ -19,6 +19,19 @@ Progress = Callable[[int], None]
 """Called after each batch with the number of its rows."""
 
 
+def summed(report: Callable[[int, int], None] | None, total: int = 0) -> Progress:
+    """A `Progress` that reports the number of rows so far, and their total; 0 is unknown."""
+    done = 0
+
+    def add(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if report:
+            report(done, total)
+
+    return add
+
+
 def log_softmax(logits: Tensor) -> np.ndarray:
     """log p (..., 33) float64 over the whole vocabulary, from logits (..., 33)."""
     return logits.float().cpu().double().log_softmax(-1).numpy()

@@ -26,7 +26,7 @@ import numpy as np
 
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite
-from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass
+from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass, summed
 from protlm.performer import Performer
 from protlm.sequence.alphabet import IS_STANDARD, LETTERS, STANDARD, STANDARD_TOKENS, encode
 from protlm.variants.notation import Variants, all_singles, parse
@@ -107,11 +107,10 @@ def score_variants(
         progress: see `Progress`.
     """
     method = chosen_method(computer.model, method)
-    report = progress or (lambda done, total: None)
     if method.endswith("marginals"):
-        scores = _marginals(computer, variants, method, report)
+        scores = _marginals(computer, variants, method, progress)
     else:
-        scores = _likelihoods(computer, variants, method, report)
+        scores = _likelihoods(computer, variants, method, progress)
     check_finite(scores)
     return scores
 
@@ -144,27 +143,20 @@ def _wild_type(sequence: str) -> str:
     return letters
 
 
-def _marginals(computer: Computer, variants: Variants, method: str, report: Progress) -> np.ndarray:
+def _marginals(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
     tokens = encode(variants.sequence)
     positions, row = np.unique(variants.position, return_inverse=True)
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(done, len(positions))
-
     if not len(positions):
         return np.zeros(len(variants))
     if method == "masked-marginals":
-        log_p = masked(computer, tokens, positions, count)
+        log_p = masked(computer, tokens, positions, summed(report, len(positions)))
     else:
         log_p = one_pass(computer, tokens)[positions]
     gain = log_p[row, STANDARD_TOKENS[variants.mutant]] - log_p[row, STANDARD_TOKENS[variants.wild_type]]
     return np.bincount(variants.variant, gain, minlength=len(variants))
 
 
-def _likelihoods(computer: Computer, variants: Variants, method: str, report: Progress) -> np.ndarray:
+def _likelihoods(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
     """From whole mutated sequences; identical variants are computed once."""
     pseudo = method == "pseudo-log-likelihood"
     numbers: dict[str, int] = {}
@@ -172,13 +164,7 @@ def _likelihoods(computer: Computer, variants: Variants, method: str, report: Pr
     distinct = set(np.unique(order, return_index=True)[1].tolist())
     values = np.empty(len(numbers) + 1)  # the wild type, then the variants
     total = len(values) * (int(IS_STANDARD[encode(variants.sequence)].sum()) if pseudo else 1)
-    start = done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(done, total)
-
+    start, count = 0, summed(report, total)
     for proteins in _sequences(variants, distinct):
         if pseudo:
             pairs = zip(proteins, masked_own(computer, proteins, count), strict=True)
