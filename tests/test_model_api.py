@@ -1,4 +1,4 @@
-"""`protlm.load`: what the methods of the Python API give, and that they are the functions behind the commands."""
+"""The Python API of `protlm.load`: results of the methods, which equal those of the underlying functions."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_embeddings_are_means_over_the_residues(model: ProteinModel) -> None:
     assert [rows.shape for rows in model.embed_residues(["MKT"], layers=(0, 1))] == [(2, 3, 16)]
 
 
-def test_small_letters_and_j(model: ProteinModel) -> None:
+def test_lower_case_and_j_are_accepted(model: ProteinModel) -> None:
     np.testing.assert_array_equal(model.embed(["mkj"]), model.embed(["MKX"]))
 
 
@@ -122,7 +122,7 @@ def test_a_device_that_does_not_exist(model_folder: Path) -> None:
 
 
 def test_a_model_without_a_start_begins_with_cls(model_folder: Path, tiny_model: Performer, tmp_path: Path) -> None:
-    """Models trained on blocks begin with `<eos>`; those of earlier versions do not say."""
+    """Models trained on blocks start with `<eos>`; models of earlier versions have no `start_id`."""
     about = json.loads((model_folder / "config.json").read_text())
     del about["model"]["start_id"]
     (model_folder / "config.json").write_text(json.dumps(about))

@@ -76,9 +76,7 @@ def test_a_fasta_file_becomes_a_table(protlm, tiny_model, model_folder, masked, 
 
 
 @pytest.mark.parametrize("options", [(), ("--one-pass",)])
-def test_matrices_of_several_proteins_stand_below_each_other(
-    protlm, tiny_model, model_folder, masked, tmp_path, options
-) -> None:
+def test_a_matrix_holds_several_proteins(protlm, tiny_model, model_folder, masked, tmp_path, options) -> None:
     done = protlm("fill", masked, "-m", model_folder, "--matrix", "m.tsv", "--top", 2, "--format", "tsv", *options)
     assert done.code == 0
     assert read_tsv(done.out) == expected_rows(tiny_model, 2)
@@ -92,7 +90,7 @@ def test_matrices_of_several_proteins_stand_below_each_other(
         np.testing.assert_allclose(values, probabilities(tiny_model, text, one_pass=bool(options)), rtol=1e-4)
 
 
-def test_pictures_of_a_protein_without_masks_need_no_table(protlm, model_folder, tmp_path) -> None:
+def test_pictures_do_not_require_masks(protlm, model_folder, tmp_path) -> None:
     done = protlm("fill", "MKTAYIAK", "-m", model_folder, "--logo", "l.png", "--heatmap", "h.svg")
     assert done == (0, "", "")
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
@@ -153,7 +151,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("generate", "generate requires --model with a causal model"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(
+def test_invalid_input_is_one_line_and_leaves_nothing(
     protlm, model_folder, causal_folder, masked, tmp_path, arguments: str, words: str
 ) -> None:
     (tmp_path / "empty.fasta").touch()

@@ -39,7 +39,7 @@ def test_a_table_is_written_in_the_columns_of_proteingym(protlm, model_folder: P
     assert re.search(r"Spearman's correlation with DMS_score of 2 variants: -?1\.000", outcome.err)
 
 
-def test_a_file_is_replaced_whole(protlm, model_folder: Path, variants: Path, tmp_path: Path, write_fasta) -> None:
+def test_a_file_is_replaced_atomically(protlm, model_folder: Path, variants: Path, tmp_path: Path, write_fasta) -> None:
     fasta, output = write_fasta([("a", SEQUENCE)]), tmp_path / "scores.csv"
     output.write_text("old")
     assert protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output).code == 0
@@ -95,7 +95,7 @@ def causal_folder(tmp_path: Path) -> Path:
     return tmp_path / "causal"
 
 
-def test_unidirectional_models_score_by_likelihood(protlm, causal_folder: Path) -> None:
+def test_causal_models_score_by_likelihood(protlm, causal_folder: Path) -> None:
     rows = table(protlm("score", SEQUENCE, "-m", causal_folder, "--variant", "M1L").out)
     expected = score(load(causal_folder), SEQUENCE, ["M1L"], "likelihood")[0]
     assert float(rows[0]["protlm_score"]) == pytest.approx(expected, abs=1e-5)
@@ -120,7 +120,7 @@ def test_pseudo_perplexities_are_a_table(protlm, model_folder: Path, causal_fold
         assert outcome.err.splitlines()[0] == "2 proteins, 15 residues"
 
 
-def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path) -> None:
+def test_one_pass_depends_on_the_masking(protlm, model_folder: Path) -> None:
     ways = ["--masking", "0.1,0.8,0.1"], []
     common = ("score", SEQUENCE, "-m", model_folder, "--pseudo-perplexity", "--one-pass")
     first, second = (protlm(*common, *way).out for way in ways)
@@ -151,7 +151,7 @@ def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path
         (["--variant", ""], ["row 1: empty"]),
     ],
 )
-def test_what_makes_no_sense_is_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
+def test_invalid_options_are_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     assert_refused(protlm("score", SEQUENCE, "-m", model_folder, *arguments), *words)

@@ -157,8 +157,7 @@ def test_a_cropped_protein_stays_in_the_bin_of_its_length(tiny_model: Performer,
     assert all(row["asked"] <= 10 * row["proteins"] for row in rows)
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("causal", "positions"), [(False, "learned"), (True, "rotary")])
 def test_the_parts_make_up_the_whole(tiny_model: Performer, corpus_path: Path, causal: bool, positions: str) -> None:
     torch.manual_seed(2)
     model = Performer(dataclasses.replace(tiny_model.config, causal=causal, positions=positions)).eval()
@@ -199,7 +198,7 @@ def test_splits_without_proteins_and_unknown_ones_are_refused(tiny_model, write_
         evaluate(tiny_model, train)
 
 
-@pytest.mark.parametrize("token_budget", [1, 100, 16_384])
+@pytest.mark.parametrize("token_budget", [1, 16_384])
 def test_progress_counts_proteins_to_the_end(tiny_model: Performer, corpus: Corpus, token_budget: int) -> None:
     steps = []
     evaluate(tiny_model, corpus, token_budget=token_budget, progress=lambda *step: steps.append(step))
@@ -209,7 +208,7 @@ def test_progress_counts_proteins_to_the_end(tiny_model: Performer, corpus: Corp
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_model_that_answers_with_no_numbers_is_refused(tiny_model: Performer, corpus: Corpus, value: float) -> None:
+def test_output_that_is_not_finite_is_refused(tiny_model: Performer, corpus: Corpus, value: float) -> None:
     tiny_model.head.weight.data.fill_(value)
     with pytest.raises(UserError, match="not finite"):
         evaluate(tiny_model, corpus)

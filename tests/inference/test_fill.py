@@ -78,7 +78,7 @@ def test_there_are_one_to_twenty_residues(tiny_model: Performer, top: int) -> No
         predict_masked(tiny_model, "M<mask>K", top=top)
 
 
-def test_a_unidirectional_model_is_refused(tiny_model: Performer) -> None:
+def test_a_causal_model_is_refused(tiny_model: Performer) -> None:
     causal = Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
     for function in (predict_masked, probabilities):
         with pytest.raises(UserError, match="bidirectional model.*use generate or score"):
