@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def masked(results: dict[str, SplitResults]) -> Iterator[Row]:
     """Two rows, accuracy and perplexity, for each split and each of its parts."""
     for split, result in results.items():
-        parts = {ALL: {**result, "asked": sum(row["asked"] for row in result.by_residue.values())}}
+        parts = {ALL: {**result, "asked": result.scored}}
         for row in result.by_length:
             parts[f"{row['min']:,}-{row['max']:,}" if row["max"] else f"{row['min']:,} and more"] = row
         for part, row in (parts | result.by_residue).items():

@@ -1,4 +1,4 @@
-"""protlm: protein language models built on Performers, with attention that is linear in the length of the protein."""
+"""protlm: protein language models built on Performers, whose attention is linear in sequence length."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ __all__ = ["UserError", "__version__", "load"]
 def load(
     path: "str | Path | None" = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
 ) -> "ProteinModel":
-    """A trained model to embed, predict, score and generate with; see `protlm.model_api.load`.
+    """Loads a trained model; see `protlm.model_api.load`.
 
-    Without a path it is the small one that comes with protlm, which one line on standard error says.
+    Without a path, loads the bundled model and says so on standard error.
     """
-    from protlm import model_api  # torch takes seconds to import, which `protlm --help` need not wait for
+    from protlm import model_api  # imports torch, which takes seconds that `protlm --help` should not
 
     return model_api.load(path, device, attention, num_features)

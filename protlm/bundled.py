@@ -1,4 +1,4 @@
-"""The model in the box: a small trained model that comes with protlm, for whoever names none."""
+"""The bundled model: a small trained model that comes with protlm and is used when no other is given."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from protlm.errors import UserError
 
 PACKAGE = Path(__file__).parent
 FOLDERS = (PACKAGE / "models", PACKAGE.parent / "models")
-"""Where it lies, as a model folder with its card: in the package of a wheel, beside the package in a checkout."""
+"""Where model folders are looked for: inside an installed package, or beside the package in a checkout."""
 CARD = "README.md"
 
 
 def path() -> Path:
-    """The folder of the model in the box.
+    """The folder of the bundled model.
 
     Raises:
         UserError: if there is none, or more than one.
@@ -21,21 +21,21 @@ def path() -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{home}: holds {', '.join(folder.name for folder in found)}; name one of them with --model")
-    raise UserError(f"no --model given, and {home} has no model; name one with --model, or train one: protlm-train")
+        raise UserError(f"no model given, and {home} has several: {', '.join(folder.name for folder in found)}")
+    raise UserError(f"no model given, and {home} has none; give the path of one, or train one: protlm-train")
 
 
 def notice(folder: Path, parameters: int) -> str:
-    """One line that says which model was taken, its size, the first line of its card, and where the card is."""
+    """One line that names the bundled model, its size, the first line of its card, and where the card is."""
     about = _first_line(folder / CARD)
     return (
-        f"no --model given: using the model in the box, {folder.name} ({parameters:,} parameters"
+        f"no model given: using the bundled model {folder.name} ({parameters:,} parameters"
         f"{'; ' if about else ''}{about}); see {folder / CARD}"
     )
 
 
 def _first_line(card: Path) -> str:
-    """The line below the heading of a model card, without its full stop."""
+    """The first line after the heading of a model card, without its full stop."""
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     heading = next((number for number, line in enumerate(lines) if line.startswith("# ")), len(lines))
     return next((line.strip().rstrip(".") for line in lines[heading + 1 :] if line.strip()), "")

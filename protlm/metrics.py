@@ -1,4 +1,4 @@
-"""Accuracy and perplexity over residues, beside the unigram baseline; in training and in evaluation the same."""
+"""Accuracy and perplexity per residue with the unigram baseline, for training and evaluation; rank correlation."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from torchmetrics import Metric
 
 from protlm.corpus.reader import Unigram
 from protlm.sequence.alphabet import TOKENS
+from protlm.tables import aligned
 
-_UNITS = 1 << 20  # in a nat
+_UNITS = 1 << 20  # per nat
 
 
 class ResidueMetrics(Metric):
-    """Accuracy and perplexity over the scored positions, and the unigram baseline's over the same residues."""
+    """Accuracy and perplexity over the scored positions, and those of the unigram baseline over the same residues."""
 
     correct: Tensor
     negative_log: Tensor
@@ -25,25 +26,25 @@ class ResidueMetrics(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # in whole units: float32 would lose small terms of a long sum, and some devices have no float64
+        # integers: float32 would lose small terms of a long sum, and some devices have no float64
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("negative_log", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("infinite", torch.tensor(0), dist_reduce_fx="sum")  # batches whose loss is not finite
         self.add_state("targets", torch.zeros(len(TOKENS), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
-        """Takes logits (B, L, V), targets (B, L) and scored (B, L) bool."""
+        """Adds logits (B, L, V), targets (B, L) and the positions to score, (B, L) bool."""
         logits, targets = logits[scored].float(), targets[scored]
         self.correct += (logits.argmax(-1) == targets).sum()
         loss = F.cross_entropy(logits, targets, reduction="sum")
-        self.infinite += ~loss.isfinite()  # as a whole number it would be anything
+        self.infinite += ~loss.isfinite()  # NaN has no integer
         self.negative_log += (loss.nan_to_num(0, 0, 0) * _UNITS).round().long()
         self.targets += torch.bincount(targets, minlength=len(TOKENS))
 
     def compute(self) -> dict[str, float]:
-        """{"accuracy", "perplexity"} of the model over all that was scored; nan if nothing was.
+        """{"accuracy", "perplexity"} of the model; NaN if nothing was scored.
 
-        A model that answers with anything that is not finite has infinite perplexity.
+        Perplexity is infinite if any output of the model was not finite.
         """
         count = self.targets.sum().item()
         if not count:
@@ -52,55 +53,55 @@ class ResidueMetrics(Metric):
         return {"accuracy": self.correct.item() / count, "perplexity": math.inf if self.infinite else _perplexity(mean)}
 
     def beside(self, unigram: Unigram) -> dict[str, float]:
-        """`compute`, and "unigram_accuracy" and "unigram_perplexity" over the very same residues."""
+        """`compute`, plus "unigram_accuracy" and "unigram_perplexity" over the same residues."""
         with self.sync_context():  # of all ranks, as in compute
             counts = self.targets.cpu().numpy().copy()
         return {**self.compute(), **_baseline(unigram, counts)}
 
 
 class Breakdown:
-    """The same by group of proteins and by residue, for evaluation: each update waits for the device.
+    """The same metrics by group of proteins and by residue, for evaluation; each update waits for the device.
 
     Args:
-        groups: how many groups there are.
+        groups: number of groups.
 
     Attributes:
-        asked: (groups, 33) int64, how often each token was a target.
-        correct: (groups, 33) int64, how often the model said it then.
-        negative_log: (groups, 33) float64, sums of the negative log-probabilities of the targets, in nats.
-        predicted: (33,) int64, how often the model said each token, right or wrong.
+        scored: (groups, 33) int64, how often each token was the target.
+        correct: (groups, 33) int64, how often it was predicted correctly.
+        negative_log: (groups, 33) float64, summed negative log-probability of the targets, in nats.
+        predicted: (33,) int64, how often the model predicted each token, correctly or not.
     """
 
     def __init__(self, groups: int) -> None:
-        self.asked, self.correct = np.zeros((2, groups, len(TOKENS)), dtype=np.int64)
+        self.scored, self.correct = np.zeros((2, groups, len(TOKENS)), dtype=np.int64)
         self.negative_log = np.zeros((groups, len(TOKENS)))
         self.predicted = np.zeros(len(TOKENS), dtype=np.int64)
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor, groups: np.ndarray) -> None:
-        """Takes logits (B, L, V), targets (B, L), scored (B, L) bool, and the group of each protein, (B,) integers."""
+        """As `ResidueMetrics.update`, with the group of each protein, (B,) integers."""
         logits, targets = logits[scored].detach().float(), targets[scored]
         losses = F.cross_entropy(logits, targets, reduction="none").cpu().numpy()
-        predicted, asked = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
-        cells = np.repeat(groups, scored.sum(1).cpu().numpy()) * len(TOKENS) + asked
-        shape, size = self.asked.shape, self.asked.size
-        self.asked += np.bincount(cells, minlength=size).reshape(shape)
-        self.correct += np.bincount(cells[predicted == asked], minlength=size).reshape(shape)
+        predicted, expected = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
+        cells = np.repeat(groups, scored.sum(1).cpu().numpy()) * len(TOKENS) + expected
+        shape, size = self.scored.shape, self.scored.size
+        self.scored += np.bincount(cells, minlength=size).reshape(shape)
+        self.correct += np.bincount(cells[predicted == expected], minlength=size).reshape(shape)
         self.negative_log += np.bincount(cells, losses, minlength=size).reshape(shape)
         self.predicted += np.bincount(predicted, minlength=len(TOKENS))
 
     def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
-        """`asked` and what `ResidueMetrics.beside` says, over the cells `part` (groups, 33) bool; nan if none."""
-        counts = np.where(part, self.asked, 0).sum(0)
-        asked = int(counts.sum())
+        """ "asked", the number of targets, and the metrics of `ResidueMetrics.beside` over cells (groups, 33) bool."""
+        counts = np.where(part, self.scored, 0).sum(0)
+        scored = int(counts.sum())
         accuracy = perplexity = math.nan
-        if asked:
-            accuracy = float(self.correct[part].sum() / asked)
-            perplexity = _perplexity(float(self.negative_log[part].sum()) / asked)
-        return {"asked": asked, "accuracy": accuracy, "perplexity": perplexity, **_baseline(unigram, counts)}
+        if scored:
+            accuracy = float(self.correct[part].sum() / scored)
+            perplexity = _perplexity(float(self.negative_log[part].sum()) / scored)
+        return {"asked": scored, "accuracy": accuracy, "perplexity": perplexity, **_baseline(unigram, counts)}
 
 
 def _perplexity(mean: float) -> float:
-    """Of a mean negative log-probability; finite even for a model gone wrong."""
+    """Of a mean negative log-probability; finite even for a diverged model."""
     return math.exp(min(mean, 700))
 
 
@@ -111,7 +112,7 @@ def _baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
 
 
 def spearman(scores: np.ndarray, measured: np.ndarray) -> float:
-    """Spearman's rank correlation of two (n,), over the variants where both are numbers; NaN if either is constant."""
+    """Spearman's rank correlation of two arrays (n,), where both are finite; NaN if either is constant."""
     from scipy.stats import spearmanr
 
     both = np.isfinite(scores) & np.isfinite(measured)
@@ -122,17 +123,20 @@ def spearman(scores: np.ndarray, measured: np.ndarray) -> float:
 
 
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A plain table of split -> metrics, with the columns of `ResidueMetrics.beside`.
+    """A table of split -> metrics, those of `ResidueMetrics.beside`.
 
     >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}
     >>> print(format_results({"test": row}))
-    split    accuracy   unigram   perplexity   unigram
-    test       20.0 %    10.0 %        12.00     18.00
+    split  accuracy  unigram  perplexity  unigram
+    test     20.0 %   10.0 %       12.00    18.00
     """
-    lines = ["split    accuracy   unigram   perplexity   unigram"]
-    for split, row in results.items():
-        lines.append(
-            f"{split:<6}{100 * row['accuracy']:>9.1f} %{100 * row['unigram_accuracy']:>8.1f} %"
-            f"{row['perplexity']:>13.2f}{row['unigram_perplexity']:>10.2f}"
-        )
-    return "\n".join(lines)
+    header = ["split", "accuracy", "unigram", "perplexity", "unigram"]
+    return aligned(header, [[split, *format_row(row)] for split, row in results.items()])
+
+
+def format_row(row: Mapping[str, float]) -> list[str]:
+    """Accuracy, that of the unigram baseline, perplexity and that of the baseline, as text."""
+    return [
+        *(f"{100 * row[name]:.1f} %" for name in ("accuracy", "unigram_accuracy")),
+        *(f"{row[name]:.2f}" for name in ("perplexity", "unigram_perplexity")),
+    ]

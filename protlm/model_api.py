@@ -1,4 +1,4 @@
-"""A trained model as notebooks and programs use it: letters in, numpy arrays out."""
+"""The Python API: a trained model as a `Performer` that takes sequences and returns numpy arrays."""
 
 import sys
 from collections.abc import Sequence
@@ -18,16 +18,17 @@ from protlm.variants import score
 
 
 class ProteinModel(Performer):
-    """A `Performer` that reads and writes amino acids in one-letter code; made by `protlm.load`.
+    """A trained protein language model, loaded by `protlm.load`.
 
-    Small letters count as capital ones, J as X. Proteins are computed whole, in batches of similar length, where the
-    parameters are; results do not depend on what else is in a batch, but for rounding. Each method raises a
-    `UserError` that says what is wrong with what it was given.
+    Sequences are strings of amino acids in one-letter code; lower case is accepted, and J is read as X. Proteins are
+    computed whole, never cropped, on the device of the model, in batches of similar length. Results do not depend on
+    the other proteins in a batch, apart from rounding. All methods raise a `UserError` for arguments that cannot be
+    used.
 
-    Two arguments are those of all methods that compute many proteins:
+    Methods that compute many proteins share two arguments:
 
-    token_budget: most tokens computed at once, padding included; a longer protein is computed alone.
-    precision: "float32" is that of the weights, "bfloat16" multiplies in 16 bits.
+    - token_budget: maximum number of tokens in a batch, including padding. A longer protein is computed alone.
+    - precision: "float32", or "bfloat16" for matrix products in 16 bits.
     """
 
     def embed(
@@ -38,13 +39,16 @@ class ProteinModel(Performer):
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
     ) -> np.ndarray:
-        """Embeddings of proteins, (n, width) float32; with several layers (n, layers, width).
+        """Embeds each protein as one vector.
 
         Args:
             sequences: n proteins.
-            pool: "mean" or "max" over the residues, or "bos", the token before the first.
-            layers: 0 is the embedding of the tokens, i the output of block i, -1 the last one behind its norm.
+            pool: "mean" or "max" over the residues, or "bos" for the start token.
+            layers: 0 is the token embedding, i the output of block i, -1 the last block after the final LayerNorm.
             token_budget, precision: see `ProteinModel`.
+
+        Returns:
+            (n, width) float32; with several layers (n, layers, width).
 
         >>> model = example()
         >>> model.embed(["MKT", "MKTAYIAK"]).shape
@@ -62,9 +66,14 @@ class ProteinModel(Performer):
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
     ) -> list[np.ndarray]:
-        """Embeddings of each residue, a list of (L, width) float32; with several layers (layers, L, width).
+        """Embeds each residue of each protein.
 
-        Arguments as in `embed`.
+        Args:
+            sequences: n proteins of L_i residues.
+            layers, token_budget, precision: see `embed`.
+
+        Returns:
+            n arrays (L_i, width) float32; with several layers (layers, L_i, width).
 
         >>> model = example()
         >>> [rows.shape for rows in model.embed_residues(["MKT", "MKTAYIAK"])]
@@ -74,28 +83,32 @@ class ProteinModel(Performer):
         return list(in_memory.embed(self, sequences, token_budget, layers, None, precision))
 
     def predict_masked(self, sequence: str, top: int = 5) -> list[Prediction]:
-        """The likeliest amino acids at each `<mask>`.
+        """Predicts the amino acids at each `<mask>`, most probable first. Requires a bidirectional model.
 
         Args:
             sequence: a protein with `<mask>` in place of one or more residues.
-            top: how many for each mask, 1 to 20.
+            top: number of amino acids per mask, 1 to 20.
 
         >>> model = example()
         >>> (prediction,) = model.predict_masked("MK<mask>LLI", top=2)
         >>> prediction.position, len(prediction.residues), len(prediction.probabilities)
         (3, 2, 2)
         """
-        return fill.fill(self, sequence, top)
+        return fill.predict_masked(self, sequence, top)
 
     def probabilities(
         self, sequence: str, one_pass: bool = False, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
     ) -> np.ndarray:
-        """Probabilities (L, 20) of the amino acids at each position, in the order ACDEFGHIKLMNPQRSTVWY.
+        """Probabilities of the twenty amino acids at every position. Requires a bidirectional model.
 
         Args:
-            sequence: a protein, also with `<mask>`.
-            one_pass: predict all positions at once from the sequence as it is; otherwise each with itself masked.
+            sequence: a protein of L residues, which may contain `<mask>`.
+            one_pass: predict all positions from the unmasked sequence in one forward pass, instead of masking each
+                position in turn.
             token_budget, precision: see `ProteinModel`.
+
+        Returns:
+            (L, 20) float64 in the order ACDEFGHIKLMNPQRSTVWY; rows sum to 1.
 
         >>> model = example()
         >>> model.probabilities("MKTAYIAK").shape
@@ -111,15 +124,17 @@ class ProteinModel(Performer):
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
     ) -> np.ndarray:
-        """How much likelier each variant is than the wild type, in nats: (n,) float64, or (L, 20) of all single ones.
+        """Scores variants zero-shot: log p(variant) - log p(wild type), in nats, by one of several methods.
 
         Args:
-            sequence: the wild type.
-            variants: such as "A42G" or "A42G:L50P", positions 1-based; None for all single substitutions, with 0 for
-                the wild type.
-            method: "masked-marginals", "wt-marginals" or "pseudo-log-likelihood"; for a unidirectional model
-                "likelihood". None for the first, or the only one.
+            sequence: the wild type, L residues.
+            variants: n variants such as "A42G" or "A42G:L50P", positions from 1; None for all single substitutions.
+            method: "masked-marginals" (default), "wt-marginals" or "pseudo-log-likelihood"; for a causal model
+                "likelihood". Formulas are in `protlm.variants.score`.
             token_budget, precision: see `ProteinModel`.
+
+        Returns:
+            (n,) float64; for all single substitutions (L, 20) in the order ACDEFGHIKLMNPQRSTVWY, 0 at the wild type.
 
         >>> model = example()
         >>> model.score("MKTAYIAK", ["K2R", "T3A:A4G"]).shape
@@ -139,12 +154,15 @@ class ProteinModel(Performer):
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
     ) -> np.ndarray:
-        """Pseudo-perplexity (n,) float64 of proteins; of a unidirectional model the perplexity.
+        """Pseudo-perplexity of each protein; for a causal model, its perplexity.
 
         Args:
             sequences: n proteins.
-            one_pass: estimate it from a single pass for each protein instead of one for each residue.
+            one_pass: estimate from one forward pass per protein, instead of one per residue.
             token_budget, precision: see `ProteinModel`.
+
+        Returns:
+            (n,) float64.
 
         >>> model = example()
         >>> model.pseudo_perplexity(["MKT", "MKTAYIAK"]).shape
@@ -162,15 +180,15 @@ class ProteinModel(Performer):
         max_length: int = 1_000,
         seed: int = 0,
     ) -> list[str]:
-        """New proteins of a unidirectional model.
+        """Samples new proteins, residue by residue. Requires a causal model.
 
         Args:
-            n: how many.
-            prefix: residues that each of them begins with.
-            temperature: logits are divided by it; 0 takes the likeliest residue always.
-            top_p: draw from the likeliest residues only that together have at least this probability.
-            max_length: where to end a protein that does not end by itself, in residues.
-            seed: the same seed gives the same proteins.
+            n: number of proteins.
+            prefix: amino acids with which each protein starts.
+            temperature: divides the logits; 0 always takes the most probable residue.
+            top_p: nucleus sampling: draw from the most probable residues with at least this total probability.
+            max_length: maximum length in residues, including the prefix; longer proteins are cut.
+            seed: of the random numbers.
 
         >>> model = example(causal=True)
         >>> all(protein.startswith("MKT") for protein in model.generate(2, prefix="MKT", max_length=10))
@@ -182,17 +200,16 @@ class ProteinModel(Performer):
 def load(
     path: str | Path | None = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
 ) -> ProteinModel:
-    """The model of a model folder or a training checkpoint, in evaluation mode.
+    """Loads a trained model, in evaluation mode.
 
     Args:
-        path: a folder written by `protlm export` or `protlm import-esm`, or a .ckpt file written by training. None is
-            the model in the box, see `protlm.bundled`; a line on standard error says so.
-        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes the accelerator of this machine, if there is one.
-        attention, num_features: use another kind of attention with the same weights; see `protlm.checkpoint.switch`.
+        path: a model folder, written by `protlm export` or `protlm import-esm`, or a training checkpoint (.ckpt). None
+            is the bundled model (`protlm.bundled`), which a line on standard error names.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the accelerator of this machine, if any.
+        attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
 
     Raises:
-        UserError: for what is no model or damaged, for an unknown attention, for a device that cannot be used here, and
-            as `protlm.bundled.path`.
+        UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device.
     """
     folder = bundled.path() if path is None else path
     model: Performer = checkpoint.load(folder, attention, num_features)
@@ -207,11 +224,11 @@ def load(
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device}: cannot be used here ({str(error).splitlines()[0]})") from error
+        raise UserError(f"device {device}: not available ({str(error).splitlines()[0]})") from error
 
 
 def example(causal: bool = False) -> ProteinModel:
-    """A tiny model with random weights, to try things out: one layer, width 16."""
+    """A tiny model with random weights for examples: one layer of width 16."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return ProteinModel(PerformerConfig(33, 1, 1, 2, 16, 16, causal=causal, positions="rotary", dropout=0.0)).eval()
@@ -219,4 +236,4 @@ def example(causal: bool = False) -> ProteinModel:
 
 def _check_list(sequences: Sequence[str]) -> None:
     if isinstance(sequences, str):
-        raise UserError("expected a list of texts, got a single one; put it in brackets: [...]")
+        raise UserError("expected a list of strings, got a single string; put it in brackets: [...]")

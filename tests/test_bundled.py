@@ -1,4 +1,4 @@
-"""The model that is used when none is named: found, announced, and the same as if it were named."""
+"""The bundled model: found, announced, and equivalent to naming it."""
 
 import json
 import sys
@@ -15,14 +15,14 @@ from protlm.errors import UserError
 from tests.command import assert_refused
 
 LIMIT = 12_000_000
-"""Bytes that the model in the repository may have."""
+"""Maximum size of the model in the repository, in bytes."""
 NAME = "little"
 PROTEIN = "MKTAYIAKQRMKLLILAVVA"
 
 
 @pytest.fixture
-def box(tmp_path: Path, tiny_model, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A box with `tiny_model` in it; gives the model's folder."""
+def bundle(tmp_path: Path, tiny_model, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a bundled model, `tiny_model`."""
     (tmp_path / "models").mkdir()
     export(tiny_model, tmp_path / "models" / NAME, "float16")
     card = f"---\nlicense: apache-2.0\n---\n\n# {NAME}\n\nTrained on nothing.\n\nMore.\n"
@@ -34,56 +34,56 @@ def box(tmp_path: Path, tiny_model, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models" / NAME
 
 
-def notice(box: Path) -> str:
-    count = sum(weight.numel() for weight in load(box).parameters())
+def notice(bundle: Path) -> str:
+    count = sum(weight.numel() for weight in load(bundle).parameters())
     return (
-        f"no --model given: using the model in the box, {NAME} ({count:,} parameters; Trained on nothing); "
-        f"see {box / 'README.md'}"
+        f"no model given: using the bundled model {NAME} ({count:,} parameters; Trained on nothing); "
+        f"see {bundle / 'README.md'}"
     )
 
 
-def test_the_first_place_that_exists_counts(box: Path, tmp_path: Path, tiny_model) -> None:
-    assert bundled.path() == box
+def test_the_first_folder_that_exists_is_used(bundle: Path, tmp_path: Path, tiny_model) -> None:
+    assert bundled.path() == bundle
     (tmp_path / "absent").mkdir()
     export(tiny_model, tmp_path / "absent" / "other")
     assert bundled.path() == tmp_path / "absent" / "other"
 
 
-def test_an_empty_box_and_one_with_two_models_are_named(box: Path, tiny_model) -> None:
-    export(tiny_model, box.with_name("other"))
-    with pytest.raises(UserError, match=f"{box.parent}: holds little, other; name one of them with --model"):
+def test_no_or_several_bundled_models_are_refused(bundle: Path, tiny_model) -> None:
+    export(tiny_model, bundle.with_name("other"))
+    with pytest.raises(UserError, match=f"no model given, and {bundle.parent} has several: little, other"):
         bundled.path()
-    for folder in (box, box.with_name("other")):
+    for folder in (bundle, bundle.with_name("other")):
         (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=f"no --model given, and {box.parent} has no model; name one with --model"):
+    with pytest.raises(UserError, match=f"no model given, and {bundle.parent} has none"):
         package.load()
 
 
-def test_a_card_that_is_missing_or_empty_is_no_obstacle(box: Path) -> None:
+def test_the_card_may_be_missing_or_empty(bundle: Path) -> None:
     for text in ("", "no heading", "# heading alone\n"):
-        (box / "README.md").write_text(text)
-        assert "(5 parameters);" in bundled.notice(box, 5)
-    (box / "README.md").unlink()
-    assert "(5 parameters);" in bundled.notice(box, 5)
+        (bundle / "README.md").write_text(text)
+        assert "(5 parameters);" in bundled.notice(bundle, 5)
+    (bundle / "README.md").unlink()
+    assert "(5 parameters);" in bundled.notice(bundle, 5)
 
 
-def test_python_gets_the_same_model_and_one_line(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_loads_it_with_a_notice(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unnamed = package.load()
-    assert tuple(capsys.readouterr()) == ("", notice(box) + "\n")
-    named = package.load(box)
+    assert tuple(capsys.readouterr()) == ("", notice(bundle) + "\n")
+    named = package.load(bundle)
     assert tuple(capsys.readouterr()) == ("", "")
     assert (unnamed.embed([PROTEIN]) == named.embed([PROTEIN])).all()
     assert package.load(attention="exact").config.attention == "exact"
 
 
-def test_other_ranks_say_nothing(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert load_network(None, "cpu", quiet=True).config == load(box).config
+def test_quiet_loading_says_nothing(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_network(None, "cpu", quiet=True).config == load(bundle).config
     assert tuple(capsys.readouterr()) == ("", "")
 
 
 @pytest.fixture
 def commands(tmp_path: Path, write_fasta, corpus_path: Path) -> dict[str, list[object]]:
-    """Each command that can do without --model, with quick arguments; OUT is a file to write."""
+    """Each command for which --model is optional, with quick arguments; OUT is a file to write."""
     fasta = write_fasta([("a", PROTEIN), ("b", PROTEIN[::-1])])
     (tmp_path / "dms").mkdir()
     (tmp_path / "dms" / "wt.fasta").write_text(f">assay\n{PROTEIN}\n")
@@ -99,45 +99,45 @@ def commands(tmp_path: Path, write_fasta, corpus_path: Path) -> dict[str, list[o
 
 
 @pytest.mark.parametrize("name", ["embed", "fill", "score", "evaluate", "proteingym", "export"])
-def test_a_command_without_model_does_what_it_does_with_it(
-    protlm, box: Path, commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_a_command_without_model_uses_it(
+    protlm, bundle: Path, commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = []
-    for prefix, model in (("one", []), ("two", ["--model", box])):
+    for prefix, model in (("one", []), ("two", ["--model", bundle])):
         arguments = [str(a).replace("OUT", prefix) if str(a).startswith("OUT") else a for a in commands[name]]
         outcome = protlm(*arguments, *model)
         assert outcome.code == 0, outcome.err
         said.append((outcome.out, outcome.err.splitlines()))
     assert said[0][0] == said[1][0]
-    assert said[0][1].count(notice(box)) == 1
-    assert notice(box) not in said[1][1]
+    assert said[0][1].count(notice(bundle)) == 1
+    assert notice(bundle) not in said[1][1]
     if name == "evaluate":
         assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
-        assert json.loads((tmp_path / "one.json").read_text())["model"]["path"] == str(box)
+        assert json.loads((tmp_path / "one.json").read_text())["model"]["path"] == str(bundle)
 
 
-def test_embeddings_know_the_model_by_its_content(protlm, box: Path, commands, tmp_path, monkeypatch) -> None:
-    """So a run begun without --model is gone on with, or left as it is, by one that names the same model."""
+def test_embeddings_know_the_model_by_its_content(protlm, bundle: Path, commands, tmp_path, monkeypatch) -> None:
+    """So that a run started without --model can be resumed by one that names the same model."""
     monkeypatch.chdir(tmp_path)
     assert protlm(*commands["embed"]).code == 0
     before = (tmp_path / "OUT.h5").read_bytes()
-    again = protlm(*commands["embed"], "--model", box)
+    again = protlm(*commands["embed"], "--model", bundle)
     assert again.code == 0
     assert (tmp_path / "OUT.h5").read_bytes() == before
     with h5py.File(tmp_path / "OUT.h5") as file:
-        assert not any(str(box) in str(value) for value in file.attrs.values())
+        assert not any(str(bundle) in str(value) for value in file.attrs.values())
 
 
-def test_generate_and_outputs_over_the_model_are_refused(protlm, box: Path, commands) -> None:
-    assert_refused(protlm("generate"), "expected a unidirectional one")
-    weights = (box / WEIGHTS).read_bytes()
+def test_generate_and_outputs_over_the_model_are_refused(protlm, bundle: Path, commands) -> None:
+    assert_refused(protlm("generate"), "requires --model with a causal model")
+    weights = (bundle / WEIGHTS).read_bytes()
     for arguments in (["embed", commands["embed"][1], "-o"], ["score", PROTEIN, "--all", "-o"]):
-        assert_refused(protlm(*arguments, box / WEIGHTS), box / WEIGHTS)
-    assert (box / WEIGHTS).read_bytes() == weights
+        assert_refused(protlm(*arguments, bundle / WEIGHTS), bundle / WEIGHTS)
+    assert (bundle / WEIGHTS).read_bytes() == weights
 
 
-def test_a_checkout_is_looked_through_beside_the_package() -> None:
+def test_a_checkout_has_it_beside_the_package() -> None:
     assert bundled.FOLDERS[-1] == Path(__file__).parents[1] / "models"
     assert bundled.FOLDERS[-1].is_dir()
     assert bundled.FOLDERS[0] == Path(sys.modules["protlm"].__file__ or "").parent / "models"

@@ -45,7 +45,7 @@ def test_only_scored_positions_count() -> None:
     assert metrics.compute() == others.compute()
 
 
-def test_a_sure_and_right_model_is_perfect_and_an_even_one_knows_nothing() -> None:
+def test_a_perfect_and_a_uniform_model() -> None:
     targets, scored = torch.randint(4, 24, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
     sure, even = ResidueMetrics(), ResidueMetrics()
     sure.update(100.0 * torch.nn.functional.one_hot(targets, 33), targets, scored)
@@ -54,7 +54,7 @@ def test_a_sure_and_right_model_is_perfect_and_an_even_one_knows_nothing() -> No
     assert even.compute()["perplexity"] == pytest.approx(33)
 
 
-def test_the_baseline_stands_beside_over_the_same_residues() -> None:
+def test_the_baseline_covers_the_same_residues() -> None:
     logits, targets, scored = answers(4, 30)
     unigram = Unigram(np.arange(33))
     metrics = ResidueMetrics()
@@ -67,7 +67,7 @@ def test_the_baseline_stands_beside_over_the_same_residues() -> None:
     assert {name: row[name] for name in ("accuracy", "perplexity")} == metrics.compute()
 
 
-def test_nothing_scored_is_no_number_and_reset_forgets() -> None:
+def test_nothing_scored_is_nan_and_reset_clears() -> None:
     logits, targets, scored = answers(2, 9)
     metrics = ResidueMetrics()
     metrics.update(logits, targets, torch.zeros_like(scored))
@@ -79,7 +79,7 @@ def test_nothing_scored_is_no_number_and_reset_forgets() -> None:
     assert all(map(math.isnan, metrics.compute().values()))
 
 
-def test_a_model_gone_wrong_has_a_large_but_finite_perplexity() -> None:
+def test_a_diverged_model_has_a_large_but_finite_perplexity() -> None:
     metrics = ResidueMetrics()
     logits = torch.zeros(1, 1, 33)
     logits[..., 4] = 1e6
@@ -87,7 +87,7 @@ def test_a_model_gone_wrong_has_a_large_but_finite_perplexity() -> None:
     assert 1e300 < metrics.compute()["perplexity"] < math.inf
 
 
-def test_the_baseline_over_nothing_is_no_number() -> None:
+def test_the_baseline_over_nothing_is_nan() -> None:
     logits, targets, scored = answers(2, 9)
     metrics = ResidueMetrics()
     metrics.update(logits, targets, torch.zeros_like(scored))
@@ -98,7 +98,7 @@ def test_the_baseline_over_nothing_is_no_number() -> None:
 
 
 def broken_down(batches: int = 1) -> tuple[Breakdown, ResidueMetrics, np.ndarray]:
-    """Eight proteins in three groups, the last of them empty, in so many batches; and the groups."""
+    """Metrics of eight proteins in three groups, the last one empty, from several batches; and the groups."""
     logits, targets, scored = answers(8, 50)
     groups = np.array([0, 1, 1, 0, 1, 0, 0, 1])
     breakdown, metrics = Breakdown(3), ResidueMetrics()
@@ -130,10 +130,10 @@ def test_a_breakdown_counts_each_protein_in_its_group() -> None:
         row = breakdown.over(part, unigram)
         assert row.pop("asked") == scored[rows].sum()
         assert row == pytest.approx(alone.beside(unigram))
-    assert breakdown.asked[2].sum() == 0
+    assert breakdown.scored[2].sum() == 0
 
 
-def test_a_breakdown_counts_each_target_by_itself() -> None:
+def test_a_breakdown_counts_each_target_separately() -> None:
     breakdown, _, _ = broken_down()
     logits, targets, scored = answers(8, 50)
     unigram = Unigram(np.arange(33))
@@ -146,13 +146,13 @@ def test_a_breakdown_counts_each_target_by_itself() -> None:
         assert row.pop("asked") == alone.targets.sum()
         assert row == pytest.approx(alone.beside(unigram))
         assert breakdown.predicted[token] == (logits.argmax(-1)[scored] == token).sum()
-    assert breakdown.predicted.sum() == breakdown.asked.sum()
+    assert breakdown.predicted.sum() == breakdown.scored.sum()
 
 
 @pytest.mark.parametrize("batches", [2, 8])
 def test_a_breakdown_does_not_depend_on_the_batches(batches: int) -> None:
     (one, *_), (other, *_) = broken_down(), broken_down(batches)
-    for name in ("asked", "correct", "predicted"):
+    for name in ("scored", "correct", "predicted"):
         assert (getattr(one, name) == getattr(other, name)).all()
     assert one.negative_log == pytest.approx(other.negative_log)
 
@@ -166,7 +166,7 @@ def test_the_table_has_a_line_for_each_split() -> None:
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
-def test_answers_that_are_not_finite_never_look_good(odd: float) -> None:
+def test_output_that_is_not_finite_has_infinite_perplexity(odd: float) -> None:
     metrics = ResidueMetrics()
     targets = torch.tensor([[5, 6]])
     for value in (0.0, odd, 0.0, odd):

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, encoded, windows
-from protlm.inference.probabilities import STANDARD_TOKENS
 from protlm.interpret.attention_maps import Attend, chosen_blocks, watched
 from protlm.performer import Performer
-from protlm.sequence.alphabet import STANDARD, TOKENS
+from protlm.sequence.alphabet import STANDARD, STANDARD_TOKENS, TOKENS
 
 _OTHER = len(STANDARD)
 _RESIDUE = np.full(len(TOKENS), _OTHER)

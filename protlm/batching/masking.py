@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.sequence.alphabet import EOS, INDEX, MASK, SCORED, STANDARD
+from protlm.sequence.alphabet import EOS, MASK, SCORED, STANDARD_TOKENS
 
 IGNORE = -100
 """Target of a position that has no part in the loss (torch's `ignore_index`)."""
-
-_STANDARD_TOKENS = np.array([INDEX[letter] for letter in STANDARD])
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Masking:
         masked = chosen[fate < self.mask]
         exchanged = chosen[(fate >= self.mask) & (fate < self.mask + self.random)]
         inputs[masked] = MASK
-        inputs[exchanged] = _STANDARD_TOKENS[generator.integers(len(_STANDARD_TOKENS), size=len(exchanged))]
+        inputs[exchanged] = STANDARD_TOKENS[generator.integers(len(STANDARD_TOKENS), size=len(exchanged))]
         scored[masked] = True
         return inputs, targets, scored
 

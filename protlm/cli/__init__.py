@@ -1,4 +1,4 @@
-"""The `protlm` command. Each command is a few lines over a function that anyone can import."""
+"""The `protlm` command; each subcommand is a thin layer over functions of the package."""
 
 import signal
 import sys
@@ -16,12 +16,12 @@ from protlm.cli.variants import proteingym, score
 from protlm.errors import UserError
 
 app = typer.Typer(
-    help="Protein language models built on Performers. Train one with: python -m protlm.train",
+    help="Protein language models built on Performers. To train one, run: python -m protlm.train",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# click's UsageError, from the click that typer depends on or, since 0.26, brings along
+# click's UsageError, from the click that typer depends on or, since 0.26, includes
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 for command in (prepare, info, embed, merge, fill, generate, evaluate, export, import_esm, score, proteingym):
@@ -29,15 +29,17 @@ for command in (prepare, info, embed, merge, fill, generate, evaluate, export, i
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if show:
         print(__version__)
         raise typer.Exit
 
 
 def main() -> None:
-    """The command: a mistake of the user's is one line and exit code 2; Ctrl-C is exit code 130, SIGTERM 143."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that unfinished files go
+    """Entry point. User errors are one line and exit code 2; Ctrl-C is exit code 130, SIGTERM 143."""
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # raises, so that partial files are removed
     try:
         interrupted = app(standalone_mode=False) == 130
     except UserError as error:
@@ -45,12 +47,12 @@ def main() -> None:
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except _UsageError as error:
-        # without any arguments the message is empty: the help has been printed already
+        # without arguments the message is empty: the help has been printed
         if text := error.format_message().strip().rstrip("."):
             fail(f"{text}; see: {error.ctx.command_path} --help" if error.ctx else text)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
     if interrupted:
-        say("stopped; no output was left half-written")
+        say("interrupted; no partial output was left")
         sys.exit(130)

@@ -1,71 +1,87 @@
-"""What all commands share: options, the model, messages and progress on standard error."""
+"""Shared by all commands: options, loading the model, checks of outputs, messages and progress on standard error."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
 
+from protlm.errors import UserError
+
 Model = Annotated[
     Path | None,
     typer.Option(
         "--model",
         "-m",
-        help="A model folder or a training checkpoint (.ckpt). Default: the model that comes with protlm.",
+        help="Model folder or training checkpoint (.ckpt). Default: the bundled model.",
     ),
 ]
-Budget = Annotated[int, typer.Option(min=1, help="Most tokens computed at once.")]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, typer.Option(help="'float32', or 'bfloat16' for products in 16 bits.")]
-Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Take a file that looks like DNA or RNA.")]
+Budget = Annotated[int, typer.Option(min=1, help="Maximum number of tokens in a batch.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str, typer.Option(help="float32, or bfloat16 for 16-bit matrix products.")]
+Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Accept a file that looks like DNA or RNA.")]
 
 
 def load_network(path: Path | None, device: str, quiet: bool = False, **attention: Any) -> Any:
-    """The model of the option; the model in the box, which is said unless `quiet`, if none is named."""
+    """The model of the option, by default the bundled one, which is announced unless `quiet`."""
     from protlm.model_api import load
 
     return load(named(path) if quiet else path, device, **attention)
 
 
 def named(model: Path | None) -> Path:
-    """The model of the option, or the folder of the model in the box."""
+    """The path of the option, by default that of the bundled model."""
     from protlm.bundled import path
 
     return path() if model is None else model
 
 
 def model_files(model: Path | None) -> list[Path]:
-    """What must not be written over."""
+    """The files of the model, which must not be overwritten."""
     model = named(model)
     return [model, *(model / name for name in ("config.json", "model.safetensors"))]
 
 
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
+    """Refuses, before anything is computed, outputs that cannot be written or that would overwrite a file in use."""
+    used = {path.resolve() for path in inputs}
+    for path in filter(None, outputs):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; expected a file name")
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: there is no folder {path.parent}; create it first")
+        if path.resolve() in used:
+            raise UserError(f"{path}: is an input or another output; choose a different file")
+        used.add(path.resolve())
+
+
 class Report(Protocol):
-    """Moves a progress bar; 0 in all is unknown, and a stage stands in place of the bar's label."""
+    """Advances a progress bar; a total of 0 is unknown, and a stage replaces the label."""
 
     def __call__(self, done: int, total: int, stage: str = "") -> None: ...
 
 
 @contextmanager
 def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """A progress bar on standard error, gone when it is done.
+    """A progress bar on standard error, removed at the end.
 
     Args:
-        label: stands before it, unless a stage is named.
-        unit: of what is counted; "bytes" are shown as such, "residues" also by the second.
+        label: shown before the bar.
+        unit: that is counted; "bytes" are formatted as such, "residues" are also shown per second.
         quiet: show nothing.
     """
     if quiet or not sys.stderr.isatty():
         yield lambda done, total, stage="": None
         return
     from rich import progress as rich
+    from rich.console import Console
 
     amount = rich.DownloadColumn() if unit == "bytes" else rich.TextColumn("{task.fields[amount]}")
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), amount)
     times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
-    with rich.Progress(*columns, *times, console=console(), transient=True) as bar:
+    with rich.Progress(*columns, *times, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None, amount="")
 
         def move(done: int, total: int, stage: str = "") -> None:
@@ -79,27 +95,15 @@ def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
         yield move
 
 
-def console() -> Any:
-    """Standard error; rich is imported only when something is to be said, since that takes time."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
 def say(*lines: str) -> None:
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
-
-
-def say_coloured(label: str, colour: str, message: str) -> None:
-    from rich.text import Text
-
-    console().print(Text.assemble((label, colour), message))
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    say_coloured("warning: ", "yellow", message)
+    typer.echo(typer.style("warning: ", fg="yellow") + message, err=True)
 
 
 def fail(message: str) -> NoReturn:
-    say_coloured("error: ", "red", message)
+    typer.echo(typer.style("error: ", fg="red") + message, err=True)
     sys.exit(2)

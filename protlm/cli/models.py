@@ -1,4 +1,4 @@
-"""Commands about models: export, import-esm."""
+"""Commands that convert models: export, import-esm."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,28 +11,30 @@ from protlm.errors import UserError
 Attention = Annotated[
     str | None,
     typer.Option(
-        help="Switch to this kind and keep all weights: 'softmax', linear in length, estimates 'exact', badly where "
-        "attention is sharp; train on before use, also for others such as 'relu'. Default: no change."
+        help="Switch to another kind of attention and keep all weights. 'softmax' is linear in length and approximates "
+        "'exact', poorly where attention is sharp: fine-tune before use, also with others such as 'relu'. Default: no "
+        "change."
     ),
 ]
 Features = Annotated[
-    int | None, typer.Option(min=1, help="Random features of FAVOR+, drawn anew. Default: as many as before.")
+    int | None,
+    typer.Option(min=1, help="Redraw the random features of FAVOR+, this many per head. Default: no change."),
 ]
 
 
 def export(
-    output: Annotated[Path, typer.Argument(help="The folder to write.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
     model: Model = None,
     layout: Annotated[
-        str, typer.Option("--format", help="'folder' for protlm, or 'hf' for Hugging Face's transformers.")
+        str, typer.Option("--format", help="folder (for protlm) or hf (for Hugging Face transformers).")
     ] = "folder",
     attention: Attention = None,
     num_features: Features = None,
     dtype: Annotated[
-        str, typer.Option(help="Of the weights on disk: float32, or float16 or bfloat16 for half the size.")
+        str, typer.Option(help="Of the weights on disk: float32, or float16 or bfloat16 at half the size.")
     ] = "float32",
 ) -> None:
-    """Write a model as a folder, without optimizer and without pickle."""
+    """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""
     from protlm.checkpoint import DTYPES, check_absent
     from protlm.checkpoint import export as export_folder
     from protlm.exchange.huggingface import export_huggingface
@@ -42,24 +44,24 @@ def export(
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     if layout == "hf" and dtype != "float32":
-        raise UserError(f"--dtype {dtype}: is for --format folder; transformers takes a dtype when it loads a model")
-    check_absent(output)  # before what takes time
+        raise UserError(f"--dtype {dtype} requires --format folder; with transformers, choose a dtype when loading")
+    check_absent(output)
     network = load_network(model, "cpu", attention=attention, num_features=num_features)
     if layout == "folder":
         export_folder(network, output, dtype)
-        say(f"{output}: written; use it as --model {output}")
+        say(f"wrote {output}; use it with --model {output}")
     else:
         export_huggingface(network, output)
-        say(f"{output}: written; {output / 'README.md'} shows how transformers loads it")
+        say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
 
 
 def import_esm(
-    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="A folder of Hugging Face with an ESM-2 model.")],
-    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face folder of an ESM-2 model.")],
+    output: Annotated[Path, typer.Argument(help="Model folder to write.")],
     attention: Attention = None,
     num_features: Features = None,
 ) -> None:
-    """Turn ESM-2 into a model folder, with exact attention unless another is asked for."""
+    """Convert ESM-2 to a model folder, by default with its exact attention."""
     from protlm.checkpoint import check_absent, switch
     from protlm.checkpoint import export as export_folder
     from protlm.exchange.esm import load_esm
@@ -70,6 +72,6 @@ def import_esm(
     export_folder(network, output)
     c = network.config
     say(
-        f"{output}: {c.layers} layers, {c.heads} heads, width {c.width}, {c.attention} attention; "
-        f"use it as --model {output}"
+        f"wrote {output}: {c.layers} layers, {c.heads} heads, width {c.width}, {c.attention} attention; "
+        f"use it with --model {output}"
     )

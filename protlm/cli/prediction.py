@@ -2,18 +2,27 @@
 
 import math
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, Precision, load_network, model_files, progress, say
+from protlm.cli.console import (
+    Budget,
+    Device,
+    Model,
+    Nucleotides,
+    Precision,
+    check_outputs,
+    load_network,
+    model_files,
+    progress,
+    say,
+)
 from protlm.errors import UserError, counted
 
-Unidirectional = Annotated[
-    Path | None,
-    typer.Option("--model", "-m", help="A unidirectional model: a folder or a training checkpoint (.ckpt)."),
+Causal = Annotated[
+    Path | None, typer.Option("--model", "-m", help="A causal model: model folder or training checkpoint (.ckpt).")
 ]
 
 
@@ -22,31 +31,41 @@ def fill(
         str,
         typer.Argument(
             metavar="SEQUENCE|FASTA",
-            help="A protein with <mask> in place of residues, as 'MKT<mask>LLI', or a FASTA file of such; - is "
-            "standard input.",
+            help="A sequence with <mask> in place of residues, such as 'MKT<mask>LLI', a FASTA file of such sequences, "
+            "or - for standard input.",
         ),
     ],
     model: Model = None,
-    top: Annotated[int, typer.Option(min=1, max=20, help="Residues to show for each mask.")] = 5,
+    top: Annotated[int, typer.Option(min=1, max=20, help="Number of amino acids per mask.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table here (.tsv or .json).")] = None,
-    layout: Annotated[str, typer.Option("--format", help="'table', 'tsv' or 'json'; default: as --output ends.")] = "",
+    layout: Annotated[
+        str, typer.Option("--format", help="table, tsv or json. Default: by the suffix of --output, or table.")
+    ] = "",
     matrix: Annotated[
-        Path | None, typer.Option(help="Also write all twenty probabilities at every position here (TSV).")
+        Path | None, typer.Option(help="Write the probabilities of all amino acids at every position here (TSV).")
     ] = None,
-    logo: Annotated[Path | None, typer.Option(help="Draw these as a sequence logo (.png, .pdf or .svg).")] = None,
-    heatmap: Annotated[Path | None, typer.Option(help="Draw these as a heat map (.png, .pdf or .svg).")] = None,
+    logo: Annotated[
+        Path | None, typer.Option(help="Draw these probabilities as a sequence logo (.png, .pdf or .svg).")
+    ] = None,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="Draw these probabilities as a heat map (.png, .pdf or .svg).")
+    ] = None,
     one_pass: Annotated[
         bool,
-        typer.Option("--one-pass", help="For these, do not mask each position in turn: faster, but the model sees it."),
+        typer.Option(
+            "--one-pass", help="Compute these probabilities in one pass, without masking each position: faster, biased."
+        ),
     ] = False,
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
     device: Device = "auto",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Show the likeliest residues where proteins have <mask>; or the probabilities at every position."""
+    """Predict amino acids at each <mask>, or their probabilities at every position."""
     from protlm.inference.engine import Computer
-    from protlm.inference.predictions import Filling, Outputs, write_rows
+    from protlm.inference.predictions import COLUMNS, Outputs, check_pictures, write_predictions, write_rows
+    from protlm.inference.proteins import open_proteins
+    from protlm.tables import aligned
 
     layout = layout or (output.suffix[1:] if output else "table")
     if output and layout not in ("tsv", "json"):
@@ -54,83 +73,63 @@ def fill(
     if layout not in ("table", "tsv", "json"):
         raise UserError(f"--format {layout!r}: expected table, tsv or json")
     outputs = Outputs(output, layout, matrix, logo, heatmap)
-    filling = Filling(proteins, outputs, allow_nucleotides, model_files(model))
+    opened = open_proteins(proteins, allow_nucleotides, masked=True)
+    inputs = [] if isinstance(opened, list) else [Path(proteins)]
+    check_outputs((output, matrix, logo, heatmap), [*inputs, *model_files(model)])
+    records = check_pictures(opened, outputs)
     computer = Computer(load_network(model, device), token_budget, precision)
-    with progress("predicting", "positions" if filling.every or not filling.file else "bytes") as report:
-        rows = filling.run(computer, top, one_pass, report)
-    if output or (filling.every and not rows):
-        pass  # all that was asked for is in files
-    elif layout == "table":
-        _print_table(rows)
-    else:
+    unit = "positions" if outputs.every_position or isinstance(opened, list) else "bytes"
+    with progress("predicting", unit) as report:
+        rows = write_predictions(computer, records, outputs, top, one_pass, report)
+    if rows and layout != "table":
         write_rows(rows, sys.stdout, layout)
-    if filling.file:
-        for line in filling.file.tally.describe():
-            say(line)
+    elif rows:
+        cells = ([name, str(i), str(rank), residue, f"{p:.3f}"] for name, i, rank, residue, p in rows)
+        print(aligned(COLUMNS, cells, left=(0, 3)))
+    if not isinstance(opened, list):
+        say(*opened.tally.describe())
 
 
 def generate(
-    model: Unidirectional = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many proteins.")] = 1,
-    prefix: Annotated[str, typer.Option(help="Residues that each begins with.")] = "",
-    temperature: Annotated[float, typer.Option(help="Logits are divided by it; 0 takes the likeliest residue.")] = 1.0,
-    top_p: Annotated[
-        float, typer.Option(help="Draw from the likeliest residues only that together have this probability.")
+    model: Causal = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of proteins.")] = 1,
+    prefix: Annotated[str, typer.Option(help="Amino acids with which each protein starts.")] = "",
+    temperature: Annotated[
+        float, typer.Option(help="Divides the logits; 0 always takes the most probable residue.")
     ] = 1.0,
-    max_length: Annotated[int, typer.Option(min=1, help="Cut proteins that do not end before (residues).")] = 1_000,
-    min_length: Annotated[int, typer.Option(min=1, help="Let no protein end before (residues).")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same proteins.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Proteins drawn together.")] = 16,
+    top_p: Annotated[
+        float,
+        typer.Option(help="Nucleus sampling: draw from the most probable residues with at least this probability."),
+    ] = 1.0,
+    max_length: Annotated[int, typer.Option(min=1, help="Maximum length; longer proteins are cut (residues).")] = 1_000,
+    min_length: Annotated[int, typer.Option(min=1, help="Minimum length (residues).")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Proteins generated together.")] = 16,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The FASTA file to write; default: standard output.")
+        Path | None, typer.Option("--output", "-o", help="FASTA file to write. Default: standard output.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw new proteins from a unidirectional model, as FASTA."""
-    from protlm.files import atomic_output
-    from protlm.inference.generate import generate as draw
+    """Generate new proteins with a causal model, as FASTA."""
+    from protlm.inference.generate import generate as sample
+    from protlm.tables import text_output
 
     if model is None:
-        raise UserError(
-            "no --model given; expected a unidirectional one (trained with model.causal=true), as the box's is not"
-        )
-    if output and output.is_dir():
-        raise UserError(f"{output}: is a folder; expected the name of a file to write")
-    if output and output.resolve() in {path.resolve() for path in model_files(model)}:
-        raise UserError(f"{output}: is the model; name another file to write")
+        raise UserError("generate requires --model with a causal model (trained with model.causal=true)")
+    check_outputs([output], model_files(model))
     network = load_network(model, device)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     drawn = ended = residues = 0
     log_likelihood = 0.0
-    with (
-        atomic_output(output) if output else nullcontext() as partial,
-        progress("generating", "positions") as report,
-    ):
-        found = draw(network, n, prefix, temperature, top_p, max_length, seed, batch_size, min_length, report)
-        file = partial.open("w") if partial else nullcontext(sys.stdout)
-        with file as lines:
-            for protein in found:
-                lines.write(protein.fasta(**options))
-                residues, ended = residues + len(protein.sequence), ended + protein.ended
-                drawn, log_likelihood = drawn + protein.drawn, log_likelihood + protein.log_likelihood
+    with text_output(output) as file, progress("generating", "positions") as report:
+        for protein in sample(network, n, prefix, temperature, top_p, max_length, seed, batch_size, min_length, report):
+            file.write(protein.fasta(**options))
+            residues, ended = residues + len(protein.sequence), ended + protein.ended
+            drawn, log_likelihood = drawn + protein.drawn, log_likelihood + protein.log_likelihood
     perplexity = math.exp(min(700.0, -log_likelihood / drawn))
     settings = ", ".join(f"{name} {value:g}" for name, value in options.items())
     say(
         f"{output or 'standard output'}: {counted(n, 'protein')}, {counted(residues, 'residue')}, perplexity "
-        f"{perplexity:.2f}; ended by themselves {ended:,}, cut at {max_length:,} residues {n - ended:,}",
+        f"{perplexity:.2f}; {ended:,} complete, {n - ended:,} cut at {max_length:,} residues",
         f"model {model}, prefix {prefix or 'none'}, {settings}",
     )
-
-
-def _print_table(rows: list) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from protlm.inference.predictions import COLUMNS
-
-    table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("protein", "residue") else "right", overflow="fold")
-    for name, position, rank, residue, probability in rows:
-        table.add_row(name, str(position), str(rank), residue, f"{probability:.3f}")
-    Console(highlight=False, markup=False).print(table)

@@ -1,1 +1,1 @@
-"""Running a trained model: batched computation, probabilities, perplexity, evaluation, generation."""
+"""Inference with a trained model: batches, probabilities, perplexity, evaluation, masked residues, generation."""

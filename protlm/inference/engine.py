@@ -1,4 +1,4 @@
-"""A model over many sequences: batches of similar length, halved when memory runs out."""
+"""Runs a model on many sequences, in batches of similar length that are halved when memory runs out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -16,29 +16,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_BUDGET = 16_384
-"""Tokens computed at once, unless another number is asked for."""
+"""Default for the maximum number of tokens in a batch, including padding."""
 WINDOW = 1 << 18
-"""Residues of sequences that are sorted by length together."""
-_MOST = 4_096  # sequences
-_SPREAD = 0.06  # a row shorter than the longest of its batch by more than this share begins a new batch,
-_FULL = 8  # if the batch has this part of the budget already: small ones cost a device more than padding does
+"""Number of residues in a window: consecutive sequences that are sorted by length together."""
+_MOST = 4_096  # sequences in a window
+_SPREAD = 0.06  # a row shorter than the longest of its batch by more than this share starts a new batch,
+_FULL = 8  # once the batch has 1/8 of the budget: on a GPU, small batches cost more than padding
 
 
 def framed(model: Performer, tokens: np.ndarray) -> np.ndarray:
-    """A protein's tokens (length,) uint8 between the ends that the model was trained with: (length + 2,)."""
+    """Tokens (length,) uint8 with the start and end tokens of the model: (length + 2,)."""
     return with_ends(tokens, model.config.start_id)
 
 
 def encoded(model: Performer, sequences: Sequence[str]) -> list[np.ndarray]:
-    """The framed tokens of sequences in one-letter code; small letters count as capital ones, J as X.
+    """Framed tokens of sequences in one-letter code; lower case is accepted, and J is read as X.
 
     Raises:
-        UserError: for a sequence that is empty or has a letter without a token, with its number.
+        UserError: for an empty sequence or a letter without a token; names the number of the sequence.
     """
     rows = []
     for number, sequence in enumerate(sequences, start=1):
         if not isinstance(sequence, str):
-            raise UserError(f"sequence {number}: expected a text, got {type(sequence).__name__}")
+            raise UserError(f"sequence {number}: expected a string, got {type(sequence).__name__}")
         if not sequence:
             raise UserError(f"sequence {number} is empty; expected amino acids in one-letter code")
         try:
@@ -50,7 +50,7 @@ def encoded(model: Performer, sequences: Sequence[str]) -> list[np.ndarray]:
 
 
 def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Runs of consecutive items, to be sorted by length together; few enough to hold what is made of them in memory."""
+    """Runs of consecutive items to sort by length together, small enough to keep their results in memory."""
     window: list[Item] = []
     size = 0
     for item in items:
@@ -64,12 +64,12 @@ def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[
 
 
 def check_length(model: Performer, tokens: int) -> None:
-    """Raises a UserError if the model's attention does not take a sequence of so many tokens, ends included."""
+    """Raises a UserError if the model's attention has a maximum length below this number of tokens, ends included."""
     longest = model.config.longest
     if longest is not None and tokens > longest:
         raise UserError(
-            f"attention {model.config.attention_name} of this model takes {longest:,} tokens with both ends, but there "
-            f"is one of {tokens:,}; leave it out or cut it"
+            f"{tokens:,} tokens, including start and end: {model.config.attention_name} attention takes at most "
+            f"{longest:,}; remove or shorten the sequence"
         )
 
 
@@ -92,9 +92,9 @@ class Computer:
 
     Args:
         model: in evaluation mode; computes where its parameters are.
-        token_budget: most tokens computed at once, padding included; a longer row is computed alone. Lowered for good
-            when memory runs out.
-        precision: "float32" is that of the weights, "bfloat16" multiplies in 16 bits (autocast).
+        token_budget: maximum number of tokens in a batch, including padding; a longer row is computed alone. Halved,
+            for all later batches, when memory runs out.
+        precision: "float32", or "bfloat16" for matrix products in 16 bits (autocast).
     """
 
     def __init__(self, model: Performer, token_budget: int = TOKEN_BUDGET, precision: str = "float32") -> None:
@@ -106,16 +106,16 @@ class Computer:
     def __call__(
         self, rows: Sequence[np.ndarray], function: Callable[[Tensor, Tensor, np.ndarray], Result], skip: int = 0
     ) -> Iterator[tuple[np.ndarray, Result]]:
-        """For each batch, longest rows first: indices into `rows`, and what the function makes of it.
+        """Yields, for each batch, longest rows first, its indices into `rows` and the result of the function.
 
         Args:
             rows: framed tokens, (length_i,) uint8 each.
-            function: of tokens (B, L) int64, key mask (B, L) bool, both on the model's device, and the indices (B,).
-                What it returns should be on the CPU already, so that memory that runs out does so inside of it.
-            skip: how many batches to leave out, which an earlier run over the same rows has done.
+            function: of tokens (B, L) int64 and key mask (B, L) bool, both on the model's device, and the indices (B,).
+                Its result should be on the CPU, so that memory runs out inside the function or not at all.
+            skip: number of batches to skip, which an earlier run over the same rows has computed.
 
         Raises:
-            UserError: if the memory is too small for a single row; for one that the model does not take.
+            UserError: if memory is too small for a single row, or a row is too long for the model.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         check_length(self.model, int(lengths.max(initial=0)))
@@ -135,8 +135,8 @@ class Computer:
                 torch.cuda.empty_cache()
             if len(batch) == 1:
                 raise UserError(
-                    f"memory of {self.device} is too small for a protein of {lengths[batch[0]] - 2:,} residues; leave "
-                    "it out, or use a smaller model or another device"
+                    f"out of memory on {self.device} for a protein of {lengths[batch[0]] - 2:,} residues; remove it "
+                    "or use a smaller model or another device"
                 )
             self.token_budget = max(1, self.token_budget // 2)
             waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
@@ -153,17 +153,17 @@ class Computer:
 
 
 def batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Groups rows of similar length, longest first, so that little is padding.
+    """Groups rows of similar length, longest first, to keep padding low.
 
-    Unlike training's `length_buckets`, a batch need not be full: on 2^18 tokens of Swiss-Prot, budget 16,384, padding
-    adds 3 % instead of 9 %.
+    Batches need not be full: on 2^18 tokens of Swiss-Prot with a budget of 16,384, padding adds 3 %; with full batches,
+    as in training (`length_buckets`), it adds 9 %.
 
     Args:
         lengths: (n,) integers, in tokens.
-        token_budget: most tokens in a batch, padding included; a longer row gets a batch of its own.
+        token_budget: maximum number of tokens in a batch, including padding; a longer row gets its own batch.
 
     Returns:
-        Indices into `lengths`, each exactly once.
+        Arrays of indices into `lengths`; each index occurs once.
 
     >>> [batch.tolist() for batch in batches(np.array([50, 9, 99, 98]), 400)]
     [[2, 3], [0], [1]]
@@ -183,5 +183,5 @@ def batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether torch could not get memory; the CPU's allocator and cuBLAS (ALLOC_FAILED) say so in a RuntimeError."""
+    """Whether torch ran out of memory; its CPU allocator and cuBLAS (ALLOC_FAILED) raise plain RuntimeErrors."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "alloc" in str(error).lower()

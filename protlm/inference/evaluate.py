@@ -1,4 +1,4 @@
-"""Accuracy and perplexity of a model on a corpus, split by split, by length of the protein and by residue."""
+"""Accuracy and perplexity of a model on the splits of a corpus, also by protein length and by residue."""
 
 import json
 import math
@@ -15,31 +15,32 @@ from protlm.batching.masking import Masking
 from protlm.corpus.reader import Corpus, Unigram
 from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
-from protlm.inference.engine import check_length
-from protlm.metrics import Breakdown, ResidueMetrics
+from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length
+from protlm.metrics import Breakdown, ResidueMetrics, format_row
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
+from protlm.tables import aligned
 
 FORMAT = "protlm evaluation"
 VERSION = 1
 LONGEST = 128 << np.arange(8)
-"""(bins - 1,) the longest protein, in residues, of each bin of lengths but the last, which has no end."""
+"""(bins - 1,) the maximum length, in residues, of each bin of protein lengths; the last bin has none."""
 
 
 class SplitResults(dict[str, float]):
-    """What `ResidueMetrics.beside` says of one split, and of its parts.
+    """The metrics of one split, see `ResidueMetrics.beside`, and of its parts.
 
     Attributes:
-        proteins: how many the split has.
-        asked: how many residues the model was asked for.
-        by_length: a row for each bin of lengths in which there are proteins, shorter ones first: "min" and "max" length
-            in residues (None without an end), "proteins", and the row of `Breakdown.over`.
-        by_residue: letter -> the row of `Breakdown.over`, and "predicted", how often the model said it; only residues
-            that were asked for.
+        proteins: number of proteins in the split.
+        scored: number of residues that the model predicted.
+        by_length: one row per non-empty bin of lengths, in ascending order: "min" and "max" length in residues (None
+            in the last bin), "proteins", and the row of `Breakdown.over`.
+        by_residue: letter -> the row of `Breakdown.over`, and "predicted", how often the model predicted this letter;
+            only residues that were scored.
     """
 
     proteins: int
-    asked: int
+    scored: int
     by_length: list[dict[str, Any]]
     by_residue: dict[str, dict[str, Any]]
 
@@ -49,28 +50,27 @@ def evaluate(
     corpus: Corpus,
     splits: Sequence[str] = (),
     max_length: int | None = None,
-    token_budget: int = 16_384,
+    token_budget: int = TOKEN_BUDGET,
     share: float = 0.15,
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, SplitResults]:
-    """Split -> accuracy and perplexity, and those of the unigram baseline over the same residues.
+    """Split -> accuracy and perplexity, with the unigram baseline over the same residues.
 
-    A bidirectional model restores residues of which all that were selected are masked; a unidirectional one says the
-    next residue.
+    A bidirectional model predicts masked residues (all selected residues are masked), a causal model the next residue.
 
     Args:
         model: in evaluation mode.
-        corpus: its training split is the source of the unigram baseline.
-        splits: by default test and ood, those of them that have proteins.
-        max_length: longer proteins are cropped at random, in tokens; by default the model's positions.
-        token_budget: most tokens computed at once.
-        share: share of the residues that is masked.
-        seed: of crops and masks: the same seed asks the same questions.
-        progress: called with the proteins done and all.
+        corpus: its training split provides the unigram baseline.
+        splits: by default "test" and "ood", if they have proteins.
+        max_length: in tokens; longer proteins are cropped at random. By default the model's.
+        token_budget: maximum number of tokens in a batch, including padding.
+        share: share of the residues to mask.
+        seed: of crops and masks.
+        progress: called with the numbers of proteins done and in total.
 
     Raises:
-        UserError: for a split that is unknown or has no proteins; for a model whose answers are not finite.
+        UserError: for an unknown or empty split, or a model whose output is not finite.
     """
     splits = _chosen(corpus, splits)
     max_length = max_length or model.config.max_length
@@ -92,10 +92,7 @@ def evaluate(
             proteins += np.bincount(bins, minlength=len(proteins))
             metrics.update(logits, targets, scored)
             breakdown.update(logits, targets, scored, bins)
-            if not np.isfinite(breakdown.negative_log).all():
-                raise UserError(
-                    "the model's answers are not finite numbers: its training went wrong; take an earlier checkpoint"
-                )
+            check_finite(breakdown.negative_log)
             done += len(key)
             if progress:
                 progress(done, total)
@@ -108,24 +105,22 @@ def _chosen(corpus: Corpus, splits: Sequence[str]) -> list[str]:
     for split in splits:
         if split not in SPLITS:
             raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    wanted = list(dict.fromkeys(splits)) or [split for split in ("test", "ood") if split in present]
-    if not wanted:
+    chosen = list(dict.fromkeys(splits)) or [split for split in ("test", "ood") if split in present]
+    absent = [split for split in chosen if split not in present]
+    if absent or not chosen:
         raise UserError(
-            f"{corpus.path}: no proteins in test or ood; name other splits, those with proteins: {', '.join(present)}"
+            f"{corpus.path}: no proteins in {', '.join(absent) or 'test or ood'}; "
+            f"splits with proteins: {', '.join(present)}"
         )
-    if absent := [split for split in wanted if split not in present]:
-        raise UserError(
-            f"{corpus.path}: no proteins in {', '.join(absent)}; splits with proteins: {', '.join(present)}"
-        )
-    return wanted
+    return chosen
 
 
 def _results(metrics: ResidueMetrics, breakdown: Breakdown, proteins: np.ndarray, unigram: Unigram) -> SplitResults:
     results = SplitResults(metrics.beside(unigram))
-    results.proteins, results.asked = int(proteins.sum()), int(breakdown.asked.sum())
+    results.proteins, results.scored = int(proteins.sum()), int(breakdown.scored.sum())
     results.by_length, results.by_residue = [], {}
     for number in np.flatnonzero(proteins).tolist():
-        part = np.zeros(breakdown.asked.shape, dtype=bool)
+        part = np.zeros(breakdown.scored.shape, dtype=bool)
         part[number] = True
         row = {
             "min": int(LONGEST[number - 1]) + 1 if number else 1,
@@ -134,7 +129,7 @@ def _results(metrics: ResidueMetrics, breakdown: Breakdown, proteins: np.ndarray
         }
         results.by_length.append({**row, **breakdown.over(part, unigram)})
     for letter in (*STANDARD, "U", "O"):
-        part = np.zeros(breakdown.asked.shape, dtype=bool)
+        part = np.zeros(breakdown.scored.shape, dtype=bool)
         part[:, INDEX[letter]] = True
         row = breakdown.over(part, unigram)
         if row["asked"]:
@@ -143,50 +138,35 @@ def _results(metrics: ResidueMetrics, breakdown: Breakdown, proteins: np.ndarray
 
 
 def format_details(results: dict[str, SplitResults]) -> str:
-    """Two plain tables for each split: by length of the protein, and by residue."""
+    """Two tables for each split: by protein length and by residue."""
     tables = []
     for split, result in results.items():
-        columns = ("proteins", "asked", "accuracy", "unigram", "perplexity", "unigram")
-        rows = [[f"{split} by length", *columns]]
+        header = [f"{split} by length", "proteins", "scored", "accuracy", "unigram", "perplexity", "unigram"]
+        rows = []
         for row in result.by_length:
             name = f"{row['min']:,}-{row['max']:,}" if row["max"] else f"{row['min']:,} and more"
-            accuracies = [_percent(row["accuracy"]), _percent(row["unigram_accuracy"])]
-            rows.append([name, f"{row['proteins']:,}", f"{row['asked']:,}", *accuracies, *_perplexities(row)])
-        tables.append(_aligned(rows))
-        rows = [[f"{split} by residue", "asked", "predicted", "accuracy", "perplexity", "unigram"]]
+            rows.append([name, f"{row['proteins']:,}", f"{row['asked']:,}", *format_row(row)])
+        tables.append(aligned(header, rows))
+        header = [f"{split} by residue", "scored", "predicted", "accuracy", "perplexity", "unigram"]
+        rows = []
         for letter, row in result.by_residue.items():
-            counts = [f"{row['asked']:,}", f"{row['predicted']:,}"]
-            rows.append([letter, *counts, _percent(row["accuracy"]), *_perplexities(row)])
-        tables.append(_aligned(rows))
+            accuracy, _, *perplexities = format_row(row)
+            rows.append([letter, f"{row['asked']:,}", f"{row['predicted']:,}", accuracy, *perplexities])
+        tables.append(aligned(header, rows))
     return "\n\n".join(tables)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _perplexities(row: dict[str, Any]) -> list[str]:
-    return [f"{row['perplexity']:.2f}", f"{row['unigram_perplexity']:.2f}"]
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """The first column at the left, the others at the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
-    return "\n".join("   ".join(row) for row in cells)
 
 
 def to_json(
     results: dict[str, SplitResults], model: Performer, path: str | Path, corpus: Corpus, options: dict[str, Any]
 ) -> str:
-    """Everything as JSON, in the layout of docs/formats.md.
+    """All results as JSON, in the layout of docs/formats.md.
 
     Args:
         results: of `evaluate`.
-        model: the model that was evaluated.
-        path: where it was loaded from.
-        corpus: the corpus it was evaluated on.
-        options: what `evaluate` was called with.
+        model: that was evaluated.
+        path: of the model.
+        corpus: on which it was evaluated.
+        options: other arguments of `evaluate`.
     """
     about = {
         "format": FORMAT,
@@ -199,7 +179,7 @@ def to_json(
     splits = {
         split: {
             "proteins": result.proteins,
-            "asked": result.asked,
+            "asked": result.scored,
             **result,
             "by_length": result.by_length,
             "by_residue": result.by_residue,
@@ -210,7 +190,7 @@ def to_json(
 
 
 def _without_nan(value: Any) -> Any:
-    """None for nan, which JSON does not have, at any depth."""
+    """Replaces NaN, which JSON does not have, by None at any depth."""
     if isinstance(value, dict):
         return {name: _without_nan(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
-"""The likeliest residues where a sequence has `<mask>`, and the probabilities of all residues at every position.
+"""Amino acids predicted at `<mask>`, and probabilities of all amino acids at every position.
 
-Legend: L residues of a protein, masks included.
+Legend: L residues of a protein, including masks; M its masked positions.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,26 +11,25 @@ import numpy as np
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.inference.engine import TOKEN_BUDGET, Computer, framed, windows
-from protlm.inference.probabilities import log_softmax, masked, of_residues, one_pass
+from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, framed, windows
+from protlm.inference.probabilities import Progress, check_bidirectional, log_softmax, masked, of_residues
+from protlm.inference.probabilities import one_pass as log_p_of_one_pass
 from protlm.performer import Performer
 from protlm.sequence.alphabet import LETTERS, MASK, STANDARD, TOKENS, encode_with_special
 
-TYPED = "sequence"
-"""What a protein that has no name is called."""
 _MASK = TOKENS[MASK]
-_TEXT = frozenset((*LETTERS, _MASK))
+_ALLOWED = frozenset((*LETTERS, _MASK))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The residues of one masked position, likeliest first."""
+    """The most probable amino acids at one masked position, in descending order."""
 
     position: int
-    """1-based, counted in residues."""
+    """In residues, from 1."""
     residues: tuple[str, ...]
     probabilities: tuple[float, ...]
-    """Of the twenty amino acids, which sum to 1."""
+    """Over the twenty amino acids, so that all twenty sum to 1."""
 
 
 class Protein(NamedTuple):
@@ -42,54 +41,48 @@ class Protein(NamedTuple):
 
 
 def masked_tokens(text: str) -> np.ndarray:
-    """Tokens (L,) uint8 of a protein as a person types it, with or without `<mask>`.
+    """Tokens (L,) uint8 of a protein as typed: letters of either case, `<mask>` and white space.
 
     Raises:
-        UserError: for anything but amino acids in one-letter code, which may be small, `<mask>` and white space.
+        UserError: for anything else.
     """
     tokens = encode_with_special(text, [_MASK])
     for position, token in enumerate(map(TOKENS.__getitem__, tokens), start=1):
-        if token not in _TEXT:
-            raise UserError(
-                f"{token!r} at position {position} of the sequence; expected residues and {_MASK} only, without gaps"
-            )
+        if token not in _ALLOWED:
+            raise UserError(f"{token!r} at position {position} of the sequence; expected amino acids and {_MASK} only")
     return tokens
 
 
-def fill(model: Performer, text: str, top: int = 5) -> list[Prediction]:
-    """Predicts the residues at `<mask>`.
+def predict_masked(model: Performer, text: str, top: int = 5) -> list[Prediction]:
+    """Predicts the amino acids at each `<mask>`.
 
     Args:
         model: bidirectional, in evaluation mode.
         text: a sequence with `<mask>` in place of one or more residues.
-        top: how many residues for each mask, 1 to 20.
+        top: number of amino acids per mask, 1 to 20.
 
     Raises:
-        UserError: for a unidirectional model, a text without `<mask>`, or something outside the alphabet.
+        UserError: for a causal model, or a text without `<mask>` or with characters outside the alphabet.
     """
-    ((_, predictions),) = fill_proteins(Computer(model), [Protein(TYPED, masked_tokens(text))], top)
+    ((_, predictions),) = predict_proteins(Computer(model), [Protein("", masked_tokens(text))], top)
     return predictions
 
 
 def probabilities(
-    model: Performer,
-    text: str,
-    one_pass: bool = False,
-    token_budget: int = TOKEN_BUDGET,
-    precision: str = "float32",
+    model: Performer, text: str, one_pass: bool = False, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
 ) -> np.ndarray:
     """Probabilities (L, 20) float64 of the amino acids at every position, in the order of `STANDARD`.
 
-    With M the masked positions of the text x, row i is p(. | x) if i is in M, else p(. | x with i masked as well).
+    Row i is p(. | x) if i is in M, and p(. | x with i masked as well) otherwise.
 
     Args:
         model: bidirectional, in evaluation mode.
         text: a sequence, with or without `<mask>`.
-        one_pass: all rows are p(. | x): one pass of the model instead of up to L + 1.
+        one_pass: use p(. | x) for all rows: one forward pass instead of up to L + 1.
         token_budget, precision: see `Computer`.
 
     Raises:
-        UserError: as `fill`, and for an empty text.
+        UserError: as `predict_masked`, and for an empty text.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, 1, 2, 8, 8)).eval()
@@ -98,104 +91,80 @@ def probabilities(
     """
     tokens = masked_tokens(text)
     if not len(tokens):
-        raise UserError("the sequence is empty; expected amino acids in one-letter code")
-    return matrix(Computer(model, token_budget, precision), tokens, one_pass)
+        raise UserError("empty sequence; expected amino acids in one-letter code")
+    return position_probabilities(Computer(model, token_budget, precision), tokens, one_pass)
 
 
-def matrix(
-    computer: Computer, tokens: np.ndarray, in_one_pass: bool = False, progress: Callable[[int], None] | None = None
+def position_probabilities(
+    computer: Computer, tokens: np.ndarray, one_pass: bool = False, progress: Progress | None = None
 ) -> np.ndarray:
-    """As `probabilities`, of tokens (L,) uint8; `progress` is called with how many more positions are done."""
-    _check(computer.model)
-    log_p = of_residues(_finite(one_pass(computer, tokens)))
-    rest = np.zeros(0, dtype=np.int64) if in_one_pass else np.flatnonzero(tokens != MASK)
+    """As `probabilities`, for tokens (L,) uint8; `progress` is called with the number of positions just done."""
+    _check_model(computer.model)
+    log_p = log_p_of_one_pass(computer, tokens)
+    rest = np.zeros(0, dtype=np.int64) if one_pass else np.flatnonzero(tokens != MASK)
     if progress:
         progress(len(tokens) - len(rest))
     if len(rest):
-        log_p[rest] = of_residues(_finite(masked(computer, tokens, rest, progress)))
-    return np.exp(log_p)
+        log_p[rest] = masked(computer, tokens, rest, progress)
+    check_finite(log_p)
+    return np.exp(of_residues(log_p))
 
 
-def fill_proteins(
+def predict_proteins(
     computer: Computer, proteins: Iterable[Protein], top: int = 5, source: str = ""
 ) -> Iterator[tuple[Protein, list[Prediction]]]:
-    """The predictions for each mask of many proteins, in their order.
+    """Predictions at the masks of many proteins, in their order.
 
     Args:
         computer: of a bidirectional model.
-        proteins: read as far as they are needed.
-        top: how many residues for each mask, 1 to 20.
-        source: how messages name the file of the proteins.
+        proteins: consumed lazily.
+        top: number of amino acids per mask, 1 to 20.
+        source: file of the proteins, for messages.
 
     Raises:
-        UserError: for a unidirectional model; for a protein without `<mask>`.
+        UserError: for a causal model, or a protein without `<mask>`.
     """
-    _check(computer.model)
-    _check_top(top)
+    _check_model(computer.model)
+    check_top(top)
     for window in windows(proteins, lambda protein: len(protein.tokens)):
         for protein in window:
             if MASK not in protein.tokens:
                 where = f"{source}, protein {protein.name!r}: " if source else ""
-                raise UserError(
-                    f"{where}no {_MASK} in the sequence; put {_MASK} in place of each residue to predict, as in "
-                    f"MKT{_MASK}LLI"
-                )
-        for protein, rows in zip(window, _at_masks(computer, [protein.tokens for protein in window]), strict=True):
-            places = np.flatnonzero(protein.tokens == MASK)
-            yield protein, [_prediction(int(i), row, top) for i, row in zip(places, rows, strict=True)]
+                raise UserError(f"{where}no {_MASK} in the sequence; put one in place of each residue to predict")
+        for protein, p in zip(window, _at_masks(computer, [protein.tokens for protein in window]), strict=True):
+            yield protein, most_probable(protein, p, top)
 
 
-def fill_with_matrices(
-    computer: Computer,
-    proteins: Iterable[Protein],
-    keep: Callable[[Protein, np.ndarray], None],
-    top: int = 5,
-    in_one_pass: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[Protein, list[Prediction]]]:
-    """As `fill_proteins`, one by one, where none needs a mask; `keep` is given each with its `matrix`."""
-    _check_top(top)
-    for protein in proteins:
-        rows = matrix(computer, protein.tokens, in_one_pass, progress)
-        keep(protein, rows)
-        yield protein, [_prediction(int(i), rows[i], top) for i in np.flatnonzero(protein.tokens == MASK)]
+def most_probable(protein: Protein, p: np.ndarray, top: int) -> list[Prediction]:
+    """The predictions at the masks of a protein, from probabilities (masks, 20)."""
+    best = np.argsort(-p, axis=1, kind="stable")[:, :top]
+    return [
+        Prediction(position + 1, tuple(STANDARD[i] for i in order), tuple(row[order].tolist()))
+        for position, row, order in zip(np.flatnonzero(protein.tokens == MASK).tolist(), p, best, strict=True)
+    ]
 
 
-def _check(model: Performer) -> None:
-    if model.config.causal:
-        raise UserError(
-            "this model is unidirectional: it sees nothing behind a mask; fill needs a bidirectional one, this one can "
-            "go on from a beginning (protlm generate) or score whole variants (protlm score)"
-        )
-
-
-def _check_top(top: int) -> None:
+def check_top(top: int) -> None:
+    """Raises a UserError for a number of amino acids that is not 1 to 20."""
     if not 1 <= top <= len(STANDARD):
         raise UserError(f"top {top}: expected 1 to {len(STANDARD)}")
 
 
-def _finite(log_p: np.ndarray) -> np.ndarray:
-    if np.isnan(log_p).any():
-        raise UserError("the model's answers are not finite; take another checkpoint")
-    return log_p
-
-
-def _prediction(place: int, p: np.ndarray, top: int) -> Prediction:
-    best = np.argsort(-p, kind="stable")[:top]
-    return Prediction(place + 1, tuple(STANDARD[i] for i in best), tuple(float(p[i]) for i in best))
+def _check_model(model: Performer) -> None:
+    check_bidirectional(model, "fill", "; use generate or score")
 
 
 def _at_masks(computer: Computer, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Probabilities (masks, 20) of each of several proteins, given as tokens (L_i,)."""
     model = computer.model
-    inputs = [framed(model, tokens) for tokens in rows]
 
-    def read(tokens: Tensor, key_mask: Tensor, batch: np.ndarray) -> list[np.ndarray]:
+    def read(tokens: Tensor, key_mask: Tensor, _: np.ndarray) -> list[np.ndarray]:
         chosen = tokens == MASK
-        log_p = _finite(log_softmax(model.logits(model.hidden(tokens, key_mask)[chosen])))
+        log_p = log_softmax(model.logits(model.hidden(tokens, key_mask)[chosen]))
+        check_finite(log_p)
         return np.split(np.exp(of_residues(log_p)), np.cumsum(chosen.sum(1).cpu().numpy())[:-1])
 
     results: dict[int, np.ndarray] = {}
-    for batch, parts in computer(inputs, read):
+    for batch, parts in computer([framed(model, tokens) for tokens in rows], read):
         results.update(zip(batch.tolist(), parts, strict=True))
     return [results[i] for i in range(len(rows))]

@@ -1,47 +1,49 @@
-"""New proteins of a unidirectional model, drawn residue by residue.
+"""New proteins from a causal model, sampled residue by residue.
 
 Legend: B sequences of a batch, A the 21 tokens that can be drawn.
 
-Of the logits l over all tokens, those of the twenty amino acids and of `<eos>` are kept; every other token has
-probability 0. With temperature T > 0, p_a = exp(l_a / T) / sum_b exp(l_b / T); T = 0 takes the likeliest. With top_p
-below 1, only the nucleus is kept and brought to the sum of 1 again: the likeliest tokens, as few as together have at
-least top_p (Holtzman et al. 2020, "The curious case of neural text degeneration").
+Of the logits l over all tokens, only those of the twenty amino acids and of `<eos>` are used. With temperature T > 0,
+p_a = exp(l_a / T) / sum_b exp(l_b / T); T = 0 takes the most probable token. With top_p below 1, only the nucleus is
+kept and renormalised: the smallest set of most probable tokens with a total probability of at least top_p (Holtzman
+et al. 2020, "The curious case of neural text degeneration").
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from protlm.batching.randomness import KeyedGenerator
 from protlm.errors import UserError
-from protlm.inference.probabilities import STANDARD_TOKENS, log_softmax
+from protlm.inference.engine import check_finite
+from protlm.inference.probabilities import log_softmax
 from protlm.performer import Performer
-from protlm.sequence.alphabet import EOS, ResidueError, decode, encode
+from protlm.sequence.alphabet import EOS, STANDARD_TOKENS, ResidueError, decode, encode
 
 DRAWN = np.append(STANDARD_TOKENS, EOS)
-"""(21,) the tokens that can be drawn; the end is the last."""
+"""(21,) the tokens that can be drawn; `<eos>` is the last."""
 _END = len(DRAWN) - 1
-_LINE = 60  # residues in a line of FASTA, as UniProt has them
-_STREAMS = 7  # tells these random numbers from those of training with the same seed
+_LINE = 60  # residues per line of FASTA, as in UniProt
+_STREAMS = 7  # keeps these random numbers apart from those of training with the same seed
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A protein that was drawn."""
+    """A generated protein."""
 
     number: int
     """From 1."""
     sequence: str
-    """With the prefix."""
+    """Including the prefix."""
     log_likelihood: float
-    """Sum of log p, in nats, of the drawn tokens, `<eos>` too, given those before; over all 33 tokens, T = 1."""
+    """Sum of log p of the drawn tokens, including `<eos>`, given those before; in nats, over all 33 tokens, T = 1."""
     drawn: int
-    """How many tokens were drawn, `<eos>` too."""
+    """Number of drawn tokens, including `<eos>`."""
     ended: bool
-    """False if the protein was cut at the largest length."""
+    """Whether the model drew `<eos>`; False if the protein was cut at the maximum length."""
 
     @property
     def perplexity(self) -> float:
@@ -50,7 +52,7 @@ class Generated:
             return float(np.exp(-self.log_likelihood / self.drawn))
 
     def fasta(self, **more: object) -> str:
-        """A FASTA record, with `more` as further entries of its header."""
+        """A FASTA record; `more` are additional entries of its header."""
         entries = {
             "length": len(self.sequence),
             "log_likelihood": f"{self.log_likelihood:.4f}",
@@ -75,108 +77,90 @@ def generate(
     min_length: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Generated]:
-    """Draws proteins, in the order of their numbers.
+    """Samples proteins, in the order of their numbers.
 
-    The prefix is computed once, in parallel; then each token takes one step of the same time and memory, but for a
-    model with exact attention. The random numbers of a protein depend on the seed, its number and the position alone;
-    so a protein does not depend on `n` or `batch_size`, but for rounding of the model.
+    The prefix is computed once, in parallel; then each token takes a step of constant time and memory, except with
+    exact attention. The random numbers of a protein depend only on the seed, its number and the position, so that a
+    protein does not depend on `n` or `batch_size`, apart from rounding in the model.
 
     Args:
-        model: unidirectional, in evaluation mode.
-        n: how many.
-        prefix: residues that each of them begins with, in one-letter code.
-        temperature: T above, from 0.
-        top_p: above 0, at most 1.
-        max_length: of a protein with its prefix, in residues; one that has not ended by then is cut.
-        seed: from 0.
-        batch_size: how many are drawn together; memory is in proportion to it.
-        min_length: `<eos>` is not drawn before, in residues.
-        progress: called with how many of all possible residues are done, and these.
+        model: causal, in evaluation mode.
+        n: number of proteins.
+        prefix: amino acids with which each protein starts, in one-letter code.
+        temperature: at least 0; see the top of this file.
+        top_p: above 0, at most 1; see the top of this file.
+        max_length: in residues, including the prefix; longer proteins are cut.
+        seed: at least 0.
+        batch_size: proteins generated together; memory is proportional to it.
+        min_length: in residues; `<eos>` is not drawn before.
+        progress: called with the number of positions done and the maximum number of positions.
 
     Raises:
-        UserError: for values outside these bounds; a bidirectional model; a model whose logits are not finite.
+        UserError: for values outside these bounds, a bidirectional model, or logits that are not finite.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, 1, 2, 8, 8, causal=True)).eval()
     >>> [len(protein.sequence) for protein in generate(model, 2, "MKT", min_length=9, max_length=9)]
     [9, 9]
     """
-    # checked at the call, not when the first protein is asked for
-    tokens = _checked(model, n, prefix, temperature, top_p, max_length, seed, batch_size, min_length)
-    return _batches(model, n, tokens, temperature, top_p, max_length, seed, batch_size, min_length, progress)
+    _check(model, {"n": n, "batch_size": batch_size, "min_length": min_length}, temperature, top_p, seed)
+    tokens = _prefix_tokens(prefix, min_length, max_length)
+    device, chance, steps = next(model.parameters()).device, KeyedGenerator(seed, _STREAMS), max_length - len(tokens)
 
-
-def _batches(
-    model: Performer,
-    n: int,
-    prefix: np.ndarray,
-    temperature: float,
-    top_p: float,
-    max_length: int,
-    seed: int,
-    batch_size: int,
-    min_length: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Generated]:
-    device = next(model.parameters()).device
-    chance = KeyedGenerator(seed, _STREAMS)
-    each = max_length - len(prefix)
-    with torch.inference_mode():
-        start = torch.from_numpy(np.append(np.uint8(model.config.start_id), prefix)).to(device).long()[None]
-        logits, first = model.step(start)
-        first_logits = logits[:, -1]
-    for begin in range(0, n, batch_size):
-        numbers = np.arange(begin, min(n, begin + batch_size))
-        drawn = np.zeros((len(numbers), each), dtype=np.int64)  # indices into DRAWN
-        likelihood, count = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=np.int64)
-        ended = np.zeros(len(numbers), dtype=bool)
-        rows = np.arange(len(numbers))  # of those that have not ended
+    def sampled(numbers: np.ndarray, logits: torch.Tensor, state: Any) -> Iterator[Generated]:
+        drawn = np.full((len(numbers), steps), -1)  # indices into DRAWN
+        likelihood = np.zeros(len(numbers))
+        rows = np.arange(len(numbers))  # of the proteins that have not ended
         with torch.inference_mode():
             copies = torch.zeros(len(rows), dtype=torch.long, device=device)
-            state, logits = first.select(copies), first_logits[copies]
-            for place in range(each):
+            state, logits = state.select(copies), logits[copies]
+            for step in range(steps):
                 log_p = log_softmax(logits)[:, DRAWN]
-                if not np.isfinite(log_p).all():
-                    raise UserError("the model's logits are not finite; take another checkpoint")
+                check_finite(log_p)
                 allowed = log_p.copy()
-                if len(prefix) + place < min_length:
+                if len(tokens) + step < min_length:
                     allowed[:, _END] = -np.inf
-                uniform = np.array([chance(int(number), place).random() for number in numbers[rows]])
+                uniform = np.array([chance(int(number), step).random() for number in numbers[rows]])
                 chosen = draw(allowed, uniform, temperature, top_p)
-                drawn[rows, place] = chosen
+                drawn[rows, step] = chosen
                 likelihood[rows] += log_p[np.arange(len(rows)), chosen]
-                count[rows] += 1
-                over = chosen == _END
-                ended[rows[over]] = True
+                stay = np.flatnonzero(chosen != _END)
                 if progress:
-                    open_rows = len(rows) - int(over.sum())
-                    closed = begin + len(numbers) - open_rows
-                    progress(closed * each + open_rows * (place + 1), n * each)
-                if over.all() or place == each - 1:
+                    progress((int(numbers[-1]) + 1 - len(stay)) * steps + len(stay) * (step + 1), n * steps)
+                if not len(stay) or step == steps - 1:
                     break
-                if over.any():
-                    stay = np.flatnonzero(~over)
+                if len(stay) < len(rows):
                     rows, chosen = rows[stay], chosen[stay]
                     state = state.select(torch.from_numpy(stay).to(device))
                 logits, state = model.step(torch.from_numpy(DRAWN[chosen]).to(device)[:, None], state)
                 logits = logits[:, -1]
-        for row, number in enumerate(numbers):
-            residues = DRAWN[drawn[row, : count[row] - ended[row]]]
-            sequence = decode(np.concatenate((prefix, residues)))
-            yield Generated(int(number) + 1, sequence, float(likelihood[row]), int(count[row]), bool(ended[row]))
+        for number, row, log_likelihood in zip(numbers.tolist(), drawn, likelihood.tolist(), strict=True):
+            row = row[row >= 0]
+            ended = bool(row[-1] == _END)
+            sequence = decode(np.concatenate((tokens, DRAWN[row[: len(row) - ended]])))
+            yield Generated(number + 1, sequence, log_likelihood, len(row), ended)
+
+    def batches() -> Iterator[Generated]:
+        start = torch.from_numpy(np.append(np.uint8(model.config.start_id), tokens)).to(device).long()[None]
+        with torch.inference_mode():
+            logits, state = model.step(start)
+        for first in range(0, n, batch_size):
+            yield from sampled(np.arange(first, min(n, first + batch_size)), logits[:, -1], state)
+
+    return batches()  # not a generator function itself: the checks above run when it is called
 
 
 def draw(log_p: np.ndarray, uniform: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """Draws one token a row: indices (B,) int64.
+    """Draws one token per row: indices (B,) int64.
 
     Args:
-        log_p: (B, A) float64, up to a constant a row; -inf for what cannot be drawn.
+        log_p: (B, A) float64, up to a constant per row; -inf for tokens that cannot be drawn.
         uniform: (B,) random numbers from [0, 1).
         temperature, top_p: see the top of this file.
     """
     if temperature == 0:
         return log_p.argmax(1)
-    with np.errstate(over="ignore"):  # a quotient that is -inf is what it has to be
+    with np.errstate(over="ignore"):  # an overflow to -inf is correct
         p = np.exp((log_p - log_p.max(1, keepdims=True)) / temperature)
     p /= p.sum(1, keepdims=True)
     if top_p < 1:
@@ -189,35 +173,26 @@ def draw(log_p: np.ndarray, uniform: np.ndarray, temperature: float, top_p: floa
     return (heights <= (uniform * heights[:, -1])[:, None]).sum(1)
 
 
-def _checked(
-    model: Performer,
-    n: int,
-    prefix: str,
-    temperature: float,
-    top_p: float,
-    max_length: int,
-    seed: int,
-    batch_size: int,
-    min_length: int,
-) -> np.ndarray:
-    """The tokens (length,) uint8 of the prefix, if all arguments can be used."""
+def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: float, seed: int) -> None:
     if not model.config.causal:
-        raise UserError(
-            "this model is bidirectional; generate needs a unidirectional one (trained with model.causal=true)"
-        )
+        raise UserError("generate requires a causal model (trained with model.causal=true); this one is bidirectional")
     if model.config.zeroed_id is not None:
-        raise UserError("this model scales its embeddings by the share of masks (zeroed_id); it cannot generate")
+        raise UserError("this model rescales its embeddings by the share of masks (zeroed_id); it cannot generate")
     if not model.config.stepwise:
-        raise UserError(f"{model.config.attention_name} attention cannot be computed token by token, so not generate")
-    for name, value in (("n", n), ("batch_size", batch_size), ("min_length", min_length)):
+        raise UserError(f"{model.config.attention_name} attention cannot run token by token; it cannot generate")
+    for name, value in counts.items():
         if value < 1:
-            raise UserError(f"{name} {value}: expected a whole number from 1")
+            raise UserError(f"{name} {value}: expected an integer of at least 1")
     if seed < 0:
-        raise UserError(f"seed {seed}: expected a whole number from 0")
+        raise UserError(f"seed {seed}: expected an integer of at least 0")
     if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature {temperature}: expected a number from 0, which takes the likeliest residue")
+        raise UserError(f"temperature {temperature}: expected a number of at least 0")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p {top_p}: expected a number above 0, at most 1")
+
+
+def _prefix_tokens(prefix: str, min_length: int, max_length: int) -> np.ndarray:
+    """Tokens (length,) uint8 of the prefix."""
     try:
         # some letters outside ASCII become I, K or S in upper case
         tokens = encode(prefix.upper() if prefix.isascii() else prefix)

@@ -1,11 +1,10 @@
-"""What a model fills in, as files: proteins with masks in; tables, matrices and pictures out."""
+"""Predictions at masks written to files: tables, matrices of probabilities and pictures."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -14,28 +13,36 @@ import numpy as np
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.inference.engine import Computer
-from protlm.inference.fill import TYPED, Prediction, Protein, fill_proteins, fill_with_matrices, masked_tokens
+from protlm.inference.fill import (
+    Prediction,
+    Protein,
+    check_top,
+    masked_tokens,
+    most_probable,
+    position_probabilities,
+    predict_proteins,
+)
+from protlm.inference.probabilities import summed
 from protlm.plots.positions import check_picture, heat_map
-from protlm.plots.positions import logo as draw_logo
+from protlm.plots.positions import logo as sequence_logo
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, decode
-from protlm.sequence.fasta import FastaFile
-from protlm.sequence.stream import STDIN
+from protlm.sequence.fasta import FastaFile, Record
+from protlm.tables import text_output
 
 COLUMNS = ("protein", "position", "rank", "residue", "probability")
-MASKED = TOKENS[MASK]
 Row = tuple[str, int, int, str, float]
 """Of a table with `COLUMNS`."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files to write; None for none.
+    """Files to write; None for those that are not wanted.
 
     Args:
-        table: of the likeliest residues at each mask.
+        table: most probable amino acids at each mask.
         layout: of the table, "tsv" or "json".
-        matrix: table of all probabilities at every position.
-        logo, heat_map: pictures of that matrix; the ending says of what kind.
+        matrix: table of the probabilities of all amino acids at every position.
+        logo, heat_map: pictures of these probabilities, of one protein.
     """
 
     table: Path | None = None
@@ -45,147 +52,115 @@ class Outputs:
     heat_map: Path | None = None
 
     @property
-    def paths(self) -> list[Path]:
-        return [path for path in (self.table, self.matrix, *self.pictures) if path]
-
-    @property
     def pictures(self) -> list[Path]:
         return [path for path in (self.logo, self.heat_map) if path]
 
+    @property
+    def every_position(self) -> bool:
+        """Whether probabilities are needed at every position, not only at masks."""
+        return bool(self.matrix or self.pictures)
 
-class Filling:
-    """Proteins to fill in, and where the results go; all that can be known to be wrong is found when it is made.
+
+def check_pictures(records: Iterable[Record], outputs: Outputs) -> Iterable[Record]:
+    """Gives back the records if their pictures can be drawn; to be called before the model is loaded.
+
+    Raises:
+        UserError: for pictures of more than one protein, of a long one, or in an unknown format.
+    """
+    for path in outputs.pictures:
+        check_picture(path)
+    if not outputs.pictures:
+        return records
+    first = list(islice(records, 2))
+    if len(first) != 1:
+        source = f"{records.path}: " if isinstance(records, FastaFile) else ""
+        raise UserError(f"{source}{'several' if first else 'no'} proteins; a logo or heat map shows exactly one")
+    for path in outputs.pictures:
+        check_picture(path, len(masked_tokens(first[0].sequence)))
+    return first
+
+
+def write_predictions(
+    computer: Computer,
+    records: Iterable[Record],
+    outputs: Outputs,
+    top: int = 5,
+    one_pass: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Predicts and writes; all files appear together at the end.
 
     Args:
-        source: a FASTA file, plain or compressed, "-" for standard input, or a sequence.
+        computer: of a bidirectional model.
+        records: proteins, with `<mask>` in place of residues.
         outputs: what to write.
-        allow_nucleotides: take a file that looks like DNA or RNA all the same.
-        inputs: other files that must not be written over.
+        top: number of amino acids per mask, 1 to 20.
+        one_pass: see `protlm.inference.fill.probabilities`.
+        progress: called with the positions, or bytes of the file, that are done and their total; 0 if unknown.
 
-    Attributes:
-        file: None if the source is a sequence.
-        every: probabilities at every position are wanted, not only at masks.
+    Returns:
+        The rows of the table, unless it is written to a file.
 
     Raises:
-        UserError: for a source that is neither, for outputs that cannot be, for pictures of several proteins.
+        UserError: for a causal model, records without a sequence, and masks that are missing.
     """
+    check_top(top)
+    source = str(records.path) if isinstance(records, FastaFile) else ""
+    proteins = (Protein(record.id, masked_tokens(record.sequence)) for record in records)
+    total = sum(len(masked_tokens(record.sequence)) for record in records) if isinstance(records, list) else 0
+    count, advance = 0, summed(progress, total)
+    pictures: list[tuple[Protein, np.ndarray]] = []
 
-    def __init__(
-        self, source: str, outputs: Outputs, allow_nucleotides: bool = False, inputs: Iterable[Path] = ()
-    ) -> None:
-        self.outputs, self.every = outputs, bool(outputs.matrix or outputs.pictures)
-        for path in outputs.pictures:
-            check_picture(path)
-        _check_outputs([Path(source) if os.path.exists(source) else Path(STDIN), *inputs], outputs.paths)
-        self._proteins, self.file = read_masked(source, allow_nucleotides)
-        self._positions = 0
-        if outputs.pictures or not self.file:
-            first = list(islice(self._proteins, 2))
-            if len(first) > 1:
-                raise UserError(f"{source}: has more than one protein, a picture shows one; a matrix can have them all")
-            self._positions = sum(len(protein.tokens) for protein in first)
-            for path in outputs.pictures:
-                check_picture(path, self._positions)
-            self._proteins = chain(first, self._proteins)
-
-    def run(
-        self,
-        computer: Computer,
-        top: int = 5,
-        in_one_pass: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[Row]:
-        """Computes and writes; the files appear when all is done.
-
-        Args:
-            computer: of a bidirectional model.
-            top: residues for each mask, 1 to 20.
-            in_one_pass: see `protlm.inference.fill.probabilities`.
-            progress: called with positions, or bytes read, done and in all; 0 is unknown.
-
-        Returns:
-            The rows of the table if it is not written.
-        """
-        report = progress or (lambda done, total: None)
-        with ExitStack() as stack:
-            drafts = {path: stack.enter_context(atomic_output(path)) for path in self.outputs.paths}
-            kept: list[tuple[Protein, np.ndarray]] = []
-            matrix = stack.enter_context(drafts[self.outputs.matrix].open("w")) if self.outputs.matrix else None
+    def predicted() -> Iterator[tuple[Protein, list[Prediction]]]:
+        if not outputs.every_position:
+            yield from predict_proteins(computer, proteins, top, source)
+            return
+        for protein in proteins:
+            p = position_probabilities(computer, protein.tokens, one_pass, advance)
             if matrix:
-                matrix.write("\t".join(("protein", "position", "residue", *STANDARD)) + "\n")
+                matrix.writelines(matrix_lines(protein, p))
+            if outputs.pictures:
+                pictures.append((protein, p))
+            yield protein, most_probable(protein, p[protein.tokens == MASK], top)
 
-            def keep(protein: Protein, values: np.ndarray) -> None:
-                if matrix:
-                    matrix.writelines(matrix_lines(protein, values))
-                if self.outputs.pictures:
-                    kept.append((protein, values))
-
-            rows = self._rows(computer, top, in_one_pass, keep, report)
-            shown: list[Row] = []
-            if self.outputs.table:
-                with drafts[self.outputs.table].open("w") as file:
-                    write_rows(rows, file, self.outputs.layout)
-            else:
-                shown = list(rows)
-            if matrix:
-                matrix.close()
-            for protein, values in kept:
-                if self.outputs.logo:
-                    draw_logo(drafts[self.outputs.logo], values, letters(protein.tokens))
-                if self.outputs.heat_map:
-                    heat_map(drafts[self.outputs.heat_map], values, letters(protein.tokens), "probability", False)
-        return shown
-
-    def _rows(
-        self,
-        computer: Computer,
-        top: int,
-        in_one_pass: bool,
-        keep: Callable[[Protein, np.ndarray], None],
-        report: Callable[[int, int], None],
-    ) -> Iterator[Row]:
-        done = proteins = 0
-
-        def advance(positions: int) -> None:
-            nonlocal done
-            done += positions
-            report(done, self._positions)
-
-        if self.every:
-            predicted = fill_with_matrices(computer, self._proteins, keep, top, in_one_pass, advance)
-        else:
-            predicted = fill_proteins(computer, self._proteins, top, self.file.path if self.file else "")
-        for proteins, (protein, predictions) in enumerate(predicted, start=1):  # noqa: B007
+    def rows() -> Iterator[Row]:
+        nonlocal count
+        for protein, predictions in predicted():
+            count += 1
             yield from prediction_rows(protein, predictions)
-            if self.file and not self.every:
-                report(self.file.position, self.file.size)
-        if not proteins:
-            raise UserError(f"{self.file.path if self.file else TYPED}: no record has a sequence; expected proteins")
+            if progress and isinstance(records, FastaFile) and not outputs.every_position:
+                progress(records.position, records.size)
 
-
-def read_masked(source: str, allow_nucleotides: bool = False) -> tuple[Iterator[Protein], FastaFile | None]:
-    """The proteins of a FASTA file or of standard input ("-"), or the one that is typed; and the file if there is one.
-
-    Raises:
-        UserError: for what is neither.
-    """
-    if source == STDIN or os.path.exists(source):
-        file = FastaFile(source, allow_nucleotides, masked=True)
-        return (Protein(record.id, masked_tokens(record.sequence)) for record in file), file
-    if "<" not in source and not source.isalpha() and source.strip():
-        raise UserError(f"{source}: no such file, and no sequence with {MASKED}, such as MKT{MASKED}LLI")
-    return iter([Protein(TYPED, masked_tokens(source))]), None
+    with ExitStack() as stack:
+        matrix = stack.enter_context(text_output(outputs.matrix)) if outputs.matrix else None
+        drafts = {path: stack.enter_context(atomic_output(path)) for path in outputs.pictures}
+        if matrix:
+            matrix.write("\t".join(("protein", "position", "residue", *STANDARD)) + "\n")
+        unwritten: list[Row] = []
+        if outputs.table:
+            write_rows(rows(), stack.enter_context(text_output(outputs.table)), outputs.layout)
+        else:
+            unwritten = list(rows())
+        if not count:
+            raise UserError(f"{source or 'sequence'}: no record has a sequence; expected proteins")
+        for protein, p in pictures:
+            letters = decode(protein.tokens).replace(TOKENS[MASK], "?")
+            if outputs.logo:
+                sequence_logo(drafts[outputs.logo], p, letters)
+            if outputs.heat_map:
+                heat_map(drafts[outputs.heat_map], p, letters, "probability", False)
+    return unwritten
 
 
 def prediction_rows(protein: Protein, predictions: Iterable[Prediction]) -> Iterator[Row]:
-    """The rows of a protein in a table with `COLUMNS`."""
+    """The rows of one protein in a table with `COLUMNS`."""
     for one in predictions:
         for rank, (residue, p) in enumerate(zip(one.residues, one.probabilities, strict=True), start=1):
             yield protein.name, one.position, rank, residue, p
 
 
 def write_rows(rows: Iterable[Row], file: IO[str], layout: str) -> None:
-    """Writes a table as "tsv", or as "json": a list of objects, one a line."""
+    """Writes a table with `COLUMNS` as "tsv", or as "json": a list of objects, one per line."""
     if layout == "tsv":
         file.write("\t".join(COLUMNS) + "\n")
         file.writelines(
@@ -198,23 +173,8 @@ def write_rows(rows: Iterable[Row], file: IO[str], layout: str) -> None:
     file.write("\n]\n")
 
 
-def matrix_lines(protein: Protein, rows: np.ndarray) -> Iterator[str]:
-    """A line for each position: protein, position, residue (or `<mask>`), and the twenty probabilities."""
-    for position, (token, row) in enumerate(zip(protein.tokens, rows, strict=True), start=1):
-        numbers = "\t".join(f"{p:.6g}" for p in row)
+def matrix_lines(protein: Protein, p: np.ndarray) -> Iterator[str]:
+    """One line per position: protein, position, residue (or `<mask>`) and the twenty probabilities."""
+    for position, (token, row) in enumerate(zip(protein.tokens, p, strict=True), start=1):
+        numbers = "\t".join(f"{value:.6g}" for value in row)
         yield f"{protein.name}\t{position}\t{TOKENS[token]}\t{numbers}\n"
-
-
-def letters(tokens: np.ndarray) -> str:
-    """L letters, "?" where there is a mask; for pictures."""
-    return decode(tokens).replace(MASKED, "?")
-
-
-def _check_outputs(inputs: list[Path], outputs: list[Path]) -> None:
-    taken = {path.resolve() for path in inputs}
-    for path in outputs:
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; expected the name of a file to write")
-        if path.resolve() in taken:
-            raise UserError(f"{path}: inputs and outputs have to be different files")
-        taken.add(path.resolve())

@@ -1,19 +1,35 @@
-"""What a model expects at each position of a protein.
+"""What a model predicts at each position of a protein, and how probable it finds the residues that are there.
 
-Legend: L residues of the protein, x_i its residue i, x with i masked: x but for `<mask>` in place of residue i.
+Legend: L residues of a protein x, x_i its residue i; "x with i masked" is x with `<mask>` in place of residue i. All
+logarithms are natural, and probabilities are over the whole vocabulary of 33 tokens unless stated otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 
+from protlm.batching.masking import Masking
 from protlm.errors import UserError
 from protlm.inference.engine import Computer, framed
 from protlm.performer import Performer
-from protlm.sequence.alphabet import INDEX, MASK, STANDARD
+from protlm.sequence.alphabet import IS_STANDARD, MASK, STANDARD, STANDARD_TOKENS
 
-STANDARD_TOKENS = np.array([INDEX[letter] for letter in STANDARD])
+Progress = Callable[[int], None]
+"""Called after each batch with the number of its rows."""
+
+
+def summed(report: Callable[[int, int], None] | None, total: int = 0) -> Progress:
+    """A `Progress` that reports the number of rows so far, and their total; 0 is unknown."""
+    done = 0
+
+    def add(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if report:
+            report(done, total)
+
+    return add
 
 
 def log_softmax(logits: Tensor) -> np.ndarray:
@@ -22,52 +38,139 @@ def log_softmax(logits: Tensor) -> np.ndarray:
 
 
 def of_residues(log_p: np.ndarray) -> np.ndarray:
-    """log p (..., 20) of the twenty amino acids in the order of `STANDARD`, which sum to 1, from (..., 33)."""
+    """log p (..., 20) over the twenty amino acids in the order of `STANDARD`, renormalised, from log p (..., 33)."""
     chosen = log_p[..., STANDARD_TOKENS]
     return chosen - np.logaddexp.reduce(chosen, axis=-1, keepdims=True)
 
 
-def check_bidirectional(model: Performer, what: str) -> None:
-    """Raises a UserError if the model is unidirectional."""
+def check_bidirectional(model: Performer, what: str, instead: str = "") -> None:
+    """Raises a UserError if the model is causal."""
     if model.config.causal:
         raise UserError(
-            f"this model is unidirectional: it sees nothing behind a mask; {what} needs a bidirectional one"
+            f"{what} requires a bidirectional model: a causal one cannot see residues after a mask{instead}"
         )
 
 
 def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
-    """log p(. | x) (L, 33) float64 of tokens (L,) uint8, computed once with nothing masked."""
+    """log p(. | x) (L, 33) float64 of one protein, tokens (L,) uint8, with nothing masked."""
     rows = [framed(computer.model, tokens)]
     ((_, result),) = computer(rows, lambda t, mask, _: log_softmax(computer.model(t, mask)[0, 1:-1]))
     return result
 
 
 def masked(
-    computer: Computer,
-    tokens: np.ndarray,
-    positions: np.ndarray | None = None,
-    progress: Callable[[int], None] | None = None,
+    computer: Computer, tokens: np.ndarray, positions: np.ndarray | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """log p(. | x with i masked) (n, 33) float64, one pass of the model for each position.
+    """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position.
 
     Args:
         computer: of a bidirectional model.
         tokens: (L,) uint8.
-        positions: (n,) 0-based; None for all.
-        progress: called after each batch with how many positions it had.
+        positions: (n,) 0-based; all by default.
+        progress: see `Progress`.
     """
     positions = np.arange(len(tokens)) if positions is None else positions
-    row, model = framed(computer.model, tokens), computer.model
-
-    def read(inputs: Tensor, key_mask: Tensor, batch: np.ndarray) -> np.ndarray:
-        inputs = inputs.clone()
-        each, places = np.arange(len(batch)), positions[batch] + 1
-        inputs[each, places] = MASK
-        return log_softmax(model.logits(model.hidden(inputs, key_mask)[each, places]))
-
-    result = np.empty((len(positions), model.config.vocab_size))
-    for batch, log_p in computer([row] * len(positions), read):
+    result = np.empty((len(positions), computer.model.config.vocab_size))
+    for batch, log_p in _masked_one_by_one(computer, [tokens], np.zeros_like(positions), positions, progress):
         result[batch] = log_p
+    return result
+
+
+def masked_own(
+    computer: Computer, proteins: Sequence[np.ndarray], progress: Progress | None = None
+) -> list[np.ndarray]:
+    """log p(x_i | x with i masked) of each residue, (L,) float64 per protein; NaN where x_i is not one of the twenty.
+
+    All positions of all proteins are batched together.
+    """
+    check_bidirectional(computer.model, "a pseudo-likelihood")
+    tokens = np.concatenate(proteins)
+    which = np.repeat(np.arange(len(proteins)), [len(protein) for protein in proteins])
+    positions = np.concatenate([np.arange(len(protein)) for protein in proteins])
+    known = np.flatnonzero(IS_STANDARD[tokens])
+    result = np.full(len(tokens), np.nan)
+    for batch, log_p in _masked_one_by_one(computer, proteins, which[known], positions[known], progress):
+        result[known[batch]] = _of_tokens(log_p, tokens[known[batch]])
+    return np.split(result, np.cumsum([len(protein) for protein in proteins])[:-1])
+
+
+def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Masking) -> list[np.ndarray]:
+    """An estimate of `masked_own` from one forward pass per protein with nothing masked.
+
+    In training, a share k of the residues to predict is shown unchanged and a share r is replaced by one of the twenty,
+    drawn uniformly. If the context alone gives q to each amino acid, then by Bayes' rule the best prediction for the
+    shown residue t is p(t) = q(t) (k + r/20) / (k q(t) + r/20). Solved for the prediction at a mask,
+
+        q(t) = p(t) (r/20) / (k (1 - p(t)) + r/20).
+
+    This is exact for a model that has learned the rule, and an approximation otherwise, also because fewer positions
+    are masked than in training. Kantroo et al. 2024 ("one fell swoop") predict masked probabilities from one pass with
+    a fitted network; Gordon et al. 2024 derive them from k and r.
+
+    Raises:
+        UserError: for a masking that replaces no residues: then p(t) is 1 whatever the context.
+    """
+    check_bidirectional(computer.model, "a pseudo-likelihood")
+    keep, exchanged = masking.keep, masking.random / len(STANDARD)
+    if keep and not exchanged:
+        raise UserError(
+            "one_pass requires a model that was trained with randomly replaced residues (masking.random above 0): "
+            "others copy the residues that they see; mask one residue at a time"
+        )
+
+    def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
+        return _of_tokens(log_softmax(computer.model(inputs, key_mask)), inputs.cpu().numpy())
+
+    result = [np.empty(0)] * len(proteins)
+    for batch, seen in computer([framed(computer.model, tokens) for tokens in proteins], read):
+        for i, log_p in zip(batch, seen, strict=True):
+            own = log_p[1 : len(proteins[i]) + 1]
+            if keep:
+                own = own + np.log(exchanged) - np.log(exchanged - keep * np.expm1(own))
+            result[i] = np.where(IS_STANDARD[proteins[i]], own, np.nan)
+    return result
+
+
+def causal_own(
+    computer: Computer, proteins: Sequence[np.ndarray], progress: Progress | None = None
+) -> list[np.ndarray]:
+    """log p(x_i | x_1 ... x_(i-1)) of each residue and of `<eos>`, (L + 1,) float64 per protein, of a causal model."""
+
+    def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
+        return _of_tokens(log_softmax(computer.model(inputs[:, :-1], key_mask[:, :-1])), inputs[:, 1:].cpu().numpy())
+
+    result = [np.empty(0)] * len(proteins)
+    for batch, own in computer([framed(computer.model, tokens) for tokens in proteins], read):
+        for i, log_p in zip(batch, own, strict=True):
+            result[i] = log_p[: len(proteins[i]) + 1]
         if progress:
             progress(len(batch))
     return result
+
+
+def _masked_one_by_one(
+    computer: Computer,
+    proteins: Sequence[np.ndarray],
+    which: np.ndarray,
+    positions: np.ndarray,
+    progress: Progress | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (indices, log p (batch, 33)) for n rows: protein which[k] with positions[k] masked."""
+    model = computer.model
+    frames = [framed(model, tokens) for tokens in proteins]
+
+    def read(inputs: Tensor, key_mask: Tensor, batch: np.ndarray) -> np.ndarray:
+        rows, columns = np.arange(len(batch)), positions[batch] + 1
+        inputs = inputs.clone()
+        inputs[rows, columns] = MASK
+        return log_softmax(model.logits(model.hidden(inputs, key_mask)[rows, columns]))
+
+    for batch, log_p in computer([frames[i] for i in which], read):
+        yield batch, log_p
+        if progress:
+            progress(len(batch))
+
+
+def _of_tokens(log_p: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """log p (...) of given tokens (...), from (..., 33)."""
+    return np.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]

@@ -1,1 +1,1 @@
-"""What a model looks at: attention maps."""
+"""Interpretation of a model: attention maps."""

@@ -1,11 +1,11 @@
-"""Attention matrices of any kind of attention, recovered from its outputs for one-hot values.
+"""Attention matrices of any kind of attention, computed from its outputs for one-hot values.
 
 Legend: B batch, H heads, L tokens of a sequence with both ends, e value width.
 
-Attention is linear in its values, so what it gives for the values e_j, which are 1 at key j and 0 elsewhere, is column
-j of its matrix (Choromanski et al. 2021, appendix on the visualisation of attention). The module's own forward is
-called at the queries and keys that it gets within the model, so the matrix is that which the model computes with,
-whatever the kind of attention, and also where the matrix is never formed.
+Attention is linear in its values, so that its output for the values e_j, 1 at key j and 0 elsewhere, is column j of the
+attention matrix (Choromanski et al. 2021, appendix on the visualisation of attention). The module's own forward runs on
+the queries and keys inside the model: the result is the matrix with which the model computes, for every kind of
+attention, including those that never form it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +20,22 @@ from protlm.inference.engine import encoded
 from protlm.performer import Performer
 
 COLUMNS = 512
-"""Columns of a matrix that are computed at once."""
+"""Columns of a matrix computed together."""
 
 Attend = Callable[[Tensor], Tensor]
-"""One layer's attention at its queries and keys: values (B, H, L, e) -> (B, H, L, e)."""
+"""The attention of one layer at its queries and keys: values (B, H, L, e) -> outputs (B, H, L, e)."""
 
 
 @contextmanager
 def watched(model: Performer, layers: Sequence[int], see: Callable[[int, Attend], None]) -> Iterator[None]:
-    """Within it, each forward of the model calls `see` with the number of a layer and its attention to any values.
+    """A context in which each forward pass calls `see` with the number of a layer and its attention.
 
-    What the model computes does not change.
+    The output of the model does not change.
 
     Args:
         model: in evaluation mode.
-        layers: numbers from 1, the first block, to the number of blocks.
-        see: called while the layer runs; its function may be called any number of times.
+        layers: block numbers from 1.
+        see: called while the layer runs; may call the attention any number of times.
     """
 
     def hook(layer: int) -> Callable[..., None]:
@@ -54,20 +54,20 @@ def watched(model: Performer, layers: Sequence[int], see: Callable[[int, Attend]
 
 
 def chosen_blocks(model: Performer, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """Blocks counted from 1, from numbers that may count back from -1, the last; all for None.
+    """Block numbers from 1, given as 1 (the first) to the depth or as -1 (the last) and below; None for all.
 
     Raises:
-        UserError: for none, one that is not there, or one given twice.
+        UserError: for an empty list, a block that does not exist, or duplicates.
     """
     depth = model.config.layers
     if layers is None:
         return tuple(range(1, depth + 1))
     for layer in layers:
         if not (1 <= layer <= depth or -depth <= layer <= -1):
-            raise UserError(f"layer {layer}: expected 1 (the first with attention) to {depth}, or -1 to {-depth}")
+            raise UserError(f"layer {layer}: expected 1 to {depth}, or -1 (the last) to {-depth}")
     chosen = tuple(layer if layer > 0 else depth + 1 + layer for layer in layers)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"layers {', '.join(map(str, layers)) or 'none'}: expected at least one, each once")
+        raise UserError(f"layers {', '.join(map(str, layers)) or 'none'}: expected at least one, without duplicates")
     return chosen
 
 
@@ -75,20 +75,20 @@ def chosen_blocks(model: Performer, layers: Sequence[int] | None) -> tuple[int, 
 def attention_matrices(
     model: Performer, sequence: str, layers: Sequence[int] | None = None, columns: int = COLUMNS
 ) -> np.ndarray:
-    """The attention (layers, H, L, L) float32 that a model pays within one protein: rows are queries, columns keys.
+    """Attention matrices (layers, H, L, L) float32 of one protein; rows are queries, columns keys.
 
-    L is the number of residues and 2: the first token (`<cls>`) and `<eos>` are kept as the first and the last row and
-    column, since the model attends to them as to residues, and rows sum to 1 only with them. `[..., 1:-1, 1:-1]` is
-    that among residues. Entries are at least 0 but for features that may be negative ("trig", "cos", "identity").
+    L is the number of residues plus 2: the first and last row and column belong to the start token and `<eos>`, which
+    receive attention as residues do; without them, rows do not sum to 1. `[..., 1:-1, 1:-1]` is the attention among
+    residues. Entries are non-negative unless the features can be negative ("trig", "cos", "identity").
 
     Args:
         model: in evaluation mode.
         sequence: amino acids in one-letter code.
         layers: 1 is the first block, -1 the last; None for all.
-        columns: how many are computed at once; beyond the result, memory grows with columns x L.
+        columns: number of columns computed together; memory beyond the result is proportional to columns x L.
 
     Raises:
-        UserError: for a sequence that is empty or has a letter without a token, or an unknown layer.
+        UserError: for an empty sequence, a letter without a token, or an unknown layer.
 
     >>> from protlm.model_api import example
     >>> attention = attention_matrices(example(), "MKTAYIAK")

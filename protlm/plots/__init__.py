@@ -1,1 +1,1 @@
-"""Figures of positions of a protein: heat maps and sequence logos."""
+"""Pictures of values along a protein: heat maps and sequence logos."""

@@ -1,6 +1,6 @@
-"""Pictures of a number for each position and amino acid: a heat map, and a sequence logo of probabilities.
+"""Heat maps and sequence logos: one value for each position of a protein and each amino acid.
 
-Legend: L residues of the protein; columns of matrices are the twenty amino acids in the order of `STANDARD`.
+Legend: L residues of the protein; matrices (L, 20) have the amino acids in the order of `STANDARD`.
 """
 
 import math
@@ -14,7 +14,7 @@ from protlm.sequence.alphabet import STANDARD
 
 SUFFIXES = (".png", ".pdf", ".svg")
 LONGEST = 2_000
-"""Residues; a picture of more has letters too small to be read."""
+"""Maximum number of residues; the letters of longer proteins would be too small to read."""
 GROUPS = {
     "AVLIM": "#3b7d3b",  # aliphatic
     "FWY": "#b06f00",  # aromatic
@@ -23,46 +23,42 @@ GROUPS = {
     "HKR": "#1f5fbf",  # positive
     "DE": "#c0392b",  # negative
 }
-"""The amino acids by the chemistry of their side chains, and a colour of each group."""
+"""Amino acids grouped by the chemistry of their side chains, and the colour of each group."""
 ORDER = "".join(GROUPS)
 COLOURS = {letter: colour for letters, colour in GROUPS.items() for letter in letters}
 _COLUMNS = [STANDARD.index(letter) for letter in ORDER]
 WITHIN = 0.995
-"""Quantile of the values at which the colours of a heat map end."""
-_WIDEST = 200  # residues in a panel
+"""Quantile of the values at which the colour scale of a heat map ends."""
+_WIDEST = 200  # maximum number of residues per panel
 _SLIDE = 16 / 9
-_LEAST = 0.01  # of the tallest letter: what is smaller cannot be seen
+_LEAST = 0.01  # smaller shares of the tallest letter are invisible
 
 
 def check_picture(path: Path, length: int | None = None) -> None:
-    """Whether a protein of so many residues can be drawn in a file of this name; to be called before the work.
-
-    Raises:
-        UserError: if not.
-    """
+    """Raises a UserError for a file format that is not supported or a protein that is too long to draw."""
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: expected the name of a picture, which ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: expected a picture, with a name that ends in {', '.join(SUFFIXES)}")
     if length is not None and length > LONGEST:
         raise UserError(
-            f"{path}: a picture of {length:,} residues cannot be read; at most {LONGEST:,} are drawn, write a table"
+            f"{path}: {length:,} residues are too many for a readable picture; expected at most {LONGEST:,}"
         )
 
 
 def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, diverging: bool) -> None:
-    """Draws a matrix with positions as columns and amino acids, grouped by chemistry, as rows.
+    """Draws a heat map with positions as columns and amino acids, grouped by chemistry, as rows.
 
-    A dot marks the residue that the protein has. Long proteins are broken into several panels. The colours end where
-    half a per cent of the values lie beyond, on either side, so that a few extremes do not take them all.
+    A dot marks the residue of the protein. Long proteins are split into several panels. The colour scale leaves out
+    0.5 % of the values on either side, so that outliers do not dominate it.
 
     Args:
-        path: ends in .png, .pdf or .svg; written in place, see `protlm.files.atomic_output`.
-        values: (L, 20), NaN for what is not known, which is grey.
-        sequence: L characters; those that are no amino acid have no dot.
+        path: ends in .png, .pdf or .svg.
+        values: (L, 20); NaN is drawn in grey.
+        sequence: L characters; those that are not amino acids have no dot.
         label: of the colour bar.
-        diverging: colours that are symmetric about 0.
+        diverging: use colours that are symmetric about 0.
 
     Raises:
-        UserError: for another ending, or more than `LONGEST` residues.
+        UserError: as `check_picture`.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -71,11 +67,13 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
     check_picture(path, len(sequence))
     assert values.shape == (len(sequence), len(STANDARD)), values.shape
     known = values[np.isfinite(values)]
-    if diverging:
-        high = float(np.quantile(np.abs(known), WITHIN)) if known.size else 1.0
+    if not known.size:
+        low, high = 0.0, 0.0
+    elif diverging:
+        high = float(np.quantile(np.abs(known), WITHIN))
         low = -high
     else:
-        low, high = map(float, np.quantile(known, [1 - WITHIN, WITHIN])) if known.size else (0.0, 1.0)
+        low, high = map(float, np.quantile(known, [1 - WITHIN, WITHIN]))
     if low == high:
         low, high = low - 1, high + 1
     colours = colormaps["RdBu_r" if diverging else "YlGnBu"].with_extremes(bad="#d9d9d9")
@@ -110,17 +108,17 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
 
 
 def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
-    """Draws a sequence logo (Schneider and Stephens 1990): each letter as tall as its share of the information.
+    """Draws a sequence logo (Schneider and Stephens 1990): the height of each letter is its share of the information.
 
-    At position i, R_i = log2 20 + sum_a p_ia log2 p_ia bits in all, and p_ia R_i for letter a.
+    Position i has R_i = log2 20 + sum_a p_ia log2 p_ia bits, and letter a a height of p_ia R_i.
 
     Args:
-        path: as in `heat_map`.
-        probabilities: (L, 20), of each row the sum is 1.
+        path: ends in .png, .pdf or .svg.
+        probabilities: (L, 20); rows sum to 1.
         sequence: L characters, written below.
 
     Raises:
-        UserError: as in `heat_map`.
+        UserError: as `check_picture`.
     """
     import logomaker
     from pandas import DataFrame
@@ -129,7 +127,7 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
     assert probabilities.shape == (len(sequence), len(STANDARD)), probabilities.shape
     surprise = np.log2(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     bits = probabilities * (math.log2(len(STANDARD)) + (probabilities * surprise).sum(1, keepdims=True))
-    # the scale of a position that says little is never so fine that noise looks like a motif
+    # at least half a bit, so that noise does not look like a motif
     top = max(0.5, float(bits.sum(1).max()))
     bits[bits < _LEAST * top] = 0
     cell = min(0.5, max(0.14, 9 / len(sequence)))
@@ -146,16 +144,16 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
 
 
 def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], int]:
-    """A figure, its panels from top to bottom, and how many residues each has; the last may have fewer.
+    """A figure, its panels from top to bottom, and the number of residues in each; the last may have fewer.
 
-    Of the numbers of panels, that is taken whose picture is the most like a slide.
+    The number of panels is that whose picture comes closest to the format of a slide.
 
     Args:
-        length: residues.
-        cell: inches that a residue is wide.
-        height: inches of a panel with its labels.
+        length: in residues.
+        cell: width of a residue, in inches.
+        height: of a panel with its labels, in inches.
     """
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    from matplotlib.figure import Figure  # not pyplot, which has global state
 
     fewest = math.ceil(length / _WIDEST)
     most = max(fewest, length // 50)
@@ -164,7 +162,7 @@ def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], in
     )
     columns = math.ceil(length / count)
     if count > 1:
-        columns = 10 * math.ceil(columns / 10)  # panels begin at 1, 101, 201
+        columns = 10 * math.ceil(columns / 10)  # panels start at 1, 101, 201
     count = math.ceil(length / columns)
     width = max(4.0, columns * cell + 1.6)
     figure = Figure(figsize=(width, count * height + 0.3), layout="constrained")
@@ -173,7 +171,7 @@ def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], in
 
 
 def _positions(axes: Any, start: int, letters: str, columns: int, cell: float) -> None:
-    """The residues of a panel below it, and the numbers of every tenth, or of every position of a short protein."""
+    """Labels the axis with residues and with position numbers: every tenth, or all of a short protein."""
     axes.set_xlim(start + 0.5, start + columns + 0.5)
     numbers = range(start + 1, start + len(letters) + 1)
     axes.xaxis.remove_overlapping_locs = False

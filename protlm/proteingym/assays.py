@@ -1,4 +1,4 @@
-"""Assays of deep mutational scanning: measured variants of one protein each, in ProteinGym's files or one's own."""
+"""Deep mutational scanning assays: measured variants of one protein each, in ProteinGym's layout or the user's."""
 
 import re
 from collections.abc import Sequence
@@ -12,27 +12,28 @@ from protlm.sequence.fasta import FastaFile
 from protlm.tables import Table, read_table
 
 REFERENCE = "DMS_substitutions.csv"
-"""ProteinGym's name of the table of assays."""
+"""ProteinGym's file name of the reference table of assays."""
 WILD_TYPES = "wt.fasta"
-"""Wild types in the folder of the assays, named like their files."""
+"""File of wild types in the folder of assays; records have the names of the CSV files."""
 UNKNOWN = "unknown"
-"""Selection type of an assay that is not in the reference table."""
+"""Selection type of an assay without an entry in the reference table."""
 SITE_INDEPENDENT = "Site-Independent"
-"""ProteinGym's name of the model that takes the sites of an alignment one by one."""
+"""ProteinGym's name of the model of amino acid frequencies at each site of an alignment."""
 COLUMNS = ("ESM2 (8M)", "ESM2 (650M)", "TranceptEVE L")
-"""Published models that are shown by default: small, large, and one with an alignment."""
+"""Published models shown by default: a small one, a large one, and one that uses an alignment."""
 
 
 @dataclass(frozen=True)
 class Assay:
-    """One file of variants and measurements.
+    """One assay.
 
     Attributes:
-        id: the name of the assay.
+        id: name of the assay.
         path: of its CSV file.
         sequence: the wild type.
-        uniprot, selection: what is averaged over; without a reference table the id, and "unknown".
-        alignment: the name of its file, or "".
+        uniprot, selection: UniProt id and selection type, by which results are averaged; without a reference table
+            the name and "unknown".
+        alignment: file name, or "".
     """
 
     id: str
@@ -45,12 +46,12 @@ class Assay:
 
 @dataclass(frozen=True)
 class Assays:
-    """The assays of a folder, in the order of the reference table, then by name.
+    """The assays in a folder, in the order of the reference table, then by name.
 
     Attributes:
         found: at least one.
-        missing: how many of the reference table have no file in the folder.
-        foreign: CSV files that neither the reference table nor wt.fasta knows.
+        missing: number of assays in the reference table without a file in the folder.
+        foreign: CSV files that are neither in the reference table nor in wt.fasta.
     """
 
     found: list[Assay]
@@ -59,13 +60,13 @@ class Assays:
 
 
 def find_assays(folder: Path, reference: Path | None = None, others: Sequence[Path] = ()) -> Assays:
-    """The assays of a folder with one CSV file for each.
+    """Finds the assays in a folder, one CSV file each.
 
     Args:
-        folder: may hold the reference table as DMS_substitutions.csv, or wild types as wt.fasta, whose records are
-            named like the CSV files. A wild type of wt.fasta goes before that of the reference table.
+        folder: with the reference table as DMS_substitutions.csv, or the wild types as wt.fasta, whose records have
+            the names of the CSV files. A wild type in wt.fasta takes precedence.
         reference: the reference table, if it is elsewhere.
-        others: files of the folder that are no assays.
+        others: files in the folder that are not assays.
 
     Raises:
         UserError: for a folder without assays or without wild types, or a table that lacks columns.
@@ -76,7 +77,7 @@ def find_assays(folder: Path, reference: Path | None = None, others: Sequence[Pa
         reference = folder / REFERENCE
     wild_types = _wild_types(folder / WILD_TYPES) if (folder / WILD_TYPES).is_file() else {}
     if reference is None and not wild_types:
-        raise UserError(f"{folder}: no wild types; expected {REFERENCE} or {WILD_TYPES} in it, or --reference")
+        raise UserError(f"{folder}: no wild types; expected {REFERENCE} or {WILD_TYPES} in it, or a reference table")
     known = _entries(read_table(reference), folder) if reference else {}
     excluded = {path.resolve() for path in (*others, *([reference] if reference else []))}
     files = {path.name: path for path in sorted(folder.glob("*.csv")) if path.resolve() not in excluded}
@@ -92,19 +93,19 @@ def find_assays(folder: Path, reference: Path | None = None, others: Sequence[Pa
         else:
             found.append(Assay(path.stem, path, sequence, path.stem, UNKNOWN))
     if not found:
-        raise UserError(f"{folder}: no CSV file of an assay that {reference or WILD_TYPES} knows")
+        raise UserError(f"{folder}: no CSV file of an assay in {reference or WILD_TYPES}")
     return Assays(found, len(known.keys() - files.keys()), foreign)
 
 
 class Published:
-    """Spearman correlations that others have published, by assay.
+    """Published Spearman correlations, by assay.
 
     Args:
         path: ProteinGym's DMS_substitutions_Spearman_DMS_level.csv.
-        columns: names of models; None for those of `COLUMNS` that it has.
+        columns: names of models; by default those of `COLUMNS` that the file has.
 
     Raises:
-        UserError: for a file that is no such table, or without one of the columns.
+        UserError: if the file is not such a table or lacks one of the columns.
     """
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
@@ -115,12 +116,12 @@ class Published:
         self._values = {name: dict(zip(ids, table.numbers(name, True), strict=True)) for name in self.columns + extra}
 
     def __call__(self, column: str, assay: str) -> float:
-        """The published figure, or NaN."""
+        """The published correlation, or NaN."""
         return float(self._values.get(column, {}).get(assay, np.nan))
 
 
 def split_columns(text: str) -> list[str]:
-    """Names separated by commas; commas in brackets belong to a name.
+    """Comma-separated names; commas in parentheses are part of a name.
 
     >>> split_columns("ESM2 (650M), ProtSSN (k=10, h=512)")
     ['ESM2 (650M)', 'ProtSSN (k=10, h=512)']
@@ -132,13 +133,13 @@ def _wild_types(path: Path) -> dict[str, str]:
     sequences: dict[str, str] = {}
     for record in FastaFile(path, identifier="word"):
         if record.id in sequences:
-            raise UserError(f"{path}: {record.id!r} stands twice; expected one wild type for each assay")
+            raise UserError(f"{path}: duplicate identifier {record.id!r}; expected one wild type per assay")
         sequences[record.id] = record.sequence
     return sequences
 
 
 def _entries(table: Table, folder: Path) -> dict[str, Assay]:
-    """Name of the file -> assay, from the reference table."""
+    """File name -> assay, from the reference table."""
     columns = [table[name] for name in ("DMS_id", "DMS_filename", "target_seq", "UniProt_ID", "coarse_selection_type")]
     alignments = table["MSA_filename"] if "MSA_filename" in table else [""] * len(table.rows)
     entries = {}
@@ -147,6 +148,6 @@ def _entries(table: Table, folder: Path) -> dict[str, Assay]:
             raise UserError(f"{table.location(number)}: empty cell; expected id, file, sequence, UniProt id and type")
         assay, name, sequence, uniprot, selection = cells
         if {"/", "\\"} & set(assay + name + alignment):
-            raise UserError(f"{table.location(number)}: a folder in the name of a file; expected names alone")
+            raise UserError(f"{table.location(number)}: file name with a folder; expected the name alone")
         entries[name] = Assay(assay, folder / name, sequence.upper(), uniprot, selection, alignment)
     return entries

@@ -1,4 +1,4 @@
-"""ProteinGym (Notin et al. 2023): a model's scores against measured fitness, assay by assay, beside baselines."""
+"""ProteinGym (Notin et al. 2023): a model's scores against measured fitness in each assay, with baselines."""
 
 import json
 import math
@@ -9,13 +9,12 @@ import numpy as np
 
 from protlm.checkpoint import fingerprint
 from protlm.errors import UserError
-from protlm.files import atomic_output
 from protlm.inference.engine import Computer
 from protlm.metrics import spearman
 from protlm.proteingym.alignment import site_independent
 from protlm.proteingym.assays import SITE_INDEPENDENT, Assays, Published
 from protlm.proteingym.correlation import Result
-from protlm.tables import read_table
+from protlm.tables import read_table, text_output
 from protlm.variants.blosum import blosum62
 from protlm.variants.notation import Variants
 from protlm.variants.score import chosen_method, score_variants
@@ -23,7 +22,7 @@ from protlm.variants.variant_table import DIGITS, SCORE, VariantTable
 
 MODEL, BLOSUM = "protlm", "BLOSUM62"
 RECORD = "model.json"
-"""In the folder of scores: what they were made with."""
+"""File in the folder of scores that says how they were computed."""
 
 
 def benchmark(
@@ -35,20 +34,20 @@ def benchmark(
     alignments: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Result]:
-    """The result of each assay, in order.
+    """Yields the result of each assay, in order.
 
     Args:
         computer: of the model.
         assays: see `find_assays`.
         method: see `score`.
-        scores: folder of the scores of each assay, made if need be. What an earlier call with the same model and method
-            has left there is not computed again.
-        published: figures to put beside.
-        alignments: folder of the alignments that the reference table names.
-        progress: called with the assays done, and all.
+        scores: folder for the scores of each assay, created if necessary. Scores of an earlier call with the same model
+            and method are reused.
+        published: results to compare with.
+        alignments: folder of the alignments named in the reference table.
+        progress: called with the numbers of assays done and in total.
 
     Raises:
-        UserError: for an assay that cannot be read, or scores of another model.
+        UserError: for an assay that cannot be read, or a folder with scores of another model.
     """
     method = chosen_method(computer.model, method)
     if scores is not None:
@@ -66,39 +65,39 @@ def benchmark(
         result.correlations[BLOSUM] = spearman(blosum62(table.variants), measured)
         result.correlations[SITE_INDEPENDENT] = _by_site(result, table.variants, measured, alignments, published)
         for column in published.columns if published else ():
-            if column != SITE_INDEPENDENT:
-                result.correlations[column] = published(column, assay.id) if published else math.nan
+            if published and column != SITE_INDEPENDENT:
+                result.correlations[column] = published(column, assay.id)
         if progress:
             progress(done, len(assays.found))
         yield result
 
 
 def _claim(folder: Path, about: dict[str, str]) -> None:
-    """Notes what the scores of a folder are made with, or refuses those of another model."""
+    """Records how the scores in a folder are computed; raises a UserError if it has those of another model."""
     path = folder / RECORD
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; expected a folder for the scores of each assay")
+        raise UserError(f"{folder}: is a file; expected a folder for scores")
     if not folder.parent.is_dir():
-        raise UserError(f"{folder}: there is no folder {folder.parent}; make it first")
+        raise UserError(f"{folder}: there is no folder {folder.parent}; create it first")
     folder.mkdir(exist_ok=True)
     if path.exists():
         try:
             before = json.loads(path.read_text())
             other = [name for name in about if before[name] != about[name]]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a record of scores; choose another folder with --scores") from error
+            raise UserError(f"{path}: damaged; choose another folder for scores") from error
         if other:
             difference = ", ".join(f"{name} {str(before[name])[:20]}, now {about[name][:20]}" for name in other)
-            raise UserError(f"{folder}: holds scores made otherwise ({difference}); choose another folder")
+            raise UserError(f"{folder}: contains scores of other settings ({difference}); choose another folder")
         return
     if any(folder.glob("*.csv")):
-        raise UserError(f"{folder}: holds CSV files but no {RECORD}; choose a folder of its own for scores")
-    with atomic_output(path) as partial:
-        partial.write_text(json.dumps(about, indent=2) + "\n")
+        raise UserError(f"{folder}: contains CSV files but no {RECORD}; choose another folder for scores")
+    with text_output(path) as file:
+        file.write(json.dumps(about, indent=2) + "\n")
 
 
 def _reused(path: Path, table: VariantTable) -> np.ndarray | None:
-    """Scores (n,) of an earlier call, or None if there are none of just these variants and measurements."""
+    """Scores (n,) of an earlier call, or None if there are none for the same variants and measurements."""
     if not path.exists():
         return None
     kept = read_table(path)
@@ -111,16 +110,14 @@ def _reused(path: Path, table: VariantTable) -> np.ndarray | None:
 def _by_site(
     result: Result, variants: Variants, measured: np.ndarray, folder: Path | None, published: Published | None
 ) -> float:
-    """Of the alignment if it is there, else as published; without either NaN, and a note says why."""
+    """The correlation of the site-independent model, from the alignment or as published; else NaN, with a note."""
     assay = result.assay
     if folder is not None and assay.alignment and (folder / assay.alignment).is_file():
         values = site_independent(variants, folder / assay.alignment)
         if outside := int(np.isnan(values).sum()):
-            result.notes.append(
-                f"{SITE_INDEPENDENT}: {outside:,} of {len(values):,} variants are outside the alignment"
-            )
+            result.notes.append(f"{SITE_INDEPENDENT}: {outside:,} of {len(values):,} variants outside the alignment")
         return spearman(values, measured)
     value = published(SITE_INDEPENDENT, assay.id) if published else math.nan
     if math.isnan(value):
-        result.notes.append(f"no {SITE_INDEPENDENT}, for there is neither an alignment nor a published figure")
+        result.notes.append(f"no {SITE_INDEPENDENT}: neither an alignment nor a published result")
     return value

@@ -1,4 +1,4 @@
-"""Rank correlations of scores with measurements, averaged as ProteinGym does, and as tables.
+"""Rank correlations of scores with measurements, averaged as in ProteinGym, and their tables.
 
 Source of the average: Notin et al. 2023, and `performance_DMS_benchmarks.py` of ProteinGym 1.x.
 """
@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 
 from protlm.errors import counted
 from protlm.proteingym.assays import Assay
+from protlm.tables import aligned
 
 
 @dataclass
 class Result:
-    """Spearman correlations of one assay, by the name of the model; NaN where there is none."""
+    """Spearman correlations of one assay, by model; NaN if unknown."""
 
     assay: Assay
     variants: int
     correlations: dict[str, float]
     notes: list[str] = field(default_factory=list)
-    """Why a figure is missing."""
+    """Why a correlation is missing."""
 
 
 def averages(
@@ -29,12 +30,12 @@ def averages(
     """ProteinGym's average: assays -> UniProt id within a selection type -> selection type -> all.
 
     Args:
-        values: (n,) of n assays; NaN is left out.
-        uniprot: (n,) identifiers of the proteins.
-        selection: (n,) selection types.
+        values: of n assays; NaN is ignored.
+        uniprot: n identifiers of proteins.
+        selection: n selection types.
 
     Returns:
-        The mean of each selection type that has values, by name, and the mean of these.
+        The mean of each selection type with values, by name, and the mean of these means.
 
     >>> averages([0.2, 0.4, 0.5, 0.9], ["A", "A", "B", "A"], ["Activity", "Activity", "Activity", "Binding"])
     ({'Activity': 0.4, 'Binding': 0.9}, 0.65)
@@ -51,9 +52,9 @@ def averages(
 
 
 def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Names of columns and cells: a row for each assay, then one for each selection type's average, then that of all.
+    """Column names and rows: the assays, the average of each selection type, and the average over all.
 
-    The rows of averages have "average" instead of an assay's name; "variants" is then how many there are in all.
+    Averages have "average" in place of the name, and the total number of variants.
     """
     models = list(results[0].correlations)
     uniprot, selection = [r.assay.uniprot for r in results], [r.assay.selection for r in results]
@@ -70,22 +71,21 @@ def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def format_results(results: Sequence[Result]) -> str:
-    """A plain table of assays and averages, and a line for each thing that is missing."""
+    """A table of assays and averages, followed by what is missing."""
     names, rows = to_rows(results)
-    table = [["assay", "selection", "variants", *names[4:]]]
-    for assay, _, selection, variants, *figures in rows:
-        table.append([assay, selection, f"{int(variants):,}", *(f"{float(x):.3f}" if x else "-" for x in figures)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for number, row in enumerate(table):
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        if number in (1, len(results) + 1):
-            lines.append("-" * (sum(widths) + 2 * len(widths) - 2))
-        lines.append("  ".join((*left, *right)))
-    for note, count in Counter(note for result in results for note in result.notes).items():
-        lines.append(f"{counted(count, 'assay')}: {note}")
-    return "\n".join(lines)
+    cells = [
+        [assay, selection, f"{int(variants):,}", *(f"{float(value):.3f}" if value else "-" for value in values)]
+        for assay, _, selection, variants, *values in rows
+    ]
+    header, *lines = aligned(["assay", "selection", "variants", *names[4:]], cells, left=(0, 1)).splitlines()
+    rule = "-" * max(map(len, lines))
+    notes = Counter(note for result in results for note in result.notes)
+    return "\n".join(
+        [
+            *(header, rule, *lines[: len(results)], rule, *lines[len(results) :]),
+            *(f"{counted(count, 'assay')}: {note}" for note, count in notes.items()),
+        ]
+    )
 
 
 def _cell(value: float) -> str:

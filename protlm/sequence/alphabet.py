@@ -22,6 +22,12 @@ CLS, PAD, EOS, MASK = INDEX["<cls>"], INDEX["<pad>"], INDEX["<eos>"], INDEX["<ma
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 """The twenty amino acids of the universal genetic code."""
 
+STANDARD_TOKENS = np.array([INDEX[letter] for letter in STANDARD])
+"""(20,) int64: the tokens of `STANDARD`, in its order."""
+
+IS_STANDARD = np.isin(np.arange(len(TOKENS)), STANDARD_TOKENS)
+"""(33,) bool: which tokens are in `STANDARD`."""
+
 LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO"
 """Every letter that has a token: the twenty, U and O, the ambiguous B and Z, and X for any residue."""
 

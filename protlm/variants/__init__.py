@@ -1,1 +1,1 @@
-"""Variant effects: notation, scores, deep mutational scans, tables."""
+"""Variant effects: notation, scores, tables of variants, deep mutational scans."""

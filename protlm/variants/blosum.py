@@ -1,4 +1,4 @@
-"""BLOSUM62 as a score of variants, which knows nothing of the protein: the least that a model should beat."""
+"""BLOSUM62 scores of variants: a baseline that ignores the protein."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from protlm.variants.notation import Variants
 
 
 def blosum62(variants: Variants) -> np.ndarray:
-    """The sum of B(wt, mt) over the substitutions, (n,) float64, in half bits (Henikoff and Henikoff 1992).
+    """The sum of B(wt, mt) over the substitutions of each variant, (n,) float64, in half bits.
 
-    B(wt, wt), what the wild type's residue has with itself, is not subtracted.
+    Source: Henikoff and Henikoff 1992. B(wt, wt) is not subtracted.
 
     >>> from protlm.variants.notation import parse
     >>> blosum62(parse("MKTAY", ["K2R", "M1L:Y5F", "WT"])).tolist()
@@ -22,7 +22,7 @@ def blosum62(variants: Variants) -> np.ndarray:
 
 
 def blosum62_matrix() -> np.ndarray:
-    """B (20, 20) float64, in half bits and the order of `STANDARD`."""
+    """B (20, 20) float64, in half bits, in the order of `STANDARD`."""
     from Bio.Align import substitution_matrices
 
     table: Any = substitution_matrices.load("BLOSUM62")

@@ -1,6 +1,6 @@
-"""A table of variants in ProteinGym's columns: read, checked against the wild type, and written with scores."""
+"""Tables of variants in the columns of ProteinGym: checked against the wild type, and written with scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +12,36 @@ from protlm.variants.notation import Variants, name_of, parse
 MUTANT, SEQUENCE, MEASURED, BINARY = "mutant", "mutated_sequence", "DMS_score", "DMS_score_bin"
 SCORE = "protlm_score"
 DIGITS = 6
-"""Decimals of scores in files; differences of float32 logarithms have no more."""
+"""Decimals of scores in files, which is the precision of differences of float32 logarithms."""
 PROTEIN = "protein"
-"""Column that names the record of the wild type, if there are several."""
+"""Column with the identifier of the wild type, if there are several."""
 
 
 class VariantTable:
-    """The variants of a CSV file, by its column `mutant` or, without it, `mutated_sequence`.
+    """The variants of a CSV file, from its column `mutant` or, if absent, `mutated_sequence`.
 
     Args:
-        path: of the file, or a table that was read already.
-        wild_type: its sequence, or several by identifier: then the column `protein` says of which each variant is.
+        path: of the file, or its table.
+        wild_type: a sequence, or several by identifier; then the column `protein` names that of each variant.
         offset: see `parse`.
 
     Attributes:
         table: all cells.
-        variants: all of them, if there is one wild type.
-        groups: identifier, or "" -> the numbers of its rows, and its variants.
+        variants: those of the only wild type.
+        groups: identifier ("" for a single wild type) -> numbers of its rows, and its variants.
 
     Raises:
-        UserError: for a table without rows or these columns, with the row of a variant that does not fit.
+        UserError: for a table without rows or these columns, and a variant that does not match, with its row.
     """
 
     def __init__(self, path: str | Path | Table, wild_type: str | Mapping[str, str], offset: int = 0) -> None:
         self.table = table = path if isinstance(path, Table) else read_table(path)
         if not table.rows:
-            raise UserError(f"{table.path}: has a header, but no rows; expected a variant in each")
+            raise UserError(f"{table.path}: no rows after the header; expected one variant per row")
         if SCORE in table:
-            raise UserError(f"{table.path}: has a column {SCORE!r} already; give it another name")
+            raise UserError(f"{table.path}: already has a column {SCORE!r}; rename it")
         if MUTANT not in table and SEQUENCE not in table:
-            table[MUTANT]  # says which columns there are
+            table[MUTANT]  # raises the error that lists the columns
         if isinstance(wild_type, str):
             wild_types, of_row = {"": wild_type}, [""] * len(table.rows)
         else:
@@ -73,13 +73,13 @@ class VariantTable:
         for row, name, sequence, expected in zip(rows, names, given, variants.sequences(), strict=False):
             if sequence != expected:
                 raise UserError(
-                    f"{table.location(row)}: {SEQUENCE} is not the wild type with {name}; expected both columns to say "
-                    "the same, or only one of them"
+                    f"{table.location(row)}: {SEQUENCE} is not the wild type with {name}; expected both columns to "
+                    "agree, or only one of them"
                 )
         return variants
 
     def measured(self) -> np.ndarray | None:
-        """DMS_score (n,), NaN where it is empty; None without the column."""
+        """DMS_score (n,) float64, NaN where empty; None without this column."""
         return self.table.numbers(MEASURED, missing=True) if MEASURED in self.table else None
 
     def columns(self) -> dict[str, list[str]]:
@@ -98,16 +98,12 @@ class VariantTable:
         }
 
     def write(self, path: Path | None, scores: np.ndarray) -> None:
-        """Writes all columns and the scores (n,), to standard output if there is no path."""
+        """Writes all columns and the scores (n,); to standard output if `path` is None."""
         columns = self.columns()
-
-        def lines() -> Iterator[list[str]]:
-            for *cells, score in zip(*columns.values(), scores.tolist(), strict=True):
-                yield [*cells, format_score(score)]
-
-        write_table(path, [*columns, SCORE], lines())
+        cells = zip(*columns.values(), map(format_score, scores.tolist()), strict=True)
+        write_table(path, [*columns, SCORE], cells)
 
 
 def format_score(score: float) -> str:
-    """A score as it is written."""
+    """A score as written to files."""
     return f"{round(score, DIGITS) + 0.0:.{DIGITS}f}"  # + 0.0: no negative zero

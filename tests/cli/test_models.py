@@ -59,7 +59,7 @@ def test_export_in_16_bits(protlm, model_folder: Path, tmp_path: Path) -> None:
     ("options", "word"),
     [
         (("--dtype", "int8"), "--dtype 'int8': expected one of float32, float16, bfloat16"),
-        (("--dtype", "bfloat16", "--format", "hf"), "--dtype bfloat16: is for --format folder"),
+        (("--dtype", "bfloat16", "--format", "hf"), "--dtype bfloat16 requires --format folder"),
     ],
 )
 def test_a_dtype_that_cannot_be_written_is_refused(protlm, model_folder, tmp_path, options, word: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from protlm.checkpoint import export
-from protlm.inference.fill import fill, probabilities
+from protlm.inference.fill import predict_masked, probabilities
 from protlm.inference.generate import generate
 from protlm.performer import Performer
 from protlm.sequence.alphabet import STANDARD
@@ -43,7 +43,7 @@ def expected_rows(model: Performer, top: int) -> list[tuple[str, int, int, str, 
     return [
         (name, one.position, rank, residue, pytest.approx(p, rel=1e-4))
         for name, text in EXPECTED.items()
-        for one in fill(model, text, top)
+        for one in predict_masked(model, text, top)
         for rank, (residue, p) in enumerate(zip(one.residues, one.probabilities, strict=True), start=1)
     ]
 
@@ -76,9 +76,7 @@ def test_a_fasta_file_becomes_a_table(protlm, tiny_model, model_folder, masked, 
 
 
 @pytest.mark.parametrize("options", [(), ("--one-pass",)])
-def test_matrices_of_several_proteins_stand_below_each_other(
-    protlm, tiny_model, model_folder, masked, tmp_path, options
-) -> None:
+def test_a_matrix_holds_several_proteins(protlm, tiny_model, model_folder, masked, tmp_path, options) -> None:
     done = protlm("fill", masked, "-m", model_folder, "--matrix", "m.tsv", "--top", 2, "--format", "tsv", *options)
     assert done.code == 0
     assert read_tsv(done.out) == expected_rows(tiny_model, 2)
@@ -92,7 +90,7 @@ def test_matrices_of_several_proteins_stand_below_each_other(
         np.testing.assert_allclose(values, probabilities(tiny_model, text, one_pass=bool(options)), rtol=1e-4)
 
 
-def test_pictures_of_a_protein_without_masks_need_no_table(protlm, model_folder, tmp_path) -> None:
+def test_pictures_do_not_require_masks(protlm, model_folder, tmp_path) -> None:
     done = protlm("fill", "MKTAYIAK", "-m", model_folder, "--logo", "l.png", "--heatmap", "h.svg")
     assert done == (0, "", "")
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
@@ -106,9 +104,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
     expected = list(generate(causal_model, 3, "MK", 0.8, 0.9, 30, 7))
     assert printed.out == "".join(one.fasta(temperature=0.8, top_p=0.9, seed=7) for one in expected)
     summary, settings = printed.err.splitlines()
-    assert re.match(
-        r"standard output: 3 proteins, [\d,]+ residues, perplexity \d+\.\d\d; ended by themselves \d, cut", summary
-    )
+    assert re.match(r"standard output: 3 proteins, [\d,]+ residues, perplexity \d+\.\d\d; \d complete, \d cut", summary)
     assert settings == f"model {causal_folder}, prefix MK, temperature 0.8, top_p 0.9, seed 7"
     written = protlm("generate", "-m", causal_folder, *options, "-o", "new.fasta", "--batch-size", 2)
     assert (written.code, written.out) == (0, "")
@@ -120,7 +116,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
     ("arguments", "words"),
     [
         ("fill MK<cls> -m MODEL", "'<cls>' is not in the alphabet: expected amino acids in one-letter code and <mask>"),
-        ("fill absent.fasta -m MODEL", "absent.fasta: no such file, and no sequence with <mask>"),
+        ("fill absent.fasta -m MODEL", "absent.fasta: neither an existing file nor a sequence, such as MKT<mask>LLI"),
         ("fill . -m MODEL", ".: is a folder"),
         ("fill empty.fasta -m MODEL", "empty.fasta: is empty"),
         ("fill hollow.fasta -m MODEL", "hollow.fasta: no record has a sequence"),
@@ -128,34 +124,34 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("fill odd.fasta -m MODEL", "odd.fasta, record 2 (b), line 5: '1' at position 3"),
         ("fill odd.fasta -m MODEL --format tsv", "odd.fasta, record 2 (b), line 5"),
         ("fill odd.fasta -m MODEL -o out.tsv --matrix out2.tsv", "odd.fasta, record 2 (b), line 5"),
-        ("fill MASKED -m CAUSAL", "protlm generate"),
-        ("fill MASKED -m CAUSAL --matrix out.tsv", "protlm generate"),
+        ("fill MASKED -m CAUSAL", "use generate or score"),
+        ("fill MASKED -m CAUSAL --matrix out.tsv", "use generate or score"),
         ("fill MASKED -m MODEL -o out.csv", "--output out.csv: expected a name that ends in .tsv or .json"),
         ("fill MASKED -m MODEL -o out.tsv --format table", "--format tsv or json"),
         ("fill MASKED -m MODEL --format csv", "--format 'csv': expected table, tsv or json"),
         ("fill MASKED -m MODEL -o absent/out.tsv", "there is no folder absent"),
-        ("fill MASKED -m MODEL --matrix MASKED", "inputs and outputs have to be different files"),
-        ("fill MASKED -m MODEL -o out.tsv --matrix out.tsv", "inputs and outputs have to be different files"),
+        ("fill MASKED -m MODEL --matrix MASKED", "is an input or another output"),
+        ("fill MASKED -m MODEL -o out.tsv --matrix out.tsv", "is an input or another output"),
         ("fill MASKED -m MODEL --matrix .", "is a folder"),
-        ("fill MASKED -m MODEL --matrix MODEL/config.json", "inputs and outputs have to be different files"),
-        ("fill MASKED -m MODEL --logo out.png", "has more than one protein"),
-        ("fill M<mask> -m MODEL --heatmap out.jpg", "out.jpg: expected the name of a picture"),
-        ("fill LONG -m MODEL --heatmap out.png", "a picture of 2,001 residues cannot be read"),
+        ("fill MASKED -m MODEL --matrix MODEL/config.json", "is an input or another output"),
+        ("fill MASKED -m MODEL --logo out.png", "several proteins; a logo or heat map shows exactly one"),
+        ("fill M<mask> -m MODEL --heatmap out.jpg", "out.jpg: expected a picture"),
+        ("fill LONG -m MODEL --heatmap out.png", "2,001 residues are too many"),
         ("fill M<mask> -m MODEL --precision float8", "precision 'float8': expected one of float32, bfloat16"),
-        ("generate -m MODEL", "generate needs a unidirectional one"),
+        ("generate -m MODEL", "generate requires a causal model"),
         ("generate -m CAUSAL -n 0", "-n"),
-        ("generate -m CAUSAL --temperature -1", "temperature -1.0: expected a number from 0"),
+        ("generate -m CAUSAL --temperature -1", "temperature -1.0: expected a number of at least 0"),
         ("generate -m CAUSAL --temperature nan -o out.fasta", "temperature nan"),
         ("generate -m CAUSAL --top-p 0 -o out.fasta", "top_p 0.0"),
         ("generate -m CAUSAL --prefix MK* -o out.fasta", "prefix: '*' at position 3"),
         ("generate -m CAUSAL --prefix MKT --max-length 3", "max_length 3: expected more than the 3 residues"),
         ("generate -m CAUSAL -o .", "is a folder"),
         ("generate -m CAUSAL -o absent/out.fasta", "there is no folder absent"),
-        ("generate -m CAUSAL -o CAUSAL/config.json", "is the model"),
-        ("generate", "no --model given; expected a unidirectional one"),
+        ("generate -m CAUSAL -o CAUSAL/config.json", "is an input or another output"),
+        ("generate", "generate requires --model with a causal model"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(
+def test_invalid_input_is_one_line_and_leaves_nothing(
     protlm, model_folder, causal_folder, masked, tmp_path, arguments: str, words: str
 ) -> None:
     (tmp_path / "empty.fasta").touch()

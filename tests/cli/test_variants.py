@@ -36,10 +36,10 @@ def test_a_table_is_written_in_the_columns_of_proteingym(protlm, model_folder: P
     expected = score(load(model_folder), SEQUENCE, ["M1L", "K2R:Y5F", "T3A"])
     np.testing.assert_allclose([float(row["protlm_score"]) for row in rows], expected, atol=1e-5)
     assert outcome.err.splitlines()[0] == "3 variants of 1 protein"
-    assert re.search(r"Spearman's correlation with DMS_score of 2: -?1\.000", outcome.err)
+    assert re.search(r"Spearman's correlation with DMS_score of 2 variants: -?1\.000", outcome.err)
 
 
-def test_a_file_is_replaced_whole(protlm, model_folder: Path, variants: Path, tmp_path: Path, write_fasta) -> None:
+def test_a_file_is_replaced_atomically(protlm, model_folder: Path, variants: Path, tmp_path: Path, write_fasta) -> None:
     fasta, output = write_fasta([("a", SEQUENCE)]), tmp_path / "scores.csv"
     output.write_text("old")
     assert protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output).code == 0
@@ -82,7 +82,7 @@ def test_rows_can_name_their_protein(protlm, model_folder: Path, write_fasta, tm
     np.testing.assert_allclose([float(row["protlm_score"]) for row in rows], expected, atol=1e-5)
     path.write_text("mutant\nM1L\n")
     refused = protlm("score", fasta, "-m", model_folder, "--variants", path)
-    assert_refused(refused, f"{fasta}: 2 proteins; expected one without a column 'protein'")
+    assert_refused(refused, f"{fasta}: 2 proteins; expected one unless the table of variants has a column 'protein'")
     assert_refused(protlm("score", fasta, "-m", model_folder, "--all"), "2 proteins; expected one")
 
 
@@ -95,13 +95,13 @@ def causal_folder(tmp_path: Path) -> Path:
     return tmp_path / "causal"
 
 
-def test_unidirectional_models_score_by_likelihood(protlm, causal_folder: Path) -> None:
+def test_causal_models_score_by_likelihood(protlm, causal_folder: Path) -> None:
     rows = table(protlm("score", SEQUENCE, "-m", causal_folder, "--variant", "M1L").out)
     expected = score(load(causal_folder), SEQUENCE, ["M1L"], "likelihood")[0]
     assert float(rows[0]["protlm_score"]) == pytest.approx(expected, abs=1e-5)
     for method in ("masked-marginals", "wt-marginals", "pseudo-log-likelihood"):
         refused = protlm("score", SEQUENCE, "-m", causal_folder, "--variant", "M1L", "--method", method)
-        assert_refused(refused, method, "unidirectional", "expected likelihood")
+        assert_refused(refused, method, "requires a bidirectional model", "expected likelihood")
 
 
 def test_pseudo_perplexities_are_a_table(protlm, model_folder: Path, causal_folder: Path, write_fasta) -> None:
@@ -120,14 +120,14 @@ def test_pseudo_perplexities_are_a_table(protlm, model_folder: Path, causal_fold
         assert outcome.err.splitlines()[0] == "2 proteins, 15 residues"
 
 
-def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path) -> None:
+def test_one_pass_depends_on_the_masking(protlm, model_folder: Path) -> None:
     ways = ["--masking", "0.1,0.8,0.1"], []
     common = ("score", SEQUENCE, "-m", model_folder, "--pseudo-perplexity", "--one-pass")
     first, second = (protlm(*common, *way).out for way in ways)
     assert first != second
     assert_refused(protlm(*common, "--masking", "0.8,0.2"), "expected three shares")
     assert_refused(protlm(*common, "--masking", "0.8,0.2,0.2"), "sum to 1")
-    assert_refused(protlm(*common, "--masking", "0.9,0,0.1"), "never shown an exchanged residue")
+    assert_refused(protlm(*common, "--masking", "0.9,0,0.1"), "trained with randomly replaced residues")
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path
         ([], ["expected one of --variants FILE"]),
         (["--all", "--variant", "M1L"], ["expected one of --variants FILE"]),
         (["--all", "--pseudo-perplexity"], ["expected one of --variants FILE"]),
-        (["--pseudo-perplexity", "--method", "wt-marginals"], ["leave out"]),
-        (["--all", "--one-pass"], ["belongs to --pseudo-perplexity"]),
-        (["--variant", "M1L", "--no-sequences"], ["belongs to --all"]),
+        (["--pseudo-perplexity", "--method", "wt-marginals"], ["omit them with --pseudo-perplexity"]),
+        (["--all", "--one-pass"], ["--one-pass requires --pseudo-perplexity"]),
+        (["--variant", "M1L", "--no-sequences"], ["--no-sequences requires --all"]),
         (["--variants", "none.csv"], ["none.csv: no such file"]),
         (["--variants", "."], [".: is a folder"]),
         (["--all", "--method", "best"], ["method 'best'"]),
@@ -146,12 +146,12 @@ def test_the_shares_of_the_masking_matter_to_one_pass(protlm, model_folder: Path
         (["--all", "-o", "no/folder.csv"], ["there is no folder no"]),
         (["--all", "-o", "."], ["is a folder"]),
         (["--all", "--heatmap", "map.gif"], ["map.gif", ".png"]),
-        (["--all", "--heatmap", "map.png", "-o", "map.png"], ["different files"]),
-        (["--variant", "A42G"], ["--variant, row 1, variant A42G: position 42 is outside"]),
-        (["--variant", ""], ["row 1: is empty"]),
+        (["--all", "--heatmap", "map.png", "-o", "map.png"], ["is an input or another output"]),
+        (["--variant", "A42G"], ["variants, row 1, variant A42G: position 42 is outside"]),
+        (["--variant", ""], ["row 1: empty"]),
     ],
 )
-def test_what_makes_no_sense_is_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
+def test_invalid_options_are_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     assert_refused(protlm("score", SEQUENCE, "-m", model_folder, *arguments), *words)
@@ -172,11 +172,11 @@ def test_inputs_are_not_overwritten(protlm, model_folder: Path, variants: Path, 
     fasta = write_fasta([("a", SEQUENCE)])
     for output in (fasta, variants):
         refused = protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output)
-        assert_refused(refused, "different files")
+        assert_refused(refused, "is an input or another output")
     refused = protlm("score", fasta, "-m", model_folder, "--pseudo-perplexity", "-o", fasta)
-    assert_refused(refused, "different files")
+    assert_refused(refused, "is an input or another output")
     for protein in ("no.fasta", "MKT1"):
-        assert_refused(protlm("score", protein, "-m", model_folder, "--all"), "neither a file nor a sequence")
+        assert_refused(protlm("score", protein, "-m", model_folder, "--all"), "neither an existing file nor a sequence")
 
 
 def test_longer_proteins_than_learned_positions_are_computed_with_a_warning(protlm, model_folder: Path) -> None:
@@ -215,13 +215,13 @@ def test_proteingym_prints_assays_and_averages(protlm, model_folder: Path, assay
 def test_proteingym_refuses_in_one_line(protlm, model_folder: Path, assays: Path, tmp_path: Path) -> None:
     run = ("proteingym", assays, "-m", model_folder)
     assert_refused(protlm("proteingym", tmp_path / "no", "-m", model_folder), "no such folder")
-    assert_refused(protlm(*run, "-o", assays / "one.csv"), "is an assay; name another file")
-    assert_refused(protlm(*run, "-o", assays / "wt.fasta"), "input and outputs have to be different files")
+    assert_refused(protlm(*run, "-o", assays / "one.csv"), "is an input or another output")
+    assert_refused(protlm(*run, "-o", assays / "wt.fasta"), "is an input or another output")
     assert (assays / "wt.fasta").read_text().startswith(">one")
-    assert_refused(protlm(*run, "--columns", "GEMME"), "give it with --published")
+    assert_refused(protlm(*run, "--columns", "GEMME"), "--columns requires --published")
     assert_refused(protlm(*run, "--reference", tmp_path / "no.csv"), "no.csv: no such file")
     assert_refused(protlm(*run, "--msa", tmp_path / "no"), "no such folder")
-    assert_refused(protlm(*run, "--scores", assays), "holds CSV files")
+    assert_refused(protlm(*run, "--scores", assays), "contains CSV files")
     (assays / "two.csv").write_text("mutant,DMS_score\nG1A,high\n")
     output = tmp_path / "out.csv"
     assert_refused(protlm(*run, "-o", output), "two.csv, row 1: DMS_score is 'high'; expected a finite number")

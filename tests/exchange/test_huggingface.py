@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from protlm.errors import UserError
 from protlm.exchange.huggingface import export_huggingface, sources
 from protlm.inference.engine import encoded
-from protlm.inference.fill import fill
+from protlm.inference.fill import predict_masked
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.linformer import Linformer
 from protlm.performer.lsh import Lsh
@@ -201,7 +201,7 @@ def test_masks_are_filled_as_by_protlm_fill(exported: dict[str, Path]) -> None:
     theirs = load(AutoModelForMaskedLM, exported["relu"])
     pipeline = transformers.pipeline("fill-mask", model=theirs, tokenizer=load(AutoTokenizer, exported["relu"]))
     found = [guess["token_str"] for guess in pipeline(text, top_k=33) if guess["token_str"] in STANDARD]
-    assert tuple(found) == fill(model, text, top=20)[0].residues
+    assert tuple(found) == predict_masked(model, text, top=20)[0].residues
 
 
 ALONE = """

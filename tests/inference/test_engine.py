@@ -68,7 +68,7 @@ def test_a_protein_too_large_for_the_memory_is_named_by_its_length(tiny_model: P
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(tiny_model, "hidden", scarce)
-    with pytest.raises(UserError, match="too small for a protein of 50 residues"):
+    with pytest.raises(UserError, match="out of memory on cpu for a protein of 50 residues"):
         hidden(Computer(tiny_model))
 
 

@@ -6,13 +6,13 @@ import torch
 
 from protlm.errors import UserError
 from protlm.inference.engine import Computer
-from protlm.inference.fill import Protein, fill, fill_proteins, masked_tokens, probabilities
+from protlm.inference.fill import Protein, masked_tokens, predict_masked, predict_proteins, probabilities
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD, encode_with_special, with_ends
 
 
 def test_all_twenty_are_a_distribution_likeliest_first(tiny_model: Performer) -> None:
-    for prediction in fill(tiny_model, "MK<mask>LLI<mask>", top=20):
+    for prediction in predict_masked(tiny_model, "MK<mask>LLI<mask>", top=20):
         assert set(prediction.residues) == set(STANDARD)
         assert list(prediction.probabilities) == sorted(prediction.probabilities, reverse=True)
         assert min(prediction.probabilities) > 0
@@ -21,11 +21,11 @@ def test_all_twenty_are_a_distribution_likeliest_first(tiny_model: Performer) ->
 
 def test_positions_count_residues_from_one(tiny_model: Performer) -> None:
     text = "<mask>K<mask>LLI<mask>"
-    assert [prediction.position for prediction in fill(tiny_model, text)] == [1, 3, 7]
+    assert [prediction.position for prediction in predict_masked(tiny_model, text)] == [1, 3, 7]
 
 
 def test_probabilities_are_those_of_the_model_at_the_mask(tiny_model: Performer) -> None:
-    (prediction,) = fill(tiny_model, "MK<mask>LLI", top=3)
+    (prediction,) = predict_masked(tiny_model, "MK<mask>LLI", top=3)
     with torch.inference_mode():
         logits = tiny_model(torch.from_numpy(with_ends(encode_with_special("MK<mask>LLI"))).long()[None])[0, 3]
     twenty = torch.stack([logits[INDEX[letter]] for letter in STANDARD]).double().softmax(0)
@@ -35,21 +35,21 @@ def test_probabilities_are_those_of_the_model_at_the_mask(tiny_model: Performer)
 
 
 def test_fewer_are_the_first_of_all(tiny_model: Performer) -> None:
-    (few,), (every,) = fill(tiny_model, "M<mask>K", top=4), fill(tiny_model, "M<mask>K", top=20)
+    (few,), (every,) = predict_masked(tiny_model, "M<mask>K", top=4), predict_masked(tiny_model, "M<mask>K", top=20)
     assert (few.residues, few.probabilities) == (every.residues[:4], every.probabilities[:4])
 
 
 def test_the_sequence_around_the_mask_matters(tiny_model: Performer) -> None:
-    assert fill(tiny_model, "MK<mask>LLI") != fill(tiny_model, "MW<mask>LLI")
+    assert predict_masked(tiny_model, "MK<mask>LLI") != predict_masked(tiny_model, "MW<mask>LLI")
 
 
 def test_lower_case_and_line_breaks_do_not_matter(tiny_model: Performer) -> None:
-    assert fill(tiny_model, "mk<mask>\n ll i") == fill(tiny_model, "MK<mask>LLI")
+    assert predict_masked(tiny_model, "mk<mask>\n ll i") == predict_masked(tiny_model, "MK<mask>LLI")
 
 
 @pytest.mark.parametrize("text", ["MKX<mask>BZUO", "<mask>", "MKT" * 50 + "<mask>"])
 def test_ambiguous_letters_lone_masks_and_long_proteins_are_taken(tiny_model: Performer, text: str) -> None:
-    assert len(fill(tiny_model, text)) == 1
+    assert len(predict_masked(tiny_model, text)) == 1
 
 
 @pytest.mark.parametrize(
@@ -64,24 +64,24 @@ def test_ambiguous_letters_lone_masks_and_long_proteins_are_taken(tiny_model: Pe
         ("<cls>MK<mask>", "'<cls>' is not in the alphabet: expected [^<]* and <mask>$"),
         ("MK<mask><eos>", "'<eos>' is not in the alphabet: expected [^<]* and <mask>$"),
         ("MK<pad><mask>", "'<pad>' is not in the alphabet: expected [^<]* and <mask>$"),
-        ("MK-<mask>", "residues and <mask> only"),
+        ("MK-<mask>", "amino acids and <mask> only"),
     ],
 )
 def test_anything_else_is_refused(tiny_model: Performer, text: str, match: str) -> None:
     with pytest.raises(UserError, match=match):
-        fill(tiny_model, text)
+        predict_masked(tiny_model, text)
 
 
 @pytest.mark.parametrize("top", [0, -1, 21])
 def test_there_are_one_to_twenty_residues(tiny_model: Performer, top: int) -> None:
     with pytest.raises(UserError, match="expected 1 to 20"):
-        fill(tiny_model, "M<mask>K", top=top)
+        predict_masked(tiny_model, "M<mask>K", top=top)
 
 
-def test_a_unidirectional_model_is_refused(tiny_model: Performer) -> None:
+def test_a_causal_model_is_refused(tiny_model: Performer) -> None:
     causal = Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
-    for function in (fill, probabilities):
-        with pytest.raises(UserError, match="unidirectional.*protlm generate"):
+    for function in (predict_masked, probabilities):
+        with pytest.raises(UserError, match="bidirectional model.*use generate or score"):
             function(causal, "M<mask>K")
 
 
@@ -91,7 +91,7 @@ def test_probabilities_are_each_with_its_position_masked_as_well(tiny_model: Per
     assert rows.shape == (7, 20)
     for position in range(1, 8):
         now_masked = "".join("<mask>" if i == position else piece for i, piece in enumerate(pieces, 1))
-        (found,) = (one for one in fill(tiny_model, now_masked, top=20) if one.position == position)
+        (found,) = (one for one in predict_masked(tiny_model, now_masked, top=20) if one.position == position)
         expected = dict(zip(found.residues, found.probabilities, strict=True))
         assert rows[position - 1] == pytest.approx([expected[letter] for letter in STANDARD], rel=1e-5)
 
@@ -115,7 +115,7 @@ def test_small_batches_and_16_bits_change_little(tiny_model: Performer) -> None:
     np.testing.assert_allclose(probabilities(tiny_model, text, precision="bfloat16"), rows, rtol=0.05)
 
 
-@pytest.mark.parametrize(("text", "match"), [("", "is empty"), ("MK-L", "'-' at position 3"), ("MK1", "'1' is not in")])
+@pytest.mark.parametrize(("text", "match"), [("", "empty"), ("MK-L", "'-' at position 3"), ("MK1", "'1' is not in")])
 def test_probabilities_of_anything_else_are_refused(tiny_model: Performer, text: str, match: str) -> None:
     with pytest.raises(UserError, match=match):
         probabilities(tiny_model, text)
@@ -125,10 +125,10 @@ def test_many_proteins_are_filled_as_each_alone(tiny_model: Performer, monkeypat
     texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
     proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
     monkeypatch.setattr("protlm.inference.engine.WINDOW", 20)
-    found = list(fill_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
+    found = list(predict_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
     assert [protein.name for protein, _ in found] == [protein.name for protein in proteins]
     for (_, predictions), text in zip(found, texts, strict=True):
-        for one, expected in zip(predictions, fill(tiny_model, text, top=20), strict=True):
+        for one, expected in zip(predictions, predict_masked(tiny_model, text, top=20), strict=True):
             assert (one.position, one.residues) == (expected.position, expected.residues)
             assert one.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
 
@@ -136,12 +136,12 @@ def test_many_proteins_are_filled_as_each_alone(tiny_model: Performer, monkeypat
 def test_a_protein_without_mask_is_named(tiny_model: Performer) -> None:
     proteins = [Protein("a", masked_tokens("M<mask>")), Protein("b", masked_tokens("MK"))]
     with pytest.raises(UserError, match="in.fasta, protein 'b': no <mask>"):
-        list(fill_proteins(Computer(tiny_model), proteins, source="in.fasta"))
+        list(predict_proteins(Computer(tiny_model), proteins, source="in.fasta"))
 
 
 def test_a_model_that_is_not_finite_is_refused(tiny_model: Performer) -> None:
     with torch.no_grad():
         tiny_model.head.bias[7] = torch.nan
-    for function in (fill, probabilities):
+    for function in (predict_masked, probabilities):
         with pytest.raises(UserError, match="not finite"):
             function(tiny_model, "M<mask>K")

@@ -14,7 +14,7 @@ from protlm.sequence.fasta import FastaFile
 
 @pytest.fixture(params=["relu", "softmax", "exact"])
 def model(request: pytest.FixtureRequest) -> Performer:
-    """Unidirectional, with random weights that make some residues likelier; ends now and then."""
+    """A causal model with random weights that prefers some residues and ends now and then."""
     return random_model(request.param)
 
 
@@ -51,7 +51,7 @@ def parallel_log_likelihood(network: Performer, protein: Generated, prefix: str 
 
 
 @pytest.mark.parametrize("prefix", ["", "MKTAYX"])
-def test_the_log_likelihood_is_that_of_the_parallel_forward(model: Performer, prefix: str) -> None:
+def test_the_log_likelihood_equals_that_of_the_parallel_forward(model: Performer, prefix: str) -> None:
     proteins = list(generate(model, 12, prefix, max_length=40, seed=3))
     assert {protein.ended for protein in proteins} == {True, False}
     for protein in proteins:
@@ -96,7 +96,7 @@ def test_ended_proteins_are_computed_no_further(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(network, "step", lambda tokens, state=None: (rows.append(len(tokens)), step(tokens, state))[1])
     proteins = list(generate(network, 8, max_length=40))
     assert rows[0] == 1  # the beginning, once for all
-    # a protein is computed once for each token behind the first that is neither its end nor the last there can be
+    # one row per token of a protein, except `<eos>` and the last residue of one that was cut
     assert sum(rows[1:]) == sum(len(protein.sequence) - (not protein.ended) for protein in proteins)
 
 
@@ -194,9 +194,9 @@ def test_progress_ends_at_all() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"n": 0}, "n 0: expected a whole number from 1"),
+        ({"n": 0}, "n 0: expected an integer of at least 1"),
         ({"batch_size": 0}, "batch_size 0"),
-        ({"temperature": -0.1}, "temperature -0.1: expected a number from 0"),
+        ({"temperature": -0.1}, "temperature -0.1: expected a number of at least 0"),
         ({"temperature": math.nan}, "temperature nan"),
         ({"temperature": math.inf}, "temperature inf"),
         ({"top_p": 0.0}, "top_p 0.0: expected a number above 0, at most 1"),
@@ -224,7 +224,7 @@ def test_wrong_values_are_refused_at_the_call(options: dict, match: str) -> None
     [
         ({"causal": False}, "bidirectional"),
         ({"zeroed_id": 32}, "zeroed_id"),
-        ({"attention": "reformer"}, "reformer attention cannot be computed token by token"),
+        ({"attention": "reformer"}, "reformer attention cannot run token by token"),
     ],
 )
 def test_other_models_are_refused(options: dict, match: str) -> None:

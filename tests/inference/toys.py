@@ -1,4 +1,4 @@
-"""Models whose answers are known, so that a position counted wrongly shows."""
+"""Models with known output, which reveal an error in counting positions."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def table_model(table: np.ndarray, by: str, causal: bool = False) -> Performer:
     Args:
         table: (n, 33) log-probabilities; n is 33 for tokens, the number of places for places.
         by: "token" or "place", the number of which chooses the row.
-        causal: whether the model calls itself unidirectional.
+        causal: of the configuration.
     """
     width = 2 * (len(table) // 2 + 1)  # one more than rows, for the norm takes the mean away
     config = PerformerConfig(

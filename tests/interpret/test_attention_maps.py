@@ -110,7 +110,12 @@ def test_layers_are_chosen_and_counted_from_either_end() -> None:
     both = attention_matrices(model, PROTEIN)
     np.testing.assert_array_equal(attention_matrices(model, PROTEIN, layers=[-1, 1]), both[::-1])
     assert chosen_blocks(model, None) == (1, 2)
-    for layers, message in (([0], "layer 0: expected 1"), ([3], "layer 3"), ([], "none"), ([2, -1], "each once")):
+    for layers, message in (
+        ([0], "layer 0: expected 1"),
+        ([3], "layer 3"),
+        ([], "none"),
+        ([2, -1], "duplicates"),
+    ):
         with pytest.raises(UserError, match=message):
             attention_matrices(model, PROTEIN, layers)
 

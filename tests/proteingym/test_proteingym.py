@@ -103,11 +103,11 @@ def test_site_independent_scores_are_ratios_of_frequencies(alignment) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty; expected an alignment"),
-        ("TAYI\n", "expected '>'"),
+        ("", "empty; expected an alignment"),
+        ("TAYI\n", "expected a first line with '>'"),
         (">a\n\n", "no residues"),
         (">a\nTAYI\n>b\nTAY\n", "record 2: 3 columns; expected 4"),
-        (">a\nWWW\n", "is no part of the wild type"),
+        (">a\nWWW\n", "is not part of the wild type"),
     ],
 )
 def test_what_is_no_alignment_is_refused(alignment, text: str, message: str) -> None:
@@ -145,13 +145,13 @@ def test_wild_types_can_be_in_a_fasta_file(folder: Path) -> None:
         (lambda folder: (folder / "DMS_substitutions.csv").write_text("DMS_id\nx\n"), "no column 'DMS_filename'"),
         (
             lambda folder: (folder / "DMS_substitutions.csv").write_text(f"{REFERENCE}x,x.csv,P,,Binding,\n"),
-            "row 1: an empty cell",
+            "row 1: empty cell",
         ),
         (
             lambda folder: (folder / "DMS_substitutions.csv").write_text(f"{REFERENCE}../x,x.csv,P,MK,Binding,\n"),
-            "row 1: a folder in the name",
+            "row 1: file name with a folder",
         ),
-        (lambda folder: (folder / "wt.fasta").write_text(">a\nMK\n>a\nMK\n"), "'a' stands twice"),
+        (lambda folder: (folder / "wt.fasta").write_text(">a\nMK\n>a\nMK\n"), "duplicate identifier 'a'"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused(folder: Path, change, message: str) -> None:
@@ -182,7 +182,7 @@ def test_figures_are_those_of_the_parts(tiny_model: Performer, folder: Path, tmp
     }
     assert (second.correlations["Site-Independent"], second.correlations["Big (k=1, h=2)"]) == (0.25, 0.5)
     assert math.isnan(third.correlations["Site-Independent"])
-    assert "neither an alignment nor a published figure" in third.notes[0]
+    assert "neither an alignment nor a published result" in third.notes[0]
     assert Published(published).columns == ["ESM2 (8M)"]
     with pytest.raises(UserError, match="no column 'GEMME'"):
         Published(published, ["GEMME"])
@@ -217,14 +217,14 @@ def test_scores_of_another_model_are_refused(tiny_model: Performer, folder: Path
         results(tiny_model, folder, scores=kept, method="wt-marginals")
     with torch.no_grad():
         tiny_model.head.bias[7] += 0.1
-    with pytest.raises(UserError, match="made otherwise"):
+    with pytest.raises(UserError, match="scores of other settings"):
         results(tiny_model, folder, scores=kept)
-    with pytest.raises(UserError, match=r"holds CSV files but no model\.json"):
+    with pytest.raises(UserError, match=r"contains CSV files but no model\.json"):
         results(tiny_model, folder, scores=folder)
     with pytest.raises(UserError, match="is a file"):
         results(tiny_model, folder, scores=folder / "A_one.csv")
     (kept / "model.json").write_text("{}")
-    with pytest.raises(UserError, match="not a record of scores"):
+    with pytest.raises(UserError, match="damaged; choose another folder"):
         results(tiny_model, folder, scores=kept)
 
 

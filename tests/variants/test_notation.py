@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm.errors import UserError
+from protlm.inference.proteins import open_proteins
 from protlm.sequence.alphabet import STANDARD
 from protlm.tables import Table, read_table, write_table
-from protlm.variants.notation import all_singles, name_of, open_proteins, parse
+from protlm.variants.notation import all_singles, name_of, parse
 from protlm.variants.variant_table import VariantTable
 
 WILD_TYPE = "MKTAYIAKQR"
@@ -49,18 +50,18 @@ def test_what_changes_nothing_is_taken() -> None:
     ("names", "message"),
     [
         (["M1L", "A5G"], "variant 2, variant A5G: position 5 of the wild type is Y, not A"),
-        (["A42G"], "position 42 is outside of the wild type, which has 10 residues"),
+        (["A42G"], "position 42 is outside the wild type of 10 residues"),
         (["M0L"], "position 0 is outside"),
-        (["M1L:M1K"], "position 1 stands twice"),
-        (["M1X"], "'X' in M1X is none of the twenty amino acids"),
-        (["m1l"], "'m' in m1l is none of the twenty"),
-        (["M1*"], r"'\*' in M1\* is none of the twenty"),
-        (["M1"], "'M1' is no substitution; expected such as A42G"),
-        (["M1L,K2R"], "is no substitution"),
-        (["M1L:"], "is empty; expected a substitution"),
-        ([""], "variant 1: is empty"),
-        (["p.Met1Leu"], "is no substitution"),
-        (["M99999999999L"], "is no substitution"),
+        (["M1L:M1K"], "duplicate position 1"),
+        (["M1X"], "'X' in M1X is not one of the twenty amino acids"),
+        (["m1l"], "'m' in m1l is not one of the twenty"),
+        (["M1*"], r"'\*' in M1\* is not one of the twenty"),
+        (["M1"], "'M1' is not a substitution; expected A42G"),
+        (["M1L,K2R"], "is not a substitution"),
+        (["M1L:"], "empty; expected a substitution"),
+        ([""], "variant 1: empty"),
+        (["p.Met1Leu"], "is not a substitution"),
+        (["M99999999999L"], "is not a substitution"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(names: list[str], message: str) -> None:
@@ -70,7 +71,7 @@ def test_what_does_not_fit_is_refused_with_its_place(names: list[str], message: 
 
 def test_an_offset_that_explains_all_is_suggested() -> None:
     names = ["M24L", "T26A", "Y28F", "K31R"]
-    with pytest.raises(UserError, match=r"3 more do not fit; with an offset of 23 all would fit \(--offset 23\)"):
+    with pytest.raises(UserError, match=r"3 more variants do not match; all would match with an offset of 23"):
         parse(WILD_TYPE, names)
     assert next(parse(WILD_TYPE, names, offset=23).sequences()) == "LKTAYIAKQR"
     with pytest.raises(UserError, match=r"position 24, with an offset of 22, of the wild type is K, not M"):
@@ -78,7 +79,7 @@ def test_an_offset_that_explains_all_is_suggested() -> None:
 
 
 def test_no_offset_is_suggested_that_does_not_explain_all() -> None:
-    with pytest.raises(UserError, match="is this the wild type"):
+    with pytest.raises(UserError, match="numbered on this wild type, or set an offset"):
         parse(WILD_TYPE, ["M24L", "T26A", "Y28F", "W31R"])
 
 
@@ -119,17 +120,17 @@ def test_spellings_of_a_table_are_one_table(table, content: str) -> None:
     ("content", "message"),
     [
         ("", "empty; expected a header"),
-        ("mutant\n", "a header, but no rows"),
+        ("mutant\n", "no rows after the header"),
         ("variant,score\nM1L,1\n", "no column 'mutant'; found: variant, score"),
         ("mutant;score\nM1L;1\n", "no column 'mutant'; found: mutant;score"),
         ("mutant,score\nM1L,1\nK2R\n", "row 2: 1 cells; expected 2 as in the header"),
-        ("mutant,score\nM1L,1\n,2\n", "row 2: is empty"),
+        ("mutant,score\nM1L,1\n,2\n", "row 2: empty"),
         ("mutant,score\nM1L,1\nA5G,2\n", "row 2, variant A5G: position 5 of the wild type is Y, not A"),
         ("mutant,mutant\nM1L,K2R\n", "duplicate column 'mutant'"),
-        ("mutant,protlm_score\nM1L,1\n", "has a column 'protlm_score' already"),
+        ("mutant,protlm_score\nM1L,1\n", "already has a column 'protlm_score'"),
         ("mutant,mutated_sequence\nM1L,MKTAYIAKQR\n", "row 1: mutated_sequence is not the wild type with M1L"),
         ("mutated_sequence\nMKTAYIAKQ\n", "row 1: mutated_sequence has 9 residues; expected 10"),
-        ("mutated_sequence\nMKTAYIAKQX\n", "'X' in R10X is none of the twenty"),
+        ("mutated_sequence\nMKTAYIAKQX\n", "'X' in R10X is not one of the twenty"),
         ('mutant\n"M1L\n', "line 2: not CSV"),
         ("mutant\nM1L\0\n", "NUL"),
         (b"mutant\n\xff\xfeM1L\n", r"not UTF-8 text \(byte 8\)"),
@@ -173,5 +174,5 @@ def test_a_protein_is_a_file_or_a_sequence(write_fasta) -> None:
     assert [record.sequence for record in open_proteins("MKTAY" * 1000)] == ["MKTAY" * 1000]
     assert [record.sequence for record in open_proteins(str(write_fasta([("a", "MKT")])))] == ["MKT"]
     for source in ("no.fasta", "MK-T", "", "MKT" * 1000 + "1"):
-        with pytest.raises(UserError, match="neither a file nor a sequence"):
+        with pytest.raises(UserError, match="neither an existing file nor a sequence"):
             open_proteins(source)
