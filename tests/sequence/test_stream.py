@@ -120,6 +120,7 @@ def test_standard_input_is_always_there() -> None:
     check_readable("-")
 
 
+@pytest.mark.slow
 def test_standard_input_is_read_from_the_pipe_and_left_open() -> None:
     script = (
         "import sys\nfrom protlm.sequence.stream import Source\n"
