@@ -3,14 +3,13 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from protlm.errors import UserError
-from protlm.files import unfinished
+from protlm.files import atomic_output
 from protlm.plots.positions import check_picture
 
 METRICS = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
@@ -92,16 +91,14 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 def replace_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Writes all rows atomically."""
-    with unfinished(path) as folder:
-        write_csv(rows, folder / path.name)
-        os.replace(folder / path.name, path)
+    with atomic_output(path) as partial:
+        write_csv(rows, partial)
 
 
 def replace_json(value: Any, path: Path) -> None:
     """Writes a JSON file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
+    with atomic_output(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", numbers: bool = False) -> str:

@@ -96,7 +96,7 @@ def test_proteins_missing_from_the_cluster_table_are_reported(protlm, fasta: Pat
     (tmp_path / "clusters.tsv").write_text("P1\tP1\n")
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--clusters", tmp_path / "clusters.tsv")
     assert outcome.code == 0
-    assert "2 records: not in the table" in outcome.err
+    assert "2 records: not in the cluster table" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_ctrl_c_stops_evaluation_and_leaves_nothing(protlm, model_folder: Path, 
 def test_unknown_ids_to_hold_out_are_reported(protlm, fasta: Path, tmp_path: Path) -> None:
     (tmp_path / "ood.txt").write_text("P1\nP2\n")
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--ood", tmp_path / "ood.txt")
-    assert outcome.err.rstrip().endswith("warning: not found in the files, though to be held out: 1 id: P2")
+    assert outcome.err.rstrip().endswith("warning: 1 identifier to hold out not in the files: P2")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import xxhash
 
-from protlm.corpus.assemble import FORMAT, VERSION
+from protlm.corpus.layout import FORMAT, VERSION
 from protlm.corpus.splits import SPLITS, TRAIN
 from protlm.errors import UserError
 from protlm.sequence.alphabet import SCORED, TOKENS

@@ -1,4 +1,4 @@
-"""The bytes of a file or of standard input: decompressed by content, counted and hashed on the way."""
+"""The bytes of a file or of standard input: decompressed by content, counted and hashed in one pass."""
 
 import bz2
 import gzip
@@ -7,44 +7,52 @@ import lzma
 import os
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
-import zstandard
 from isal import igzip, isal_zlib
 
 from protlm.errors import UserError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 STDIN = "-"
-"""The path that stands for standard input."""
+"""The path that means standard input."""
 
 _ISAL_ERROR: Any = isal_zlib.error  # a class, which its stubs call an instance
 DAMAGED: tuple[type[Exception], ...] = (
-    *(EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError, _ISAL_ERROR),
+    *(EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstd.ZstdError, OSError, _ISAL_ERROR),
 )
-"""What reading a damaged or cut file raises."""
+"""What reading a damaged or truncated file raises."""
 
 _BUFFER = 1 << 16
-_PACKED = 1 << 10  # bytes of zstandard decompressed at a time, to 32 MiB at the most
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_COMPRESSIONS: dict[bytes, Any] = {
+    b"\x1f\x8b": lambda packed: igzip.IGzipFile(fileobj=packed),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": zstd.ZstdFile,
+}
 
 
 class Source(io.RawIOBase):
-    """The bytes of a file as they are, one pass; `position` counts them and `checksum` hashes them.
+    """The raw bytes of a file, read once; `position` counts them and `checksum` hashes them.
 
     Args:
         path: a file, or "-" for standard input.
 
     Attributes:
-        path: as it was given.
+        path: as given.
         name: of the file, without its folders.
-        size: in bytes; 0 where it is not known beforehand, as for a pipe.
+        size: in bytes; 0 if unknown, as for a pipe.
         position: bytes read so far.
 
     Raises:
-        UserError: for a file that is missing, a folder, or cannot be read.
+        UserError: for a file that is missing, a folder, or unreadable.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,7 +75,7 @@ class Source(io.RawIOBase):
 
     @property
     def checksum(self) -> str:
-        """XXH3, 128 bits, in hexadecimal, of the bytes read so far, as `xxh128sum` prints it."""
+        """XXH3-128 of the bytes read so far, in hexadecimal, as `xxh128sum` prints it."""
         return self._hash.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -88,13 +96,13 @@ class Source(io.RawIOBase):
         super().close()
 
     def content(self) -> "io.BufferedReader[Any]":
-        """The decompressed bytes: plain, gzip, bzip2, xz or zstandard, told apart by the first ones."""
+        """The decompressed bytes; plain, gzip, bzip2, xz and zstandard are told apart by their first bytes."""
         packed = io.BufferedReader(self, _BUFFER)
         start = packed.peek(6)[:6]
         content: io.BufferedReader[Any] = packed
-        for magic, opened in _COMPRESSIONS.items():
+        for magic, reader in _COMPRESSIONS.items():
             if start.startswith(magic):
-                content = io.BufferedReader(opened(packed), _BUFFER)
+                content = io.BufferedReader(reader(packed), _BUFFER)
         if content.peek(3)[:3] == _BYTE_ORDER_MARK:
             content.read(3)
         return content
@@ -104,45 +112,8 @@ class Source(io.RawIOBase):
         return io.TextIOWrapper(self.content(), "utf-8", "replace")
 
 
-class _Zstandard(io.RawIOBase):
-    """The content of zstandard frames; zstandard's own reader takes a file that is cut short for a whole one."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._content = raw, memoryview(b"")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._content:
-            data = self._frame.unused_data or self._raw.read(_PACKED)
-            if not data:
-                if self._frame.eof:
-                    return 0
-                raise EOFError("Compressed file ended before the end of a frame")
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._content = memoryview(self._frame.decompress(data))
-        count = min(len(buffer), len(self._content))
-        buffer[:count], self._content = self._content[:count], self._content[count:]
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
-    b"\x1f\x8b": lambda raw: igzip.IGzipFile(fileobj=raw),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-    b"\x28\xb5\x2f\xfd": _Zstandard,
-}
-
-
 def checksum(path: str | Path) -> str:
-    """XXH3, 128 bits, in hexadecimal, of a file."""
+    """XXH3-128 of a file, in hexadecimal."""
     with Source(path) as source:
         while source.read(_BUFFER):
             pass

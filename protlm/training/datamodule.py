@@ -12,8 +12,8 @@ from xxhash import xxh3_128_hexdigest
 from protlm.batching.batches import Batch, Batches, BlockBatches, ProteinBatches, Question
 from protlm.batching.masking import Masking
 from protlm.batching.samplers import EndlessBatches, Plan
-from protlm.corpus.assemble import VERSION
 from protlm.corpus.ingest import Selection
+from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpora, Corpus, Unigram
 from protlm.corpus.splits import SplitRule, digests, read_ids

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from protlm.batching import batches as batching
 from protlm.batching.batches import Batches, BlockBatches, Key, ProteinBatches, Question, collate, length_buckets, pad
 from protlm.batching.masking import IGNORE, Masking
 from protlm.batching.samplers import EndlessBatches, Place, Plan
@@ -19,7 +20,6 @@ from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SPLITS, SplitRule
 from protlm.errors import UserError
-from protlm.sequence import batching
 from protlm.sequence.alphabet import EOS, MASK, PAD, decode, with_ends
 
 MASKED, NEXT = Question(False, Masking()), Question(True, Masking())
@@ -271,6 +271,7 @@ def test_pools_and_budgets_change_no_sample(corpus: Corpus, kind: type[Batches])
     assert rows(2, 300) == first
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_make_the_batches_that_the_main_process_makes(corpus: Corpus, kind: type[Batches], method: str) -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protlm.batching import permutation as module
 from protlm.batching.permutation import Permutation, mix, permutation
-from protlm.sequence import permutation as module
 
 LISTED = module._LISTED
 LARGE = [LISTED + 1, 1 << 17, (1 << 17) + 1, 1_000_000]

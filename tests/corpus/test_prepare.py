@@ -58,9 +58,10 @@ def content_of(path: Path) -> dict[str, Any]:
 def in_blocks_of(patch: pytest.MonkeyPatch, rows: int) -> None:
     """As if no more than so many rows fitted in memory."""
     patch.setattr("protlm.corpus.external_sort._ROWS", rows)
-    patch.setattr("protlm.corpus.placement.ROWS", rows)
-    patch.setattr("protlm.corpus.assemble.ROWS", rows)
-    patch.setattr("protlm.corpus.assemble._TOKENS", 3 * rows)
+    patch.setattr("protlm.corpus.assignment.ROWS", rows)
+    patch.setattr("protlm.corpus.writer.ROWS", rows)
+    patch.setattr("protlm.corpus.layout.ROWS", rows)
+    patch.setattr("protlm.corpus.writer._TOKENS", 3 * rows)
 
 
 names = st.sampled_from([f"p{i}" for i in range(12)])
@@ -240,7 +241,7 @@ def test_what_is_found_in_files_is_counted_and_noted(tmp_path: Path) -> None:
     for line in summary.tally.describe():
         assert line in text
     assert text.startswith("c.h5: 1 protein, 3 residues (train 0, valid 0, test 0, ood 1)")
-    assert "not found in the files, though to be held out: 1 id: none" in text
+    assert "warning: 1 identifier to hold out not in the files: none" in text
 
 
 def test_the_table_is_noted_by_its_name(tmp_path: Path, write_fasta) -> None:
@@ -249,7 +250,7 @@ def test_the_table_is_noted_by_its_name(tmp_path: Path, write_fasta) -> None:
     summary = prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(clusters=tmp_path / "table.tsv"))
     options = Corpus(tmp_path / "c.h5").attributes["options"]
     assert (options["clusters"]["name"], options["whole_clusters"]) == ("table.tsv", True)
-    assert "1 record: not in the table, a cluster of its own" in summary.describe("c.h5")
+    assert "1 record: not in the cluster table; each is a cluster of its own" in summary.describe("c.h5")
 
 
 @pytest.mark.parametrize(
@@ -411,6 +412,7 @@ def three_files(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> list[
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_several_processes_make_the_corpus_of_one(
     tmp_path: Path, three_files: list[Path], sample: Path, deduplicate: bool
@@ -453,6 +455,7 @@ def test_several_files_are_one_corpus_and_progress_ends_with_all_bytes(tmp_path:
     assert steps[-1] == (2 * size, 2 * size)
 
 
+@pytest.mark.slow
 def test_an_error_in_another_process_is_told_and_leaves_nothing(tmp_path: Path, three_files: list[Path]) -> None:
     bad = tmp_path / "bad.fasta"
     bad.write_text(">a\nMKT\n>b\nM1\n")
@@ -463,6 +466,7 @@ def test_an_error_in_another_process_is_told_and_leaves_nothing(tmp_path: Path, 
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_and_leaves_nothing(tmp_path: Path, write_fasta) -> None:
     small, pipe = write_fasta([("a", "MKT")]), tmp_path / "pipe.fasta"
     os.mkfifo(pipe)
@@ -508,15 +512,16 @@ def started(script: str, *arguments: object, **options: Any) -> subprocess.Popen
     return subprocess.Popen(command(script, *arguments), **pipes, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"),
     [
         ("protlm.corpus.prepare", "read_parts"),
-        ("protlm.corpus.prepare", "place"),
-        ("protlm.corpus.prepare", "assemble"),
+        ("protlm.corpus.prepare", "assign"),
+        ("protlm.corpus.prepare", "write_corpus"),
         ("os", "replace"),
     ],
-    ids=["read", "placed", "assembled", "about to be renamed"],
+    ids=["read", "assigned", "written", "about to be renamed"],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_stopped_while_preparing_nothing_has_the_final_name(
@@ -546,6 +551,7 @@ def test_stopped_while_preparing_nothing_has_the_final_name(
     assert listing(tmp_path) == ["out.h5", "small.fasta"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals, code: int) -> None:
     small, pipe, out = tmp_path / "small.fasta", tmp_path / "pipe.fasta", tmp_path / "out.h5"
@@ -584,6 +590,7 @@ LIMITED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "workers"), [(0, 1), (0.05, 1), (0.5, 1), (0.8, 1), (0.9, 1), (0.999, 1), (0, 2), (0.9, 2)]
 )
@@ -633,6 +640,7 @@ FRUGAL = (
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the memory as Linux does")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("start", [b">a\nMKT\n>b\n", b">a\nMKT\n>b "])
 def test_a_gigabyte_in_one_line_is_refused_at_once(tmp_path: Path, start: bytes) -> None:
@@ -646,6 +654,7 @@ def test_a_gigabyte_in_one_line_is_refused_at_once(tmp_path: Path, start: bytes)
     assert not listing(tmp_path)
 
 
+@pytest.mark.slow
 @linux
 def test_blank_lines_without_end_are_read_in_little_memory(tmp_path: Path) -> None:
     code, _, errors, _ = fed(FRUGAL, b"\n" * 65_536, b"\n", 150_000_000, "prepare", "-", "-o", tmp_path / "out.h5")
@@ -654,6 +663,7 @@ def test_blank_lines_without_end_are_read_in_little_memory(tmp_path: Path) -> No
     assert not listing(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
 def test_standard_input_is_a_file_as_any_other(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     content, fasta = compress(SMALL.encode()), tmp_path / "more.fasta"
@@ -671,6 +681,7 @@ def test_standard_input_is_a_file_as_any_other(tmp_path: Path, compress: Callabl
     corpus.check_sources(["-"])
 
 
+@pytest.mark.slow
 def test_standard_input_reaches_the_worker_that_reads_it(tmp_path: Path) -> None:
     fasta = tmp_path / "more.fasta"
     fasta.write_text(">last\nMKT\n")
@@ -683,6 +694,7 @@ def test_standard_input_reaches_the_worker_that_reads_it(tmp_path: Path) -> None
     assert Corpus(tmp_path / "out.h5").ids()[-2:] == ["p399", "last"]
 
 
+@pytest.mark.slow
 def test_standard_input_that_is_closed_is_an_error_as_any_other(tmp_path: Path) -> None:
     script = "from protlm.cli import main\nmain()"
     closed = ["sh", "-c", '"$@" <&-', "sh", *command(script, "prepare", "-", "-o", tmp_path / "out.h5")]

@@ -131,6 +131,7 @@ def test_it_can_be_pickled_whether_read_or_not(corpus_path: Path) -> None:
     assert fresh.ids(0, 2) == corpus.ids(0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_another_process_can_read_it(corpus_path: Path, method: str) -> None:
     corpus = Corpus(corpus_path)

@@ -1,6 +1,5 @@
 import bz2
 import gzip
-import io
 import lzma
 import subprocess
 import sys
@@ -121,6 +120,7 @@ def test_standard_input_is_always_there() -> None:
     check_readable("-")
 
 
+@pytest.mark.slow
 def test_standard_input_is_read_from_the_pipe_and_left_open() -> None:
     script = (
         "import sys\nfrom protlm.sequence.stream import Source\n"
@@ -134,16 +134,3 @@ def test_standard_input_is_read_from_the_pipe_and_left_open() -> None:
         f"- 0 {b'>a' + bytes([10]) + b'MKT' + bytes([10])!r} {len(packed)} {xxhash.xxh3_128_hexdigest(packed)}",
         "False b''",
     ]
-
-
-@given(st.binary(max_size=300), st.lists(st.integers(1, 7), min_size=1))
-def test_frames_may_come_in_pieces_of_any_size(content: bytes, sizes: list[int]) -> None:
-    from protlm.sequence.stream import _Zstandard
-
-    class Pieces(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            sizes.append(sizes.pop(0))
-            return super().read(sizes[-1])
-
-    with io.BufferedReader(_Zstandard(Pieces(zstandard.compress(content) + zstandard.compress(content)))) as frames:
-        assert frames.read() == 2 * content

@@ -1,0 +1,45 @@
+"""What `prepare` did with the records, for a person to read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from protlm.errors import counted
+from protlm.sequence.tally import Tally
+
+
+@dataclass
+class PrepareSummary:
+    """What became of the records of a `prepare`."""
+
+    tally: Tally
+    """What was changed or left out."""
+    proteins: int = 0
+    residues: int = 0
+    proteins_by_split: dict[str, int] = field(default_factory=dict)
+    merged: int = 0
+    """Records left out because an earlier one has the same sequence."""
+    moved_to_identical: int = 0
+    """Records moved into the split of an identical sequence."""
+    not_found: list[str] = field(default_factory=list)
+    """Identifiers to hold out that are neither a protein nor a cluster of the files."""
+    without_cluster: int = 0
+    """Records that are not in the cluster table."""
+    clusters: int = 0
+    """Clusters of the records, including those of merged records."""
+
+    def describe(self, out: str | Path) -> list[str]:
+        """Lines to print: what the corpus `out` contains, and what was changed, left out, moved or not found."""
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.proteins_by_split.items())
+        lines = [f"{out}: {counted(self.proteins, 'protein')}, {counted(self.residues, 'residue')} ({splits})"]
+        lines += self.tally.describe()
+        for number, what in (
+            (self.merged, "merged with an identical sequence"),
+            (self.moved_to_identical, "moved to the split of an identical sequence"),
+            (self.without_cluster, "not in the cluster table; each is a cluster of its own"),
+        ):
+            if number:
+                lines.append(f"{counted(number, 'record')}: {what}")
+        if self.not_found:
+            some = ", ".join(self.not_found[:3]) + (", ..." if len(self.not_found) > 3 else "")
+            lines.append(f"warning: {counted(len(self.not_found), 'identifier')} to hold out not in the files: {some}")
+        return lines
