@@ -4,6 +4,7 @@ Legend: B batch, L length with both ends, D width, P poolings, K layers; n prote
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,8 @@ POOLS = ("mean", "bos", "max")
 """Mean or maximum over the residues, without special tokens; or the first token, which precedes them."""
 Representations = tuple[np.ndarray | None, list[np.ndarray]]
 """Of a batch: pooled vectors (B, P, K, D) float32 or None, and for each layer the residues (B, L - 2, D), or none."""
+
+_OVERHEAD = 400  # bytes per protein that HDF5 needs besides the values
 
 
 def representations(
@@ -150,6 +153,7 @@ class PartialOutput:
         per_protein = len(self.output.pools) + proteins.lengths * self.output.per_residue
         row = self.dtype.itemsize * len(description["layers"]) * description["width"]
         self._offsets = np.concatenate(([0], np.cumsum(per_protein * proteins.is_distinct * row)))
+        self._size = int((per_protein * row + _OVERHEAD).sum())
         try:
             if self.description is None:
                 self.clear()
@@ -207,6 +211,10 @@ class PartialOutput:
         path = self.folder / "output"
         try:
             shutil.rmtree(path, ignore_errors=True)  # of a killed run
+            if hasattr(os, "posix_fallocate"):  # HDF5 may crash if the disk gets full, so find out before
+                with path.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, max(1, self._size))
+                path.unlink()
             WRITERS[self.description["layout"]](path, self.description, self.proteins, self._read)
             publish(path, self.output.path)
             self.clear()
