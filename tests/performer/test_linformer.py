@@ -155,9 +155,9 @@ def test_too_long_a_protein_is_refused_in_one_line(corpus_path: Path) -> None:
     ((_, logits),) = Computer(network)(rows, lambda tokens, mask, _: network(tokens, mask))
     assert logits.shape == (2, 40, 33)
     longer = encoded(network, ["MKT", "M" * 39])
-    with pytest.raises(UserError, match="linformer.*takes 40 tokens.* of 41"):
+    with pytest.raises(UserError, match="41 tokens.*linformer attention takes at most 40"):
         list(Computer(model(attention="linformer"))(longer, lambda tokens, mask, _: network(tokens, mask)))
-    with pytest.raises(UserError, match="takes 40 tokens.*of 50"):
+    with pytest.raises(UserError, match="50 tokens.*takes at most 40"):
         evaluate(network, Corpus(corpus_path), max_length=50)
     assert evaluate(network, Corpus(corpus_path), ["test"])["test"]["perplexity"] > 1
 
@@ -183,7 +183,7 @@ def test_commands_refuse_too_long_a_protein_and_write_nothing(
     fasta = write_fasta([("short", "MKT"), ("long", "M" * 60)])
     before = set(tmp_path.iterdir())
     outcome = protlm(*command, source or fasta, "--model", tmp_path / "model", "--output", tmp_path / output)
-    assert_refused(outcome, "takes 40 tokens", "of 62" if source is None or "<" not in source else "of 63")
+    assert_refused(outcome, "takes at most 40", "62 tokens" if source is None or "<" not in source else "63 tokens")
     assert set(tmp_path.iterdir()) == before
 
 
