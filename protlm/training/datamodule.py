@@ -11,7 +11,7 @@ from xxhash import xxh3_128_hexdigest
 
 from protlm.batching.batches import Batch, Batches, BlockBatches, ProteinBatches, Question
 from protlm.batching.masking import Masking
-from protlm.batching.samplers import EndlessBatches, Place, Plan
+from protlm.batching.samplers import EndlessBatches, Plan, Position
 from protlm.corpus.ingest import Selection
 from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
@@ -100,7 +100,7 @@ class TremblDataModule(pl.LightningDataModule):
         self.question = Question(causal, masking or Masking())
         self._corpora: Corpora | None = None
         self._sampler: EndlessBatches | None = None
-        self._start: Place | None = None
+        self._start: Position | None = None
 
     @property
     def corpora(self) -> Corpora:
@@ -207,7 +207,7 @@ class TremblDataModule(pl.LightningDataModule):
         """The place in the data behind the last batch that was trained on, the same for all ranks."""
         place = self._start
         if self._sampler is not None and self.trainer is not None:
-            place = self._sampler.place()
+            place = self._sampler.position()
         return {"place": place, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
