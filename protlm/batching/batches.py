@@ -1,7 +1,7 @@
 """From draws to batches: length buckets under a token budget, padding, blocks.
 
-Everything random depends only on (seed, epoch, index), never on workers, batch or rank. Batches are planned pool by
-pool: nothing is held that grows with the corpus.
+All randomness depends only on (seed, epoch, index), never on worker, batch or rank. Batches are planned pool by pool,
+so memory does not grow with the corpus.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from protlm.errors import UserError
 from protlm.sequence.alphabet import CLS, EOS, PAD, with_ends
 
 POOL = 64
-"""Batches planned together. Its sequences are a uniform draw from the epoch, sorted by length and cut; the batches are
-shuffled. So a batch is random but for its length; a larger pool pads less and mixes lengths over a longer stretch."""
+"""Batches planned together: a uniform draw from the epoch is sorted by length and cut into batches, which are shuffled.
+A larger pool needs less padding and mixes lengths over more steps."""
 
 
 class Batch(NamedTuple):
@@ -30,26 +30,26 @@ class Batch(NamedTuple):
     inputs: Tensor
     """(B, L) int64."""
     targets: Tensor
-    """(B, L) int64, -100 where there is no loss."""
+    """(B, L) int64, -100 at positions without loss."""
     scored: Tensor
-    """(B, L) bool, the positions that accuracy and perplexity count."""
+    """(B, L) bool, the positions counted in accuracy and perplexity."""
     key_mask: Tensor
     """(B, L) bool, false at padding."""
     segments: Tensor | None = None
-    """(B, L) int64, the number of the protein within its row, where attention must not cross proteins; else None."""
+    """(B, L) int64, protein number within the row if attention must not cross proteins; else None."""
     key: np.ndarray | None = None
-    """(B, 2) or (B, 4) int64, what the batch was made from; see `Batches.names`. No tensor: it stays on the CPU."""
+    """(B, 2) or (B, 4) int64, what the batch was made from, see `Batches.names`; stays on the CPU."""
 
 
 Key = np.ndarray
-"""(B, 2) or (B, 4) int64, a row a sequence: all that is needed to make a batch, anywhere."""
+"""(B, 2) or (B, 4) int64, one row per sequence: all that is needed to make a batch in any process."""
 
 Cursor = tuple[int, ...]
-"""Where a pool begins within its epoch; (0,) or (0, 0, 0) is the beginning."""
+"""Start of a pool within its epoch; (0,) or (0, 0, 0) is the start of the epoch."""
 
 
 class Question(NamedTuple):
-    """How a sequence becomes inputs and targets: masked residues, or for a causal model the next token."""
+    """The training objective: masked language modelling, or next-token prediction for a causal model."""
 
     causal: bool
     masking: Masking
@@ -58,20 +58,20 @@ class Question(NamedTuple):
         return next_token(tokens) if self.causal else self.masking(tokens, generator)
 
     def for_evaluation(self) -> "Question":
-        """The question whose answers are reported: every selected residue is masked."""
+        """The objective for reported metrics: every selected residue is masked."""
         return Question(self.causal, self.masking.for_evaluation())
 
 
 class Batches(Dataset[Batch]):
-    """Batches of one split, made from keys; what a sequence is, the subclasses say.
+    """Batches of one split, made from keys; subclasses define a sequence.
 
     Args:
-        corpus: where the proteins come from.
+        corpus: the source of the proteins.
         split: one of "train", "valid", "test", "ood".
-        question: masked residues or next token.
-        max_length: longest sequence in tokens.
-        token_budget: most tokens in a batch, padding included.
-        seed: of crops, masks and order.
+        question: masked language modelling or next-token prediction.
+        max_length: maximum length of a sequence, in tokens.
+        token_budget: maximum number of tokens in a batch, including padding.
+        seed: of order, crops and masks.
         sample_by, weights, min_cluster_size: see `Draws`.
     """
 
@@ -102,11 +102,11 @@ class Batches(Dataset[Batch]):
         self._chance = KeyedGenerator(seed, 2)
 
     def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
-        """The pools of an epoch from `cursor` on: where each begins, and its batches."""
+        """The pools of an epoch starting at `cursor`: the start and the batches of each."""
         raise NotImplementedError
 
     def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-        """Tokens (at most max_length,) uint8 of one sequence, from a row of a key."""
+        """Tokens (at most max_length,) uint8 of the sequence of one key row."""
         raise NotImplementedError
 
     def plan(self, epoch: int) -> Iterator[Key]:
@@ -115,7 +115,7 @@ class Batches(Dataset[Batch]):
             yield from batches
 
     def __getitem__(self, key: Key) -> Batch:
-        if key[0, 0] < 0:  # of which nothing is asked; see `Plan`
+        if key[0, 0] < 0:  # not scored; see `Plan`
             batch = self[~key]
             return batch._replace(targets=torch.full_like(batch.targets, IGNORE), scored=torch.zeros_like(batch.scored))
         samples = []
@@ -125,12 +125,12 @@ class Batches(Dataset[Batch]):
         return collate(samples)._replace(key=key)
 
     def names(self, key: Key) -> list[str]:
-        """What the sequences of a batch are called: ids of proteins, or of the first of each block."""
+        """Identifiers of the sequences of a batch: of the protein, or of the first protein of each block."""
         raise NotImplementedError
 
 
 class ProteinBatches(Batches):
-    """Single proteins as `<cls>` residues `<eos>`, cut at random to `max_length`, in batches of similar length.
+    """Single proteins as `<cls>` residues `<eos>`, cropped at random to `max_length`, in batches of similar length.
 
     A row of a key is (pass, protein).
 
@@ -163,12 +163,12 @@ class ProteinBatches(Batches):
 class BlockBatches(Batches):
     """All proteins of a split joined by `<eos>` and cut into blocks of `max_length`, without gap or overlap.
 
-    The order of the proteins is new in every epoch. The last, shorter block is left out in training and kept otherwise.
-    A row of a key is (epoch, block, first draw, tokens of it that belong to the block before).
+    Proteins are reshuffled every epoch. The last, shorter block is dropped in training and kept otherwise. A row of a
+    key is (epoch, block, first draw, number of its tokens that belong to the previous block).
 
     Args:
         of_batches, more_of_batches: those of `Batches`.
-        separate: number the proteins of a block, so that attention can be kept within each.
+        separate: number the proteins of a block, so that attention can be restricted to each.
     """
 
     first = (0, 0, 0)
@@ -193,10 +193,10 @@ class BlockBatches(Batches):
             last = draw + len(ends) >= self.draws.size
             rest = int(ends[-1]) - offset - count * self.max_length
             partial = last and count < POOL * size and rest > 1 and self.split != "train"
-            places = offset + self.max_length * np.arange(count + 1)
-            first = np.searchsorted(ends, places, side="right")
-            behind = places - begins[np.minimum(first, len(begins) - 1)]
-            rows = np.stack((np.full_like(places, epoch), block + np.arange(count + 1), draw + first, behind), axis=1)
+            starts = offset + self.max_length * np.arange(count + 1)
+            first = np.searchsorted(ends, starts, side="right")
+            inside = starts - begins[np.minimum(first, len(begins) - 1)]
+            rows = np.stack((np.full_like(starts, epoch), block + np.arange(count + 1), draw + first, inside), axis=1)
             blocks = rows[: count + partial]
             blocks = blocks[np.random.default_rng((self.seed, 6, epoch, block)).permutation(len(blocks))]
             if len(blocks):
@@ -206,7 +206,7 @@ class BlockBatches(Batches):
             block, draw, offset = block + count, int(rows[count, 2]), int(rows[count, 3])
 
     def _stream(self, epoch: int, draw: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the draws from `draw` on begin and end in the stream of tokens, so many that they make up `tokens`."""
+        """Where the draws from `draw` begin and end in the stream of tokens, for at least `tokens` tokens."""
         ends = np.zeros(0, dtype=np.int64)
         while draw + len(ends) < self.draws.size and (not len(ends) or ends[-1] <= tokens):
             missing = tokens - (int(ends[-1]) if len(ends) else 0)
@@ -249,14 +249,14 @@ _EOS = np.array([EOS], dtype=np.uint8)
 
 
 def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Groups sequences of similar length so that number x longest stays within the budget.
+    """Groups sequences of similar length so that their number times the longest stays within the budget.
 
     Args:
         lengths: (n,) integers, in tokens.
         token_budget: most tokens in a batch, padding included; a longer sequence gets a batch of its own.
 
     Returns:
-        Indices into `lengths`, each exactly once.
+        Indices into `lengths`, each once.
     """
     order = np.argsort(lengths, kind="stable")[::-1]
     longest = lengths[order].tolist()
@@ -269,7 +269,7 @@ def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
 
 
 def collate(samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
-    """Pads (inputs, targets, scored) of several sequences to the longest."""
+    """Pads (inputs, targets, scored) of several sequences to the longest and stacks them."""
     inputs, targets, scored = (
         torch.from_numpy(pad([sample[part] for sample in samples], value))
         for part, value in enumerate((PAD, IGNORE, False))
@@ -278,7 +278,7 @@ def collate(samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
 
 
 def pad(arrays: list[np.ndarray], value: int | bool) -> np.ndarray:
-    """Arrays (n_i,) of one dtype as rows of one (B, max n_i), filled up with `value` at the right."""
+    """Stacks arrays (n_i,) of one dtype into (B, max n_i), padded with `value` on the right."""
     rows = np.full((len(arrays), max(map(len, arrays))), value, dtype=arrays[0].dtype)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array

@@ -1,4 +1,4 @@
-"""What the model is asked: to restore masked residues, or to say the next one. Pure, with an explicit generator."""
+"""Training objectives: masked language modelling and next-residue prediction, with an explicit generator."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,21 @@ from protlm.errors import UserError
 from protlm.sequence.alphabet import EOS, MASK, SCORED, STANDARD_TOKENS
 
 IGNORE = -100
-"""Target of a position that has no part in the loss (torch's `ignore_index`)."""
+"""Target of a position without loss (torch's `ignore_index`)."""
 
 
 @dataclass(frozen=True)
 class Masking:
-    """Masking as in BERT: a share of the residues is selected, and each selected one is masked, exchanged or kept.
+    """BERT's masking: a share of the residues is selected; each selected residue is masked, replaced or kept.
 
     Special tokens and ambiguous letters (X, B, Z) are never selected.
 
     Args:
-        share: share of the residues that is selected.
-        mask: share of the selected that becomes `<mask>`.
-        random: share of the selected that becomes one of the twenty amino acids, drawn uniformly.
-        keep: share of the selected that stays. The three sum to 1. BERT: 0.8, 0.1, 0.1. The code published with the
-            Performer paper has 0.1 masked, 0.8 random, 0.1 kept.
+        share: share of the residues to select.
+        mask: share of the selected residues to replace by `<mask>`.
+        random: share to replace by one of the twenty amino acids, drawn uniformly.
+        keep: share to keep. The three sum to 1. BERT: 0.8, 0.1, 0.1; the code published with the Performer paper: 0.1
+            masked, 0.8 random, 0.1 kept.
     """
 
     share: float = 0.15
@@ -35,11 +35,11 @@ class Masking:
         if not (0 < self.share <= 1 and min(parts) >= 0 and abs(sum(parts) - 1) <= 1e-6):
             raise UserError(
                 f"masking share {self.share:g} with mask {self.mask:g}, random {self.random:g}, keep {self.keep:g}: "
-                "expected 0 < share <= 1 and three shares from 0 that sum to 1"
+                "expected 0 < share <= 1 and three non-negative shares that sum to 1"
             )
 
     def for_evaluation(self) -> "Masking":
-        """The same selection with every selected residue masked: a kept residue could be copied."""
+        """The same selection with every selected residue masked, since a kept residue could be copied."""
         return Masking(self.share, 1.0, 0.0, 0.0)
 
     def __call__(self, tokens: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,7 +47,7 @@ class Masking:
 
         Args:
             tokens: (L,) integers, special tokens included.
-            generator: the only source of chance.
+            generator: the only source of randomness.
 
         Returns:
             inputs (L,) int64; targets (L,) int64, the token where selected, else IGNORE; scored (L,) bool, true where
@@ -57,15 +57,15 @@ class Masking:
         targets = np.full(len(tokens), IGNORE, dtype=np.int64)
         scored = np.zeros(len(tokens), dtype=bool)
         candidates = np.flatnonzero(SCORED[tokens])
-        # rounding up or down by chance keeps the expected share exact for short proteins too
+        # random rounding keeps the expected share exact even for short proteins
         count = int(self.share * len(candidates) + generator.random())
         chosen = generator.permutation(candidates)[:count]
         targets[chosen] = inputs[chosen]
-        fate = generator.random(count)
-        masked = chosen[fate < self.mask]
-        exchanged = chosen[(fate >= self.mask) & (fate < self.mask + self.random)]
+        uniform = generator.random(count)
+        masked = chosen[uniform < self.mask]
+        replaced = chosen[(uniform >= self.mask) & (uniform < self.mask + self.random)]
         inputs[masked] = MASK
-        inputs[exchanged] = STANDARD_TOKENS[generator.integers(len(STANDARD_TOKENS), size=len(exchanged))]
+        inputs[replaced] = STANDARD_TOKENS[generator.integers(len(STANDARD_TOKENS), size=len(replaced))]
         scored[masked] = True
         return inputs, targets, scored
 
@@ -73,7 +73,7 @@ class Masking:
 def next_token(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, targets and scored positions of next-token prediction, each one shorter than the tokens (L,).
 
-    The loss covers amino acids and `<eos>`, since a generator has to know when to stop; only amino acids are scored.
+    The loss covers amino acids and `<eos>`, since generation has to know when to stop; only amino acids are scored.
     """
     inputs, following = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
     scored = SCORED[following]

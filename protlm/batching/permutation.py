@@ -1,15 +1,15 @@
-"""A shuffled order that takes no memory: each place is computed by itself."""
+"""Random permutations in constant memory: each element is computed independently."""
 
 from functools import lru_cache
 
 import numpy as np
 
-_LISTED = 1 << 16  # up to here the order is drawn as a whole
+_LISTED = 1 << 16  # up to this size the permutation is stored
 _ROUNDS = 8
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """Scrambles the bits of (n,) uint64: equal for equal numbers, without pattern for others.
+    """Hashes (n,) uint64.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
     """
@@ -19,15 +19,15 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 class Permutation:
-    """A random order of the numbers below `size`, as a function from places (n,) to numbers (n,) int64.
+    """A random permutation of the numbers below `size`, as a function from positions (n,) to numbers (n,) int64.
 
-    Small ones are drawn by numpy. Large ones are a Feistel network of eight rounds over the next power of two, walked
-    again from every result that is too large (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"): no
-    array of `size` is ever made, and any place can be asked for at once.
+    Small permutations are drawn by numpy. Large ones are a Feistel network of eight rounds over the next power of two,
+    with cycle walking from every result that is too large (Black and Rogaway 2002, "Ciphers with arbitrary finite
+    domains"), so no array of `size` elements is made.
 
     Args:
-        size: from 0.
-        key: the same key gives the same order.
+        size: at least 0.
+        key: determines the permutation.
     """
 
     def __init__(self, size: int, key: tuple[int, ...]) -> None:
@@ -39,16 +39,16 @@ class Permutation:
         self._bits = (size - 1).bit_length()
         self._keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
         if self._order is not None:
-            return self._order[places]
-        numbers = self._scramble(np.asarray(places, dtype=np.uint64))
+            return self._order[positions]
+        numbers = self._scramble(np.asarray(positions, dtype=np.uint64))
         while (out := np.flatnonzero(numbers >= self.size)).size:
             numbers[out] = self._scramble(numbers[out])
         return numbers.astype(np.int64)
 
     def _scramble(self, x: np.ndarray) -> np.ndarray:
-        """A permutation of numbers of `_bits` bits: the halves change places, one mixed with a hash of the other."""
+        """Permutes numbers of `_bits` bits: the halves are swapped, one mixed with a hash of the other."""
         low_bits = self._bits // 2
         high_bits = self._bits - low_bits
         high, low = x >> np.uint64(low_bits), x & np.uint64((1 << low_bits) - 1)
@@ -60,5 +60,5 @@ class Permutation:
 
 @lru_cache(maxsize=16)
 def permutation(size: int, key: tuple[int, ...]) -> Permutation:
-    """A `Permutation`, kept for the next call."""
+    """A cached `Permutation`."""
     return Permutation(size, key)

@@ -1,4 +1,4 @@
-"""The order of batches: without end in training, dealt to ranks, gone on with at any place; once to evaluate."""
+"""Samplers of batches: endless and resumable in training, one pass for evaluation; both distributed over ranks."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,22 +7,22 @@ from torch.utils.data import Sampler
 from protlm.batching.batches import Batches, Cursor, Key
 from protlm.errors import UserError
 
-Place = tuple[int, Cursor, int]
-"""Epoch, pool, and batch within the pool: a place in the endless order of batches."""
+Position = tuple[int, Cursor, int]
+"""Epoch, pool, and batch within the pool: a position in the endless sequence of batches."""
 
-_EMPTY = 1_000  # epochs without a batch; one that draws too little for a block may be followed by one that does not
+_EMPTY = 1_000  # consecutive empty epochs before giving up; draws too few for a block may differ by epoch
 
 
 class EndlessBatches(Sampler[Key]):
-    """Keys of batches, epoch after epoch without end, dealt to the ranks in turn.
+    """Keys of batches, epoch after epoch without end, distributed over the ranks in turn.
 
-    So ranks get disjoint batches, equally many, and none is left over at the end of an epoch.
+    Ranks get disjoint batches, and none is left over at the end of an epoch.
 
     Args:
-        samples: the dataset whose pools are followed.
-        rank, ranks: this process and their number.
-        start: the place of the first batch of the first rank, to go on where a run stopped.
-        consumed: says how many batches of this rank were used so far; one that is iterated anew goes on behind them.
+        samples: the dataset that plans the batches.
+        rank, ranks: index of this process and number of processes.
+        start: position of the first batch of the first rank, to resume a run.
+        consumed: returns how many batches of this rank were used so far; a new iteration continues after them.
     """
 
     def __init__(
@@ -30,26 +30,26 @@ class EndlessBatches(Sampler[Key]):
         samples: Batches,
         rank: int = 0,
         ranks: int = 1,
-        start: Place | None = None,
+        start: Position | None = None,
         consumed: Callable[[], int] = lambda: 0,
     ) -> None:
         self.samples, self.rank, self.ranks, self.consumed = samples, rank, ranks, consumed
-        self.start: Place = start or (0, samples.first, 0)
+        self.start: Position = start or (0, samples.first, 0)
         self._before = 0  # consumed when the iteration began
         self._pools: list[tuple[int, int, Cursor]] = []
 
     def __iter__(self) -> Iterator[Key]:
         if (consumed := self.consumed()) != self._before:
-            self.start, self._before = self.place(consumed), consumed
+            self.start, self._before = self.position(consumed), consumed
         self._pools = []
         epoch, cursor, skipped = self.start
         number = -skipped  # of the batch, counted from the start over all ranks
         empty = 0  # epochs in a row
         while empty < _EMPTY:
             empty += 1
-            for place, batches in self.samples.pools(epoch, cursor):
+            for first, batches in self.samples.pools(epoch, cursor):
                 empty = 0
-                self._pools.append((number, epoch, place))
+                self._pools.append((number, epoch, first))
                 for key in batches:
                     if number >= 0 and number % self.ranks == self.rank:
                         yield key
@@ -57,8 +57,8 @@ class EndlessBatches(Sampler[Key]):
             epoch, cursor = epoch + 1, self.samples.first
         raise UserError(f"{self.samples.corpora}: no batch in the {self.samples.split} split")
 
-    def place(self, consumed: int | None = None) -> Place:
-        """The `start` of a run that goes on behind so many batches of each rank; by default those that were used."""
+    def position(self, consumed: int | None = None) -> Position:
+        """The `start` of a run that resumes after `consumed` batches of each rank; by default those used so far."""
         target = ((self.consumed() if consumed is None else consumed) - self._before) * self.ranks
         while len(self._pools) > 1 and self._pools[1][0] <= target:
             self._pools.pop(0)
@@ -69,14 +69,14 @@ class EndlessBatches(Sampler[Key]):
 
 
 class Plan(Sampler[Key]):
-    """Keys of the batches of one epoch for one rank, to evaluate on.
+    """Keys of the batches of one epoch for one rank, for evaluation.
 
-    All ranks get equally many, since sharded models compute together: if the last round has none left for a rank, it
-    gets the first batch once more, marked by a key below 0, of which nothing is asked.
+    All ranks get the same number, since sharded models compute together: a rank without a batch in the last round gets
+    the first batch again, marked by a negative key and not scored.
 
     Args:
         samples: the dataset.
-        rank, ranks: this process and their number.
+        rank, ranks: index of this process and number of processes.
     """
 
     def __init__(self, samples: Batches, rank: int = 0, ranks: int = 1) -> None:

@@ -1,7 +1,7 @@
-"""Which proteins an epoch draws, and in which order; computed place by place, so nothing grows with the corpus.
+"""The proteins that an epoch draws, in order; computed on the fly, so memory does not grow with the corpus.
 
-Each protein (or each cluster) is drawn once an epoch. With weights, each corpus (or each part of one, by the size of
-clusters) has its share of the draws, and takes all of its proteins once before it takes any again.
+Each protein (or each cluster) is drawn once per epoch. With weights, each corpus (or each part of a corpus, by cluster
+size) has its share of the draws, and draws all of its proteins once before it draws any again.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,17 @@ class Draws:
     Args:
         corpora: where the proteins come from.
         split: one of "train", "valid", "test", "ood".
-        seed: of the order, and of the members of clusters.
-        by: "protein" draws every protein once an epoch; "cluster" every cluster once, and one of its proteins, each as
-            likely.
-        weights: share of each corpus in the draws; None takes every protein (or cluster) of all equally often.
-        min_cluster_size: leaves out clusters with fewer proteins in the split; one number, or one for each corpus. Of a
-            single corpus several numbers make as many overlapping parts, each with a weight of its own.
+        seed: of the order, and of the choice of cluster members.
+        by: "protein" draws every protein once per epoch; "cluster" draws one protein of every cluster, uniformly.
+        weights: share of each corpus in the draws; None draws every protein (or cluster) equally often.
+        min_cluster_size: excludes clusters with fewer proteins in the split; one number, or one for each corpus.
+            Several numbers for a single corpus make as many overlapping parts, each with its own weight.
 
     Attributes:
         size: draws in an epoch.
 
     Raises:
-        UserError: for weights that do not fit, or for clusters or a size of clusters that a corpus does not have.
+        UserError: for invalid weights, or for clusters if a corpus has none.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Draws:
         for corpus, least in ((corpora.corpora[shard], least) for shard, least in parts):
             members = corpus.members(split)
             bounds = corpus.groups(split) if by == "cluster" or least > 1 else None
-            if bounds is not None and least > 1:  # else what is mapped is not copied
+            if bounds is not None and least > 1:  # otherwise keep the memory map
                 sizes = np.diff(bounds)
                 members = members[np.repeat(sizes >= least, sizes)]
                 bounds = np.append(0, np.cumsum(sizes[sizes >= least]))
@@ -68,15 +67,15 @@ class Draws:
         self.size = int(self._draws.sum())
 
     def __reduce__(self) -> tuple[type["Draws"], tuple[object, ...]]:
-        """A worker opens the corpora itself, instead of getting copies of what is mapped."""
+        """Pickles paths instead of memory maps: a worker opens the corpora itself."""
         return Draws, (self.corpora, self.split, self.seed, self._by, self._weights, self._least)
 
     def _parts(self, least: int | Sequence[int]) -> list[tuple[int, int]]:
-        """What the draws are shared by: numbers of corpora, and the smallest clusters of each."""
+        """(corpus index, minimum cluster size) of each part that has a share of the draws."""
         number = len(self.corpora.corpora)
         sizes = [least] * number if isinstance(least, int | str) or not isinstance(least, Sequence) else list(least)
         if not all(isinstance(size, int) and size >= 1 for size in sizes):
-            raise UserError(f"min_cluster_size {least!r}: expected a whole number from 1, or several")
+            raise UserError(f"min_cluster_size {least!r}: expected an integer of at least 1, or several")
         if (number > 1 and len(sizes) != number) or not sizes:
             raise UserError(f"min_cluster_size {least!r}: expected one number, or {number}, one for each corpus")
         return [(shard if number > 1 else 0, size) for shard, size in enumerate(sizes)]
@@ -89,7 +88,7 @@ class Draws:
         if shares.shape != self._units.shape or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
             of = "corpus" if len(self._units) == len(self.corpora.corpora) else "number in min_cluster_size"
             raise UserError(
-                f"weights {weights}: expected {len(self._units)} numbers from 0, one for each {of}, not all 0"
+                f"weights {weights}: expected {len(self._units)} non-negative numbers, one for each {of}, not all 0"
             )
         shares = np.where(self._units > 0, shares, 0.0)
         if not shares.any():
@@ -98,11 +97,11 @@ class Draws:
         return np.where((shares > 0) & (draws == 0), 1, draws)
 
     def __call__(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The draws from place `start` to before `stop` of an epoch.
+        """Draws `start` to `stop` (exclusive) of an epoch.
 
         Returns:
-            (n,) int64, how often the corpus was gone through before, plus 2^32 times the number of the part of a single
-            corpus, which makes a protein drawn again another sample;
+            (n,) int64, number of earlier passes through the corpus, plus 2^32 times the part number of a single corpus;
+            it makes a protein that is drawn again a different sample;
             (n,) int64, the proteins.
         """
         slots = permutation(self.size, (self.seed, 1, epoch))(np.arange(start, min(stop, self.size)))
@@ -114,15 +113,15 @@ class Draws:
             units = slots[rows] - (self._ends[shard] - draws)
             rounds = np.full_like(units, epoch)
             if draws != count:
-                rounds, places = np.divmod(epoch * draws + units, count)
+                rounds, positions = np.divmod(epoch * draws + units, count)
                 for number in np.unique(rounds).tolist():
                     now = rounds == number
-                    units[now] = permutation(count, (self.seed, 4, shard, number))(places[now])
+                    units[now] = permutation(count, (self.seed, 4, shard, number))(positions[now])
             if self._groups is not None:
-                first, behind = self._groups[shard][units], self._groups[shard][units + 1]
+                first, end = self._groups[shard][units], self._groups[shard][units + 1]
                 chance = mix(mix(units.astype(np.uint64) ^ self._key(shard)) + rounds.astype(np.uint64))
-                units = first + (chance % (behind - first).astype(np.uint64)).astype(np.int64)
-            # a protein that is in two parts of a corpus is another sample in each
+                units = first + (chance % (end - first).astype(np.uint64)).astype(np.int64)
+            # a protein in two parts of a corpus is a different sample in each
             passes[rows] = rounds + (shard << 32 if len(self.corpora.corpora) == 1 else 0)
             proteins[rows] = self._starts[shard] + self._members[shard][units]
         return passes, proteins

@@ -14,29 +14,31 @@ def prepare(
     fasta: Annotated[
         list[Path], typer.Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - is standard input.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The corpus to write (HDF5).")],
-    clusters: Annotated[Path | None, typer.Option(help="Table of clusters: representative, tab, member.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Corpus to write (HDF5).")],
+    clusters: Annotated[Path | None, typer.Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
     split_by: Annotated[
-        str, typer.Option(help="'cluster' keeps clusters whole, 'sequence' goes by the hash of each sequence.")
+        str,
+        typer.Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash."),
     ] = "",
-    ood: Annotated[Path | None, typer.Option(help="File of ids of proteins or clusters to hold out as 'ood'.")] = None,
-    valid: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
-    test: Annotated[float, typer.Option(help="Share for testing.")] = 0.1,
-    min_length: Annotated[int, typer.Option(help="Leave out shorter proteins (residues).")] = 1,
-    max_length: Annotated[int | None, typer.Option(help="Leave out longer proteins (residues).")] = None,
+    ood: Annotated[Path | None, typer.Option(help="File of protein or cluster ids to hold out as 'ood'.")] = None,
+    valid: Annotated[float, typer.Option(help="Share of the validation split.")] = 0.05,
+    test: Annotated[float, typer.Option(help="Share of the test split.")] = 0.1,
+    min_length: Annotated[int, typer.Option(help="Minimum length in residues.")] = 1,
+    max_length: Annotated[int | None, typer.Option(help="Maximum length in residues.")] = None,
     drop_fragments: Annotated[
-        bool, typer.Option("--drop-fragments", help="Leave out records with '(Fragment' in the header.")
+        bool, typer.Option("--drop-fragments", help="Drop records with '(Fragment' in the header.")
     ] = False,
     nonstandard: Annotated[
         str, typer.Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
     ] = "keep",
     deduplicate: Annotated[
-        bool, typer.Option("--deduplicate", help="Keep one record of each sequence, and the ids of the others.")
+        bool,
+        typer.Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others."),
     ] = False,
     id_from: Annotated[
-        str, typer.Option("--id", help="'accession' of UniProt's headers, or the first 'word' as it is.")
+        str, typer.Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
     ] = "accession",
-    workers: Annotated[int, typer.Option(help="Processes; each file is read by one.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes; each file is read by one.")] = 1,
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Turn FASTA files into a corpus for training."""
@@ -48,7 +50,7 @@ def prepare(
     if split_by not in ("cluster", "sequence"):
         raise UserError(f"--split-by {split_by!r}: expected 'cluster' or 'sequence'")
     if split_by == "cluster" and not clusters:
-        raise UserError("--split-by cluster: give the table with --clusters")
+        raise UserError("--split-by cluster requires --clusters")
     rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(ood) if ood else frozenset())
     selection = Selection(min_length, max_length, not drop_fragments, nonstandard, id_from, allow_nucleotides)
     with progress("reading", "bytes") as report:
@@ -58,10 +60,10 @@ def prepare(
 
 def info(
     corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
-    histogram: Annotated[Path | None, typer.Option(help="Also draw the lengths here (.png, .pdf or .svg).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    histogram: Annotated[Path | None, typer.Option(help="Also draw the lengths (.png, .pdf or .svg).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all statistics as JSON.")] = False,
 ) -> None:
-    """Print what is in a corpus: lengths by split, clusters, residue frequencies, the unigram baseline."""
+    """Print statistics of a corpus: lengths by split, clusters, residue frequencies, unigram baseline."""
     from json import dumps
 
     from protlm.corpus.reader import Corpus
@@ -83,19 +85,19 @@ def evaluate(
     model: Model = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="train, valid, test or ood; can be given more than once. Default: test and ood."),
+        typer.Option(help="train, valid, test or ood; may be repeated. Default: test and ood."),
     ] = None,
     details: Annotated[
-        bool, typer.Option("--details", help="Also print tables by length of the protein and by residue.")
+        bool, typer.Option("--details", help="Also print tables by protein length and by residue.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write everything here, the details too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all results, including details, to this file.")] = None,
     max_length: Annotated[int | None, typer.Option(min=3, help="Crop longer proteins; default: the model's.")] = None,
-    share: Annotated[float, typer.Option(help="Share of the residues that is masked.")] = 0.15,
-    seed: Annotated[int, typer.Option(min=0, help="Of crops and masks.")] = 1,
+    share: Annotated[float, typer.Option(help="Share of residues to mask.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of crops and masks.")] = 1,
     token_budget: Budget = 16_384,
     device: Device = "auto",
 ) -> None:
-    """Print accuracy and perplexity for splits of a corpus, beside the unigram baseline."""
+    """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
     from protlm.corpus.reader import Corpus
     from protlm.files import atomic_output
     from protlm.inference.evaluate import evaluate as measure

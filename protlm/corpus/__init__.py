@@ -1,1 +1,1 @@
-"""FASTA files to an HDF5 corpus, and reading it: ingestion, deduplication, splits, statistics."""
+"""FASTA files to an HDF5 corpus: ingestion, deduplication, splits, writing, reading, statistics."""

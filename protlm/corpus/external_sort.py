@@ -1,4 +1,4 @@
-"""Columns and rows on disk, for what does not fit in memory: appended to, read in blocks, sorted part by part."""
+"""Columns and tables on disk for data larger than memory: appended to, read in blocks, sorted by partition."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import BinaryIO
 import numpy as np
 
 _ROWS = 1 << 16
-"""Rows of a part or a block that are held in memory at once."""
+"""Rows of a partition or block held in memory at once."""
 
 
 class Column:
-    """Numbers of one dtype in a file, appended to and then read; a context that closes the file.
+    """An array in a file, appended to and then read; a context manager that closes the file.
 
     Args:
-        path: of the file; what it holds already belongs to the column.
-        dtype: of the numbers.
+        path: of the file; existing content is kept.
+        dtype: of the values.
     """
 
     def __init__(self, path: Path, dtype: str) -> None:
@@ -33,18 +33,18 @@ class Column:
         return self.path.stat().st_size // self.dtype.itemsize if self.path.exists() else 0
 
     def append(self, values: np.ndarray) -> None:
-        """Adds values (n,) at the end."""
+        """Appends values (n,)."""
         if self._file is None:
             self._file = self.path.open("ab")
         self._file.write(np.ascontiguousarray(values, dtype=self.dtype).data)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Values (stop - start,)."""
+        """Reads values (stop - start,)."""
         self._close()
         return np.fromfile(self.path, self.dtype, stop - start, offset=start * self.dtype.itemsize)
 
     def blocks(self, rows: int = _ROWS) -> Iterator[np.ndarray]:
-        """All values in order, some at a time."""
+        """All values in order, a block at a time."""
         size = len(self)
         for start in range(0, size, rows):
             yield self.read(start, min(start + rows, size))
@@ -56,14 +56,15 @@ class Column:
 
 
 class Partitions:
-    """Rows of uint64 spread over files by a number, so that the rows of one file fit in memory.
+    """Rows of uint64 partitioned over files, so that each partition fits in memory.
 
-    Rows that have to be compared get the same number; so a table of any size is joined or sorted file by file.
+    Rows that have to be compared go to the same partition, so a table of any size is joined or sorted one partition at
+    a time.
 
     Args:
-        folder: made for the files.
-        columns: numbers in a row.
-        count: of files, see `parts_for`.
+        folder: created for the files.
+        columns: number of columns.
+        count: number of partitions, see `parts_for`.
     """
 
     def __init__(self, folder: Path, columns: int, count: int) -> None:
@@ -72,27 +73,27 @@ class Partitions:
         self._paths = [folder / str(part) for part in range(self.count)]
 
     def by_hash(self, hashes: np.ndarray) -> np.ndarray:
-        """Numbers (n,) for hashes (n,) uint64, ascending with the hash."""
+        """Partition numbers (n,) for hashes (n,) uint64, ascending with the hash."""
         return ((hashes >> np.uint64(32)) * np.uint64(self.count)) >> np.uint64(32)
 
     def by_index(self, indices: np.ndarray, size: int) -> np.ndarray:
-        """Numbers (n,) for indices (n,) below `size`, ascending with the index."""
+        """Partition numbers (n,) for indices (n,) below `size`, ascending with the index."""
         return indices.astype(np.uint64) * np.uint64(self.count) // np.uint64(max(1, size))
 
     def add(self, numbers: np.ndarray, *columns: np.ndarray) -> None:
-        """Adds n rows; `numbers` (n,) say where each goes."""
+        """Adds n rows to the partitions `numbers` (n,)."""
         rows = np.empty((len(numbers), self.columns), dtype=np.uint64)
-        for place, column in enumerate(columns):
-            rows[:, place] = column
+        for index, column in enumerate(columns):
+            rows[:, index] = column
         order = np.argsort(numbers, kind="stable")
         edges = np.searchsorted(numbers[order], np.arange(self.count + 1))
         for path, start, stop in zip(self._paths, edges, edges[1:], strict=False):
             if start < stop:
-                with path.open("ab") as file:  # kept open, they would be too many
+                with path.open("ab") as file:  # too many to be kept open
                     file.write(rows[order[start:stop]].data)
 
     def sorted(self, keys: Sequence[int]) -> Iterator[list[np.ndarray]]:
-        """The columns of each file in turn, sorted by the columns `keys`, the first of them first; removes files."""
+        """The columns of each partition in turn, sorted by `keys`, most significant first; removes the files."""
         for path in self._paths:
             if not path.exists():
                 yield [np.zeros(0, dtype=np.uint64)] * self.columns
@@ -100,16 +101,16 @@ class Partitions:
             rows = np.fromfile(path, np.uint64).reshape(-1, self.columns)
             path.unlink()
             order = np.lexsort([rows[:, key] for key in reversed(keys)])
-            yield [rows[order, place] for place in range(self.columns)]
+            yield [rows[order, column] for column in range(self.columns)]
 
 
 def parts_for(rows: int) -> int:
-    """How many files rows have to be spread over; with more than a thousand, each is opened for too little."""
+    """Number of partitions for a number of rows; with more than a thousand, opening files dominates."""
     return min(1000, 1 + rows // _ROWS)
 
 
 def groups(*columns: np.ndarray) -> np.ndarray:
-    """(n,) bool: where a new group of equal rows begins, in sorted columns (n,)."""
+    """(n,) bool: where a group of equal rows begins in sorted columns (n,)."""
     first = np.ones(len(columns[0]), dtype=bool)
     if len(first):
         first[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])

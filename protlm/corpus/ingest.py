@@ -1,4 +1,4 @@
-"""FASTA files read into columns on disk: what is taken and what is left out, in one process or several."""
+"""Reads FASTA files into columns on disk, in one process or several, and selects records."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from protlm.sequence.fasta import Chunk, FastaFile
 from protlm.sequence.tally import Tally
 
 START = 4096
-"""Bytes kept free before the tokens, for the head of the HDF5 file that they become part of."""
+"""Bytes kept free before the tokens, for the head of the HDF5 file."""
 
 NONSTANDARD = ("keep", "drop")
 _STANDARD = np.isin(np.array(TOKENS), list(STANDARD))
@@ -28,14 +28,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records are taken, and by which name.
+    """Which records to keep, and how to identify them.
 
     Args:
-        min_length, max_length: in residues; None for no limit.
-        fragments: take records that UniProt calls fragments.
-        nonstandard: "keep" takes records with letters other than the twenty amino acids (B, J, O, U, X, Z), "drop" not.
-        identifier: "accession" of UniProt's headers, or the first "word" as it is.
-        allow_nucleotides: take files that look like DNA or RNA all the same.
+        min_length, max_length: in residues, inclusive; None for no limit.
+        fragments: keep records that UniProt marks as fragments.
+        nonstandard: "keep" or "drop" records with letters other than the twenty amino acids (B, J, O, U, X, Z).
+        identifier: the UniProt "accession", the first "word", or the whole "header".
+        allow_nucleotides: accept files that look like DNA or RNA.
     """
 
     min_length: int = 1
@@ -47,14 +47,14 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.nonstandard not in NONSTANDARD:
-            raise UserError(f"--nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}")
+            raise UserError(f"nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}")
         if self.min_length < 1 or (self.max_length is not None and self.max_length < self.min_length):
             raise UserError(
-                f"--min-length {self.min_length}, --max-length {self.max_length}: expected 1 <= minimum <= maximum"
+                f"min_length {self.min_length}, max_length {self.max_length}: expected 1 <= min_length <= max_length"
             )
 
     def __call__(self, chunk: Chunk, tally: Tally) -> Chunk:
-        """The records that are taken; the others are counted in `tally`, each for the first reason that holds."""
+        """The records to keep; each of the others is counted in `tally` for the first reason that applies."""
         if not self.fragments:
             whole = np.array([b"(Fragment" not in header for header in chunk.headers], dtype=bool)
             chunk = self._keep(chunk, whole, "left out, fragment", tally)
@@ -79,7 +79,7 @@ class Selection:
 
 @dataclass
 class Part:
-    """What was read from some files, as columns in a folder: `lengths`, `digests`, `ids`, `tokens` from START on."""
+    """Records of one or more files as columns in a folder: `lengths`, `digests`, `ids`, and `tokens` from `START`."""
 
     folder: Path
     records: int = 0
@@ -89,14 +89,14 @@ class Part:
     tally: Tally = field(default_factory=Tally)
     sources: list[dict[str, Any]] = field(default_factory=list)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(len(TOKENS), dtype=np.int64))
-    """(33,) int64, how often each token stands in it."""
+    """(33,) int64, how often each token occurs."""
 
 
 class _TokenWriter:
-    """Writes tokens to a file and counts them, some at a time, which is faster than chunk by chunk.
+    """Writes tokens to a file and counts them, through a buffer larger than a chunk.
 
     Attributes:
-        counts: (33,) int64, how often each token was written; complete at the end of the context.
+        counts: (33,) int64, how often each token was written; complete when the context ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +114,7 @@ class _TokenWriter:
                 self._flush()
 
     def write(self, tokens: np.ndarray) -> None:
-        """Takes tokens (n,) uint8."""
+        """Writes tokens (n,) uint8."""
         while len(tokens):
             taken = tokens[: _BUFFER - self._used]
             self._buffer[self._used : self._used + len(taken)] = taken
@@ -133,13 +133,13 @@ class _TokenWriter:
 
 
 def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, report: Callable[[int], None]) -> Part:
-    """Reads files, one behind the other, into columns.
+    """Reads files one after another into columns.
 
     Args:
         files: opened with the selection's options.
-        folder: made for the columns.
-        selection: which records are taken.
-        report: called now and then with the bytes read of all the files.
+        folder: created for the columns.
+        selection: which records to keep.
+        report: called regularly with the bytes read so far.
 
     Raises:
         UserError: for a file that cannot be used. OSError: for a column that cannot be written.
@@ -178,7 +178,7 @@ def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, re
 def read_parts(
     fastas: Sequence[str | Path], folder: Path, selection: Selection, crew: Workers, progress: Progress | None
 ) -> list[Part]:
-    """Reads files into one part, or with several workers each file into a part of its own, in the order given.
+    """Reads all files into one part or, with several workers, each file into a part of its own, in the order given.
 
     Raises:
         UserError: for a file that cannot be used. OSError: for a column that cannot be written.
@@ -191,7 +191,7 @@ def read_parts(
 
 
 def open_fasta(path: str | Path, selection: Selection) -> FastaFile:
-    """A file with the selection's options."""
+    """Opens a file with the options of the selection."""
     return FastaFile(path, selection.allow_nucleotides, selection.identifier)
 
 

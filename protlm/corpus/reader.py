@@ -1,7 +1,6 @@
-"""The corpus: every protein of some FASTA files as tokens in one HDF5 file, mapped into memory for random access.
+"""Random access to a corpus: the proteins of FASTA files as tokens in one memory-mapped HDF5 file.
 
-The layout is in docs/formats.md; `prepare` writes it. Nothing of it has to be in memory: what is read stays in the
-system's cache, shared by all processes.
+docs/formats.md describes the layout; `prepare` writes it. Memory maps share the page cache between processes.
 """
 
 import json
@@ -25,7 +24,7 @@ _MAPPED = ("tokens", "offsets", "split", "members", "member_offsets", "clusters"
 
 
 class Corpus:
-    """A corpus opened for reading. Can be pickled or forked: each process maps the file itself.
+    """A corpus opened for reading; can be pickled or forked, since each process maps the file itself.
 
     Args:
         path: a file written by `prepare_corpus`.
@@ -33,12 +32,12 @@ class Corpus:
     Attributes:
         offsets: (proteins + 1,) int64, where each protein begins in the tokens.
         split: (proteins,) uint8, indices into `SPLITS`.
-        clusters: (proteins,) int64, the number of each protein's cluster; None without clusters.
-        residue_counts: (4, 33) int64, how often each token stands in each split.
-        attributes: what `prepare` noted: sources, changes, options.
+        clusters: (proteins,) int64, cluster number of each protein; None without clusters.
+        residue_counts: (4, 33) int64, how often each token occurs in each split.
+        attributes: sources, changes and options recorded by `prepare`.
 
     Raises:
-        UserError: for a file that is missing, no corpus, or made with another alphabet.
+        UserError: for a file that is missing, not a corpus, or made with another alphabet.
     """
 
     offsets: np.ndarray
@@ -63,10 +62,10 @@ class Corpus:
     def _map(self) -> None:
         with h5py.File(self.path, "r") as file:
             if file.attrs.get("format") != FORMAT:
-                raise UserError(f"{self.path}: HDF5, but no corpus; make one with: protlm prepare FASTA -o CORPUS.h5")
+                raise UserError(f"{self.path}: HDF5, not a corpus; make one with: protlm prepare FASTA -o CORPUS.h5")
             if file.attrs["version"] != VERSION:
                 raise UserError(
-                    f"{self.path}: corpus of version {file.attrs['version']}, expected {VERSION}; prepare it again"
+                    f"{self.path}: corpus format version {file.attrs['version']}, expected {VERSION}; prepare it again"
                 )
             if list(np.asarray(file.attrs["alphabet"])) != list(TOKENS):
                 raise UserError(f"{self.path}: made with another alphabet; prepare it again from the FASTA")
@@ -100,7 +99,7 @@ class Corpus:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(proteins,) int64, in residues; computed anew at each call."""
+        """(proteins,) int64, in residues; computed at each call."""
         return np.diff(self.offsets)
 
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
@@ -109,16 +108,16 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for corpora of the same content: 32 hexadecimal digits from the sources' checksums and the options."""
+        """Identifies the content: 32 hexadecimal digits from the checksums of the sources and the options."""
         sources = [(source["bytes"], source["xxh3_128"]) for source in self.attributes["sources"]]
         content = [len(self), int(self.offsets[-1]), sources, self.attributes["options"]]
         return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
     def check_sources(self, fastas: Sequence[str | Path]) -> None:
-        """Makes sure that the corpus was made from these files, by their names and sizes; an empty list is no question.
+        """Checks by name and size that the corpus was made from these files; an empty list passes.
 
         Raises:
-            UserError: if it was made from others.
+            UserError: if it was made from other files.
         """
         for path in fastas:
             check_readable(path)
@@ -127,16 +126,16 @@ class Corpus:
         if given and given != made:
             text = ", ".join(f"{name} ({size:,} bytes)" for name, size in made)
             raise UserError(
-                f"{self.path}: was made from {text}, not from the FASTA given now; name another data.corpus"
+                f"{self.path}: was made from {text}, not from the given FASTA files; choose another data.corpus"
             )
 
     def ids(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """The identifiers of the proteins from `start` to before `stop`, in order; by default all."""
+        """Identifiers of proteins `start` to `stop` (exclusive), in order; all by default."""
         with h5py.File(self.path, "r") as file:
             return [name.decode() for name in _dataset(file, "ids")[start:stop]]
 
     def merged(self) -> dict[str, int]:
-        """Identifiers of records that were left out as identical -> the protein that stands for them."""
+        """Identifier of each merged record -> index of the protein with the same sequence."""
         with h5py.File(self.path, "r") as file:
             if "merged_ids" not in file:
                 return {}
@@ -144,12 +143,12 @@ class Corpus:
             return {name.decode(): int(protein) for name, protein in zip(names, proteins, strict=True)}
 
     def members(self, split: str) -> np.ndarray:
-        """Indices (n,) int64 of the proteins of a split; ascending, or if there are clusters by cluster."""
+        """Indices (n,) int64 of the proteins of a split; ascending, or sorted by cluster if there are clusters."""
         code = SPLITS.index(split)
         return self._members[self._member_offsets[code] : self._member_offsets[code + 1]]
 
     def groups(self, split: str) -> np.ndarray:
-        """Where the clusters of a split begin in `members`: (clusters + 1,) int64, the last is its end.
+        """Where the clusters of a split begin in `members`: (clusters + 1,) int64, ending with its length.
 
         Raises:
             UserError: if the corpus was prepared without clusters.
@@ -161,12 +160,12 @@ class Corpus:
         return self._groups[start : stop + 1] - self._member_offsets[code]
 
     def unigram(self) -> "Unigram":
-        """The baseline that knows only how frequent each residue is in the training split."""
+        """The unigram baseline of the training split."""
         return Unigram(self.residue_counts[TRAIN])
 
 
 class Corpora:
-    """Several corpora as one: the proteins of the first, then those of the second, and so on.
+    """Concatenation of corpora: the proteins of the first, then those of the second, and so on.
 
     Args:
         corpora: one or more.
@@ -211,28 +210,28 @@ class Corpora:
         return lengths
 
     def count(self, split: str) -> tuple[int, int]:
-        """Proteins and residues of a split."""
+        """Number of proteins and of residues in a split."""
         code = SPLITS.index(split)
         residues = sum(int(corpus.residue_counts[code].sum()) for corpus in self.corpora)
         return sum(len(corpus.members(split)) for corpus in self.corpora), residues
 
     def unigram(self) -> "Unigram":
-        """The baseline that knows only how frequent each residue is in the training splits."""
+        """The unigram baseline of the training splits."""
         return Unigram(np.sum([corpus.residue_counts[TRAIN] for corpus in self.corpora], axis=0))
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
-        raise KeyError(f"{name} is no dataset")
+        raise KeyError(f"{name} is not a dataset")
     return dataset
 
 
 class Unigram:
-    """Predicts residues from their frequencies alone, with Laplace's one added to each count.
+    """Predicts residues from their frequencies, with Laplace smoothing (1 added to each count).
 
     Args:
-        counts: (33,) int64, how often each token stands in the training data.
+        counts: (33,) int64, how often each token occurs in the training data.
     """
 
     def __init__(self, counts: np.ndarray) -> None:
@@ -240,10 +239,10 @@ class Unigram:
         self.probabilities = smoothed / smoothed.sum()
 
     def accuracy(self, targets: np.ndarray) -> float:
-        """Share of the targets that are the commonest residue; `targets` (33,) are counts of each scored token."""
+        """Share of the targets that are the most frequent residue; `targets` (33,) counts each scored token."""
         return float(targets[self.probabilities.argmax()] / max(1, targets.sum()))
 
     def perplexity(self, targets: np.ndarray) -> float:
-        """exp of the mean negative log-probability; `targets` (33,) are counts of each scored token."""
+        """exp of the mean negative log-probability; `targets` (33,) counts each scored token."""
         log = np.log(self.probabilities, where=SCORED, out=np.zeros(len(SCORED)))
         return float(np.exp(-(targets * log).sum() / max(1, targets.sum())))

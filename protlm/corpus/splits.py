@@ -1,4 +1,4 @@
-"""Which protein is trained on and which is kept for testing: by hash of the sequence, by cluster, by list."""
+"""Assignment of proteins to splits: by hash of the sequence, by cluster, or by a list of held-out identifiers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from protlm.errors import UserError
 from protlm.sequence.stream import DAMAGED, Source
 
 SPLITS = ("train", "valid", "test", "ood")
-"""Split codes are indices into this tuple; `ood` holds what is unlike anything in training."""
+"""Split codes are indices into this tuple; `ood` is the out-of-distribution split."""
 
 TRAIN, VALID, TEST, OOD = range(4)
 
@@ -29,14 +29,14 @@ def digests(texts: Sequence[bytes]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Assigns a split to each protein, the same whatever its place in the files.
+    """Assigns each protein a split, independently of its position in the files.
 
     Args:
-        valid: share of the proteins (or clusters) for validation, 0 to 1.
-        test: share for the test split.
-        clusters: table of clusters (representative, tab, member), maybe compressed; None for none.
-        whole_clusters: put each cluster as a whole into one of train, valid, test.
-        held_out: ids of proteins or clusters for the `ood` split.
+        valid: share of the proteins (or clusters) in the validation split, 0 to 1.
+        test: share in the test split.
+        clusters: cluster table (representative, tab, member), optionally compressed; None for no clusters.
+        whole_clusters: keep each cluster within one of train, valid and test.
+        held_out: identifiers of proteins or clusters for the `ood` split.
     """
 
     valid: float = 0.05
@@ -60,7 +60,7 @@ class SplitRule:
 
 
 def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Members and their representatives, some at a time, from the two-column table that MMseqs2 writes.
+    """Reads members and their representatives, a block at a time, from the two-column table that MMseqs2 writes.
 
     The file (representative, tab, member) may be compressed (gzip, bzip2, xz, zstandard).
     """
@@ -79,12 +79,12 @@ def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[by
 
 
 def read_ids(path: str | Path) -> frozenset[str]:
-    """Ids of proteins or clusters, one a line; empty lines and lines from `#` on do not count."""
+    """Reads identifiers of proteins or clusters, one per line; blank lines and comments after `#` are ignored."""
     return frozenset(word for _, line in _lines(Source(path)) if (word := line.split("#")[0].strip()))
 
 
 def _lines(source: Source) -> Iterator[tuple[int, str]]:
-    """Numbers and lines, without blank ones, of a text file that may be compressed."""
+    """Line numbers and non-blank lines of a text file, optionally compressed."""
     try:
         with source, source.text() as text:
             yield from ((number, line) for number, line in enumerate(text, start=1) if line.strip())

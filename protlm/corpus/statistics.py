@@ -1,4 +1,4 @@
-"""What is in a corpus: lengths by split, residue frequencies, clusters, the baseline that knows only frequencies."""
+"""Statistics of a corpus: lengths by split, residue frequencies, clusters, unigram baseline."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from protlm.sequence.alphabet import SCORED, TOKENS
 from protlm.sequence.tally import Tally
 from protlm.tables import aligned
 
-_ROWS = 1 << 20  # proteins looked at together
+_ROWS = 1 << 20  # proteins read at a time
 
 
 def length_counts(corpus: Corpus) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Split -> the lengths in residues that occur, ascending, and how many proteins have each; no empty splits."""
+    """Split -> distinct lengths in residues, ascending, and the number of proteins of each; without empty splits."""
     totals: list[dict[int, int]] = [{} for _ in SPLITS]
     for start in range(0, len(corpus), _ROWS):
         lengths = np.diff(corpus.offsets[start : start + _ROWS + 1])
@@ -40,7 +40,7 @@ def describe_lengths(lengths: np.ndarray, counts: np.ndarray) -> dict[str, float
     count = int(counts.sum())
     mean = float((lengths * counts).sum() / count)
     ends = np.cumsum(counts)
-    middle = [int(lengths[np.searchsorted(ends, place, side="right")]) for place in ((count - 1) // 2, count // 2)]
+    middle = [int(lengths[np.searchsorted(ends, rank, side="right")]) for rank in ((count - 1) // 2, count // 2)]
     return {
         "count": count,
         "min": int(lengths[0]),
@@ -52,13 +52,13 @@ def describe_lengths(lengths: np.ndarray, counts: np.ndarray) -> dict[str, float
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:
-    """All figures of a corpus, ready for JSON.
+    """Computes all statistics of a corpus, ready for JSON.
 
     Returns:
         "splits": split -> `describe_lengths`, "residues", "clusters" (None without), and accuracy and perplexity of the
-        unigram baseline (training frequencies, Laplace's one added) over all its scored residues; "all" is the whole.
+        unigram baseline (Laplace-smoothed training frequencies) over its scored residues; "all" is the whole corpus.
         "frequencies": split -> letter -> share of its residues. "clusters": count, largest, singletons, median size;
-        None without. "sources", "changes", "options": as `prepare` noted them.
+        None without. "sources", "changes", "options": as recorded by `prepare`.
     """
     by_split, sizes = length_counts(corpus), _cluster_sizes(corpus)
     unigram = corpus.unigram()
@@ -88,7 +88,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
 
 
 def _cluster_sizes(corpus: Corpus) -> np.ndarray:
-    """(clusters,) int64, proteins of each; empty without clusters."""
+    """(clusters,) int64, number of proteins in each; empty without clusters."""
     sizes = np.zeros(0, dtype=np.int64)
     for start in range(0, len(corpus) if corpus.clusters is not None else 0, _ROWS):
         assert corpus.clusters is not None
@@ -110,7 +110,7 @@ def _clusters(sizes: np.ndarray) -> dict[str, float] | None:
 
 
 def format_description(figures: dict[str, Any]) -> str:
-    """The figures of `describe` as text: the lengths of each split as in the Performer paper's table, and the rest."""
+    """Formats the statistics of `describe`, with a table of lengths as in the Performer paper."""
     lines = [
         f"made from {source['name']} ({source['bytes']:,} bytes, XXH3-128 {source['xxh3_128']})"
         for source in figures["sources"]
@@ -127,29 +127,29 @@ def format_description(figures: dict[str, Any]) -> str:
     lines += ["", aligned(["split", *columns], rows)]
     lines += [
         "",
-        "lengths in residues; accuracy and perplexity of the unigram baseline (frequencies in train, Laplace 1)",
+        "lengths in residues; accuracy and perplexity of the unigram baseline (training frequencies, Laplace-smoothed)",
     ]
     if clusters := figures["clusters"]:
         lines.append(
             f"clusters: {clusters['count']:,}, largest {clusters['largest']:,}, median {clusters['median']:g}, "
-            f"with one protein {clusters['singletons']:,}"
+            f"singletons {clusters['singletons']:,}"
         )
     frequencies = sorted(figures["frequencies"]["all"].items(), key=lambda item: -item[1])
     cells = [f"{token} {100 * share:5.2f}" for token, share in frequencies]
-    lines += ["", "residues in percent of all:"]
+    lines += ["", "residue frequencies in percent:"]
     lines += ["   ".join(cells[start : start + 10]) for start in range(0, len(cells), 10)]
     return "\n".join(lines)
 
 
 def draw_lengths(corpus: Corpus, path: str | Path) -> None:
-    """Writes a histogram of the lengths in each split as a picture, whose format its ending says (.png, .pdf, .svg)."""
+    """Draws a histogram of the lengths in each split; the suffix sets the format (.png, .pdf, .svg)."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     by_split = length_counts(corpus)
     longest = max(int(lengths[-1]) for lengths, _ in by_split.values())
     shortest = min(int(lengths[0]) for lengths, _ in by_split.values())
-    # whole numbers on a logarithmic axis: bins without gaps for short proteins
+    # integer edges on a logarithmic axis, so that no bin is empty for short proteins
     edges = np.unique(np.round(np.geomspace(shortest, longest + 1, 80))) - 0.5
     figure = Figure(figsize=(7, 0.7 + 1.3 * len(by_split)), layout="constrained")
     panels = figure.subplots(len(by_split), sharex=True, squeeze=False)[:, 0]

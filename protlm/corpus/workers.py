@@ -1,4 +1,4 @@
-"""The same work on several things at once, in processes, or one after the other in this one."""
+"""Parallel map over processes, with progress and clean termination; a single worker is this process."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ _REPORT = 0.1  # seconds between two reports of progress
 
 
 class Workers:
-    """Runs functions of (job..., report) in `count` processes; a context that ends them. One is this process.
+    """Runs functions of (job..., report) in `count` processes; a context manager that ends them.
 
-    Processes are forked if no thread could hold a lock that they would copy, else spawned, which takes half a second
-    longer. They end when this one is interrupted or killed.
+    Processes are forked if this process has no other thread, which could hold a lock that they would copy; else they
+    are spawned, which takes half a second longer. They end when this process is interrupted or killed.
 
     Args:
-        count: of processes.
-        jobs: the most jobs that one `map` gets.
+        count: number of processes; with one, functions run in this process.
+        jobs: maximum number of jobs of one `map`.
     """
 
     def __init__(self, count: int, jobs: int) -> None:
@@ -30,12 +30,14 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.count > 1:
-            import multiprocessing  # here: the import takes time that one process need not spend
+            import multiprocessing  # imported here since a single process does not need it
             from concurrent.futures import ProcessPoolExecutor
 
             alone = sys.platform == "linux" and threading.active_count() == 1
             context = multiprocessing.get_context("fork" if alone else "spawn")
-            self._done = context.Array("q", self._jobs + 1, lock=False)  # reported by each job; the last says stop
+            self._done = context.Array(
+                "q", self._jobs + 1, lock=False
+            )  # progress of each job; the last value asks workers to stop
             self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._done, os.getpid()))
         return self
 
@@ -50,9 +52,9 @@ class Workers:
         """The results of function(*job, report) for each job, in order.
 
         Args:
-            function: of a module; its last argument is to be called now and then with what it has done so far.
-            jobs: arguments that can be pickled.
-            report: called now and then with the sum of what all jobs have done.
+            function: a module-level function; it calls its last argument regularly with its progress.
+            jobs: picklable arguments.
+            report: called regularly with the total progress of all jobs.
 
         Raises:
             Exception: the first one that a job raises. UserError: if a process is killed.
@@ -76,7 +78,7 @@ class Workers:
             report(sum(self._done[: len(jobs)]))
             return results
         except BrokenProcessPool as error:
-            raise UserError("a worker was killed, maybe for want of memory; try fewer workers") from error
+            raise UserError("a worker was killed, possibly because memory ran out; try fewer workers") from error
 
 
 _done: Any = None
@@ -84,7 +86,7 @@ _parent = 0
 
 
 def _begin(done: Any, parent: int) -> None:
-    """In a new worker: Ctrl-C is the parent's business, which says stop."""
+    """Initialises a worker; the parent handles Ctrl-C and asks it to stop."""
     global _done, _parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _done, _parent = done, parent
@@ -92,10 +94,10 @@ def _begin(done: Any, parent: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker that waits, for work or for a file, when its parent has ended or says stop."""
+    """Ends a waiting worker when its parent has ended or asks it to stop."""
     while os.getppid() == _parent and not _done[len(_done) - 1]:
         time.sleep(_REPORT)
-    time.sleep(5 * _REPORT)  # one that computes ends by itself
+    time.sleep(5 * _REPORT)  # a computing worker ends in `report`
     os._exit(1)
 
 
@@ -103,6 +105,6 @@ def _run(function: Callable[..., Any], number: int, job: tuple[Any, ...]) -> Any
     def report(done: int) -> None:
         _done[number] = done
         if _done[len(_done) - 1]:
-            raise KeyboardInterrupt  # nobody waits for the result
+            raise KeyboardInterrupt  # the result is no longer needed
 
     return function(*job, report)

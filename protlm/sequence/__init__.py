@@ -1,1 +1,1 @@
-"""Proteins as text: alphabet, FASTA, compressed streams, counts of what was changed."""
+"""Protein sequences as text: alphabet, FASTA, compressed streams, counts of changes."""

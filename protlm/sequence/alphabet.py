@@ -1,4 +1,4 @@
-"""The 33 tokens of ESM, in ESM's order, and the way from letters to tokens and back.
+"""The 33-token alphabet of ESM, and the conversion from letters to tokens and back.
 
 Source of the order: fair-esm 2.0, `Alphabet.from_architecture("ESM-1b")`, which ESM-2 and its tokenisers share.
 """
@@ -32,10 +32,10 @@ LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO"
 """Every letter that has a token: the twenty, U and O, the ambiguous B and Z, and X for any residue."""
 
 SCORED = np.isin(np.array(TOKENS), [*STANDARD, "U", "O"])
-"""(33,) bool: the tokens a model is asked to predict, the 22 genetically encoded amino acids."""
+"""(33,) bool: the tokens a model is scored on, the 22 genetically encoded amino acids."""
 
 NOT_A_TOKEN = 255
-_COUNTED = 1 << 18  # tokens counted at a time: what is computed from them stays in the processor's cache
+_COUNTED = 1 << 18  # tokens counted at a time; intermediate arrays fit in the processor's cache
 _TO_TOKEN = bytes(INDEX[chr(byte)] if chr(byte) in LETTERS else NOT_A_TOKEN for byte in range(256))
 _STANDARD_BYTES = STANDARD.encode()
 _NOT_IN_FASTA = re.compile(r"[^A-Za-z*.-]")
@@ -46,8 +46,8 @@ class ResidueError(ValueError):
     """A character that cannot be part of a protein sequence.
 
     Attributes:
-        position: its 0-based index.
-        offset: the same, where `<mask>` counts as six characters.
+        position: 0-based index of the character.
+        offset: the same, counting `<mask>` as six characters.
     """
 
     def __init__(self, position: int, character: str, offset: int | None = None) -> None:
@@ -60,15 +60,15 @@ class ResidueError(ValueError):
 
 
 def normalise(sequence: str) -> tuple[str, Counter[str]]:
-    """Brings a sequence as found in FASTA files to capital letters that all have a token.
+    """Normalises a sequence from a FASTA file to upper-case letters that have a token.
 
-    Lower case becomes upper case, gaps (`-`, `.`) and a final `*` go, J and an inner `*` become X.
+    Lower case becomes upper case, gaps (`-`, `.`) and a final `*` are removed, J and an internal `*` become X.
 
     Returns:
-        The sequence, and how many characters were changed or dropped for each reason.
+        The sequence, and the number of characters changed or removed for each reason.
 
     Raises:
-        ResidueError: for anything that is not a letter, a gap or a stop.
+        ResidueError: for a character that is not a letter, a gap or a stop.
 
     >>> normalise("MKTAYIAK")
     ('MKTAYIAK', Counter())
@@ -100,7 +100,7 @@ def normalise(sequence: str) -> tuple[str, Counter[str]]:
 
 
 def normalise_masked(sequence: str) -> tuple[str, Counter[str]]:
-    """As `normalise`, of a sequence with `<mask>` in place of some residues, which stays.
+    """As `normalise`, for a sequence with `<mask>` in place of some residues; masks are kept.
 
     >>> normalise_masked("m-k<mask>t*")[0]
     'MK<mask>T'
@@ -108,7 +108,7 @@ def normalise_masked(sequence: str) -> tuple[str, Counter[str]]:
     *pieces, last = sequence.split(TOKENS[MASK])
     changes: Counter[str] = Counter()
     parts, before = [], 0
-    for piece in (*(piece + "A" for piece in pieces), last):  # so that a stop before a mask is an inner one
+    for piece in (*(piece + "A" for piece in pieces), last):  # so that a stop before a mask is an internal one
         try:
             part, found = normalise(piece)
         except ResidueError as error:
@@ -122,7 +122,7 @@ def normalise_masked(sequence: str) -> tuple[str, Counter[str]]:
 
 
 def encode(sequence: str) -> np.ndarray:
-    """Tokens (length,) uint8 of a normalised sequence, without special tokens.
+    """Encodes a normalised sequence as tokens (length,) uint8, without special tokens.
 
     Raises:
         ResidueError: for a character without a token.
@@ -143,7 +143,7 @@ def translate(letters: bytes) -> np.ndarray:
 
 
 def count_tokens(tokens: np.ndarray) -> np.ndarray:
-    """(33,) int64, how often each token stands in (n,) uint8; two at a time, which takes half the time."""
+    """(33,) int64, how often each token occurs in (n,) uint8; counting pairs takes half the time."""
     size, whole = len(TOKENS), len(tokens) // 2 * 2
     pairs = np.zeros(size << 8, dtype=np.int64)
     for start in range(0, whole, _COUNTED):
@@ -153,11 +153,11 @@ def count_tokens(tokens: np.ndarray) -> np.ndarray:
 
 
 def encode_with_special(text: str, allowed: Collection[str] | None = None) -> np.ndarray:
-    """Tokens (length,) uint8 of letters and special tokens in angle brackets, as a person types them.
+    """Encodes letters and special tokens such as `<mask>`, as typed by a user, as tokens (length,) uint8.
 
     Args:
-        text: white space does not matter.
-        allowed: the special tokens that may stand in it; all by default.
+        text: white space is ignored.
+        allowed: the special tokens it may contain; all by default.
 
     >>> encode_with_special("mk<mask>").tolist()
     [20, 15, 32]
@@ -176,7 +176,7 @@ def encode_with_special(text: str, allowed: Collection[str] | None = None) -> np
 
 
 def decode(tokens: np.ndarray) -> str:
-    """The text of tokens (length,) of any integer dtype.
+    """Decodes tokens (length,) of any integer dtype.
 
     >>> decode(encode_with_special("MK<mask>"))
     'MK<mask>'
@@ -190,7 +190,7 @@ def special() -> list[str]:
 
 
 def with_ends(tokens: np.ndarray, start: int = CLS) -> np.ndarray:
-    """`<cls>`, or another first token, then tokens and `<eos>`: (length + 2,) uint8."""
+    """Adds `<cls>` (or another first token) and `<eos>`: (length + 2,) uint8."""
     framed = np.empty(len(tokens) + 2, dtype=np.uint8)
     framed[0], framed[1:-1], framed[-1] = start, tokens, EOS
     return framed

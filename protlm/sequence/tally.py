@@ -1,4 +1,4 @@
-"""What was changed or left out on the way, counted and said once at the end."""
+"""Counts of what was changed or left out, reported once at the end."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from protlm.errors import counted
 
 
 class Tally:
-    """What was changed or left out, by reason: how many records, and how many of their residues.
+    """Counts the records and residues changed or left out, by reason.
 
     >>> tally = Tally()
     >>> tally.add("J replaced by X", 27, 12)
@@ -22,22 +22,22 @@ class Tally:
             self.add(reason, count["residues"], count["records"])
 
     def add(self, reason: str, residues: int, records: int = 1) -> None:
-        """Notes some more; nothing if there are no records."""
+        """Adds to the counts of a reason; does nothing without records."""
         if records:
             self.residues[reason] += residues
             self.records[reason] += records
 
     def update(self, other: "Tally") -> None:
-        """Adds all that another has counted."""
+        """Adds the counts of another tally."""
         self.residues.update(other.residues)
         self.records.update(other.records)
 
     def to_dict(self) -> dict[str, dict[str, int]]:
-        """Plain values, ready for JSON; the constructor takes them back."""
+        """Plain values, ready for JSON; the constructor accepts them."""
         return {reason: {"records": n, "residues": self.residues[reason]} for reason, n in self.records.items()}
 
     def describe(self) -> list[str]:
-        """A line for each reason."""
+        """One line for each reason."""
         lines = []
         for reason, records in self.records.items():
             residues = self.residues[reason]

@@ -11,7 +11,7 @@ from xxhash import xxh3_128_hexdigest
 
 from protlm.batching.batches import Batch, Batches, BlockBatches, ProteinBatches, Question
 from protlm.batching.masking import Masking
-from protlm.batching.samplers import EndlessBatches, Plan
+from protlm.batching.samplers import EndlessBatches, Plan, Position
 from protlm.corpus.ingest import Selection
 from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
@@ -103,7 +103,7 @@ class TremblDataModule(pl.LightningDataModule):
         self.question = Question(causal, masking or Masking())
         self._corpora: Corpora | None = None
         self._sampler: EndlessBatches | None = None
-        self._start: Any = None  # position of the first batch: epoch, cursor, batch
+        self._start: Position | None = None
 
     @property
     def corpora(self) -> Corpora:
@@ -200,7 +200,7 @@ class TremblDataModule(pl.LightningDataModule):
         """The position in the data after the last training batch, the same on all ranks."""
         place = self._start
         if self._sampler is not None and self.trainer is not None:
-            place = self._sampler.place()
+            place = self._sampler.position()
         return {"place": place, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

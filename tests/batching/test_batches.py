@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from protlm.batching import batches as batching
 from protlm.batching.batches import Batches, BlockBatches, Key, ProteinBatches, Question, collate, length_buckets, pad
 from protlm.batching.masking import IGNORE, Masking
-from protlm.batching.samplers import EndlessBatches, Place, Plan
+from protlm.batching.samplers import EndlessBatches, Plan, Position
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SPLITS, SplitRule
@@ -540,20 +540,20 @@ def test_going_on_gives_exactly_the_remaining_batches(corpus: Corpus, kind: type
     for consumed in (0, 1, size - 1, size, size + 1, 3 * size):
         stopped = EndlessBatches(samples, 1 % ranks, ranks)
         keys(stopped, consumed + 2)  # workers run ahead of what was trained on
-        start = stopped.place(consumed)
+        start = stopped.position(consumed)
         resumed = EndlessBatches(samples, 1 % ranks, ranks, start)
         again = keys(resumed, size + 3)
         assert again == all_keys[consumed : consumed + size + 3]
         # stopped a second time
-        third = EndlessBatches(samples, 1 % ranks, ranks, resumed.place(size))
+        third = EndlessBatches(samples, 1 % ranks, ranks, resumed.position(size))
         assert keys(third, 2) == all_keys[consumed + size : consumed + size + 2]
 
 
-def run_of(samples: Batches, ranks: int, consumed: int, ahead: int, start: Place | None) -> tuple[list, Place]:
+def run_of(samples: Batches, ranks: int, consumed: int, ahead: int, start: Position | None) -> tuple[list, Position]:
     """A run on some ranks: what was trained on, in order, and the place, which must mean the same on every rank."""
     samplers = [EndlessBatches(samples, rank, ranks, start) for rank in range(ranks)]
     seen = [keys(sampler, consumed + ahead)[:consumed] for sampler in samplers]
-    places = [sampler.place(consumed) for sampler in samplers]
+    places = [sampler.position(consumed) for sampler in samplers]
     following = [keys(EndlessBatches(samples, start=place), 2) for place in places]
     assert all(batches == following[0] for batches in following)
     return [rank[number] for number in range(consumed) for rank in seen], places[0]
@@ -572,7 +572,7 @@ def test_runs_that_go_on_after_any_stops_on_any_ranks_see_every_batch_once(
     lengths = np.random.default_rng(1).integers(1, 40, 30).tolist()
     samples = make(kind, in_memory(lengths), max_length=30, token_budget=60, **sampling)
     seen: list[list[list[int]]] = []
-    place: Place | None = None
+    place: Position | None = None
     with patch.object(batching, "POOL", pool):
         for ranks, consumed, ahead in runs:
             more, place = run_of(samples, ranks, consumed, ahead, place)
@@ -597,7 +597,7 @@ def test_the_place_of_every_step_of_a_run_is_right(kind: type[Batches], ranks: i
             next(running)
         for consumed in range(80 // ranks):
             for _ in range(2):  # a place can be asked for twice
-                place = sampler.place(consumed)
+                place = sampler.position(consumed)
                 assert keys(EndlessBatches(samples, start=place), 2)[0] == order[consumed * ranks]
             assert place[2] < len(dict(samples.pools(*place[:2]))[place[1]])  # within its pool, not beyond
             next(running)
@@ -606,12 +606,12 @@ def test_the_place_of_every_step_of_a_run_is_right(kind: type[Batches], ranks: i
 
 def test_a_place_is_found_before_the_first_batch_and_survives_any_number_of_stops(corpus: Corpus) -> None:
     samples = make(ProteinBatches, corpus, "valid")
-    place: Place = (3, (0,), 2)
+    place: Position = (3, (0,), 2)
     for _ in range(3):
-        place = EndlessBatches(samples, start=place).place(0)
+        place = EndlessBatches(samples, start=place).position(0)
     assert place == (3, (0,), 2)
     assert keys(EndlessBatches(samples, start=place), 1) == [plan(samples, 3)[2].tolist()]
-    assert EndlessBatches(samples).place(0) == (0, (0,), 0)
+    assert EndlessBatches(samples).position(0) == (0, (0,), 0)
 
 
 @KINDS
@@ -620,10 +620,10 @@ def test_the_order_can_be_gone_through_again_from_its_start(corpus: Corpus, kind
     with patch.object(batching, "POOL", 1):
         sampler = EndlessBatches(samples)
         first = keys(sampler, 60)
-        sampler.place(50)
+        sampler.position(50)
         assert keys(sampler, 60) == first
         for consumed in (0, 1, 30, 55):
-            assert keys(EndlessBatches(samples, start=sampler.place(consumed)), 1)[0] == first[consumed]
+            assert keys(EndlessBatches(samples, start=sampler.position(consumed)), 1)[0] == first[consumed]
 
 
 def test_going_on_does_not_plan_what_lies_before(corpus: Corpus) -> None:

@@ -150,7 +150,7 @@ def test_small_clusters_are_left_out(corpora, by: str) -> None:
     with pytest.raises(UserError, match="has no clusters; prepare it again with --clusters"):
         Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=2)
     for odd in (0, 1.5, "2", [1, 0], [1, "2"], None):
-        with pytest.raises(UserError, match="min_cluster_size .*: expected a whole number from 1"):
+        with pytest.raises(UserError, match="min_cluster_size .*: expected an integer of at least 1"):
             Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=odd)  # type: ignore[arg-type]
 
 
@@ -182,7 +182,7 @@ def test_parts_of_several_corpora_have_a_number_each(corpora) -> None:
     assert sorted(protein for _, protein in epoch(draws, 0)) == sorted(proteins_of(corpora[:2], "train")[1])
     with pytest.raises(UserError, match="expected one number, or 2, one for each corpus"):
         Draws(Corpora(corpora[:2]), "train", 0, min_cluster_size=[1, 2, 3])
-    with pytest.raises(UserError, match="expected 2 numbers from 0, one for each number in min_cluster_size"):
+    with pytest.raises(UserError, match="expected 2 non-negative numbers, one for each number in min_cluster_size"):
         Draws(Corpora(corpora[:1]), "train", 0, min_cluster_size=[1, 2], weights=[1])
 
 
@@ -240,7 +240,7 @@ def test_a_corpus_comes_in_another_order_at_each_pass(corpora) -> None:
     [[1, 1], [1, 1, 1, 1], [], [0, 0, 0], [1, -1, 1], [1, float("nan"), 1], [1, float("inf"), 1], ["a", 1, 1], 0.5],
 )
 def test_weights_that_do_not_fit_are_refused(corpora, weights) -> None:
-    with pytest.raises(UserError, match="expected 3 numbers from 0, one for each corpus, not all 0"):
+    with pytest.raises(UserError, match="expected 3 non-negative numbers, one for each corpus, not all 0"):
         Draws(Corpora(corpora), "train", 0, weights=weights)
 
 

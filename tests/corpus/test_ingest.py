@@ -128,10 +128,10 @@ def test_each_letter_that_is_none_of_the_twenty_counts(tmp_path: Path, letter: s
     ("options", "match"),
     [
         ({"nonstandard": "maybe"}, "nonstandard 'maybe': expected one of keep, drop"),
-        ({"min_length": 0}, "--min-length 0, --max-length None"),
-        ({"min_length": -5}, "--min-length -5"),
-        ({"min_length": 5, "max_length": 4}, "--min-length 5, --max-length 4"),
-        ({"max_length": 0}, "--min-length 1, --max-length 0"),
+        ({"min_length": 0}, "min_length 0, max_length None"),
+        ({"min_length": -5}, "min_length -5"),
+        ({"min_length": 5, "max_length": 4}, "min_length 5, max_length 4"),
+        ({"max_length": 0}, "min_length 1, max_length 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], match: str) -> None:

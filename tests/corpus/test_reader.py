@@ -168,7 +168,7 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path, sample: Path) -> No
     (tmp_path / "empty.h5").touch()
     for path, words in [
         (tmp_path / "absent.h5", "protlm prepare FASTA -o"),
-        (tmp_path / "other.h5", "no corpus"),
+        (tmp_path / "other.h5", "not a corpus"),
         (tmp_path / "empty.h5", "not a corpus"),
         (tmp_path, "not a corpus"),
         (sample, "not a corpus"),
@@ -196,7 +196,7 @@ def pack(file: h5py.File) -> None:
         (lambda file: file.attrs.update(alphabet=list(TOKENS[:-1])), "another alphabet"),
         (lambda file: file.attrs.update(version=1), "version 1, expected 2"),
         (lambda file: file.attrs.update(version=3), "version 3, expected 2"),
-        (lambda file: file.attrs.update(format="corpus"), "no corpus"),
+        (lambda file: file.attrs.update(format="corpus"), "not a corpus"),
         (lambda file: file.attrs.pop("version"), "damaged"),
         (lambda file: file.attrs.pop("alphabet"), "damaged"),
         (lambda file: file.attrs.pop("sources"), "damaged"),

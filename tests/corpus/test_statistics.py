@@ -119,10 +119,10 @@ def test_the_text_for_a_tiny_corpus_is_this(corpus: Corpus, tmp_path: Path) -> N
         "ood           2        12    2   10   6.0  4.0     6.0         1   16.67 %       12.84",
         "all           5        24    2   10   4.8  2.8     4.0         3   43.48 %        8.58",
         "",
-        "lengths in residues; accuracy and perplexity of the unigram baseline (frequencies in train, Laplace 1)",
-        "clusters: 3, largest 2, median 2, with one protein 1",
+        "lengths in residues; accuracy and perplexity of the unigram baseline (training frequencies, Laplace-smoothed)",
+        "clusters: 3, largest 2, median 2, singletons 1",
         "",
-        "residues in percent of all:",
+        "residue frequencies in percent:",
         "W 45.83   L 41.67   A  4.17   M  4.17   X  4.17",
     ]
 

@@ -285,7 +285,7 @@ def state(data: TremblDataModule, consumed: int = 3) -> dict[str, Any]:
     loader = iter(data.train_dataloader())
     for _ in range(consumed + 1):
         next(loader)
-    return pickle.loads(pickle.dumps({**data.state_dict(), "place": data._sampler.place(consumed)}))
+    return pickle.loads(pickle.dumps({**data.state_dict(), "place": data._sampler.position(consumed)}))
 
 
 @KINDS
