@@ -8,8 +8,8 @@ from torch import Tensor
 from protlm.errors import UserError
 from protlm.interpret.attention_maps import attention_matrices, chosen_blocks, watched
 from protlm.performer import FavorAttention, Performer, PerformerConfig
-from protlm.performer.config import ATTENTION
 from protlm.performer.features import FEATURE_MAPS
+from protlm.performer.kinds import ATTENTION
 from protlm.performer.reference import attention_matrix
 from protlm.sequence.alphabet import encode, with_ends
 
