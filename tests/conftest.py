@@ -76,7 +76,7 @@ def model_folder(tiny_model: Performer, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def causal_model(tiny_model: Performer) -> Performer:
-    """A unidirectional Performer of the sizes of `tiny_model`."""
+    """A causal Performer of the sizes of `tiny_model`."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()

@@ -62,7 +62,7 @@ def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: P
     assert embedded.code == 0
     assert f"{proteins}, {residues}: 3 proteins, 96 residues, width 16" in embedded.err
     assert "1 identifier: stored under another name" in embedded.err
-    assert "warning: 1 protein longer than the 64 positions" in embedded.err
+    assert "warning: 1 protein longer than the 64 learned positions" in embedded.err
     with h5py.File(proteins) as means, h5py.File(residues) as rows:
         assert list(means) == list(rows) == ["P1", "b_c", "d"]
 

@@ -1,5 +1,6 @@
 """The Python API of `protlm.load`: results of the methods, which equal those of the underlying functions."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -127,6 +128,6 @@ def test_a_model_without_a_start_begins_with_cls(model_folder: Path, tiny_model:
     del about["model"]["start_id"]
     (model_folder / "config.json").write_text(json.dumps(about))
     assert protlm.load(model_folder).config.start_id == 0
-    tiny_model.config = type(tiny_model.config)(**{**vars(tiny_model.config), "start_id": 2})
+    tiny_model.config = dataclasses.replace(tiny_model.config, start_id=2)
     export(tiny_model, tmp_path / "blocks")
     assert not np.allclose(protlm.load(tmp_path / "blocks").embed(["MKT"]), protlm.load(model_folder).embed(["MKT"]))

@@ -323,7 +323,7 @@ def test_training_by_cluster(monkeypatch, capsys, tmp_path, corpus_path, without
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["data.weights=[1,2]"], "weights [1, 2]: expected 1 numbers"),
+        (["data.weights=[1,2]"], "weights [1, 2]: expected a non-negative number for each corpus (1)"),
         (["data.weights=[-1]"], "weights [-1]: expected"),
         (["data.weights=1"], "weights"),
         (["data.weights=[a]"], "weights"),

@@ -88,7 +88,7 @@ class Draws:
         if shares.shape != self._units.shape or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
             of = "corpus" if len(self._units) == len(self.corpora.corpora) else "number in min_cluster_size"
             raise UserError(
-                f"weights {weights}: expected {len(self._units)} non-negative numbers, one for each {of}, not all 0"
+                f"weights {weights}: expected a non-negative number for each {of} ({len(self._units)}), not all 0"
             )
         shares = np.where(self._units > 0, shares, 0.0)
         if not shares.any():

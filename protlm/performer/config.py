@@ -98,7 +98,7 @@ class PerformerConfig:
             raise ValueError(f"model.{error}") from error
         if self.causal and not kind.unidirectional:
             raise ValueError(
-                f"model.attention {self.attention_name!r} is not defined for a unidirectional model; use relu, "
+                f"model.attention {self.attention_name!r} is not defined for a causal model; use relu, "
                 "softmax, exact or window, or set model.causal to false"
             )
         for name, choices in CHOICES.items():

@@ -112,6 +112,6 @@ def test_invalid_inputs_are_refused(tmp_path: Path) -> None:
         residue_map(tmp_path / "a.gif", {"any": np.eye(20)})
     with pytest.raises(UserError, match=r"65 layers of 1 heads; at most 64 maps"):
         attention_maps(tmp_path / "a.png", attention(MOST_PANELS + 1, 1, 2), list(range(65)))
-    with pytest.raises(UserError, match="a picture of 2,001 residues"):
+    with pytest.raises(UserError, match="2,001 residues are too many"):
         attention_maps(tmp_path / "a.png", np.zeros((1, 1, 2_001, 2_001)), [1])
     assert not list(tmp_path.iterdir())

@@ -190,7 +190,7 @@ def test_entry_points_register_names(module: str, monkeypatch: pytest.MonkeyPatc
     assert isinstance(config.kind, Favor)
     assert PerformerConfig.from_dict(config.to_dict()) == config
     assert type(PerformerConfig(33, 1, attention="average").kind).__name__ == "Average"
-    with pytest.raises(ValueError, match=r"model\.attention 'average' is not defined for a unidirectional model"):
+    with pytest.raises(ValueError, match=r"model\.attention 'average' is not defined for a causal model"):
         PerformerConfig(33, 1, attention="average", causal=True)
     with pytest.raises(ValueError, match="attention wrong: expected a class derived from Kind"):
         kind_of("wrong")

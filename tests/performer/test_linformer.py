@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused() -> None:
     for rank in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match=f"rank {rank}: expected a whole number from 1"):
             Linformer(rank)
-    with pytest.raises(ValueError, match="linformer.*unidirectional.*use relu"):
+    with pytest.raises(ValueError, match="linformer.*causal.*use relu"):
         PerformerConfig(33, 1, attention="linformer", causal=True)
     with pytest.raises(ValueError, match="up to 260 positions, got 261"):
         attention()(*operands(261))

@@ -134,7 +134,7 @@ def test_weights_are_the_fraction_of_training_proteins_from_each_corpus(kind, tw
         assert share == pytest.approx(expected, abs=0.01)
         loader = data.val_dataloader()[0]  # evaluation takes each protein once
         assert loader.dataset.draws.size == corpora.count("valid")[0]
-    with pytest.raises(UserError, match="weights.*expected 2 numbers"):
+    with pytest.raises(UserError, match=r"weights.*a non-negative number for each corpus \(2\)"):
         kind(**options(two, weights=[1])).train_dataloader()
 
 

@@ -3,14 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import tables
 from benchmarks.quality import report, table
 from benchmarks.quality.recipe import recipe_in
 from benchmarks.switch import report as switch_report
+from protlm import files
 from protlm.errors import UserError
 from tests.benchmarks.quality.comparison import EXACT, RELU, call, finished, lines
 
@@ -119,11 +118,11 @@ def test_a_kill_leaves_whole_tables(writes: int, tmp_path: Path, monkeypatch) ->
     table.write_runs(old, tmp_path)
     left = [None] * writes
 
-    def replace(source: Path, target: Path) -> None:
+    def publish(partial: Path, target: Path) -> None:
         left.pop()  # IndexError is the kill
-        source.rename(target)
+        partial.rename(target)
 
-    monkeypatch.setattr(tables, "os", SimpleNamespace(replace=replace))
+    monkeypatch.setattr(files, "publish", publish)
     with pytest.raises(IndexError):
         table.write_runs([*old, finished("relu", 1, 0.3, [0.1, 0.3])], tmp_path)
     assert table.read_runs(tmp_path) == old

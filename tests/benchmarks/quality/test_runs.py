@@ -197,7 +197,7 @@ def test_other_parts_refuse_bad_arguments_before_they_compute(tmp_path: Path) ->
     results = tmp_path / "r"
     results.mkdir()
     table.write_runs([finished("exact", 1, 0.2, [0.1, 0.2])], results)
-    with pytest.raises(UserError, match="x.foo: expected the name of a picture"):
+    with pytest.raises(UserError, match="x.foo: expected a picture"):
         call(["report", "--work", tmp_path / "none", "--results", results, "--figure", tmp_path / "x.foo"])
     with pytest.raises(UserError, match="--kinds linformer: only defined for bidirectional models"):
         call(["time", "--kinds", "linformer", "--directions", "causal", "--csv", tmp_path / "t.csv"])
