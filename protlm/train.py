@@ -38,14 +38,7 @@ from protlm.errors import UserError
 from protlm.files import UnwritableError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.training.checkpoints import (
-    BEST,
-    LAST,
-    REQUEUE,
-    AtomicCheckpointIO,
-    exit_on_signal,
-    resume_point,
-)
+from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
 from protlm.training.loggers import RunLogger
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_table
 from protlm.training.run import (

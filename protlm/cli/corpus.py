@@ -17,8 +17,7 @@ def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Corpus to write (HDF5).")],
     clusters: Annotated[Path | None, typer.Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
     split_by: Annotated[
-        str,
-        typer.Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash."),
+        str, typer.Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash.")
     ] = "",
     ood: Annotated[Path | None, typer.Option(help="File of protein or cluster ids to hold out as 'ood'.")] = None,
     valid: Annotated[float, typer.Option(help="Share of the validation split.")] = 0.05,
@@ -32,8 +31,7 @@ def prepare(
         str, typer.Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
     ] = "keep",
     deduplicate: Annotated[
-        bool,
-        typer.Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others."),
+        bool, typer.Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others.")
     ] = False,
     id_from: Annotated[
         str, typer.Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
@@ -84,8 +82,7 @@ def evaluate(
     corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
     model: Model = None,
     split: Annotated[
-        list[str] | None,
-        typer.Option(help="train, valid, test or ood; may be repeated. Default: test and ood."),
+        list[str] | None, typer.Option(help="train, valid, test or ood; may be repeated. Default: test and ood.")
     ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="Also print tables by protein length and by residue.")

@@ -27,8 +27,7 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace outputs made from another input or with other options.")
 ]
 Layout = Annotated[
-    str,
-    typer.Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files)."),
+    str, typer.Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files).")
 ]
 
 

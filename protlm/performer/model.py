@@ -195,11 +195,7 @@ class Performer(nn.Module):
         return self.representations(tokens, {last}, key_mask, segments)[last]
 
     def representations(
-        self,
-        tokens: Tensor,
-        layers: Collection[int],
-        key_mask: Tensor | None = None,
-        segments: Tensor | None = None,
+        self, tokens: Tensor, layers: Collection[int], key_mask: Tensor | None = None, segments: Tensor | None = None
     ) -> dict[int, Tensor]:
         """Representations (B, L, D) by layer: 0 is the embedding, i the output of block i, the last after LayerNorm.
 

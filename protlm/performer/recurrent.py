@@ -55,10 +55,7 @@ def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None
     q, feature_map = inputs.q, decode(options.feature_map)
     rows = q.shape[-1] if inputs.weight is None else len(inputs.weight)
     features = feature_map.features(torch.empty(0, rows)).shape[-1]
-    expected = (
-        (*q.shape[:2], 1, features if feature_map.log else 1),
-        (*q.shape[:2], inputs.v.shape[-1] + 1, features),
-    )
+    expected = ((*q.shape[:2], 1, features if feature_map.log else 1), (*q.shape[:2], inputs.v.shape[-1] + 1, features))
     if not isinstance(state, RecurrentState) or (state.shift.shape, state.sums.shape) != expected:
         raise ValueError(f"expected the state of a step of the same kernel and batch, of shapes {expected}")
 

@@ -74,8 +74,7 @@ def muon(
     by_muon = {id(weight) for weight in matrices.values()}
     others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in by_muon)
     return MuonWithAdamW(
-        Muon(groups, lr, momentum, weight_decay),
-        AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model)),
+        Muon(groups, lr, momentum, weight_decay), AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model))
     )
 
 

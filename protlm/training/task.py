@@ -110,10 +110,7 @@ class LanguageModelTask(pl.LightningModule):
         return loss
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Logs the gradient norm over all ranks, skips a non-finite gradient, and clips."""
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
