@@ -34,11 +34,7 @@ class Table:
         return name in self.columns
 
     def __getitem__(self, name: str) -> list[str]:
-        """The n cells of a column, stripped of surrounding white space.
-
-        Raises:
-            UserError: if there is no such column.
-        """
+        """The n cells of a column, stripped of surrounding white space."""
         if name not in self.columns:
             found = ", ".join(self.columns[:8]) + (", ..." if len(self.columns) > 8 else "")
             raise UserError(f"{self.path}: no column {name!r}; found: {found}")

@@ -29,9 +29,6 @@ class Draws:
 
     Attributes:
         size: draws in an epoch.
-
-    Raises:
-        UserError: for invalid weights, or for clusters if a corpus has none.
     """
 
     def __init__(

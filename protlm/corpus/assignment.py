@@ -33,9 +33,6 @@ def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions
 
     Returns:
         The rows, and the table's name, size and checksum.
-
-    Raises:
-        UserError: for a table that cannot be used.
     """
     source = Source(path)
     table = Partitions(folder / "table", 4, parts_for(max(records, source.size // _TABLE_ROW)))

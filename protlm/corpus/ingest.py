@@ -140,9 +140,6 @@ def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, re
         folder: created for the columns.
         selection: which records to keep.
         report: called regularly with the bytes read so far.
-
-    Raises:
-        UserError: for a file that cannot be used. OSError: for a column that cannot be written.
     """
     folder.mkdir()
     part = Part(folder)
@@ -178,11 +175,7 @@ def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, re
 def read_parts(
     fastas: Sequence[str | Path], folder: Path, selection: Selection, crew: Workers, progress: Progress | None
 ) -> list[Part]:
-    """Reads all files into one part or, with several workers, each file into a part of its own, in the order given.
-
-    Raises:
-        UserError: for a file that cannot be used. OSError: for a column that cannot be written.
-    """
+    """Reads all files into one part or, with several workers, each file into a part of its own, in the order given."""
     files = [open_fasta(path, selection) for path in fastas]
     total = sum(file.size for file in files) if all(file.size for file in files) else 0
     groups = [[path] for path in fastas] if crew.count > 1 else [list(fastas)]

@@ -32,9 +32,6 @@ def embed(
     Yields:
         For each sequence (residues, width) float32, or (width,) if pooled; several layers are the first axis.
 
-    Raises:
-        UserError: for a sequence that is empty or contains an invalid letter; for an unknown layer or pooling.
-
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
     >>> [embedding.shape for embedding in embed(model, ["MKT", "MKTAYIAK"])]

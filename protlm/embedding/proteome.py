@@ -52,9 +52,6 @@ class EmbedOptions:
         identifier: "accession", "word" or "header".
         duplicates: for duplicate identifiers "error", "suffix" (X_2, X_3) or "first" (leave out the others).
         shard: (i, n) for the i-th of n parts of the proteins, counted from 1.
-
-    Raises:
-        UserError: for any other value.
     """
 
     layers: tuple[int, ...] = (-1,)

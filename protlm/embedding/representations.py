@@ -103,11 +103,7 @@ class PartialOutput:
     @classmethod
     @contextmanager
     def opened(cls, output: Output) -> Iterator["PartialOutput"]:
-        """Locks the folder; at the end it is removed unless it holds values that are not published yet.
-
-        Raises:
-            BusyError, UserError, UnwritableError: as `partial_folder`.
-        """
+        """Locks the folder; at the end it is removed unless it holds values that are not published yet."""
         with partial_folder(output.path) as folder:
             partial = cls(output, folder)
             try:
@@ -143,9 +139,6 @@ class PartialOutput:
             description: of the output.
             proteins: in it.
             edges: (w + 1,) where the windows begin, and the end.
-
-        Raises:
-            UnwritableError: if the disk is too small.
         """
         self.proteins, self._edges = proteins, edges
         self.layers, self.dtype = description["layers"], stored_dtype(description)
@@ -256,10 +249,6 @@ def compute_windows(
 
     Returns:
         The number of residues computed.
-
-    Raises:
-        UserError: if a protein does not fit into memory or its values are not finite, or if the file has changed.
-        UnwritableError: for a full disk.
     """
     ends, distinct, computed = np.concatenate(([0], np.cumsum(proteins.lengths))), proteins.is_distinct, 0
     pools = next((partial.output.pools for partial in partials if partial.output.pools), ())

@@ -158,9 +158,6 @@ def survey(
         duplicates: see `EmbedOptions`.
         refuse: returns why nothing can be stored under an identifier, in which "_" replaces "/"; None if it can.
         progress: called with the bytes read and in total.
-
-    Raises:
-        UserError: for a file that cannot be used; for identifiers that are duplicates or cannot be stored.
     """
     sizes, hashes, lengths, sequences = [], [], [], []
     with TemporaryFile(dir=folder) as spool:

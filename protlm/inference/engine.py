@@ -113,9 +113,6 @@ class Computer:
             function: of tokens (B, L) int64 and key mask (B, L) bool, both on the model's device, and the indices (B,).
                 Its result should be on the CPU, so that memory runs out inside the function or not at all.
             skip: number of batches to skip, which an earlier run over the same rows has computed.
-
-        Raises:
-            UserError: if memory is too small for a single row, or a row is too long for the model.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         check_length(self.model, int(lengths.max(initial=0)))

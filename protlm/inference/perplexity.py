@@ -44,9 +44,6 @@ def pseudo_perplexity(
     Returns:
         NaN for a protein without any of the twenty amino acids.
 
-    Raises:
-        UserError: for a sequence that cannot be encoded.
-
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
     >>> pseudo_perplexity(model, ["MKT", "MKTAYIAK"]).shape
@@ -98,9 +95,6 @@ def write_perplexities(
 
     Returns:
         Lines that say what was computed and what was changed.
-
-    Raises:
-        UserError: if a record cannot be read or there is none.
     """
     proteins = residues = without = done = 0
 

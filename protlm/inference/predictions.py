@@ -100,9 +100,6 @@ def write_predictions(
 
     Returns:
         The rows of the table, unless it is written to a file.
-
-    Raises:
-        UserError: for a causal model, records without a sequence, and masks that are missing.
     """
     check_top(top)
     source = str(records.path) if isinstance(records, FastaFile) else ""

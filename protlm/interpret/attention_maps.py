@@ -54,11 +54,7 @@ def watched(model: Performer, layers: Sequence[int], see: Callable[[int, Attend]
 
 
 def chosen_blocks(model: Performer, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """Block numbers from 1, given as 1 (the first) to the depth or as -1 (the last) and below; None for all.
-
-    Raises:
-        UserError: for an empty list, a block that does not exist, or duplicates.
-    """
+    """Block numbers from 1, given as 1 (the first) to the depth or as -1 (the last) and below; None for all."""
     depth = model.config.layers
     if layers is None:
         return tuple(range(1, depth + 1))

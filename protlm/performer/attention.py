@@ -77,9 +77,6 @@ class FavorAttention(nn.Module):
         seed, layer: together with the draw number, they determine the directions.
         norms: of the directions, "chi" or "constant"; "regularised" always uses "constant".
 
-    Raises:
-        ValueError: for unknown names and numbers out of range.
-
     Source: Choromanski et al. 2021, "Rethinking Attention with Performers"; features.py names that of each kernel.
 
     >>> attention = FavorAttention(head_dim=8, num_features=16)
@@ -212,9 +209,6 @@ class FavorAttention(nn.Module):
                 also under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
             key_mask: (B, L) bool, true where a key is real; None if all are. Masked keys and values may be any finite
                 numbers.
-
-        Raises:
-            ValueError: for shapes that do not match.
         """
         check_operands(self.head_dim, q, k, v, key_mask)
         if self.training and self.feature_map.adaptive:

@@ -56,9 +56,6 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
         sequence: L characters; those that are not amino acids have no dot.
         label: of the colour bar.
         diverging: use colours that are symmetric about 0.
-
-    Raises:
-        UserError: as `check_picture`.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -116,9 +113,6 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
         path: ends in .png, .pdf or .svg.
         probabilities: (L, 20); rows sum to 1.
         sequence: L characters, written below.
-
-    Raises:
-        UserError: as `check_picture`.
     """
     import logomaker
     from pandas import DataFrame

@@ -30,9 +30,6 @@ def read_alignment(path: str | Path) -> tuple[str, np.ndarray]:
     Codes are indices in `STANDARD`, and 20 for gaps and other letters. In a2m as written by EVcouplings and in aligned
     FASTA, with rows of equal length, columns without a residue of the focus are dropped; in a3m, with rows of unequal
     length, lower-case letters are insertions and are dropped.
-
-    Raises:
-        UserError: if the file is not an alignment.
     """
     rows: list[list[bytes]] = []
     try:

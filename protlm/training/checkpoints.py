@@ -110,11 +110,7 @@ class TrainingCheckpoint(BetweenSteps):
         self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes last.ckpt unless it is from this step; has to be called on all ranks.
-
-        Raises:
-            UnwritableError: if it cannot be written.
-        """
+        """Writes last.ckpt unless it is from this step; has to be called on all ranks."""
         if trainer.global_step == self._saved_step:
             return
         new, problem = self.folder / f".new-{LAST}", None

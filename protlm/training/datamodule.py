@@ -53,9 +53,6 @@ class TremblDataModule(pl.LightningDataModule):
         masking: how residues are masked.
         workers: number of processes that make batches; 0 makes them in the main process.
         seed: seed of the order, crops and masks.
-
-    Raises:
-        UserError: for an invalid option, or without any data.
     """
 
     batches: type[Batches] = ProteinBatches

@@ -33,9 +33,6 @@ def adamw(
         lr, betas, eps, weight_decay: as in `torch.optim.AdamW`.
         decay: "matrices" applies weight decay to embeddings and weight matrices, not to norms and biases; "all"
             applies it to every parameter, as in the code of Choromanski et al. 2021.
-
-    Raises:
-        UserError: for a value out of range.
     """
     _check(decay, betas, lr=lr, eps=eps, weight_decay=weight_decay)
     return AdamW(_groups(model, weight_decay, decay), lr=lr, betas=betas, eps=eps, fused=_fused(model))
@@ -62,9 +59,6 @@ def muon(
         query_key: factor of the learning rate for the query and key projections. The size of Muon's updates does not
             depend on that of the gradient; at the full rate the norms of queries and keys grow until random features
             no longer approximate softmax (docs/decisions.md).
-
-    Raises:
-        UserError: for a value out of range.
     """
     _check("matrices", betas, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, query_key=query_key)
     matrices = {n: weight for n, weight in model.get_submodule("blocks").named_parameters() if weight.ndim == 2}

@@ -41,9 +41,6 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
     Args:
         seed: seed of the run.
         trainer: options of `pytorch_lightning.Trainer`.
-
-    Raises:
-        UserError: for the first invalid option.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed}: expected an integer from 0 to 4,294,967,295")

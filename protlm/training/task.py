@@ -45,9 +45,6 @@ class LanguageModelTask(pl.LightningModule):
         activation_checkpointing: see `Performer`; needs less memory and about a third more time.
         compile: compile the blocks with `torch.compile` for training.
         skip_nonfinite: maximum number of consecutive steps to skip because of a non-finite gradient.
-
-    Raises:
-        UserError: for an option of the wrong type, or an optimizer that does not take the configured options.
     """
 
     def __init__(
@@ -223,10 +220,6 @@ class GradientCheck:
         Args:
             norm: norm of the gradient, the same on all ranks (unlike the losses).
             trainer: the run's trainer.
-
-        Raises:
-            UserError: if it is not finite and the limit is reached; names the step, the proteins and the last
-                checkpoint.
         """
         losses, self._losses = self._losses, []
         if norm.isfinite():

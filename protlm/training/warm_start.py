@@ -23,9 +23,6 @@ def load_initial_weights(model: Performer, path: str | Path) -> None:
     Args:
         model: changed in place.
         path: a model folder or a Lightning checkpoint.
-
-    Raises:
-        UserError: if there is no model at `path`, or one of a different size.
     """
     trained = load(path)
     fields = (*SHAPES, "max_length") if model.config.learned_positions else SHAPES

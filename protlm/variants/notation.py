@@ -127,9 +127,6 @@ def all_singles(sequence: str, offset: int = 0) -> Variants:
 def name_of(wild_type: str, sequence: str, offset: int = 0) -> str:
     """The name of a variant, from its sequence.
 
-    Raises:
-        ValueError: if it is not as long as the wild type.
-
     >>> name_of("MKTAY", "LKTAF")
     'M1L:Y5F'
     """

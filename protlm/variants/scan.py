@@ -26,9 +26,6 @@ class Scan:
         path: of a table, see `VariantTable`.
         names: of variants, if there is no table; without either, all single substitutions are scored.
         offset: see `parse`.
-
-    Raises:
-        UserError: for variants that do not match, or several proteins without a column that names them.
     """
 
     def __init__(

@@ -57,9 +57,6 @@ def score(
         token_budget, precision: see `Computer`.
         offset: number of residues before the sequence, if variants are numbered on a longer one.
 
-    Raises:
-        UserError: for variants that do not match the wild type, or a method that does not suit the model.
-
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
     >>> score(model, "MKTAYIAK", ["K2R", "M1L:Y5F"]).shape
@@ -116,11 +113,7 @@ def score_variants(
 
 
 def chosen_method(model: Performer, method: str | None = None) -> str:
-    """The method, by default that of the model's direction.
-
-    Raises:
-        UserError: for an unknown method, or one that does not suit the model.
-    """
+    """The method, by default that of the model's direction."""
     causal = model.config.causal
     if method is None:
         return "likelihood" if causal else "masked-marginals"
