@@ -67,14 +67,11 @@ class RedrawFeatures(Callback):
 
 
 class SeededSteps(Callback):
-    """Seeds dropout for every batch from the run's seed and the number of the batch.
+    """Seeds dropout for every batch from the run's `seed` and the number of the batch.
 
     A resumed run then has the same dropout as an uninterrupted one without saving any random state. Batches are
     numbered across ranks and accumulated gradients in the order in which the data module deals them, so two processes
     have the same dropout as one process that accumulates two batches.
-
-    Args:
-        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -162,11 +159,7 @@ class Throughput(Callback):
 
 
 class Results(Callback):
-    """Prints the test metrics with their unigram baseline, and writes them as JSON.
-
-    Args:
-        path: JSON file to write.
-    """
+    """Prints the test metrics with their unigram baseline, and writes them as JSON to `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -205,9 +198,7 @@ class LearningCurve(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            values = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("valid/")
-            }
+            values = {name: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("valid/")}
             self._validation.append({"step": trainer.global_step, **values})
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -216,13 +207,11 @@ class LearningCurve(Callback):
 
 
 def draw_learning_curve(training: list[list[float]], validation: list[dict[str, float]], path: Path) -> None:
-    """Writes the figure of `LearningCurve`.
+    """Writes the figure of `LearningCurve`; the suffix of `path` sets the format.
 
     Args:
         training: pairs of step and loss in nats.
-        validation: rows with "step", valid/accuracy, valid/perplexity, valid/unigram_accuracy and
-            valid/unigram_perplexity.
-        path: file to write; its suffix sets the format.
+        validation: rows with "step" and valid/... accuracy, perplexity, unigram_accuracy and unigram_perplexity.
     """
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 

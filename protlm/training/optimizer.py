@@ -136,11 +136,7 @@ class Muon(Optimizer):
 
 
 class MuonWithAdamW(Optimizer):
-    """Two optimizers of different parameters as one, for schedules and checkpoints.
-
-    Args:
-        muon, adamw: the two optimizers; they share their groups and states with this one.
-    """
+    """Two optimizers of different parameters as one, with which they share groups and states, for checkpoints."""
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
         self._muon, self._adamw = muon, adamw

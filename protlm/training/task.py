@@ -180,7 +180,7 @@ class LanguageModelTask(pl.LightningModule):
         if odd:
             changes = ", ".join(f"{name} {stored[name]} is now {now[name]}" for name in odd)
             raise UserError(
-                f"the checkpoint's model differs from the configured one: {changes}; resume with the same options"
+                f"the checkpoint's model differs from the configured: {changes}; resume with the same options"
             )
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
@@ -194,13 +194,9 @@ class LanguageModelTask(pl.LightningModule):
 
 
 class GradientCheck:
-    """Skips steps with a non-finite gradient, or stops the run before one changes the weights.
+    """Skips at most `limit` consecutive steps with a non-finite gradient; then stops the run before its next step.
 
-    Args:
-        limit: maximum number of consecutive steps to skip.
-
-    Attributes:
-        skipped: number of steps skipped so far.
+    `skipped` is the number of steps skipped so far.
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -215,11 +211,9 @@ class GradientCheck:
         self._losses.append((loss.detach(), batch))
 
     def finite(self, norm: Tensor, trainer: pl.Trainer) -> bool:
-        """Whether the gradient is finite; called on all ranks.
+        """Whether the gradient is finite, by its norm, which all ranks share (unlike the losses); all ranks call it.
 
-        Args:
-            norm: norm of the gradient, the same on all ranks (unlike the losses).
-            trainer: the run's trainer.
+        Raises a UserError with the step, the proteins and the last checkpoint if the limit is reached.
         """
         losses, self._losses = self._losses, []
         if norm.isfinite():
