@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -68,33 +68,16 @@ def embed(
     for path in (output, per_residue):
         if path and path.resolve() in {file.resolve() for file in model_files(model)}:
             raise UserError(f"{path}: is the model; name another file to write")
-    options = EmbedOptions(
-        _parsed_layers(layers),
-        tuple(pool or ("mean",)),
-        dtype or None,
-        precision,
-        layout,
-        id_from,
-        duplicates,
-        _parsed_shard(shard),
-    )
+    stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
+    options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
         with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:
-            summary = embedded(
-                network,
-                fasta,
-                output,
-                per_residue,
-                options,
-                token_budget,
-                overwrite,
-                allow_nucleotides,
-                report,
-                lambda done, total: report(done, total, "reading"),
-            )
+            more: dict[str, Any] = {"token_budget": token_budget, "allow_nucleotides": allow_nucleotides}
+            more |= {"progress": report, "reading": lambda done, total: report(done, total, "reading")}
+            summary = embedded(network, fasta, output, per_residue, options, overwrite=overwrite, **more)
     except ResumableInterrupt as stop:
         if not (ranks and ranks.rank):
             say(str(stop))

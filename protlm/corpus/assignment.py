@@ -24,15 +24,9 @@ _TABLE_ROW = 8  # minimum bytes of a row in a compressed cluster table
 
 
 def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions, dict[str, Any]]:
-    """Reads a cluster table into partitions of hashes (member high, low, representative high, low).
+    """Reads a cluster table, to be joined with `records` records, into partitions in a folder.
 
-    Args:
-        path: the table.
-        folder: for the partitions.
-        records: number of records the table will be joined with.
-
-    Returns:
-        The rows, and the table's name, size and checksum.
+    Returns hashes (member high, low, representative high, low), and the table's name, size and checksum.
     """
     source = Source(path)
     table = Partitions(folder / "table", 4, parts_for(max(records, source.size // _TABLE_ROW)))
@@ -59,12 +53,7 @@ class Assignment:
     columns: tuple[Column, Column, Column] | None = None
 
     def blocks(self, part: Part, first: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Splits uint8, clusters int64 and whether each record is kept, block by block.
-
-        Args:
-            part: the records.
-            first: number of records in earlier parts.
-        """
+        """Splits uint8, clusters int64 and whether each record is kept, block by block; `first` precede this part."""
         if self.columns is None:
             for hashes in _hashes(part):
                 split = self.rule.by_hash(hashes[:, 0])
@@ -90,8 +79,7 @@ def assign(
         parts: in the order of their records.
         table: of clusters, from `read_table`, which is consumed; None without clusters.
         folder: for temporary columns.
-        rule: how splits are assigned.
-        deduplicate: keep the first record of each sequence.
+        rule, deduplicate: as in `prepare_corpus`.
         summary: receives the counts of what was found.
     """
     if table is None and not rule.held_out and not deduplicate:
@@ -213,14 +201,10 @@ class _Assigner:
         return split, cluster, representative
 
 
-def _look_up(
-    table: Sequence[np.ndarray], high: np.ndarray, low: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Looks up the clusters of names in a sorted table (name high, low, cluster high, low).
+def _look_up(table: Sequence[np.ndarray], high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Clusters high, low of names, and whether a sorted table (name high, low, cluster high, low) has the name.
 
-    Returns:
-        cluster high, low, and whether the table has the name. A name without a row is its own cluster; of several rows
-        the last counts.
+    A name without a row is its own cluster; of several rows the last counts.
     """
     known_high, known_low, cluster_high, cluster_low = table
     row = np.searchsorted(known_high, high, side="right") - 1

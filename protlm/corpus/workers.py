@@ -35,9 +35,8 @@ class Workers:
 
             alone = sys.platform == "linux" and threading.active_count() == 1
             context = multiprocessing.get_context("fork" if alone else "spawn")
-            self._done = context.Array(
-                "q", self._jobs + 1, lock=False
-            )  # progress of each job; the last value asks workers to stop
+            # progress of each job; the last value asks workers to stop
+            self._done = context.Array("q", self._jobs + 1, lock=False)
             self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._done, os.getpid()))
         return self
 

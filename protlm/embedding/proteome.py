@@ -107,9 +107,6 @@ class EmbedOptions:
 def chosen_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     """Layers counted from 0, the embedding, to `depth`, the last; negative numbers count back from -1, the last.
 
-    Raises:
-        UserError: for no layer, one that does not exist, or one given twice.
-
     >>> chosen_layers([-1, 0, 3], 6)
     (6, 0, 3)
     """
