@@ -146,11 +146,7 @@ def save(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def read_lightning(path: str | Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint: checked to be readable, complete, and of a protlm model with our alphabet.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """The content of a Lightning checkpoint; raises a UserError if it is damaged or not of a protlm model."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")

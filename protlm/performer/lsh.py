@@ -199,9 +199,7 @@ class LshAttention(nn.Module):
         return torch.where(denominator == 0, values, numerator / nonzero(denominator))
 
     @torch.no_grad()
-    def _sorted(
-        self, x: Tensor, real: Tensor, count: Tensor, rounds: int, chunk: int
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _sorted(self, x: Tensor, real: Tensor, count: Tensor, rounds: int, chunk: int) -> tuple[list[Tensor], ...]:
         """For each round, the order of positions (B, H, T) and their codes: i sees j if 0 <= code_i - code_j <= reach.
 
         Codes count positions if causal, otherwise chunks; those of different buckets differ by more than the reach.

@@ -28,12 +28,7 @@ class RecurrentState(NamedTuple):
 
 
 class PerformerState(NamedTuple):
-    """The tokens so far, for a causal model; see `Performer.step`.
-
-    Args:
-        position: number of tokens.
-        layers: the state of each layer's attention.
-    """
+    """The number of tokens so far and the state of each layer's attention, for a causal model; see `Performer.step`."""
 
     position: int
     layers: tuple[Any, ...]
@@ -61,13 +56,7 @@ def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None
 
 
 def step_position(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-    """Attention (B, H, 1, e) of one position, and the state after it.
-
-    Args:
-        inputs: q, k and v of that position, (B, H, 1, d or e), in the state's dtype.
-        options: as in the computation that returned the state.
-        state: of the previous positions.
-    """
+    """Attention (B, H, 1, e) of one position, and the state after it; q, k and v have the state's dtype."""
     q, k, v, _, weight, bias = inputs
     feature_map, scale = decode(options.feature_map), options.scale
     dtype, exact = state.sums.dtype, state.shift.dtype

@@ -59,10 +59,8 @@ def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     models = list(results[0].correlations)
     uniprot, selection = [r.assay.uniprot for r in results], [r.assay.selection for r in results]
     means = {m: averages([r.correlations[m] for r in results], uniprot, selection) for m in models}
-    rows = [
-        [r.assay.id, r.assay.uniprot, r.assay.selection, str(r.variants), *map(_cell, r.correlations.values())]
-        for r in results
-    ]
+    rows = [[r.assay.id, r.assay.uniprot, r.assay.selection, str(r.variants)] for r in results]
+    rows = [[*row, *map(_cell, r.correlations.values())] for row, r in zip(rows, results, strict=True)]
     for kind in sorted(set(selection)):
         count = sum(r.variants for r in results if r.assay.selection == kind)
         rows.append(["average", "", kind, str(count), *(_cell(means[m][0].get(kind, math.nan)) for m in models)])

@@ -95,14 +95,7 @@ def matrix_of(variants: Variants, scores: np.ndarray) -> np.ndarray:
 def score_variants(
     computer: Computer, variants: Variants, method: str | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """As `score`, for parsed variants.
-
-    Args:
-        computer: of the model.
-        variants: see `parse`.
-        method: see `score`.
-        progress: see `Progress`.
-    """
+    """As `score`, for parsed variants."""
     method = chosen_method(computer.model, method)
     if method.endswith("marginals"):
         scores = _marginals(computer, variants, method, progress)
@@ -152,8 +145,9 @@ def _marginals(computer: Computer, variants: Variants, method: str, report: Prog
 def _likelihoods(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
     """From whole mutated sequences; identical variants are computed once."""
     pseudo = method == "pseudo-log-likelihood"
-    numbers: dict[str, int] = {}
-    order = np.array([numbers.setdefault(_sorted(name), len(numbers)) for name in variants.names], dtype=np.int64)
+    numbers: dict[tuple[str, ...], int] = {}
+    keys = (tuple(sorted(name.split(":"))) for name in variants.names)  # whatever the order of substitutions
+    order = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     distinct = set(np.unique(order, return_index=True)[1].tolist())
     values = np.empty(len(numbers) + 1)  # the wild type, then the variants
     total = len(values) * (int(IS_STANDARD[encode(variants.sequence)].sum()) if pseudo else 1)
@@ -181,8 +175,3 @@ def _sequences(variants: Variants, distinct: set[int]) -> Iterator[list[np.ndarr
             window = []
     if window:
         yield window
-
-
-def _sorted(name: str) -> str:
-    """A name that does not depend on the order of substitutions."""
-    return ":".join(sorted(name.split(":")))
