@@ -46,15 +46,7 @@ class Table:
         return f"{self.path}, row {row + 1}"
 
     def numbers(self, name: str, missing: bool = False) -> np.ndarray:
-        """A column as (n,) float64.
-
-        Args:
-            name: of the column.
-            missing: accept empty cells and NaN; both become NaN.
-
-        Raises:
-            UserError: for a cell that is not a finite number.
-        """
+        """A column of finite numbers as (n,) float64; with `missing`, empty cells are accepted, as NaN."""
         values = np.empty(len(self.rows))
         for row, cell in enumerate(self[name]):
             try:

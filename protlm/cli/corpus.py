@@ -11,9 +11,7 @@ from protlm.errors import UserError
 
 
 def prepare(
-    fasta: Annotated[
-        list[Path], Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - is standard input.")
-    ],
+    fasta: Annotated[list[Path], Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - for stdin.")],
     output: Annotated[Path, Option("--output", "-o", help="Corpus to write (HDF5).")],
     clusters: Annotated[Path | None, Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
     split_by: Annotated[
@@ -24,9 +22,7 @@ def prepare(
     test: Annotated[float, Option(help="Share of the test split.")] = 0.1,
     min_length: Annotated[int, Option(help="Minimum length in residues.")] = 1,
     max_length: Annotated[int | None, Option(help="Maximum length in residues.")] = None,
-    drop_fragments: Annotated[
-        bool, Option("--drop-fragments", help="Drop records with '(Fragment' in the header.")
-    ] = False,
+    drop_fragments: Annotated[bool, Option("--drop-fragments", help="Drop records marked '(Fragment'.")] = False,
     nonstandard: Annotated[
         str, Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
     ] = "keep",

@@ -23,9 +23,7 @@ from protlm.errors import UserError, counted
 if TYPE_CHECKING:
     from protlm.embedding.survey import EmbedSummary
 
-Overwrite = Annotated[
-    bool, Option("--overwrite", help="Replace outputs made from another input or with other options.")
-]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace outputs made from other input or with other options.")]
 Layout = Annotated[
     str, Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files).")
 ]
@@ -50,9 +48,7 @@ def embed(
     id_from: Annotated[
         str, Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
     ] = "accession",
-    duplicates: Annotated[
-        str, Option(help="For duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")
-    ] = "error",
+    duplicates: Annotated[str, Option(help="Duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")] = "error",
     shard: Annotated[str, Option(help="Embed only the i-th of n shards, such as 2/8; see merge.")] = "1/1",
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,

@@ -24,9 +24,7 @@ Features = Annotated[
 def export(
     output: Annotated[Path, Argument(help="Folder to write.")],
     model: Model = None,
-    layout: Annotated[
-        str, Option("--format", help="folder (for protlm) or hf (for Hugging Face transformers).")
-    ] = "folder",
+    layout: Annotated[str, Option("--format", help="folder (for protlm) or hf (for transformers).")] = "folder",
     attention: Attention = None,
     num_features: Features = None,
     dtype: Annotated[

@@ -22,7 +22,7 @@ from protlm.cli.console import (
 from protlm.errors import UserError, counted
 
 Causal = Annotated[
-    Path | None, Option("--model", "-m", help="A causal model: model folder or training checkpoint (.ckpt).")
+    Path | None, Option("--model", "-m", help="Folder or training checkpoint (.ckpt) of a causal model.")
 ]
 
 
@@ -38,21 +38,15 @@ def fill(
     model: Model = None,
     top: Annotated[int, Option(min=1, max=20, help="Number of amino acids per mask.")] = 5,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the table here (.tsv or .json).")] = None,
-    layout: Annotated[
-        str, Option("--format", help="table, tsv or json. Default: by the suffix of --output, or table.")
-    ] = "",
+    layout: Annotated[str, Option("--format", help="table, tsv or json; by default the suffix of --output.")] = "",
     matrix: Annotated[
         Path | None, Option(help="Write the probabilities of all amino acids at every position here (TSV).")
     ] = None,
-    logo: Annotated[
-        Path | None, Option(help="Draw these probabilities as a sequence logo (.png, .pdf or .svg).")
-    ] = None,
-    heatmap: Annotated[Path | None, Option(help="Draw these probabilities as a heat map (.png, .pdf or .svg).")] = None,
+    logo: Annotated[Path | None, Option(help="Draw the probabilities as a sequence logo (.png, .pdf or .svg).")] = None,
+    heatmap: Annotated[Path | None, Option(help="Draw the probabilities as a heat map (.png, .pdf or .svg).")] = None,
     one_pass: Annotated[
         bool,
-        Option(
-            "--one-pass", help="Compute these probabilities in one pass, without masking each position: faster, biased."
-        ),
+        Option("--one-pass", help="Compute the probabilities in one pass, without masking positions: faster, biased."),
     ] = False,
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
@@ -100,9 +94,7 @@ def generate(
     min_length: Annotated[int, Option(min=1, help="Minimum length (residues).")] = 1,
     seed: Annotated[int, Option(min=0, help="Random seed.")] = 0,
     batch_size: Annotated[int, Option(min=1, help="Proteins generated together.")] = 16,
-    output: Annotated[
-        Path | None, Option("--output", "-o", help="FASTA file to write. Default: standard output.")
-    ] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="FASTA to write. Default: standard output.")] = None,
     device: Device = "auto",
 ) -> None:
     """Generate new proteins with a causal model, as FASTA."""

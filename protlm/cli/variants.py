@@ -50,12 +50,8 @@ def score(
     pseudo_perplexity: Annotated[
         bool, Option("--pseudo-perplexity", help="Instead of variants: the pseudo-perplexity of proteins (TSV).")
     ] = False,
-    one_pass: Annotated[
-        bool, Option("--one-pass", help="Estimate the pseudo-perplexity from one pass per protein.")
-    ] = False,
-    masking: Annotated[
-        str, Option(help="For --one-pass: shares masked, replaced and kept in training.")
-    ] = "0.8,0.1,0.1",
+    one_pass: Annotated[bool, Option("--one-pass", help="Estimate pseudo-perplexity in one pass per protein.")] = False,
+    masking: Annotated[str, Option(help="For --one-pass: shares masked, replaced, kept in training.")] = "0.8,0.1,0.1",
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -108,9 +104,7 @@ def score(
 
 
 def proteingym(
-    folder: Annotated[
-        Path, Argument(help="Folder with one CSV file per assay, and DMS_substitutions.csv or wt.fasta.")
-    ],
+    folder: Annotated[Path, Argument(help="Folder with a CSV file per assay, and DMS_substitutions.csv or wt.fasta.")],
     model: Model = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Also write the table here (CSV).")] = None,
     reference: Annotated[
@@ -123,9 +117,7 @@ def proteingym(
         str | None, Option(help="Published models to show, as 'ESM2 (650M),GEMME'. Default: three representative ones.")
     ] = None,
     msa: Annotated[Path | None, Option(help="Folder of alignments, for the site-independent baseline.")] = None,
-    scores: Annotated[
-        Path | None, Option(help="Folder for the scores of each assay; existing ones are reused.")
-    ] = None,
+    scores: Annotated[Path | None, Option(help="Folder for scores of each assay; existing ones are reused.")] = None,
     method: Method = None,
     token_budget: Budget = 16_384,
     precision: Precision = "float32",

@@ -38,19 +38,15 @@ def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions
 
 @dataclass(frozen=True)
 class Assignment:
-    """The split, cluster and representative of each record; can be pickled.
-
-    Args:
-        rule: how splits are assigned.
-        deduplicate: keep only records that represent their sequence.
-        clustered: whether there is a cluster table.
-        columns: split, cluster and representative of every record; None where the rule needs only the digests.
-    """
+    """The split, cluster and representative of each record; can be pickled."""
 
     rule: SplitRule
     deduplicate: bool
+    """Keep only records that represent their sequence."""
     clustered: bool
+    """Whether there is a cluster table."""
     columns: tuple[Column, Column, Column] | None = None
+    """Split, cluster and representative of every record; None where the rule needs only the digests."""
 
     def blocks(self, part: Part, first: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Splits uint8, clusters int64 and whether each record is kept, block by block; `first` precede this part."""

@@ -165,9 +165,6 @@ class Corpus:
 class Corpora:
     """Concatenation of corpora: the proteins of the first, then those of the second, and so on.
 
-    Args:
-        corpora: one or more.
-
     Attributes:
         starts: (corpora + 1,) int64, where each begins.
     """

@@ -1,5 +1,6 @@
 """Embeddings of all proteins of a FASTA file, written so that a run killed at any time can be resumed."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from protlm.files import UnwritableError
 from protlm.inference.engine import PRECISIONS, Computer, check_length
 from protlm.performer import Performer
 from protlm.sequence.fasta import IDENTIFIERS, FastaFile
-from protlm.sequence.stream import STDIN, Source
+from protlm.sequence.stream import STDIN, Source, read_through
 
 DTYPES = ("float16", "float32")
 DUPLICATES = ("error", "suffix", "first")
@@ -186,14 +187,6 @@ def described(output: Output, description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "pool": [*output.pools, *(["residues"] * output.per_residue)]}
 
 
-def read_through(fasta: str | Path) -> dict[str, Any]:
-    """Bytes and checksum of a file."""
-    with Source(fasta) as source:
-        while source.read(_BLOCK):
-            pass
-        return source.describe()
-
-
 @dataclass
 class _Job:
     """One call of `embed_fasta`."""
@@ -277,8 +270,7 @@ class _Job:
         partial = self.partials[0]
         try:
             with Source(STDIN) as source, partial.standard_input.open("wb") as file:
-                while data := source.read(_BLOCK):
-                    file.write(data)
+                shutil.copyfileobj(source, file, _BLOCK)
         except OSError as error:
             raise UnwritableError.of(partial.output.path, error) from error
         return partial.standard_input

@@ -15,32 +15,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from protlm.embedding.layouts import checked_outputs, is_complete
 from protlm.embedding.merge import merge_shards
-from protlm.embedding.proteome import EmbedOptions, described, embed_fasta, read_through
+from protlm.embedding.proteome import EmbedOptions, described, embed_fasta
 from protlm.embedding.survey import EmbedSummary
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.sequence.stream import STDIN
+from protlm.sequence.stream import STDIN, read_through
 
 Progress = Callable[[int, int], None]
 _PATIENCE = timedelta(minutes=10)
 _SUMMED = ("proteins", "residues", "computed", "resumed", "copied", "renamed", "beyond_positions")
 _POLL = 0.2  # seconds between two checks for other ranks
-
-
-def _missing(
-    model: Performer,
-    fasta: str | Path,
-    per_protein: str | Path | None,
-    per_residue: str | Path | None,
-    options: EmbedOptions,
-    overwrite: bool = False,
-) -> list[Path]:
-    """The outputs of an `embed_fasta` that are not complete; raises a UserError for one made from something else."""
-    options = options.resolved(model)
-    outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
-    source = read_through(fasta) if any(output.path.exists() for output in outputs) else None
-    description = {**options.description(model), "source": source}
-    return [output.path for output in outputs if not is_complete(output, described(output, description), overwrite)]
 
 
 class OtherRankError(Exception):
@@ -86,13 +70,16 @@ class Ranks:
         """
         store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
         self._store = PrefixStore(f"protlm-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        arguments = (model, fasta, per_protein, per_residue, options)
         try:
             if options.shard != (1, 1):
                 raise UserError("shard requires a single process; under torchrun each process has a shard of its own")
             if str(fasta) == STDIN:
                 raise UserError("standard input cannot be read by several processes; name a file")
-            targets = _missing(*arguments, overwrite)
+            options = options.resolved(model)
+            outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
+            source = read_through(fasta) if any(output.path.exists() for output in outputs) else None
+            about = {**options.description(model), "source": source}
+            targets = [one.path for one in outputs if not is_complete(one, described(one, about), overwrite)]
             self._wait_for_all("checked")
             if not targets:
                 return EmbedSummary(complete=True) if self.rank == 0 else None

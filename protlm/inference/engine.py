@@ -74,12 +74,7 @@ def check_length(model: Performer, tokens: int) -> None:
 
 
 def check_finite(values: np.ndarray, source: str = "") -> None:
-    """Raises a UserError if a model's output contains NaN or infinity.
-
-    Args:
-        values: floating-point array of any shape.
-        source: what the values belong to, such as "protein P69905"; the message starts with it.
-    """
+    """Raises a UserError if a model's output contains NaN or infinity; `source`, such as "protein P69905", is named."""
     if not np.isfinite(values).all():
         raise UserError(
             f"{source}{': ' if source else ''}the model's output is not finite (NaN or infinity): training diverged "

@@ -60,13 +60,7 @@ def probabilities(
 ) -> np.ndarray:
     """Probabilities (L, 20) float64 of the amino acids at every position, in the order of `STANDARD`.
 
-    Row i is p(. | x) if i is in M, and p(. | x with i masked as well) otherwise.
-
-    Args:
-        model: bidirectional, in evaluation mode.
-        text: a sequence, with or without `<mask>`.
-        one_pass: use p(. | x) for all rows: one forward pass instead of up to L + 1.
-        token_budget, precision: see `Computer`.
+    Row i is p(. | x) if i is in M, and p(. | x with i masked as well) otherwise; with `one_pass`, always p(. | x).
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, 1, 2, 8, 8)).eval()

@@ -60,14 +60,7 @@ def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
 def masked(
     computer: Computer, tokens: np.ndarray, positions: np.ndarray | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position.
-
-    Args:
-        computer: of a bidirectional model.
-        tokens: (L,) uint8.
-        positions: (n,) 0-based; all by default.
-        progress: see `Progress`.
-    """
+    """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position (n,), by default all."""
     positions = np.arange(len(tokens)) if positions is None else positions
     result = np.empty((len(positions), computer.model.config.vocab_size))
     for batch, log_p in _masked_one_by_one(computer, [tokens], np.zeros_like(positions), positions, progress):

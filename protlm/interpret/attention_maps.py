@@ -28,14 +28,9 @@ Attend = Callable[[Tensor], Tensor]
 
 @contextmanager
 def watched(model: Performer, layers: Sequence[int], see: Callable[[int, Attend], None]) -> Iterator[None]:
-    """A context in which each forward pass calls `see` with the number of a layer and its attention.
+    """A context in which each forward pass calls `see` with the number of a layer, from 1, and its attention.
 
-    The output of the model does not change.
-
-    Args:
-        model: in evaluation mode.
-        layers: block numbers from 1.
-        see: called while the layer runs; may call the attention any number of times.
+    The output of the model does not change; `see` may call the attention any number of times.
     """
 
     def hook(layer: int) -> Callable[..., None]:

@@ -70,6 +70,9 @@ class FavorAttention(nn.Module):
         seed, layer: together with the draw number, they determine the directions.
         norms: of the directions, "chi" or "constant"; "regularised" always uses "constant".
 
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
     Source: Choromanski et al. 2021, "Rethinking Attention with Performers"; features.py names that of each kernel.
 
     >>> attention = FavorAttention(head_dim=8, num_features=16)
@@ -202,6 +205,9 @@ class FavorAttention(nn.Module):
                 also under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
             key_mask: (B, L) bool, true where a key is real; None if all are. Masked keys and values may be any finite
                 numbers.
+
+        Raises:
+            ValueError: for shapes that do not match.
         """
         check_operands(self.head_dim, q, k, v, key_mask)
         if self.training and self.feature_map.adaptive:
@@ -281,6 +287,5 @@ def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Ten
         raise ValueError(f"expected key_mask a tensor, got {type(key_mask).__name__}")
     expected = (q.shape[0], q.shape[2])
     if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-        raise ValueError(
-            f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
-        )
+        got = f"{key_mask.dtype} of shape {tuple(key_mask.shape)}"
+        raise ValueError(f"expected key_mask bool of shape {expected}, got {got}")

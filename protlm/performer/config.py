@@ -58,6 +58,9 @@ class PerformerConfig:
         zeroed_id: the token whose embedding is zero, while the others of its sequence are scaled by 0.88 / (1 - its
             share), as ESM-2 does with masks (Lin et al. 2023); None for none.
         rotary_dtype: to which the frequencies of rotary positions are rounded; ESM-2 was trained with "float16".
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
     """
 
     vocab_size: int

@@ -144,6 +144,9 @@ class Performer(nn.Module):
 
         Args:
             attention, num_features: as in `PerformerConfig`; None keeps the number of features.
+
+        Raises:
+            ValueError: for an unknown kind or number.
         """
         features = self.config.num_features if num_features is None else num_features
         config = replace(self.config, attention=attention, num_features=features)

@@ -27,15 +27,9 @@ class Result:
 def averages(
     values: Sequence[float], uniprot: Sequence[str], selection: Sequence[str]
 ) -> tuple[dict[str, float], float]:
-    """ProteinGym's average: assays -> UniProt id within a selection type -> selection type -> all.
+    """ProteinGym's average: assays -> UniProt id within a selection type -> selection type -> all; ignores NaN.
 
-    Args:
-        values: of n assays; NaN is ignored.
-        uniprot: n identifiers of proteins.
-        selection: n selection types.
-
-    Returns:
-        The mean of each selection type with values, by name, and the mean of these means.
+    Returns the mean of each selection type with values, by name, and the mean of these means.
 
     >>> averages([0.2, 0.4, 0.5, 0.9], ["A", "A", "B", "A"], ["Activity", "Activity", "Activity", "Binding"])
     ({'Activity': 0.4, 'Binding': 0.9}, 0.65)

@@ -19,7 +19,7 @@ from protlm.corpus.reader import Corpora, Corpus, Unigram
 from protlm.corpus.splits import SplitRule, digests, read_ids
 from protlm.errors import UserError
 from protlm.files import BusyError
-from protlm.sequence.stream import checksum
+from protlm.sequence.stream import read_through
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
@@ -53,6 +53,9 @@ class TremblDataModule(pl.LightningDataModule):
         masking: how residues are masked.
         workers: number of processes that make batches; 0 makes them in the main process.
         seed: seed of the order, crops and masks.
+
+    Raises:
+        UserError: for an invalid option, or without any data.
     """
 
     batches: type[Batches] = ProteinBatches
@@ -147,7 +150,7 @@ class TremblDataModule(pl.LightningDataModule):
             "valid": (self.valid, VALID),
             "test": (self.test, TEST),
             "whole_clusters": (self.split_by == "cluster", False),
-            "clusters": (checksum(self.clusters) if self.clusters else None, None),
+            "clusters": (read_through(self.clusters)["xxh3_128"] if self.clusters else None, None),
             "held_out": (xxh3_128_hexdigest("\n".join(held_out).encode()) if held_out else None, None),
         }
         clusters = made["clusters"] and made["clusters"]["xxh3_128"]

@@ -17,6 +17,9 @@ class Warmup:
         floor: factor at the end of the decay.
         decay_steps: steps of decay, at the end of the run; None decays from the end of the warm-up.
 
+    Raises:
+        UserError: for a value out of range.
+
     >>> [Warmup(steps=2, decay="linear")(step, 6) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     >>> [Warmup(steps=2, decay="linear", decay_steps=2)(step, 6) for step in range(6)]

@@ -45,6 +45,9 @@ class LanguageModelTask(pl.LightningModule):
         activation_checkpointing: see `Performer`; needs less memory and about a third more time.
         compile: compile the blocks with `torch.compile` for training.
         skip_nonfinite: maximum number of consecutive steps to skip because of a non-finite gradient.
+
+    Raises:
+        UserError: for an option of the wrong type, or an optimizer that does not take the configured options.
     """
 
     def __init__(

@@ -47,15 +47,9 @@ def score(
     precision: str = "float32",
     offset: int = 0,
 ) -> np.ndarray:
-    """Scores (n,) float64 of variants of one protein; formulas at the top of this file.
+    """Scores (n,) float64 of variants of one protein, by one of `METHODS`; formulas at the top of this file.
 
-    Args:
-        model: in evaluation mode.
-        sequence: the wild type.
-        variants: such as "A42G" or "A42G:L50P", positions from 1.
-        method: one of `METHODS`; by default "masked-marginals", or "likelihood" for a causal model.
-        token_budget, precision: see `Computer`.
-        offset: number of residues before the sequence, if variants are numbered on a longer one.
+    `offset` is the number of residues before the sequence, if variants are numbered on a longer one.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
