@@ -109,9 +109,6 @@ def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
 
     Buffers are not rounded: random directions are small, since all heads of a layer share them, and remain exactly
     those drawn from the seed, orthogonal in float32.
-
-    Raises:
-        UserError: for an unknown dtype, or one in which a finite parameter becomes infinite.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -127,11 +124,7 @@ def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to write into; it appears under its name only once it is complete.
-
-    Raises:
-        UserError: if the folder exists already or cannot be written.
-    """
+    """A folder to write into; it appears under its name only once it is complete."""
     folder = Path(folder)
     check_absent(folder)
     with atomic_output(folder) as partial:
@@ -153,11 +146,7 @@ def save(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def read_lightning(path: str | Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint: checked to be readable, complete, and of a protlm model with our alphabet.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """The content of a Lightning checkpoint; raises a UserError if it is damaged or not of a protlm model."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")

@@ -84,11 +84,7 @@ def publish(partial: Path, target: Path) -> None:
 
 @contextmanager
 def partial_folder(target: Path) -> Iterator[Path]:
-    """The folder `.NAME.partial` beside `target`, made if necessary and locked; its content is left alone.
-
-    Raises:
-        BusyError, UserError, UnwritableError: as `atomic_output`.
-    """
+    """The folder `.NAME.partial` beside `target`, made if necessary and locked; its content is left alone."""
     if not target.parent.is_dir():
         raise UserError(f"{target}: there is no folder {target.parent}; create it first")
     folder = target.with_name(f".{target.name}.partial")

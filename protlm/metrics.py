@@ -62,9 +62,6 @@ class ResidueMetrics(Metric):
 class Breakdown:
     """The same metrics by group of proteins and by residue, for evaluation; each update waits for the device.
 
-    Args:
-        groups: number of groups.
-
     Attributes:
         scored: (groups, 33) int64, how often each token was the target.
         correct: (groups, 33) int64, how often it was predicted correctly.

@@ -34,11 +34,7 @@ class Table:
         return name in self.columns
 
     def __getitem__(self, name: str) -> list[str]:
-        """The n cells of a column, stripped of surrounding white space.
-
-        Raises:
-            UserError: if there is no such column.
-        """
+        """The n cells of a column, stripped of surrounding white space."""
         if name not in self.columns:
             found = ", ".join(self.columns[:8]) + (", ..." if len(self.columns) > 8 else "")
             raise UserError(f"{self.path}: no column {name!r}; found: {found}")
@@ -50,15 +46,7 @@ class Table:
         return f"{self.path}, row {row + 1}"
 
     def numbers(self, name: str, missing: bool = False) -> np.ndarray:
-        """A column as (n,) float64.
-
-        Args:
-            name: of the column.
-            missing: accept empty cells and NaN; both become NaN.
-
-        Raises:
-            UserError: for a cell that is not a finite number.
-        """
+        """A column of finite numbers as (n,) float64; with `missing`, empty cells are accepted, as NaN."""
         values = np.empty(len(self.rows))
         for row, cell in enumerate(self[name]):
             try:

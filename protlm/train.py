@@ -38,14 +38,7 @@ from protlm.errors import UserError
 from protlm.files import UnwritableError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.training.checkpoints import (
-    BEST,
-    LAST,
-    REQUEUE,
-    AtomicCheckpointIO,
-    exit_on_signal,
-    resume_point,
-)
+from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
 from protlm.training.loggers import RunLogger
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_table
 from protlm.training.run import (
@@ -88,14 +81,7 @@ ConfigStore.instance().store("schema", Config)
 
 
 def train(config: DictConfig) -> float:
-    """Trains and tests a model, and prints where its files are.
-
-    Args:
-        config: composed configuration.
-
-    Returns:
-        The best validation perplexity; infinity without a validation.
-    """
+    """Trains and tests a model; returns the best validation perplexity, or infinity without a validation."""
     if odd := set(config) - {field.name for field in fields(Config)}:
         raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
     check_options(config.seed, config.trainer)
@@ -133,9 +119,8 @@ def train(config: DictConfig) -> float:
             move_earlier_outputs(folder)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
-        about = describe_run(
-            resolved, list(hydra_config.overrides.task), folder, fingerprints, resume, trainer.world_size
-        )
+        overrides = list(hydra_config.overrides.task)
+        about = describe_run(resolved, overrides, folder, fingerprints, resume, trainer.world_size)
         write_run(about, folder)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
         for logger in loggers:

@@ -16,7 +16,7 @@ from benchmarks.tables import read_json
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.splits import SplitRule, digests, read_clusters, read_ids
 from protlm.errors import UserError
-from protlm.sequence.stream import Source, checksum
+from protlm.sequence.stream import Source, read_through
 
 CORPORA = ("families", "swissprot")
 DATA = Path(__file__).parents[2] / "data"
@@ -47,9 +47,9 @@ class Sources:
     def key(self) -> dict[str, Any]:
         """Everything the corpus depends on, ready for JSON."""
         return {
-            "fasta": checksum(self.fasta),
-            "clusters": checksum(self.clusters),
-            "held_out": checksum(self.ood) if self.ood else self.ood_share,
+            "fasta": read_through(self.fasta)["xxh3_128"],
+            "clusters": read_through(self.clusters)["xxh3_128"],
+            "held_out": read_through(self.ood)["xxh3_128"] if self.ood else self.ood_share,
             "splits": [self.valid, self.test, self.whole_clusters],
         }
 

@@ -90,9 +90,8 @@ class Batches(Dataset[Batch]):
         min_cluster_size: int | Sequence[int] = 1,
     ) -> None:
         if not 3 <= max_length <= token_budget:
-            raise UserError(
-                f"max_length {max_length}, token_budget {token_budget}: expected 3 <= max_length <= token_budget"
-            )
+            sizes = f"max_length {max_length}, token_budget {token_budget}"
+            raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget")
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
         self.split, self.question, self.seed = split, question, seed
         self.max_length, self.token_budget = max_length, token_budget
@@ -249,14 +248,9 @@ _EOS = np.array([EOS], dtype=np.uint8)
 
 
 def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Groups sequences of similar length so that their number times the longest stays within the budget.
+    """Groups sequences of similar length (n,) so that their number times the longest stays within the budget.
 
-    Args:
-        lengths: (n,) integers, in tokens.
-        token_budget: most tokens in a batch, padding included; a longer sequence gets a batch of its own.
-
-    Returns:
-        Indices into `lengths`, each once.
+    Returns indices into `lengths`, each once. A sequence longer than the budget gets a batch of its own.
     """
     order = np.argsort(lengths, kind="stable")[::-1]
     longest = lengths[order].tolist()

@@ -29,9 +29,6 @@ class Draws:
 
     Attributes:
         size: draws in an epoch.
-
-    Raises:
-        UserError: for invalid weights, or for clusters if a corpus has none.
     """
 
     def __init__(
@@ -87,9 +84,8 @@ class Draws:
             shares = np.zeros(0)
         if shares.shape != self._units.shape or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
             of = "corpus" if len(self._units) == len(self.corpora.corpora) else "number in min_cluster_size"
-            raise UserError(
-                f"weights {weights}: expected a non-negative number for each {of} ({len(self._units)}), not all 0"
-            )
+            expected = f"a non-negative number for each {of} ({len(self._units)}), not all 0"
+            raise UserError(f"weights {weights}: expected {expected}")
         shares = np.where(self._units > 0, shares, 0.0)
         if not shares.any():
             return np.zeros_like(self._units)

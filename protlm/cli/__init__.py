@@ -37,9 +37,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point. User errors are one line and exit code 2; Ctrl-C is exit code 130, SIGTERM 143."""
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # raises, so that partial files are removed
+    # raises, so that partial files are removed
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         interrupted = app(standalone_mode=False) == 130
     except UserError as error:

@@ -12,11 +12,7 @@ from protlm.errors import UserError
 
 Model = Annotated[
     Path | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Model folder or training checkpoint (.ckpt). Default: the bundled model.",
-    ),
+    typer.Option("--model", "-m", help="Model folder or training checkpoint (.ckpt). Default: the bundled model."),
 ]
 Budget = Annotated[int, typer.Option(min=1, help="Maximum number of tokens in a batch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -4,41 +4,35 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, named, progress, say
 from protlm.errors import UserError
 
 
 def prepare(
-    fasta: Annotated[
-        list[Path], typer.Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - is standard input.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Corpus to write (HDF5).")],
-    clusters: Annotated[Path | None, typer.Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
+    fasta: Annotated[list[Path], Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - for stdin.")],
+    output: Annotated[Path, Option("--output", "-o", help="Corpus to write (HDF5).")],
+    clusters: Annotated[Path | None, Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
     split_by: Annotated[
-        str,
-        typer.Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash."),
+        str, Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash.")
     ] = "",
-    ood: Annotated[Path | None, typer.Option(help="File of protein or cluster ids to hold out as 'ood'.")] = None,
-    valid: Annotated[float, typer.Option(help="Share of the validation split.")] = 0.05,
-    test: Annotated[float, typer.Option(help="Share of the test split.")] = 0.1,
-    min_length: Annotated[int, typer.Option(help="Minimum length in residues.")] = 1,
-    max_length: Annotated[int | None, typer.Option(help="Maximum length in residues.")] = None,
-    drop_fragments: Annotated[
-        bool, typer.Option("--drop-fragments", help="Drop records with '(Fragment' in the header.")
-    ] = False,
+    ood: Annotated[Path | None, Option(help="File of protein or cluster ids to hold out as 'ood'.")] = None,
+    valid: Annotated[float, Option(help="Share of the validation split.")] = 0.05,
+    test: Annotated[float, Option(help="Share of the test split.")] = 0.1,
+    min_length: Annotated[int, Option(help="Minimum length in residues.")] = 1,
+    max_length: Annotated[int | None, Option(help="Maximum length in residues.")] = None,
+    drop_fragments: Annotated[bool, Option("--drop-fragments", help="Drop records marked '(Fragment'.")] = False,
     nonstandard: Annotated[
-        str, typer.Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
+        str, Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
     ] = "keep",
     deduplicate: Annotated[
-        bool,
-        typer.Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others."),
+        bool, Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others.")
     ] = False,
     id_from: Annotated[
-        str, typer.Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
+        str, Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
     ] = "accession",
-    workers: Annotated[int, typer.Option(help="Number of processes; each file is read by one.")] = 1,
+    workers: Annotated[int, Option(help="Number of processes; each file is read by one.")] = 1,
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Turn FASTA files into a corpus for training."""
@@ -59,9 +53,9 @@ def prepare(
 
 
 def info(
-    corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
-    histogram: Annotated[Path | None, typer.Option(help="Also draw the lengths (.png, .pdf or .svg).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all statistics as JSON.")] = False,
+    corpus: Annotated[Path, Argument(help="A corpus made by 'protlm prepare'.")],
+    histogram: Annotated[Path | None, Option(help="Also draw the lengths (.png, .pdf or .svg).")] = None,
+    json: Annotated[bool, Option("--json", help="Print all statistics as JSON.")] = False,
 ) -> None:
     """Print statistics of a corpus: lengths by split, clusters, residue frequencies, unigram baseline."""
     from json import dumps
@@ -81,19 +75,16 @@ def info(
 
 
 def evaluate(
-    corpus: Annotated[Path, typer.Argument(help="A corpus made by 'protlm prepare'.")],
+    corpus: Annotated[Path, Argument(help="A corpus made by 'protlm prepare'.")],
     model: Model = None,
     split: Annotated[
-        list[str] | None,
-        typer.Option(help="train, valid, test or ood; may be repeated. Default: test and ood."),
+        list[str] | None, Option(help="train, valid, test or ood; may be repeated. Default: test and ood.")
     ] = None,
-    details: Annotated[
-        bool, typer.Option("--details", help="Also print tables by protein length and by residue.")
-    ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write all results, including details, to this file.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=3, help="Crop longer proteins; default: the model's.")] = None,
-    share: Annotated[float, typer.Option(help="Share of residues to mask.")] = 0.15,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of crops and masks.")] = 1,
+    details: Annotated[bool, Option("--details", help="Also print tables by protein length and by residue.")] = False,
+    json: Annotated[Path | None, Option(help="Write all results, including details, to this file.")] = None,
+    max_length: Annotated[int | None, Option(min=3, help="Crop longer proteins; default: the model's.")] = None,
+    share: Annotated[float, Option(help="Share of residues to mask.")] = 0.15,
+    seed: Annotated[int, Option(min=0, help="Seed of crops and masks.")] = 1,
     token_budget: Budget = 16_384,
     device: Device = "auto",
 ) -> None:

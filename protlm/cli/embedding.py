@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from protlm.cli.console import (
     Budget,
@@ -23,38 +23,33 @@ from protlm.errors import UserError, counted
 if TYPE_CHECKING:
     from protlm.embedding.survey import EmbedSummary
 
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace outputs made from another input or with other options.")
-]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace outputs made from other input or with other options.")]
 Layout = Annotated[
-    str,
-    typer.Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files)."),
+    str, Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files).")
 ]
 
 
 def embed(
-    fasta: Annotated[Path, typer.Argument(help="FASTA file, plain or compressed; - for standard input.")],
+    fasta: Annotated[Path, Argument(help="FASTA file, plain or compressed; - for standard input.")],
     model: Model = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for one vector per protein.")] = None,
-    per_residue: Annotated[Path | None, typer.Option(help="File for one vector per residue.")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="File for one vector per protein.")] = None,
+    per_residue: Annotated[Path | None, Option(help="File for one vector per residue.")] = None,
     layers: Annotated[
-        str, typer.Option(help="One or more layers, such as 0,6,-1; 0 is the token embedding, -1 the last layer.")
+        str, Option(help="One or more layers, such as 0,6,-1; 0 is the token embedding, -1 the last layer.")
     ] = "-1",
     pool: Annotated[
-        list[str] | None, typer.Option(help="'mean', 'max' or 'bos' (first token); can be repeated. Default: mean.")
+        list[str] | None, Option(help="'mean', 'max' or 'bos' (first token); can be repeated. Default: mean.")
     ] = None,
     layout: Layout = "uniprot",
     dtype: Annotated[
-        str, typer.Option(help="Of stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16.")
+        str, Option(help="Of stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16.")
     ] = "",
     precision: Precision = "float32",
     id_from: Annotated[
-        str, typer.Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
+        str, Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
     ] = "accession",
-    duplicates: Annotated[
-        str, typer.Option(help="For duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")
-    ] = "error",
-    shard: Annotated[str, typer.Option(help="Embed only the i-th of n shards, such as 2/8; see merge.")] = "1/1",
+    duplicates: Annotated[str, Option(help="Duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")] = "error",
+    shard: Annotated[str, Option(help="Embed only the i-th of n shards, such as 2/8; see merge.")] = "1/1",
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
@@ -69,33 +64,16 @@ def embed(
     for path in (output, per_residue):
         if path and path.resolve() in {file.resolve() for file in model_files(model)}:
             raise UserError(f"{path}: is the model; name another file to write")
-    options = EmbedOptions(
-        _parsed_layers(layers),
-        tuple(pool or ("mean",)),
-        dtype or None,
-        precision,
-        layout,
-        id_from,
-        duplicates,
-        _parsed_shard(shard),
-    )
+    stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
+    options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
         with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:
-            summary = embedded(
-                network,
-                fasta,
-                output,
-                per_residue,
-                options,
-                token_budget,
-                overwrite,
-                allow_nucleotides,
-                report,
-                lambda done, total: report(done, total, "reading"),
-            )
+            more: dict[str, Any] = {"token_budget": token_budget, "allow_nucleotides": allow_nucleotides}
+            more |= {"progress": report, "reading": lambda done, total: report(done, total, "reading")}
+            summary = embedded(network, fasta, output, per_residue, options, overwrite=overwrite, **more)
     except ResumableInterrupt as stop:
         if not (ranks and ranks.rank):
             say(str(stop))
@@ -147,8 +125,8 @@ def _parsed_shard(text: str) -> tuple[int, int]:
 
 
 def merge(
-    shards: Annotated[list[Path], typer.Argument(help="The outputs of 'embed --shard i/n' for i = 1 to n.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
+    shards: Annotated[list[Path], Argument(help="The outputs of 'embed --shard i/n' for i = 1 to n.")],
+    output: Annotated[Path, Option("--output", "-o", help="File or folder to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Join shards written by 'embed --shard' into one file or folder."""

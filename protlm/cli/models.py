@@ -3,35 +3,32 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from protlm.cli.console import Model, load_network, say
 from protlm.errors import UserError
 
 Attention = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Switch to another kind of attention and keep all weights. 'softmax' is linear in length and approximates "
         "'exact', poorly where attention is sharp: fine-tune before use, also with others such as 'relu'. Default: no "
         "change."
     ),
 ]
 Features = Annotated[
-    int | None,
-    typer.Option(min=1, help="Redraw the random features of FAVOR+, this many per head. Default: no change."),
+    int | None, Option(min=1, help="Redraw the random features of FAVOR+, this many per head. Default: no change.")
 ]
 
 
 def export(
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    output: Annotated[Path, Argument(help="Folder to write.")],
     model: Model = None,
-    layout: Annotated[
-        str, typer.Option("--format", help="folder (for protlm) or hf (for Hugging Face transformers).")
-    ] = "folder",
+    layout: Annotated[str, Option("--format", help="folder (for protlm) or hf (for transformers).")] = "folder",
     attention: Attention = None,
     num_features: Features = None,
     dtype: Annotated[
-        str, typer.Option(help="Of the weights on disk: float32, or float16 or bfloat16 at half the size.")
+        str, Option(help="Of the weights on disk: float32, or float16 or bfloat16 at half the size.")
     ] = "float32",
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""
@@ -56,8 +53,8 @@ def export(
 
 
 def import_esm(
-    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face folder of an ESM-2 model.")],
-    output: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    source: Annotated[Path, Argument(metavar="HF_DIR", help="Hugging Face folder of an ESM-2 model.")],
+    output: Annotated[Path, Argument(help="Model folder to write.")],
     attention: Attention = None,
     num_features: Features = None,
 ) -> None:

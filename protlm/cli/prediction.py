@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from protlm.cli.console import (
     Budget,
@@ -22,39 +22,31 @@ from protlm.cli.console import (
 from protlm.errors import UserError, counted
 
 Causal = Annotated[
-    Path | None, typer.Option("--model", "-m", help="A causal model: model folder or training checkpoint (.ckpt).")
+    Path | None, Option("--model", "-m", help="Folder or training checkpoint (.ckpt) of a causal model.")
 ]
 
 
 def fill(
     proteins: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="SEQUENCE|FASTA",
             help="A sequence with <mask> in place of residues, such as 'MKT<mask>LLI', a FASTA file of such sequences, "
             "or - for standard input.",
         ),
     ],
     model: Model = None,
-    top: Annotated[int, typer.Option(min=1, max=20, help="Number of amino acids per mask.")] = 5,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table here (.tsv or .json).")] = None,
-    layout: Annotated[
-        str, typer.Option("--format", help="table, tsv or json. Default: by the suffix of --output, or table.")
-    ] = "",
+    top: Annotated[int, Option(min=1, max=20, help="Number of amino acids per mask.")] = 5,
+    output: Annotated[Path | None, Option("--output", "-o", help="Write the table here (.tsv or .json).")] = None,
+    layout: Annotated[str, Option("--format", help="table, tsv or json; by default the suffix of --output.")] = "",
     matrix: Annotated[
-        Path | None, typer.Option(help="Write the probabilities of all amino acids at every position here (TSV).")
+        Path | None, Option(help="Write the probabilities of all amino acids at every position here (TSV).")
     ] = None,
-    logo: Annotated[
-        Path | None, typer.Option(help="Draw these probabilities as a sequence logo (.png, .pdf or .svg).")
-    ] = None,
-    heatmap: Annotated[
-        Path | None, typer.Option(help="Draw these probabilities as a heat map (.png, .pdf or .svg).")
-    ] = None,
+    logo: Annotated[Path | None, Option(help="Draw the probabilities as a sequence logo (.png, .pdf or .svg).")] = None,
+    heatmap: Annotated[Path | None, Option(help="Draw the probabilities as a heat map (.png, .pdf or .svg).")] = None,
     one_pass: Annotated[
         bool,
-        typer.Option(
-            "--one-pass", help="Compute these probabilities in one pass, without masking each position: faster, biased."
-        ),
+        Option("--one-pass", help="Compute the probabilities in one pass, without masking positions: faster, biased."),
     ] = False,
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
@@ -92,22 +84,17 @@ def fill(
 
 def generate(
     model: Causal = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Number of proteins.")] = 1,
-    prefix: Annotated[str, typer.Option(help="Amino acids with which each protein starts.")] = "",
-    temperature: Annotated[
-        float, typer.Option(help="Divides the logits; 0 always takes the most probable residue.")
-    ] = 1.0,
+    n: Annotated[int, Option("-n", min=1, help="Number of proteins.")] = 1,
+    prefix: Annotated[str, Option(help="Amino acids with which each protein starts.")] = "",
+    temperature: Annotated[float, Option(help="Divides the logits; 0 always takes the most probable residue.")] = 1.0,
     top_p: Annotated[
-        float,
-        typer.Option(help="Nucleus sampling: draw from the most probable residues with at least this probability."),
+        float, Option(help="Nucleus sampling: draw from the most probable residues with at least this probability.")
     ] = 1.0,
-    max_length: Annotated[int, typer.Option(min=1, help="Maximum length; longer proteins are cut (residues).")] = 1_000,
-    min_length: Annotated[int, typer.Option(min=1, help="Minimum length (residues).")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Proteins generated together.")] = 16,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FASTA file to write. Default: standard output.")
-    ] = None,
+    max_length: Annotated[int, Option(min=1, help="Maximum length; longer proteins are cut (residues).")] = 1_000,
+    min_length: Annotated[int, Option(min=1, help="Minimum length (residues).")] = 1,
+    seed: Annotated[int, Option(min=0, help="Random seed.")] = 0,
+    batch_size: Annotated[int, Option(min=1, help="Proteins generated together.")] = 16,
+    output: Annotated[Path | None, Option("--output", "-o", help="FASTA to write. Default: standard output.")] = None,
     device: Device = "auto",
 ) -> None:
     """Generate new proteins with a causal model, as FASTA."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from protlm.cli.console import (
     Budget,
@@ -23,7 +23,7 @@ from protlm.errors import UserError, counted
 
 Method = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="masked-marginals, wt-marginals or pseudo-log-likelihood; likelihood for causal models. Default: "
         "masked-marginals, or likelihood."
     ),
@@ -31,35 +31,27 @@ Method = Annotated[
 
 
 def score(
-    protein: Annotated[str, typer.Argument(help="The wild type: a FASTA file, - for standard input, or a sequence.")],
+    protein: Annotated[str, Argument(help="The wild type: a FASTA file, - for standard input, or a sequence.")],
     model: Model = None,
     variants: Annotated[
-        Path | None, typer.Option(help="CSV with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
+        Path | None, Option(help="CSV with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
     ] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="A variant such as A42G; repeatable.")] = None,
-    all_singles: Annotated[bool, typer.Option("--all", help="All 19 substitutions of each residue.")] = False,
+    variant: Annotated[list[str] | None, Option(help="A variant such as A42G; repeatable.")] = None,
+    all_singles: Annotated[bool, Option("--all", help="All 19 substitutions of each residue.")] = False,
     no_sequences: Annotated[
-        bool, typer.Option("--no-sequences", help="With --all: omit the column 'mutated_sequence', which is long.")
+        bool, Option("--no-sequences", help="With --all: omit the column 'mutated_sequence', which is long.")
     ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Table to write. Default: standard output.")
-    ] = None,
-    heatmap: Annotated[
-        Path | None, typer.Option(help="Draw the single substitutions here (.png, .pdf or .svg).")
-    ] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Table to write. Default: standard output.")] = None,
+    heatmap: Annotated[Path | None, Option(help="Draw the single substitutions here (.png, .pdf or .svg).")] = None,
     method: Method = None,
     offset: Annotated[
-        int, typer.Option(help="Number of residues before the sequence, if variants are numbered on a longer one.")
+        int, Option(help="Number of residues before the sequence, if variants are numbered on a longer one.")
     ] = 0,
     pseudo_perplexity: Annotated[
-        bool, typer.Option("--pseudo-perplexity", help="Instead of variants: the pseudo-perplexity of proteins (TSV).")
+        bool, Option("--pseudo-perplexity", help="Instead of variants: the pseudo-perplexity of proteins (TSV).")
     ] = False,
-    one_pass: Annotated[
-        bool, typer.Option("--one-pass", help="Estimate the pseudo-perplexity from one pass per protein.")
-    ] = False,
-    masking: Annotated[
-        str, typer.Option(help="For --one-pass: shares masked, replaced and kept in training.")
-    ] = "0.8,0.1,0.1",
+    one_pass: Annotated[bool, Option("--one-pass", help="Estimate pseudo-perplexity in one pass per protein.")] = False,
+    masking: Annotated[str, Option(help="For --one-pass: shares masked, replaced, kept in training.")] = "0.8,0.1,0.1",
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -112,25 +104,20 @@ def score(
 
 
 def proteingym(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with one CSV file per assay, and DMS_substitutions.csv or wt.fasta.")
-    ],
+    folder: Annotated[Path, Argument(help="Folder with a CSV file per assay, and DMS_substitutions.csv or wt.fasta.")],
     model: Model = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the table here (CSV).")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Also write the table here (CSV).")] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="ProteinGym's table of assays. Default: DMS_substitutions.csv in the folder.")
+        Path | None, Option(help="ProteinGym's table of assays. Default: DMS_substitutions.csv in the folder.")
     ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="ProteinGym's published results, DMS_substitutions_Spearman_DMS_level.csv.")
+        Path | None, Option(help="ProteinGym's published results, DMS_substitutions_Spearman_DMS_level.csv.")
     ] = None,
     columns: Annotated[
-        str | None,
-        typer.Option(help="Published models to show, as 'ESM2 (650M),GEMME'. Default: three representative ones."),
+        str | None, Option(help="Published models to show, as 'ESM2 (650M),GEMME'. Default: three representative ones.")
     ] = None,
-    msa: Annotated[Path | None, typer.Option(help="Folder of alignments, for the site-independent baseline.")] = None,
-    scores: Annotated[
-        Path | None, typer.Option(help="Folder for the scores of each assay; existing ones are reused.")
-    ] = None,
+    msa: Annotated[Path | None, Option(help="Folder of alignments, for the site-independent baseline.")] = None,
+    scores: Annotated[Path | None, Option(help="Folder for scores of each assay; existing ones are reused.")] = None,
     method: Method = None,
     token_budget: Budget = 16_384,
     precision: Precision = "float32",

@@ -24,18 +24,9 @@ _TABLE_ROW = 8  # minimum bytes of a row in a compressed cluster table
 
 
 def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions, dict[str, Any]]:
-    """Reads a cluster table into partitions of hashes (member high, low, representative high, low).
+    """Reads a cluster table, to be joined with `records` records, into partitions in a folder.
 
-    Args:
-        path: the table.
-        folder: for the partitions.
-        records: number of records the table will be joined with.
-
-    Returns:
-        The rows, and the table's name, size and checksum.
-
-    Raises:
-        UserError: for a table that cannot be used.
+    Returns hashes (member high, low, representative high, low), and the table's name, size and checksum.
     """
     source = Source(path)
     table = Partitions(folder / "table", 4, parts_for(max(records, source.size // _TABLE_ROW)))
@@ -47,27 +38,18 @@ def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions
 
 @dataclass(frozen=True)
 class Assignment:
-    """The split, cluster and representative of each record; can be pickled.
-
-    Args:
-        rule: how splits are assigned.
-        deduplicate: keep only records that represent their sequence.
-        clustered: whether there is a cluster table.
-        columns: split, cluster and representative of every record; None where the rule needs only the digests.
-    """
+    """The split, cluster and representative of each record; can be pickled."""
 
     rule: SplitRule
     deduplicate: bool
+    """Keep only records that represent their sequence."""
     clustered: bool
+    """Whether there is a cluster table."""
     columns: tuple[Column, Column, Column] | None = None
+    """Split, cluster and representative of every record; None where the rule needs only the digests."""
 
     def blocks(self, part: Part, first: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Splits uint8, clusters int64 and whether each record is kept, block by block.
-
-        Args:
-            part: the records.
-            first: number of records in earlier parts.
-        """
+        """Splits uint8, clusters int64 and whether each record is kept, block by block; `first` precede this part."""
         if self.columns is None:
             for hashes in _hashes(part):
                 split = self.rule.by_hash(hashes[:, 0])
@@ -93,8 +75,7 @@ def assign(
         parts: in the order of their records.
         table: of clusters, from `read_table`, which is consumed; None without clusters.
         folder: for temporary columns.
-        rule: how splits are assigned.
-        deduplicate: keep the first record of each sequence.
+        rule, deduplicate: as in `prepare_corpus`.
         summary: receives the counts of what was found.
     """
     if table is None and not rule.held_out and not deduplicate:
@@ -216,14 +197,10 @@ class _Assigner:
         return split, cluster, representative
 
 
-def _look_up(
-    table: Sequence[np.ndarray], high: np.ndarray, low: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Looks up the clusters of names in a sorted table (name high, low, cluster high, low).
+def _look_up(table: Sequence[np.ndarray], high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Clusters high, low of names, and whether a sorted table (name high, low, cluster high, low) has the name.
 
-    Returns:
-        cluster high, low, and whether the table has the name. A name without a row is its own cluster; of several rows
-        the last counts.
+    A name without a row is its own cluster; of several rows the last counts.
     """
     known_high, known_low, cluster_high, cluster_low = table
     row = np.searchsorted(known_high, high, side="right") - 1

@@ -11,12 +11,7 @@ _ROWS = 1 << 16
 
 
 class Column:
-    """An array in a file, appended to and then read; a context manager that closes the file.
-
-    Args:
-        path: of the file; existing content is kept.
-        dtype: of the values.
-    """
+    """An array in a file, appended to and then read; a context manager that closes the file."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
@@ -59,12 +54,7 @@ class Partitions:
     """Rows of uint64 partitioned over files, so that each partition fits in memory.
 
     Rows that have to be compared go to the same partition, so a table of any size is joined or sorted one partition at
-    a time.
-
-    Args:
-        folder: created for the files.
-        columns: number of columns.
-        count: number of partitions, see `parts_for`.
+    a time. `count` is the number of partitions, see `parts_for`; the folder is created.
     """
 
     def __init__(self, folder: Path, columns: int, count: int) -> None:

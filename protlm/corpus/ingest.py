@@ -95,8 +95,7 @@ class Part:
 class _TokenWriter:
     """Writes tokens to a file and counts them, through a buffer larger than a chunk.
 
-    Attributes:
-        counts: (33,) int64, how often each token was written; complete when the context ends.
+    `counts` (33,) int64, how often each token was written, is complete when the context ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,17 +132,7 @@ class _TokenWriter:
 
 
 def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, report: Callable[[int], None]) -> Part:
-    """Reads files one after another into columns.
-
-    Args:
-        files: opened with the selection's options.
-        folder: created for the columns.
-        selection: which records to keep.
-        report: called regularly with the bytes read so far.
-
-    Raises:
-        UserError: for a file that cannot be used. OSError: for a column that cannot be written.
-    """
+    """Reads files one after another into columns in a new folder; `report` gets the bytes read so far."""
     folder.mkdir()
     part = Part(folder)
     before, due = 0, 0.0
@@ -178,11 +167,7 @@ def read_part(files: Sequence[FastaFile], folder: Path, selection: Selection, re
 def read_parts(
     fastas: Sequence[str | Path], folder: Path, selection: Selection, crew: Workers, progress: Progress | None
 ) -> list[Part]:
-    """Reads all files into one part or, with several workers, each file into a part of its own, in the order given.
-
-    Raises:
-        UserError: for a file that cannot be used. OSError: for a column that cannot be written.
-    """
+    """Reads all files into one part or, with several workers, each file into a part of its own, in the order given."""
     files = [open_fasta(path, selection) for path in fastas]
     total = sum(file.size for file in files) if all(file.size for file in files) else 0
     groups = [[path] for path in fastas] if crew.count > 1 else [list(fastas)]

@@ -111,13 +111,7 @@ def _write_members(
 
 
 def write_merged(file: h5py.File, representatives: Column, folder: Path, merged: int) -> None:
-    """Writes the protein that each merged record is identical to.
-
-    Args:
-        representatives: of every record, the record that represents its sequence.
-        folder: for temporary columns.
-        merged: number of merged records.
-    """
+    """Writes the protein that each of the merged records is identical to, from the representatives of all records."""
     records = len(representatives)
     queries = Partitions(folder / "queries", 2, parts_for(records + 10 * merged))  # many may be near each other
     ordered = Partitions(folder / "ordered", 2, parts_for(merged))

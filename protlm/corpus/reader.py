@@ -125,9 +125,7 @@ class Corpus:
         made = [(source["name"], source["bytes"]) for source in self.attributes["sources"]]
         if given and given != made:
             text = ", ".join(f"{name} ({size:,} bytes)" for name, size in made)
-            raise UserError(
-                f"{self.path}: was made from {text}, not from the given FASTA files; choose another data.corpus"
-            )
+            raise UserError(f"{self.path}: was made from {text}, not from the given FASTA files; choose another corpus")
 
     def ids(self, start: int = 0, stop: int | None = None) -> list[str]:
         """Identifiers of proteins `start` to `stop` (exclusive), in order; all by default."""
@@ -154,7 +152,7 @@ class Corpus:
             UserError: if the corpus was prepared without clusters.
         """
         if self._groups is None or self._group_offsets is None:
-            raise UserError(f"{self.path}: has no clusters; prepare it again with --clusters TABLE.tsv")
+            raise UserError(f"{self.path}: has no clusters; prepare it again with a cluster table")
         code = SPLITS.index(split)
         start, stop = self._group_offsets[code : code + 2]
         return self._groups[start : stop + 1] - self._member_offsets[code]
@@ -166,9 +164,6 @@ class Corpus:
 
 class Corpora:
     """Concatenation of corpora: the proteins of the first, then those of the second, and so on.
-
-    Args:
-        corpora: one or more.
 
     Attributes:
         starts: (corpora + 1,) int64, where each begins.

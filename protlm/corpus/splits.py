@@ -54,9 +54,8 @@ class SplitRule:
     def by_hash(self, high: np.ndarray) -> np.ndarray:
         """Split codes (n,) uint8 from the high halves (n,) uint64 of hashes: below `test`, then `valid`, then train."""
         fraction = high / 2.0**64
-        return np.where(fraction < self.test, TEST, np.where(fraction < self.test + self.valid, VALID, TRAIN)).astype(
-            np.uint8
-        )
+        code = np.where(fraction < self.test, TEST, np.where(fraction < self.test + self.valid, VALID, TRAIN))
+        return code.astype(np.uint8)
 
 
 def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[bytes], list[bytes]]]:
@@ -70,9 +69,8 @@ def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[by
         for number, line in block:
             columns = [column.strip() for column in line.split("\t")]
             if len(columns) != 2 or not all(columns):
-                raise UserError(
-                    f"{source.path}, line {number}: {line.strip()[:40]!r}; expected representative, tab, member"
-                )
+                where = f"{source.path}, line {number}"
+                raise UserError(f"{where}: {line.strip()[:40]!r}; expected representative, tab, member")
             representatives.append(columns[0].encode())
             members.append(columns[1].encode())
         yield members, representatives

@@ -81,9 +81,8 @@ def describe(corpus: Corpus) -> dict[str, Any]:
             "unigram_accuracy": unigram.accuracy(scored),
             "unigram_perplexity": unigram.perplexity(scored),
         }
-        frequencies[name] = {
-            token: float(count / tokens.sum()) for token, count in zip(TOKENS, tokens, strict=True) if count
-        }
+        shares = (tokens / tokens.sum()).tolist()
+        frequencies[name] = {token: share for token, share in zip(TOKENS, shares, strict=True) if share}
     return {"splits": splits, "frequencies": frequencies, "clusters": _clusters(sizes), **corpus.attributes}
 
 
@@ -125,10 +124,8 @@ def format_description(figures: dict[str, Any]) -> str:
         baseline = [f"{100 * row['unigram_accuracy']:.2f} %", f"{row['unigram_perplexity']:.2f}"]
         rows.append([name, *(f"{n:,}" for n in whole), *(f"{n:,.1f}" for n in parts), clusters, *baseline])
     lines += ["", aligned(["split", *columns], rows)]
-    lines += [
-        "",
-        "lengths in residues; accuracy and perplexity of the unigram baseline (training frequencies, Laplace-smoothed)",
-    ]
+    baseline = "accuracy and perplexity of the unigram baseline (training frequencies, Laplace-smoothed)"
+    lines += ["", f"lengths in residues; {baseline}"]
     if clusters := figures["clusters"]:
         lines.append(
             f"clusters: {clusters['count']:,}, largest {clusters['largest']:,}, median {clusters['median']:g}, "

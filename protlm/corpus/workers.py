@@ -14,14 +14,11 @@ _REPORT = 0.1  # seconds between two reports of progress
 
 
 class Workers:
-    """Runs functions of (job..., report) in `count` processes; a context manager that ends them.
+    """Runs functions of (job..., report), at most `jobs` of a `map`, in `count` processes; a context ends them.
 
     Processes are forked if this process has no other thread, which could hold a lock that they would copy; else they
-    are spawned, which takes half a second longer. They end when this process is interrupted or killed.
-
-    Args:
-        count: number of processes; with one, functions run in this process.
-        jobs: maximum number of jobs of one `map`.
+    are spawned, which takes half a second longer. They end when this process is interrupted or killed. With a count of
+    one, functions run in this process.
     """
 
     def __init__(self, count: int, jobs: int) -> None:
@@ -35,9 +32,8 @@ class Workers:
 
             alone = sys.platform == "linux" and threading.active_count() == 1
             context = multiprocessing.get_context("fork" if alone else "spawn")
-            self._done = context.Array(
-                "q", self._jobs + 1, lock=False
-            )  # progress of each job; the last value asks workers to stop
+            # progress of each job; the last value asks workers to stop
+            self._done = context.Array("q", self._jobs + 1, lock=False)
             self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._done, os.getpid()))
         return self
 

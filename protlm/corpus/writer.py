@@ -36,7 +36,7 @@ def write_corpus(
     crew: Workers,
     summary: PrepareSummary,
 ) -> Path:
-    """Writes the corpus of all parts, whose files it reuses.
+    """Writes the corpus of all parts, whose files it reuses, and returns its path.
 
     Args:
         parts: with at least one record in total.
@@ -45,9 +45,6 @@ def write_corpus(
         attributes: of the corpus, written as JSON.
         crew: selects the kept records of the parts.
         summary: receives the counts of what was written.
-
-    Returns:
-        The corpus.
     """
     id_type = f"S{max(part.longest_id for part in parts)}"
     firsts = np.cumsum([0, *(part.records for part in parts)]).tolist()
@@ -95,9 +92,8 @@ def _keep(part: Part, first: int, assignment: Assignment, id_type: str, report: 
     """Drops merged records, counts residues by split, and pads identifiers to one width."""
     result = KeptPart(part.folder)
     left_out = np.zeros(len(TOKENS), dtype=np.int64)
-    rows = zip(
-        Column(part.folder / "lengths", "i4").blocks(ROWS), names_of(part), assignment.blocks(part, first), strict=True
-    )
+    all_lengths = Column(part.folder / "lengths", "i4").blocks(ROWS)
+    rows = zip(all_lengths, names_of(part), assignment.blocks(part, first), strict=True)
     with (
         result.column("kept_lengths", "i4") as kept_lengths,
         result.column("kept_split", "u1") as kept_split,
@@ -188,10 +184,7 @@ def _append(source: BinaryIO, out: BinaryIO, size: int) -> None:
 def _make_room(head: Path, width: int, description: int, clustered: bool, summary: PrepareSummary) -> None:
     """Raises OSError if the disk is too small for what is still to be written: HDF5 would crash on a full one.
 
-    Args:
-        head: the file to try; it is removed again.
-        width, description: bytes of an identifier and of the attributes.
-        clustered, summary: what will be written.
+    Tries it with the file `head`. `width` and `description` are the bytes of an identifier and of the attributes.
     """
     proteins, merged = summary.proteins, summary.merged
     datasets = proteins * (width + 17 + 16 * clustered) + merged * (width + 8)

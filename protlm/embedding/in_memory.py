@@ -19,21 +19,9 @@ def embed(
     pool: str | None = None,
     precision: str = "float32",
 ) -> Iterator[np.ndarray]:
-    """Yields representations of each residue, or of each protein, in the order given.
+    """Representations of each sequence, in order: (residues, width) float32, or (width,) with one of `POOLS`.
 
-    Args:
-        model: in evaluation mode; computes where its parameters are.
-        sequences: amino acids in one-letter code; lower-case letters are accepted.
-        token_budget: maximum number of tokens per batch, padding included; a longer protein is computed alone.
-        layers: 0 is the token embedding, i the output of block i, -1 the last block after the final LayerNorm.
-        pool: "mean" or "max" over the residues, "bos" for the first token; None for every residue.
-        precision: "float32", or "bfloat16" for mixed precision.
-
-    Yields:
-        For each sequence (residues, width) float32, or (width,) if pooled; several layers are the first axis.
-
-    Raises:
-        UserError: for a sequence that is empty or contains an invalid letter; for an unknown layer or pooling.
+    Several layers are the first axis. Arguments as in `ProteinModel.embed`.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()

@@ -68,11 +68,9 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> str:
-    """How the descriptions of two files differ, in words; empty if they do not.
+    """How the descriptions of two files differ, in words, apart from the names to leave out; empty if they do not.
 
-    Args:
-        found, expected: see `EmbedOptions.description`; their sources are compared if both have one.
-        leave_out: names of `COMPARED` that may differ.
+    Their sources are compared if both have one.
     """
     if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
         return "not embeddings of this version of protlm"

@@ -21,8 +21,10 @@ from protlm.embedding.layouts import (
 )
 from protlm.errors import UserError
 from protlm.files import atomic_output
+from protlm.inference.probabilities import summed
 
 Progress = Callable[[int, int], None]
+Count = Callable[[int], None]
 _COUNTS = ("proteins", "residues", "copied", "renamed")
 _BLOCK = 1 << 24  # bytes copied at a time
 
@@ -58,16 +60,8 @@ def merge_shards(
         if output.is_dir() != path.is_dir():
             raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; name another output")
     join = {"uniprot": _join_uniprot, "packed": _join_packed, "esm-pt": _join_files}[description["layout"]]
-    done = 0
-
-    def count(proteins: int) -> None:
-        nonlocal done
-        done += proteins
-        if progress:
-            progress(done, description["proteins"])
-
     with atomic_output(output) as partial:
-        join([shard for shard, _ in ordered], partial, description, count)
+        join([shard for shard, _ in ordered], partial, description, summed(progress, description["proteins"]))
     return description
 
 
@@ -94,18 +88,15 @@ def _ordered(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, d
         if int(of) != count:
             raise UserError(f"{shard}: is shard {description['shard']}, but {path} is shard {first['shard']}")
         if int(number) in by_number:
-            raise UserError(
-                f"{shard} and {by_number[int(number)][0]}: are both shard {description['shard']}; give each shard once"
-            )
+            both = f"{shard} and {by_number[int(number)][0]}"
+            raise UserError(f"{both}: are both shard {description['shard']}; give each shard once")
         by_number[int(number)] = (shard, description)
     if missing := [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]:
         raise UserError(f"{len(missing)} of {count} shards missing: {', '.join(missing[:9])}; give all of them")
     return [by_number[number] for number in range(1, count + 1)]
 
 
-def _join_uniprot(
-    shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Callable[[int], None]
-) -> None:
+def _join_uniprot(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
     low: Any = h5py  # its stubs do not know of copying
     link = low.h5p.create(low.h5p.LINK_CREATE)
     link.set_char_encoding(low.h5t.CSET_UTF8)
@@ -117,9 +108,7 @@ def _join_uniprot(
                     count(1)
 
 
-def _join_packed(
-    shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Callable[[int], None]
-) -> None:
+def _join_packed(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
     with ExitStack() as stack:
         sources: list[Any] = [stack.enter_context(h5py.File(shard)) for shard in shards]
         file = stack.enter_context(new_file(partial, description))
@@ -146,9 +135,7 @@ def _join_packed(
                 write_names(file, dataset, len(names), names.__getitem__)
 
 
-def _join_files(
-    shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Callable[[int], None]
-) -> None:
+def _join_files(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
     partial.mkdir()
     write_description(partial, description)
     for shard in shards:

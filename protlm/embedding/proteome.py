@@ -1,5 +1,6 @@
 """Embeddings of all proteins of a FASTA file, written so that a run killed at any time can be resumed."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from protlm.files import UnwritableError
 from protlm.inference.engine import PRECISIONS, Computer, check_length
 from protlm.performer import Performer
 from protlm.sequence.fasta import IDENTIFIERS, FastaFile
-from protlm.sequence.stream import STDIN, Source
+from protlm.sequence.stream import STDIN, Source, read_through
 
 DTYPES = ("float16", "float32")
 DUPLICATES = ("error", "suffix", "first")
@@ -52,9 +53,6 @@ class EmbedOptions:
         identifier: "accession", "word" or "header".
         duplicates: for duplicate identifiers "error", "suffix" (X_2, X_3) or "first" (leave out the others).
         shard: (i, n) for the i-th of n parts of the proteins, counted from 1.
-
-    Raises:
-        UserError: for any other value.
     """
 
     layers: tuple[int, ...] = (-1,)
@@ -109,9 +107,6 @@ class EmbedOptions:
 
 def chosen_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     """Layers counted from 0, the embedding, to `depth`, the last; negative numbers count back from -1, the last.
-
-    Raises:
-        UserError: for no layer, one that does not exist, or one given twice.
 
     >>> chosen_layers([-1, 0, 3], 6)
     (6, 0, 3)
@@ -190,14 +185,6 @@ def embed_fasta(
 def described(output: Output, description: dict[str, Any]) -> dict[str, Any]:
     """The description of one of the outputs."""
     return {**description, "pool": [*output.pools, *(["residues"] * output.per_residue)]}
-
-
-def read_through(fasta: str | Path) -> dict[str, Any]:
-    """Bytes and checksum of a file."""
-    with Source(fasta) as source:
-        while source.read(_BLOCK):
-            pass
-        return source.describe()
 
 
 @dataclass
@@ -283,8 +270,7 @@ class _Job:
         partial = self.partials[0]
         try:
             with Source(STDIN) as source, partial.standard_input.open("wb") as file:
-                while data := source.read(_BLOCK):
-                    file.write(data)
+                shutil.copyfileobj(source, file, _BLOCK)
         except OSError as error:
             raise UnwritableError.of(partial.output.path, error) from error
         return partial.standard_input

@@ -15,11 +15,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from protlm.embedding.layouts import checked_outputs, is_complete
 from protlm.embedding.merge import merge_shards
-from protlm.embedding.proteome import EmbedOptions, described, embed_fasta, read_through
+from protlm.embedding.proteome import EmbedOptions, described, embed_fasta
 from protlm.embedding.survey import EmbedSummary
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.sequence.stream import STDIN
+from protlm.sequence.stream import STDIN, read_through
 
 Progress = Callable[[int, int], None]
 _PATIENCE = timedelta(minutes=10)
@@ -27,32 +27,12 @@ _SUMMED = ("proteins", "residues", "computed", "resumed", "copied", "renamed", "
 _POLL = 0.2  # seconds between two checks for other ranks
 
 
-def _missing(
-    model: Performer,
-    fasta: str | Path,
-    per_protein: str | Path | None,
-    per_residue: str | Path | None,
-    options: EmbedOptions,
-    overwrite: bool = False,
-) -> list[Path]:
-    """The outputs of an `embed_fasta` that are not complete; raises a UserError for one made from something else."""
-    options = options.resolved(model)
-    outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
-    source = read_through(fasta) if any(output.path.exists() for output in outputs) else None
-    description = {**options.description(model), "source": source}
-    return [output.path for output in outputs if not is_complete(output, described(output, description), overwrite)]
-
-
 class OtherRankError(Exception):
     """Another rank failed and reports why."""
 
 
 class Ranks:
-    """The processes started by torchrun, and their communication.
-
-    Args:
-        rank, count, local: global rank, number of processes, and rank on this machine.
-    """
+    """The processes started by torchrun: global rank, their number, and rank on this machine."""
 
     def __init__(self, rank: int, count: int, local: int) -> None:
         self.rank, self.count, self.local = rank, count, local
@@ -79,35 +59,32 @@ class Ranks:
         per_protein: Path | None,
         per_residue: Path | None,
         options: EmbedOptions,
-        token_budget: int = 16_384,
         overwrite: bool = False,
-        allow_nucleotides: bool = False,
         progress: Progress | None = None,
-        reading: Progress | None = None,
+        **more: Any,
     ) -> EmbedSummary | None:
         """As `proteome.embed_fasta`, with one shard per rank; they are joined from a folder `.NAME.ranks`.
 
-        Returns:
-            The summary on rank 0, None on the others.
-
-        Raises:
-            UserError: on the first rank that fails.
-            OtherRankError: on the others, shortly after.
+        Returns the summary on rank 0, None on the others. The first rank that fails raises a UserError, the others
+        an OtherRankError shortly after.
         """
         store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
         self._store = PrefixStore(f"protlm-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        arguments = (model, fasta, per_protein, per_residue, options)
         try:
             if options.shard != (1, 1):
                 raise UserError("shard requires a single process; under torchrun each process has a shard of its own")
             if str(fasta) == STDIN:
                 raise UserError("standard input cannot be read by several processes; name a file")
-            targets = _missing(*arguments, overwrite)
+            options = options.resolved(model)
+            outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
+            source = read_through(fasta) if any(output.path.exists() for output in outputs) else None
+            about = {**options.description(model), "source": source}
+            targets = [one.path for one in outputs if not is_complete(one, described(one, about), overwrite)]
             self._wait_for_all("checked")
             if not targets:
                 return EmbedSummary(complete=True) if self.rank == 0 else None
             arguments = (model, fasta, *(p if p in targets else None for p in (per_protein, per_residue)), options)
-            return self._computed(arguments, targets, token_budget, overwrite, allow_nucleotides, progress, reading)
+            return self._computed(arguments, targets, overwrite, progress, more)
         except UserError:
             if self._store.add("errors", 1) == 1:
                 raise
@@ -117,11 +94,9 @@ class Ranks:
         self,
         arguments: tuple[Any, ...],
         targets: list[Path],
-        token_budget: int,
         overwrite: bool,
-        allow_nucleotides: bool,
         progress: Progress | None,
-        reading: Progress | None,
+        more: dict[str, Any],
     ) -> EmbedSummary | None:
         model, fasta, per_protein, per_residue, options = arguments
         began = time.monotonic()
@@ -136,18 +111,11 @@ class Ranks:
             if progress:
                 progress(done, total)
 
-        summary = embed_fasta(
-            model,
-            fasta,
-            parts.get(per_protein),
-            parts.get(per_residue),
+        files, own = (
+            (parts.get(per_protein), parts.get(per_residue)),
             replace(options, shard=(self.rank + 1, self.count)),
-            token_budget,
-            True,
-            allow_nucleotides,
-            report,
-            reading,
         )
+        summary = embed_fasta(model, fasta, *files, own, overwrite=True, progress=report, **more)
         for name in _SUMMED:
             self._store.add(name, getattr(summary, name))
         self._wait_for_all("computed")

@@ -37,11 +37,7 @@ def representations(
 ) -> Callable[[Tensor, Tensor, np.ndarray], Representations]:
     """A function for `Computer` that returns representations on the CPU; it pools on the model's device.
 
-    Args:
-        model: in evaluation mode.
-        layers: counted from 0.
-        pools: of `POOLS`; may be empty.
-        residues: dtype of the representations of single residues; None for none.
+    Layers are counted from 0; `residues` is the dtype of the representations of single residues, or None for none.
     """
 
     def compute(tokens: Tensor, key_mask: Tensor, batch: np.ndarray) -> Representations:
@@ -82,10 +78,6 @@ class PartialOutput:
     sequences, one after the other. Such a file has its name only once it is complete and on disk; `finish` writes the
     output from all of them. Until then they need as much space as the output.
 
-    Args:
-        output: to write.
-        folder: locked for this process.
-
     Attributes:
         description: of the output, once `start` was called, by this process or a killed one.
         standard_input: where to keep a copy of it.
@@ -103,11 +95,7 @@ class PartialOutput:
     @classmethod
     @contextmanager
     def opened(cls, output: Output) -> Iterator["PartialOutput"]:
-        """Locks the folder; at the end it is removed unless it holds values that are not published yet.
-
-        Raises:
-            BusyError, UserError, UnwritableError: as `partial_folder`.
-        """
+        """Locks the folder; at the end it is removed unless it holds values that are not published yet."""
         with partial_folder(output.path) as folder:
             partial = cls(output, folder)
             try:
@@ -137,16 +125,7 @@ class PartialOutput:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def start(self, description: dict[str, Any], proteins: Proteins, edges: np.ndarray) -> None:
-        """Prepares to write windows; those that an earlier run has finished are kept.
-
-        Args:
-            description: of the output.
-            proteins: in it.
-            edges: (w + 1,) where the windows begin, and the end.
-
-        Raises:
-            UnwritableError: if the disk is too small.
-        """
+        """Prepares to write windows with edges (w + 1,); those that an earlier run has finished are kept."""
         self.proteins, self._edges = proteins, edges
         self.layers, self.dtype = description["layers"], stored_dtype(description)
         self._layer_axis = int(description["layout"] == "packed")
@@ -202,11 +181,7 @@ class PartialOutput:
             raise UnwritableError.of(self.output.path, error) from error
 
     def finish(self) -> None:
-        """Writes the output from its windows, which are removed then.
-
-        Raises:
-            UnwritableError: if the disk is full; the windows are kept.
-        """
+        """Writes the output from its windows and removes them; if the disk is full, they are kept."""
         assert self.description is not None
         path = self.folder / "output"
         try:
@@ -241,7 +216,7 @@ def compute_windows(
     edges: np.ndarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Computes the windows that any of the outputs lacks, and stores each as soon as it is complete.
+    """Computes the windows that any of the outputs lacks, stores each when complete, and returns the residues computed.
 
     The batches of a window depend on its proteins and the token budget alone, so a resumed run computes exactly what
     an uninterrupted one would have.
@@ -253,13 +228,6 @@ def compute_windows(
         rows: framed tokens (length + 2,) uint8 of each protein, in order.
         edges: (w + 1,) where the windows begin, and the end.
         progress: called with the residues done and in total.
-
-    Returns:
-        The number of residues computed.
-
-    Raises:
-        UserError: if a protein does not fit into memory or its values are not finite, or if the file has changed.
-        UnwritableError: for a full disk.
     """
     ends, distinct, computed = np.concatenate(([0], np.cumsum(proteins.lengths))), proteins.is_distinct, 0
     pools = next((partial.output.pools for partial in partials if partial.output.pools), ())

@@ -27,9 +27,7 @@ WINDOW_TOKENS = 1 << 18
 class Names:
     """The identifiers of the proteins, in order: in the FASTA, and as they are stored.
 
-    Args:
-        text: the identifiers, concatenated; may be mapped from a file.
-        starts, ends: (n,) int64, where each of them starts and ends.
+    In the text, which may be mapped from a file, they start at `starts` and end before `ends`, (n,) int64.
     """
 
     def __init__(self, text: bytes | mmap.mmap, starts: np.ndarray, ends: np.ndarray) -> None:
@@ -158,9 +156,6 @@ def survey(
         duplicates: see `EmbedOptions`.
         refuse: returns why nothing can be stored under an identifier, in which "_" replaces "/"; None if it can.
         progress: called with the bytes read and in total.
-
-    Raises:
-        UserError: for a file that cannot be used; for identifiers that are duplicates or cannot be stored.
     """
     sizes, hashes, lengths, sequences = [], [], [], []
     with TemporaryFile(dir=folder) as spool:
@@ -194,14 +189,7 @@ def survey(
 
 
 def read_rows(model: Performer, file: FastaFile, keep: np.ndarray, skip: int) -> Iterator[np.ndarray]:
-    """The framed tokens (length + 2,) uint8 of each protein of a FASTA file, which is read again from the start.
-
-    Args:
-        model: determines the token that precedes a protein.
-        file: to be read.
-        keep: (records,) bool: which records are proteins, see `Survey`.
-        skip: number of proteins to leave out at the start.
-    """
+    """The framed tokens (length + 2,) uint8 of each protein of a FASTA file but the first `skip`; see `Survey.keep`."""
     before = 0
     for chunk in file.chunks():
         kept = np.flatnonzero(keep[before : before + len(chunk.lengths)])
@@ -251,18 +239,8 @@ def _contains(ordered: np.ndarray, name: bytes) -> bool:
 
 def _duplicate(file: FastaFile, names: Names, first: int, second: int) -> str:
     """The error message; the file is read again for the numbers of the records, which only an error needs."""
-    numbers = list(_numbers(file, (first, second)))
+    numbers = np.concatenate([chunk.numbers for chunk in file.again().chunks()])[[first, second]]
     one, other = names.original(first).decode(), names.original(second).decode()
     what = f"duplicate identifier {one!r}" if one == other else f"identifiers {one!r} and {other!r} become the same"
     ways = "'suffix' or 'first'" if one == other else "'suffix'"
     return f"{file.path}: {what} (records {numbers[0]:,} and {numbers[1]:,}); rename one, or set duplicates to {ways}"
-
-
-def _numbers(file: FastaFile, indices: tuple[int, int]) -> Iterator[int]:
-    """The numbers of records, counted from 1, from indices among the records with a sequence."""
-    before = 0
-    for chunk in file.again().chunks():
-        for index in indices:
-            if before <= index < before + len(chunk.numbers):
-                yield int(chunk.numbers[index - before])
-        before += len(chunk.numbers)

@@ -104,47 +104,44 @@ class ProtlmModel(ProtlmPreTrainedModel):
         return self._returned(BaseModelOutput(last_hidden_state=last, hidden_states=layers), return_dict)  # type: ignore[arg-type]
 
 
-class ProtlmForMaskedLM(ProtlmPreTrainedModel):
+class _LanguageModel(ProtlmPreTrainedModel):
+    """A model with its head; a subclass is for one direction."""
+
+    causal = False
+    output: type = MaskedLMOutput
+
+    def __init__(self, config: ProtlmConfig) -> None:
+        if config.performer["causal"] != self.causal:
+            direction, other = ("bi", "Masked") if self.causal else ("uni", "Causal")
+            raise ValueError(f"this model is {direction}directional: use AutoModelFor{other}LM")
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (B, L, V), and the loss if there are labels (B, L), -100 to ignore; otherwise as in `ProtlmModel`.
+
+        A causal model predicts each next token; labels are shifted here, so they are usually the input itself.
+        """
+        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
+        logits = self.performer.logits(last)
+        if labels is not None and self.causal:
+            labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+        loss = None if labels is None else self.performer.loss(logits, labels)
+        return self._returned(self.output(loss=loss, logits=logits, hidden_states=layers), return_dict)
+
+
+class ProtlmForMaskedLM(_LanguageModel):
     """Masked language model; bidirectional."""
 
-    def __init__(self, config: ProtlmConfig) -> None:
-        if config.performer["causal"]:
-            raise ValueError("this model is unidirectional: use AutoModelForCausalLM")
-        super().__init__(config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (B, L, V), and the loss if there are labels (B, L), -100 to ignore; otherwise as in `ProtlmModel`."""
-        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
-        logits = self.performer.logits(last)
-        loss = None if labels is None else self.performer.loss(logits, labels)
-        return self._returned(MaskedLMOutput(loss=loss, logits=logits, hidden_states=layers), return_dict)  # type: ignore[arg-type]
-
-
-class ProtlmForCausalLM(ProtlmPreTrainedModel):
+class ProtlmForCausalLM(_LanguageModel):
     """Next-residue model; unidirectional."""
 
-    def __init__(self, config: ProtlmConfig) -> None:
-        if not config.performer["causal"]:
-            raise ValueError("this model is bidirectional: use AutoModelForMaskedLM")
-        super().__init__(config)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (B, L, V) of each next token; labels are shifted here, so they are usually the input itself."""
-        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
-        logits = self.performer.logits(last)
-        loss = None if labels is None else self.performer.loss(logits, F.pad(labels[:, 1:], (0, 1), value=-100))
-        return self._returned(CausalLMOutput(loss=loss, logits=logits, hidden_states=layers), return_dict)  # type: ignore[arg-type]
+    causal = True
+    output = CausalLMOutput

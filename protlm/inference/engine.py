@@ -74,12 +74,7 @@ def check_length(model: Performer, tokens: int) -> None:
 
 
 def check_finite(values: np.ndarray, source: str = "") -> None:
-    """Raises a UserError if a model's output contains NaN or infinity.
-
-    Args:
-        values: floating-point array of any shape.
-        source: what the values belong to, such as "protein P69905"; the message starts with it.
-    """
+    """Raises a UserError if a model's output contains NaN or infinity; `source`, such as "protein P69905", is named."""
     if not np.isfinite(values).all():
         raise UserError(
             f"{source}{': ' if source else ''}the model's output is not finite (NaN or infinity): training diverged "
@@ -113,9 +108,6 @@ class Computer:
             function: of tokens (B, L) int64 and key mask (B, L) bool, both on the model's device, and the indices (B,).
                 Its result should be on the CPU, so that memory runs out inside the function or not at all.
             skip: number of batches to skip, which an earlier run over the same rows has computed.
-
-        Raises:
-            UserError: if memory is too small for a single row, or a row is too long for the model.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         check_length(self.model, int(lengths.max(initial=0)))

@@ -159,15 +159,7 @@ def format_details(results: dict[str, SplitResults]) -> str:
 def to_json(
     results: dict[str, SplitResults], model: Performer, path: str | Path, corpus: Corpus, options: dict[str, Any]
 ) -> str:
-    """All results as JSON, in the layout of docs/formats.md.
-
-    Args:
-        results: of `evaluate`.
-        model: that was evaluated.
-        path: of the model.
-        corpus: on which it was evaluated.
-        options: other arguments of `evaluate`.
-    """
+    """The results of `evaluate` as JSON, in the layout of docs/formats.md, with the path of the model."""
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -177,14 +169,8 @@ def to_json(
         "options": {**options, "device": str(next(model.parameters()).device)},
     }
     splits = {
-        split: {
-            "proteins": result.proteins,
-            "asked": result.scored,
-            **result,
-            "by_length": result.by_length,
-            "by_residue": result.by_residue,
-        }
-        for split, result in results.items()
+        split: {"proteins": r.proteins, "asked": r.scored, **r, "by_length": r.by_length, "by_residue": r.by_residue}
+        for split, r in results.items()
     }
     return json.dumps(_without_nan({**about, "splits": splits}), indent=2, allow_nan=False) + "\n"
 

@@ -41,11 +41,7 @@ class Protein(NamedTuple):
 
 
 def masked_tokens(text: str) -> np.ndarray:
-    """Tokens (L,) uint8 of a protein as typed: letters of either case, `<mask>` and white space.
-
-    Raises:
-        UserError: for anything else.
-    """
+    """Tokens (L,) uint8 of a protein as typed: letters of either case, `<mask>` and white space."""
     tokens = encode_with_special(text, [_MASK])
     for position, token in enumerate(map(TOKENS.__getitem__, tokens), start=1):
         if token not in _ALLOWED:
@@ -54,16 +50,7 @@ def masked_tokens(text: str) -> np.ndarray:
 
 
 def predict_masked(model: Performer, text: str, top: int = 5) -> list[Prediction]:
-    """Predicts the amino acids at each `<mask>`.
-
-    Args:
-        model: bidirectional, in evaluation mode.
-        text: a sequence with `<mask>` in place of one or more residues.
-        top: number of amino acids per mask, 1 to 20.
-
-    Raises:
-        UserError: for a causal model, or a text without `<mask>` or with characters outside the alphabet.
-    """
+    """Predicts the amino acids at each `<mask>`."""
     ((_, predictions),) = predict_proteins(Computer(model), [Protein("", masked_tokens(text))], top)
     return predictions
 
@@ -73,16 +60,7 @@ def probabilities(
 ) -> np.ndarray:
     """Probabilities (L, 20) float64 of the amino acids at every position, in the order of `STANDARD`.
 
-    Row i is p(. | x) if i is in M, and p(. | x with i masked as well) otherwise.
-
-    Args:
-        model: bidirectional, in evaluation mode.
-        text: a sequence, with or without `<mask>`.
-        one_pass: use p(. | x) for all rows: one forward pass instead of up to L + 1.
-        token_budget, precision: see `Computer`.
-
-    Raises:
-        UserError: as `predict_masked`, and for an empty text.
+    Row i is p(. | x) if i is in M, and p(. | x with i masked as well) otherwise; with `one_pass`, always p(. | x).
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, 1, 2, 8, 8)).eval()
@@ -120,9 +98,6 @@ def predict_proteins(
         proteins: consumed lazily.
         top: number of amino acids per mask, 1 to 20.
         source: file of the proteins, for messages.
-
-    Raises:
-        UserError: for a causal model, or a protein without `<mask>`.
     """
     _check_model(computer.model)
     check_top(top)

@@ -197,9 +197,8 @@ def _prefix_tokens(prefix: str, min_length: int, max_length: int) -> np.ndarray:
         # some letters outside ASCII become I, K or S in upper case
         tokens = encode(prefix.upper() if prefix.isascii() else prefix)
     except ResidueError as error:
-        raise UserError(
-            f"prefix: {error.character!r} at position {error.position + 1}; expected amino acids in one-letter code"
-        ) from error
+        where = f"{error.character!r} at position {error.position + 1}"
+        raise UserError(f"prefix: {where}; expected amino acids in one-letter code") from error
     if not len(tokens) < max_length:
         raise UserError(f"max_length {max_length}: expected more than the {len(tokens)} residues of the prefix")
     if min_length > max_length:

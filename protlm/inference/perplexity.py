@@ -32,20 +32,11 @@ def pseudo_perplexity(
     precision: str = "float32",
     masking: Masking | None = None,
 ) -> np.ndarray:
-    """Pseudo-perplexity of each of n proteins, (n,) float64; for a causal model, its perplexity.
+    """Pseudo-perplexity of each of n proteins, (n,) float64; NaN without any of the twenty amino acids.
 
     Args:
-        model: in evaluation mode.
-        sequences: amino acids in one-letter code.
         exact: mask one residue at a time; otherwise estimate from one pass, see `unmasked_own`.
-        token_budget, precision: see `Computer`.
         masking: with which the model was trained; used by the estimate. By default BERT's.
-
-    Returns:
-        NaN for a protein without any of the twenty amino acids.
-
-    Raises:
-        UserError: for a sequence that cannot be encoded.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
@@ -98,9 +89,6 @@ def write_perplexities(
 
     Returns:
         Lines that say what was computed and what was changed.
-
-    Raises:
-        UserError: if a record cannot be read or there is none.
     """
     proteins = residues = without = done = 0
 

@@ -88,7 +88,7 @@ def write_predictions(
     one_pass: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
-    """Predicts and writes; all files appear together at the end.
+    """Predicts and writes; all files appear together at the end. Returns the rows of a table without a file.
 
     Args:
         computer: of a bidirectional model.
@@ -97,12 +97,6 @@ def write_predictions(
         top: number of amino acids per mask, 1 to 20.
         one_pass: see `protlm.inference.fill.probabilities`.
         progress: called with the positions, or bytes of the file, that are done and their total; 0 if unknown.
-
-    Returns:
-        The rows of the table, unless it is written to a file.
-
-    Raises:
-        UserError: for a causal model, records without a sequence, and masks that are missing.
     """
     check_top(top)
     source = str(records.path) if isinstance(records, FastaFile) else ""
@@ -163,9 +157,7 @@ def write_rows(rows: Iterable[Row], file: IO[str], layout: str) -> None:
     """Writes a table with `COLUMNS` as "tsv", or as "json": a list of objects, one per line."""
     if layout == "tsv":
         file.write("\t".join(COLUMNS) + "\n")
-        file.writelines(
-            f"{name}\t{position}\t{rank}\t{residue}\t{p:.6g}\n" for name, position, rank, residue, p in rows
-        )
+        file.writelines("\t".join((name, *map(str, ranked), f"{p:.6g}\n")) for name, *ranked, p in rows)
         return
     file.write("[")
     for number, row in enumerate(rows):

@@ -46,9 +46,8 @@ def of_residues(log_p: np.ndarray) -> np.ndarray:
 def check_bidirectional(model: Performer, what: str, instead: str = "") -> None:
     """Raises a UserError if the model is causal."""
     if model.config.causal:
-        raise UserError(
-            f"{what} requires a bidirectional model: a causal one cannot see residues after a mask{instead}"
-        )
+        why = "a causal one cannot see residues after a mask"
+        raise UserError(f"{what} requires a bidirectional model: {why}{instead}")
 
 
 def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
@@ -61,14 +60,7 @@ def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
 def masked(
     computer: Computer, tokens: np.ndarray, positions: np.ndarray | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position.
-
-    Args:
-        computer: of a bidirectional model.
-        tokens: (L,) uint8.
-        positions: (n,) 0-based; all by default.
-        progress: see `Progress`.
-    """
+    """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position (n,), by default all."""
     positions = np.arange(len(tokens)) if positions is None else positions
     result = np.empty((len(positions), computer.model.config.vocab_size))
     for batch, log_p in _masked_one_by_one(computer, [tokens], np.zeros_like(positions), positions, progress):
@@ -76,9 +68,7 @@ def masked(
     return result
 
 
-def masked_own(
-    computer: Computer, proteins: Sequence[np.ndarray], progress: Progress | None = None
-) -> list[np.ndarray]:
+def masked_own(computer: Computer, proteins: Sequence[np.ndarray], report: Progress | None = None) -> list[np.ndarray]:
     """log p(x_i | x with i masked) of each residue, (L,) float64 per protein; NaN where x_i is not one of the twenty.
 
     All positions of all proteins are batched together.
@@ -89,7 +79,7 @@ def masked_own(
     positions = np.concatenate([np.arange(len(protein)) for protein in proteins])
     known = np.flatnonzero(IS_STANDARD[tokens])
     result = np.full(len(tokens), np.nan)
-    for batch, log_p in _masked_one_by_one(computer, proteins, which[known], positions[known], progress):
+    for batch, log_p in _masked_one_by_one(computer, proteins, which[known], positions[known], report):
         result[known[batch]] = _of_tokens(log_p, tokens[known[batch]])
     return np.split(result, np.cumsum([len(protein) for protein in proteins])[:-1])
 
@@ -131,9 +121,7 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
     return result
 
 
-def causal_own(
-    computer: Computer, proteins: Sequence[np.ndarray], progress: Progress | None = None
-) -> list[np.ndarray]:
+def causal_own(computer: Computer, proteins: Sequence[np.ndarray], report: Progress | None = None) -> list[np.ndarray]:
     """log p(x_i | x_1 ... x_(i-1)) of each residue and of `<eos>`, (L + 1,) float64 per protein, of a causal model."""
 
     def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
@@ -143,8 +131,8 @@ def causal_own(
     for batch, own in computer([framed(computer.model, tokens) for tokens in proteins], read):
         for i, log_p in zip(batch, own, strict=True):
             result[i] = log_p[: len(proteins[i]) + 1]
-        if progress:
-            progress(len(batch))
+        if report:
+            report(len(batch))
     return result
 
 

@@ -28,14 +28,9 @@ Attend = Callable[[Tensor], Tensor]
 
 @contextmanager
 def watched(model: Performer, layers: Sequence[int], see: Callable[[int, Attend], None]) -> Iterator[None]:
-    """A context in which each forward pass calls `see` with the number of a layer and its attention.
+    """A context in which each forward pass calls `see` with the number of a layer, from 1, and its attention.
 
-    The output of the model does not change.
-
-    Args:
-        model: in evaluation mode.
-        layers: block numbers from 1.
-        see: called while the layer runs; may call the attention any number of times.
+    The output of the model does not change; `see` may call the attention any number of times.
     """
 
     def hook(layer: int) -> Callable[..., None]:
@@ -54,11 +49,7 @@ def watched(model: Performer, layers: Sequence[int], see: Callable[[int, Attend]
 
 
 def chosen_blocks(model: Performer, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """Block numbers from 1, given as 1 (the first) to the depth or as -1 (the last) and below; None for all.
-
-    Raises:
-        UserError: for an empty list, a block that does not exist, or duplicates.
-    """
+    """Block numbers from 1, given as 1 (the first) to the depth or as -1 (the last) and below; None for all."""
     depth = model.config.layers
     if layers is None:
         return tuple(range(1, depth + 1))

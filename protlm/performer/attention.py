@@ -36,16 +36,9 @@ class Favor(Kind):
         return 1000 if self.feature_map.redrawn else 0
 
     def module(self, settings: AttentionSettings) -> nn.Module:
-        return FavorAttention(
-            settings.head_dim,
-            settings.num_features,
-            kernel=self.feature_map,
-            directions=settings.directions,
-            causal=settings.causal,
-            seed=settings.seed,
-            layer=settings.layer,
-            norms=settings.norms,
-        )
+        s = settings
+        drawn = (s.head_dim, s.num_features, self.feature_map, s.directions)
+        return FavorAttention(*drawn, s.causal, s.seed, s.layer, s.norms)
 
     def operations(self, settings: AttentionSettings, length: int) -> int:
         """2 d M each for features of queries and of keys, for the sums over keys, and for the product with queries."""
@@ -294,6 +287,5 @@ def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Ten
         raise ValueError(f"expected key_mask a tensor, got {type(key_mask).__name__}")
     expected = (q.shape[0], q.shape[2])
     if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-        raise ValueError(
-            f"expected key_mask bool of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
-        )
+        got = f"{key_mask.dtype} of shape {tuple(key_mask.shape)}"
+        raise ValueError(f"expected key_mask bool of shape {expected}, got {got}")

@@ -68,11 +68,7 @@ class ExactAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
-        """Like `FavorAttention.step`; the state holds all keys and values so far.
-
-        Raises:
-            ValueError: for bidirectional attention.
-        """
+        """Like `FavorAttention.step`; the state holds all keys and values so far."""
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
         state = KeysAndValues.joined(state, k, v)

@@ -15,11 +15,7 @@ SAMPLE = 64  # keys that the guess is based on
 
 
 def bidirectional(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1).
-
-    Returns:
-        shift (n, 1, M) and sums (n, e + 1, M) over the keys, see `Results`.
-    """
+    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1); returns shift and sums over the keys, see `Results`."""
     estimator = keys.estimator
     shift, sums = _reduced(keys, _blocks(q, block))
     for start, stop in _blocks(q, block):
@@ -82,17 +78,14 @@ def _reduced(keys: Keys, blocks: list[tuple[int, int]]) -> tuple[Tensor, Tensor]
     some = keys.block(0, length, origin, estimator, max(1, length // SAMPLE))
     shift = finite(estimator.log_keys(*some).amax(1, keepdim=True))  # a guess
     sums = _sums(keys, blocks, shift, origin)
-    if not bool(_in_range(sums[:, -1])):
+    ones = sums[:, -1]
+    # if the guess is not near the largest key of each feature, sums vanish or overflow
+    if not bool(((ones >= 0.5) & (ones <= GROWTH)).all()):
         highest = [estimator.log_keys(*keys.block(*ends, origin, estimator)).amax(1, keepdim=True) for ends in blocks]
         shift = finite(torch.stack(highest).amax(0))
         sums = _sums(keys, blocks, shift, origin)
     ones = nonzero(sums[:, -1:])
     return shift + ones.log2(), sums / ones
-
-
-def _in_range(ones: Tensor) -> Tensor:
-    """Whether the guess is near the largest key of each feature, so that sums neither vanish nor overflow."""
-    return ((ones >= 0.5) & (ones <= GROWTH)).all()
 
 
 def _sums(keys: Keys, blocks: list[tuple[int, int]], shift: Tensor, origin: Tensor) -> Tensor:

@@ -36,28 +36,20 @@ GROWTH = 2.0**60  # a weight that underflows at 2^-126 is then less than 2^-66 o
 
 
 class Past(NamedTuple):
-    """The keys before a block.
-
-    Args:
-        shift: (n, 1, M) or (n, 1, 1) float64, the logarithm of the sums' scale.
-        sums: (n, e + 1, M).
-        highest: (n, 1, 1) float64, the largest weight of a key; others are relative to it, to keep their digits.
-    """
+    """The keys before a block."""
 
     shift: Tensor
+    """(n, 1, M) or (n, 1, 1) float64, the logarithm of the sums' scale."""
     sums: Tensor
+    """(n, e + 1, M)."""
     highest: Tensor
+    """(n, 1, 1) float64, the largest weight of a key; others are relative to it, to keep their digits."""
 
 
 class KeyBlock:
     """Features of a block of keys, relative to the shift of the keys before it, and the sums before each chunk.
 
-    Args:
-        keys: all of them.
-        estimator: of the features, in float32 or float64.
-        start, stop: the positions of the block.
-        chunk: C; a longer block is a multiple of it.
-        past: the keys before.
+    The block is positions `start` to `stop`, of which there is a multiple of C (`chunk`), or fewer than C.
     """
 
     def __init__(self, keys: Keys, estimator: Estimator, start: int, stop: int, chunk: int, past: Past) -> None:
@@ -185,11 +177,7 @@ def _beginning(keys: Keys) -> Past:
 
 
 def causal(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1).
-
-    Returns:
-        shift (n, 1, M or 1) and sums (n, e + 1, M) over all keys, see `Results`.
-    """
+    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1); returns shift and sums over all keys, see `Results`."""
     current: KeyBlock | None = None
     for current in key_blocks(keys, q, block, chunk):
         start, stop = current.start, current.stop
@@ -240,10 +228,8 @@ def causal_backward(
         write(grad_v, start, stop, current.combined(pairs, upstream, current.features, after.transpose(2, 3))[..., :-1])
         pairs = current.pairs(upstream, current.values).transpose(1, 2)
         grad_features = current.combined(pairs, features, current.values, after)
-        k_grad = estimator.keys_backward(
-            current.k, current.weights, current.shift, current.p, current.features, grad_features
-        )
-        write(grad_k, start, stop, k_grad)
+        block_keys = current.k, current.weights, current.shift, current.p, current.features
+        write(grad_k, start, stop, estimator.keys_backward(*block_keys, grad_features))
 
 
 def _upstream(block: KeyBlock, q: Tensor, results: Results, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -118,9 +118,8 @@ class PerformerConfig:
         if self.local_window < 1:
             raise ValueError(f"model.local_window {self.local_window}: expected a number from 1")
         if self.width % (2 * self.heads):
-            raise ValueError(
-                f"model.width {self.width} with {self.heads} heads: expected heads of equal and even width"
-            )
+            what = f"model.width {self.width} with {self.heads} heads"
+            raise ValueError(f"{what}: expected heads of equal and even width")
         if not 0 <= self.norm_eps < 1:
             raise ValueError(f"model.norm_eps {self.norm_eps}: expected a number from 0 to below 1")
         for name, token in (("start_id", self.start_id), ("zeroed_id", self.zeroed_id)):

@@ -40,28 +40,20 @@ def precision(*tensors: Tensor) -> torch.dtype:
 
 
 class Results(NamedTuple):
-    """What a forward pass returns and a backward pass needs.
-
-    Args:
-        out: (B, H, L, e), the weighted means of the values.
-        norm: (B, H, L, 1), base-2 logarithm of each denominator, or its reciprocal for features of either sign.
-        shift: (B, H, 1, M), the base-2 logarithm of the scale of each feature's sums, or (B, H, 1, 1) for features of
-            either sign, which share one.
-        sums: (B, H, e + 1, M), over the keys, of features times values and of features, both divided by that scale.
-    """
+    """What a forward pass returns and a backward pass needs."""
 
     out: Tensor
+    """(B, H, L, e), the weighted means of the values."""
     norm: Tensor
+    """(B, H, L, 1), base-2 logarithm of each denominator, or its reciprocal for features of either sign."""
     shift: Tensor
+    """(B, H, 1, M), base-2 logarithm of the scale of each feature's sums; (B, H, 1, 1) for features of either sign."""
     sums: Tensor
+    """(B, H, e + 1, M), over the keys, of features times values and of features, both divided by that scale."""
 
 
 class Scratch:
-    """Memory that all blocks reuse: allocating it costs more than computing the sums that it holds.
-
-    Args:
-        like: a tensor of the dtype and device.
-    """
+    """Memory that all blocks reuse, of the dtype and device of `like`; allocating it costs more than the sums in it."""
 
     def __init__(self, like: Tensor) -> None:
         self._like, self.dtype = like, like.dtype
@@ -81,23 +73,18 @@ class Scratch:
 
 @dataclass
 class Estimator:
-    """Features of blocks.
-
-    Args:
-        feature_map: the map.
-        weight: (M, d), multiplied by `scale`; None for a map without a projection.
-        bias: (M), or None for zeros.
-        scale: of queries and keys, usually d^(-1/4).
-        scratch: memory for the features.
-        together: whether features of queries and of keys are needed at the same time.
-    """
+    """Features of blocks."""
 
     feature_map: FeatureMap
     weight: Tensor | None
+    """(M, d), multiplied by `scale`; None for a map without a projection."""
     bias: Tensor | None
+    """(M), or None for zeros."""
     scale: float
+    """Of queries and keys, usually d^(-1/4)."""
     scratch: Scratch
     together: bool = True
+    """Whether features of queries and of keys are needed at the same time."""
 
     def __post_init__(self) -> None:
         self.log = self.feature_map.log
@@ -138,11 +125,7 @@ class Estimator:
         return Estimator(self.feature_map, weight, bias, self.scale, self.scratch.wide(), self.together)
 
     def too_large(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Where (L) logarithms may be so large that features in float32 lose more than 1e-5; None for nowhere.
-
-        Args:
-            q, k: (B, H, L, d); mask: (B, 1, L, 1) or None.
-        """
+        """Where (L) logarithms may be so large that features in float32 lose more than 1e-5; None for nowhere."""
         if not self.log or self.weight is None or q.dtype.itemsize != 4 or widest(q) == torch.float32:
             return None
         norms = torch.maximum(*(torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (q, k)))
@@ -265,13 +248,7 @@ def extended(x: Tensor, column: Tensor | float, scratch: Scratch, name: str = "e
 
 
 class Keys:
-    """Blocks of keys and values of one call.
-
-    Args:
-        estimator: of their features.
-        k, v: (B, H, L, d), (B, H, L, e).
-        mask: (B, L) bool or None.
-    """
+    """Blocks of the keys (B, H, L, d) and values (B, H, L, e) of one call, with a mask (B, L) bool or None."""
 
     def __init__(self, estimator: Estimator, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
         self.estimator, self.k, self.v = estimator, k, v

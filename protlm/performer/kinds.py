@@ -34,9 +34,6 @@ def kind_of(attention: str | Kind | FeatureMap) -> Kind:
 
     Args:
         attention: a name in ATTENTION or of an installed entry point, a kind, or a feature map of FAVOR+.
-
-    Raises:
-        ValueError: for anything else.
     """
     if isinstance(attention, Kind):
         return attention

@@ -75,12 +75,10 @@ _FIRST, _LAST = len(Inputs._fields), -len(Options._fields)
 
 
 def linear_attention(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention, and the sums over the keys.
+    """Weighted means of the values (B, H, L, e) in the dtype of v, 0 for a position that sees no key, and the sums.
 
-    Returns:
-        Weighted means of the values (B, H, L, e) in the dtype of v, 0 for a position that sees no key, and the state of
-        `FavorAttention.step`: shift (B, H, 1, M or 1) and sums (B, H, e + 1, M). Gradients reach q, k and v from
-        the first only.
+    These are the state of `FavorAttention.step`: shift (B, H, 1, M or 1) and sums (B, H, e + 1, M). Gradients reach q,
+    k and v from the means only.
     """
     out, _, shift, sums = _LinearAttention.apply(*inputs, *options)
     return out, shift, sums

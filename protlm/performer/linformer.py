@@ -65,11 +65,7 @@ class LinformerAttention(nn.Module):
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Like `FavorAttention.forward`; 0 if no key is real.
-
-        Raises:
-            ValueError: for a sequence longer than N.
-        """
+        """Like `FavorAttention.forward`; 0 if no key is real."""
         length, longest = k.shape[2], self.keys.shape[1]
         if length > longest:
             raise ValueError(f"Linformer attention accepts sequences of up to {longest:,} positions, got {length:,}")

@@ -133,9 +133,6 @@ class LshAttention(nn.Module):
             k: (B, H, L, d), not used.
             key_mask: (B, L) bool, true where a position is real; None if all are. Masked positions may hold any finite
                 numbers.
-
-        Raises:
-            ValueError: for shapes that do not match.
         """
         check_operands(self.head_dim, q, k, v, key_mask)
         if not v.numel():
@@ -161,11 +158,7 @@ class LshAttention(nn.Module):
             return (out if place is None else _Permuted.apply(out, back, place)).to(v.dtype)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: None = None) -> tuple[Tensor, None]:
-        """Not supported: sorting needs all positions.
-
-        Raises:
-            ValueError: always.
-        """
+        """Not supported: sorting needs all positions."""
         raise ValueError("generation with LSH attention is not supported; use another kind of attention")
 
     def _levels(self, real: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -206,9 +199,7 @@ class LshAttention(nn.Module):
         return torch.where(denominator == 0, values, numerator / nonzero(denominator))
 
     @torch.no_grad()
-    def _sorted(
-        self, x: Tensor, real: Tensor, count: Tensor, rounds: int, chunk: int
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _sorted(self, x: Tensor, real: Tensor, count: Tensor, rounds: int, chunk: int) -> tuple[list[Tensor], ...]:
         """For each round, the order of positions (B, H, T) and their codes: i sees j if 0 <= code_i - code_j <= reach.
 
         Codes count positions if causal, otherwise chunks; those of different buckets differ by more than the reach.

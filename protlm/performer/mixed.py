@@ -28,15 +28,10 @@ class MixedState(NamedTuple):
 
 
 class MixedAttention(nn.Module):
-    """Sliding-window attention in the first heads, and another module like `FavorAttention` in the others.
+    """Sliding-window attention in the first `heads`, and another module like `FavorAttention` in the others.
 
     A window is as sharp as softmax and linear in L; docs/decisions.md has what it gains. Arora et al. 2024, "Simple
     linear attention language models balance the recall-throughput tradeoff", alternate the two by layers.
-
-    Args:
-        local: attention of the first heads.
-        rest: attention of the others.
-        heads: number of local heads, at least 1.
     """
 
     def __init__(self, local: WindowAttention, rest: nn.Module, heads: int) -> None:

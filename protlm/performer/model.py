@@ -106,9 +106,6 @@ class Performer(nn.Module):
     Weights are initialised from a normal distribution with standard deviation 0.02, those that write into the residual
     stream divided by sqrt(2 layers), so that its variance does not grow with depth (Radford et al. 2019). The embedding
     has 0.5, the scale of positions (docs/decisions.md), unless it is tied to the head.
-
-    Args:
-        config: the architecture.
     """
 
     activation_checkpointing = False
@@ -195,11 +192,7 @@ class Performer(nn.Module):
         return self.representations(tokens, {last}, key_mask, segments)[last]
 
     def representations(
-        self,
-        tokens: Tensor,
-        layers: Collection[int],
-        key_mask: Tensor | None = None,
-        segments: Tensor | None = None,
+        self, tokens: Tensor, layers: Collection[int], key_mask: Tensor | None = None, segments: Tensor | None = None
     ) -> dict[int, Tensor]:
         """Representations (B, L, D) by layer: 0 is the embedding, i the output of block i, the last after LayerNorm.
 
@@ -265,9 +258,8 @@ class Performer(nn.Module):
         if self.config.zeroed_id is not None and key_mask is not None:
             zeroed = (tokens == self.config.zeroed_id) & key_mask
             share = share_of(zeroed, key_mask, segments)
-            x = x.masked_fill(zeroed[..., None], 0) * ((1 - ZEROED) / (1 - share).clamp(min=1e-9))[..., None].to(
-                x.dtype
-            )
+            factor = ((1 - ZEROED) / (1 - share).clamp(min=1e-9))[..., None]
+            x = x.masked_fill(zeroed[..., None], 0) * factor.to(x.dtype)
         if self.config.learned_positions:
             positions = self._positions(first, first + tokens.shape[1])
             x = x + (positions if segments is None else positions[restarted(segments)])

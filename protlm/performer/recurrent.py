@@ -28,12 +28,7 @@ class RecurrentState(NamedTuple):
 
 
 class PerformerState(NamedTuple):
-    """The tokens so far, for a causal model; see `Performer.step`.
-
-    Args:
-        position: number of tokens.
-        layers: the state of each layer's attention.
-    """
+    """The number of tokens so far and the state of each layer's attention, for a causal model; see `Performer.step`."""
 
     position: int
     layers: tuple[Any, ...]
@@ -55,22 +50,13 @@ def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None
     q, feature_map = inputs.q, decode(options.feature_map)
     rows = q.shape[-1] if inputs.weight is None else len(inputs.weight)
     features = feature_map.features(torch.empty(0, rows)).shape[-1]
-    expected = (
-        (*q.shape[:2], 1, features if feature_map.log else 1),
-        (*q.shape[:2], inputs.v.shape[-1] + 1, features),
-    )
+    expected = ((*q.shape[:2], 1, features if feature_map.log else 1), (*q.shape[:2], inputs.v.shape[-1] + 1, features))
     if not isinstance(state, RecurrentState) or (state.shift.shape, state.sums.shape) != expected:
         raise ValueError(f"expected the state of a step of the same kernel and batch, of shapes {expected}")
 
 
 def step_position(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-    """Attention (B, H, 1, e) of one position, and the state after it.
-
-    Args:
-        inputs: q, k and v of that position, (B, H, 1, d or e), in the state's dtype.
-        options: as in the computation that returned the state.
-        state: of the previous positions.
-    """
+    """Attention (B, H, 1, e) of one position, and the state after it; q, k and v have the state's dtype."""
     q, k, v, _, weight, bias = inputs
     feature_map, scale = decode(options.feature_map), options.scale
     dtype, exact = state.sums.dtype, state.shift.dtype

@@ -42,9 +42,6 @@ def within_segments(
         q, k: (B, H, L, d); v: (B, H, L, any width).
         key_mask: (B, L) bool, true where a key is real; None if all are.
         segments: (B, L) integers, equal within a segment, which is contiguous.
-
-    Returns:
-        (B, H, L, width of v).
     """
     batch, heads, length, _ = q.shape
     starts = _starts(segments).flatten().nonzero().flatten()

@@ -83,11 +83,7 @@ class WindowAttention(nn.Module):
         return out.flatten(2, 3)[:, :, :length]
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
-        """Like `FavorAttention.step`; the state holds the last size - 1 keys and values.
-
-        Raises:
-            ValueError: for bidirectional attention.
-        """
+        """Like `FavorAttention.step`; the state holds the last size - 1 keys and values."""
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
         k, v = KeysAndValues.joined(state, k, v)

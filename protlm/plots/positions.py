@@ -39,9 +39,8 @@ def check_picture(path: Path, length: int | None = None) -> None:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: expected a picture, with a name that ends in {', '.join(SUFFIXES)}")
     if length is not None and length > LONGEST:
-        raise UserError(
-            f"{path}: {length:,} residues are too many for a readable picture; expected at most {LONGEST:,}"
-        )
+        what = f"{length:,} residues are too many for a readable picture"
+        raise UserError(f"{path}: {what}; expected at most {LONGEST:,}")
 
 
 def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, diverging: bool) -> None:
@@ -56,9 +55,6 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
         sequence: L characters; those that are not amino acids have no dot.
         label: of the colour bar.
         diverging: use colours that are symmetric about 0.
-
-    Raises:
-        UserError: as `check_picture`.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -116,9 +112,6 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
         path: ends in .png, .pdf or .svg.
         probabilities: (L, 20); rows sum to 1.
         sequence: L characters, written below.
-
-    Raises:
-        UserError: as `check_picture`.
     """
     import logomaker
     from pandas import DataFrame
@@ -146,12 +139,8 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
 def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], int]:
     """A figure, its panels from top to bottom, and the number of residues in each; the last may have fewer.
 
-    The number of panels is that whose picture comes closest to the format of a slide.
-
-    Args:
-        length: in residues.
-        cell: width of a residue, in inches.
-        height: of a panel with its labels, in inches.
+    The number of panels is that whose picture comes closest to the format of a slide. `cell` is the width of a residue
+    and `height` that of a panel with its labels, in inches.
     """
     from matplotlib.figure import Figure  # not pyplot, which has global state
 
@@ -181,8 +170,6 @@ def _positions(axes: Any, start: int, letters: str, columns: int, cell: float) -
         tick.set(color=COLOURS.get(letter, "black"), family="monospace", fontsize=52 * min(cell, 0.25), weight="bold")
     every = 1 if columns <= 15 else 10
     axes.set_xticks([n for n in numbers if n % every == 0 or n == 1])
-    axes.tick_params(
-        axis="x", which="major", length=0, pad=64 * min(cell, 0.25), labelsize=max(8, 36 * min(cell, 0.25))
-    )
+    axes.tick_params("x", length=0, pad=64 * min(cell, 0.25), labelsize=max(8, 36 * min(cell, 0.25)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines["bottom"].set_bounds(start + 0.5, start + len(letters) + 0.5)

@@ -30,9 +30,6 @@ def read_alignment(path: str | Path) -> tuple[str, np.ndarray]:
     Codes are indices in `STANDARD`, and 20 for gaps and other letters. In a2m as written by EVcouplings and in aligned
     FASTA, with rows of equal length, columns without a residue of the focus are dropped; in a3m, with rows of unequal
     length, lower-case letters are insertions and are dropped.
-
-    Raises:
-        UserError: if the file is not an alignment.
     """
     rows: list[list[bytes]] = []
     try:
@@ -53,9 +50,8 @@ def read_alignment(path: str | Path) -> tuple[str, np.ndarray]:
         sequences = [row.translate(None, b"abcdefghijklmnopqrstuvwxyz.") for row in sequences]
     for number, row in enumerate(sequences, start=1):
         if len(row) != len(sequences[0]):
-            raise UserError(
-                f"{path}, record {number}: {len(row):,} columns; expected {len(sequences[0]):,} as in the first record"
-            )
+            expected = f"expected {len(sequences[0]):,} as in the first record"
+            raise UserError(f"{path}, record {number}: {len(row):,} columns; {expected}")
     letters = np.frombuffer(b"".join(sequences).upper(), dtype=np.uint8).reshape(len(sequences), -1)
     columns = (letters[0] >= ord("A")) & (letters[0] <= ord("Z"))
     if not columns.any():
@@ -101,9 +97,7 @@ def site_independent(variants: Variants, path: str | Path) -> np.ndarray:
     focus, codes = read_alignment(path)
     start = variants.sequence.find(focus)
     if start < 0:
-        raise UserError(
-            f"{path}: the first sequence is not part of the wild type; expected an alignment of this protein"
-        )
+        raise UserError(f"{path}: the first sequence is not part of the wild type; expected an MSA of this protein")
     log_f = np.full((len(variants.sequence), len(STANDARD)), np.nan)
     log_f[start : start + len(focus)] = site_log_frequencies(codes)
     gain = log_f[variants.position, variants.mutant] - log_f[variants.position, variants.wild_type]

@@ -67,9 +67,6 @@ def find_assays(folder: Path, reference: Path | None = None, others: Sequence[Pa
             the names of the CSV files. A wild type in wt.fasta takes precedence.
         reference: the reference table, if it is elsewhere.
         others: files in the folder that are not assays.
-
-    Raises:
-        UserError: for a folder without assays or without wild types, or a table that lacks columns.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with a CSV file for each assay")
@@ -103,9 +100,6 @@ class Published:
     Args:
         path: ProteinGym's DMS_substitutions_Spearman_DMS_level.csv.
         columns: names of models; by default those of `COLUMNS` that the file has.
-
-    Raises:
-        UserError: if the file is not such a table or lacks one of the columns.
     """
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:

@@ -27,15 +27,9 @@ class Result:
 def averages(
     values: Sequence[float], uniprot: Sequence[str], selection: Sequence[str]
 ) -> tuple[dict[str, float], float]:
-    """ProteinGym's average: assays -> UniProt id within a selection type -> selection type -> all.
+    """ProteinGym's average: assays -> UniProt id within a selection type -> selection type -> all; ignores NaN.
 
-    Args:
-        values: of n assays; NaN is ignored.
-        uniprot: n identifiers of proteins.
-        selection: n selection types.
-
-    Returns:
-        The mean of each selection type with values, by name, and the mean of these means.
+    Returns the mean of each selection type with values, by name, and the mean of these means.
 
     >>> averages([0.2, 0.4, 0.5, 0.9], ["A", "A", "B", "A"], ["Activity", "Activity", "Activity", "Binding"])
     ({'Activity': 0.4, 'Binding': 0.9}, 0.65)
@@ -59,10 +53,8 @@ def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     models = list(results[0].correlations)
     uniprot, selection = [r.assay.uniprot for r in results], [r.assay.selection for r in results]
     means = {m: averages([r.correlations[m] for r in results], uniprot, selection) for m in models}
-    rows = [
-        [r.assay.id, r.assay.uniprot, r.assay.selection, str(r.variants), *map(_cell, r.correlations.values())]
-        for r in results
-    ]
+    rows = [[r.assay.id, r.assay.uniprot, r.assay.selection, str(r.variants)] for r in results]
+    rows = [[*row, *map(_cell, r.correlations.values())] for row, r in zip(rows, results, strict=True)]
     for kind in sorted(set(selection)):
         count = sum(r.variants for r in results if r.assay.selection == kind)
         rows.append(["average", "", kind, str(count), *(_cell(means[m][0].get(kind, math.nan)) for m in models)])

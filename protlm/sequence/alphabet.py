@@ -11,11 +11,7 @@ import numpy as np
 
 from protlm.errors import UserError
 
-TOKENS = (
-    *("<cls>", "<pad>", "<eos>", "<unk>"),
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
-    *("<null_1>", "<mask>"),
-)
+TOKENS = (*("<cls>", "<pad>", "<eos>", "<unk>"), *"LAGVSERTIDPKQNFYMHWCXBUZO.-", *("<null_1>", "<mask>"))
 INDEX = {token: index for index, token in enumerate(TOKENS)}
 CLS, PAD, EOS, MASK = INDEX["<cls>"], INDEX["<pad>"], INDEX["<eos>"], INDEX["<mask>"]
 

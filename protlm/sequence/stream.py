@@ -112,12 +112,12 @@ class Source(io.RawIOBase):
         return io.TextIOWrapper(self.content(), "utf-8", "replace")
 
 
-def checksum(path: str | Path) -> str:
-    """XXH3-128 of a file, in hexadecimal."""
+def read_through(path: str | Path) -> dict[str, Any]:
+    """Name, bytes and checksum of a whole file."""
     with Source(path) as source:
         while source.read(_BUFFER):
             pass
-        return source.checksum
+        return source.describe()
 
 
 def check_readable(path: str | Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
@@ -34,22 +34,19 @@ class RedrawFeatures(Callback):
 
     def __init__(self, every_n_steps: int | None = None, until: float = 1.0) -> None:
         if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 0):
-            raise UserError(
-                f"callbacks.redraw.every_n_steps {every_n_steps!r}: expected a non-negative integer, or null"
-            )
+            name = f"callbacks.redraw.every_n_steps {every_n_steps!r}"
+            raise UserError(f"{name}: expected a non-negative integer, or null")
         if not isinstance(until, float | int) or not 0 <= until <= 1:
             raise UserError(f"callbacks.redraw.until {until!r}: expected a number from 0 to 1")
         self.every_n_steps, self.until = every_n_steps, until
         self._interval, self._draw = 0, 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = self._model(pl_module)
         self._interval = model.config.redraw_every if self.every_n_steps is None else self.every_n_steps
         self._draw = model.draw_number
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if self.until < 1 and trainer.max_steps > 0:
             step = min(step, int(self.until * trainer.max_steps))
@@ -61,29 +58,24 @@ class RedrawFeatures(Callback):
             self._draw = draw
 
     @staticmethod
-    def _model(pl_module: pl.LightningModule) -> Performer:
+    def _model(pl_module: LightningModule) -> Performer:
         assert isinstance(pl_module, LanguageModelTask)
         return pl_module.model
 
 
 class SeededSteps(Callback):
-    """Seeds dropout for every batch from the run's seed and the number of the batch.
+    """Seeds dropout for every batch from the run's `seed` and the number of the batch.
 
     A resumed run then has the same dropout as an uninterrupted one without saving any random state. Batches are
     numbered across ranks and accumulated gradients in the order in which the data module deals them, so two processes
     have the same dropout as one process that accumulates two batches.
-
-    Args:
-        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._step, self._part = -1, 0
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         self._part = self._part + 1 if step == self._step else 0
         self._step = step
@@ -106,7 +98,7 @@ class StepProgressBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return "training".ljust(len(self.validation_description))
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
@@ -130,17 +122,17 @@ class Throughput(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._residues = state_dict["residues"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counts, self._previous, self._start = None, (0, 0.0), time.perf_counter()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start += time.perf_counter() - self._paused
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, LanguageModelTask)
         tokens, residues = batch.key_mask.sum(), (batch.inputs > EOS).sum()
@@ -162,16 +154,12 @@ class Throughput(Callback):
 
 
 class Results(Callback):
-    """Prints the test metrics with their unigram baseline, and writes them as JSON.
-
-    Args:
-        path: JSON file to write.
-    """
+    """Prints the test metrics with their unigram baseline, and writes them as JSON to `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # not in on_test_end, so that the table follows the progress bar
         if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
             self.path.write_text(json.dumps(pl_module.results, indent=2) + "\n")
@@ -181,9 +169,7 @@ class Results(Callback):
 class LearningCurve(Callback):
     """Plots training loss, validation accuracy and perplexity, with the unigram baseline, at the end of a run.
 
-    Args:
-        path: PNG file to write.
-        every_n_steps: steps between two points of the training loss.
+    The training loss has a point every `every_n_steps`.
     """
 
     def __init__(self, path: str, every_n_steps: int = 10) -> None:
@@ -198,31 +184,27 @@ class LearningCurve(Callback):
         self._training, self._validation = state_dict["training"], state_dict["validation"]
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0 or not self._training:
             self._training.append([trainer.global_step, outputs["loss"].item()])
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            values = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("valid/")
-            }
+            values = {name: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("valid/")}
             self._validation.append({"step": trainer.global_step, **values})
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and (self._training or self._validation):
             draw_learning_curve(self._training, self._validation, self.path)
 
 
 def draw_learning_curve(training: list[list[float]], validation: list[dict[str, float]], path: Path) -> None:
-    """Writes the figure of `LearningCurve`.
+    """Writes the figure of `LearningCurve`; the suffix of `path` sets the format.
 
     Args:
         training: pairs of step and loss in nats.
-        validation: rows with "step", valid/accuracy, valid/perplexity, valid/unigram_accuracy and
-            valid/unigram_perplexity.
-        path: file to write; its suffix sets the format.
+        validation: rows with "step" and valid/... accuracy, perplexity, unigram_accuracy and unigram_perplexity.
     """
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 

@@ -71,28 +71,19 @@ class BetweenSteps(Callback):
 class TrainingCheckpoint(BetweenSteps):
     """Writes last.ckpt at regular intervals and at the end of training, and keeps the one before as previous.ckpt.
 
-    Whenever the process is killed, at least one of the two is complete.
-
-    Args:
-        folder: folder of the checkpoints.
-        every_n_train_steps: optimizer steps between two checkpoints.
-
-    Attributes:
-        saved: the last checkpoint known to be complete; None before the first.
+    Whenever the process is killed, at least one of the two is complete. `saved` names the last one known to be.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 500) -> None:
         if not isinstance(every_n_train_steps, int) or every_n_train_steps < 1:
-            raise UserError(
-                f"callbacks.checkpoint.every_n_train_steps {every_n_train_steps!r}: expected a positive integer"
-            )
+            name = "callbacks.checkpoint.every_n_train_steps"
+            raise UserError(f"{name} {every_n_train_steps!r}: expected a positive integer")
         self.folder, self.every_n_train_steps = Path(folder), every_n_train_steps
         self.saved: str | None = None
         self._saved_step = -1
 
     @property
     def path(self) -> Path:
-        """Path of the newest checkpoint."""
         return self.folder / LAST
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -110,11 +101,7 @@ class TrainingCheckpoint(BetweenSteps):
         self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes last.ckpt unless it is from this step; has to be called on all ranks.
-
-        Raises:
-            UnwritableError: if it cannot be written.
-        """
+        """Writes last.ckpt unless it is from this step; has to be called on all ranks."""
         if trainer.global_step == self._saved_step:
             return
         new, problem = self.folder / f".new-{LAST}", None

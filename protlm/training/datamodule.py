@@ -19,7 +19,7 @@ from protlm.corpus.reader import Corpora, Corpus, Unigram
 from protlm.corpus.splits import SplitRule, digests, read_ids
 from protlm.errors import UserError
 from protlm.files import BusyError
-from protlm.sequence.stream import checksum
+from protlm.sequence.stream import read_through
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
@@ -129,13 +129,8 @@ class TremblDataModule(pl.LightningDataModule):
                 corpus.check_sources(self.fasta)
                 self._check_options(corpus)
             return
-        rule = SplitRule(
-            valid=self.valid,
-            test=self.test,
-            clusters=self.clusters,
-            whole_clusters=self.split_by == "cluster",
-            held_out=read_ids(self.held_out) if self.held_out else frozenset(),
-        )
+        held_out = read_ids(self.held_out) if self.held_out else frozenset()
+        rule = SplitRule(self.valid, self.test, self.clusters, self.split_by == "cluster", held_out)
         path.parent.mkdir(parents=True, exist_ok=True)
         selection = Selection(allow_nucleotides=self.allow_nucleotides)
         print(f"preparing {path}", flush=True)
@@ -155,14 +150,11 @@ class TremblDataModule(pl.LightningDataModule):
             "valid": (self.valid, VALID),
             "test": (self.test, TEST),
             "whole_clusters": (self.split_by == "cluster", False),
-            "clusters": (checksum(self.clusters) if self.clusters else None, None),
+            "clusters": (read_through(self.clusters)["xxh3_128"] if self.clusters else None, None),
             "held_out": (xxh3_128_hexdigest("\n".join(held_out).encode()) if held_out else None, None),
         }
-        stored = {
-            **made,
-            "clusters": made["clusters"] and made["clusters"]["xxh3_128"],
-            "held_out": made["held_out"]["xxh3_128"],
-        }
+        clusters = made["clusters"] and made["clusters"]["xxh3_128"]
+        stored = {**made, "clusters": clusters, "held_out": made["held_out"]["xxh3_128"]}
         odd = [name for name, (value, default) in expected.items() if value != default and value != stored[name]]
         if odd:
             names = ", ".join("data.split_by" if name == "whole_clusters" else f"data.{name}" for name in odd)
@@ -172,7 +164,7 @@ class TremblDataModule(pl.LightningDataModule):
         sampling = {name: getattr(self, name) for name in ("sample_by", "weights", "min_cluster_size")}
         samples = self._batches("train", self.question, **sampling)
         if not samples.draws.size:
-            what = "no protein in the train split; prepare it again with more proteins or smaller --valid and --test"
+            what = "no protein in the train split; prepare it again with more proteins or smaller valid and test"
             if self.min_cluster_size != 1:
                 what = f"no cluster in the train split has data.min_cluster_size={self.min_cluster_size} proteins"
             raise UserError(f"{self.corpora}: {what}")
@@ -204,18 +196,13 @@ class TremblDataModule(pl.LightningDataModule):
         return {"place": place, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues from a stored position, on any number of ranks.
-
-        Raises:
-            UserError: if the options or corpora that determine the order of batches have changed.
-        """
+        """Continues from a stored position, on any number of ranks, unless what determines it has changed."""
         stored, now = {"min_cluster_size": 1, **state_dict.get("order", {})}, self._order()  # older checkpoints lack it
         if stored != now:
             odd = [name for name in now if now[name] != stored.get(name)]
             changes = ", ".join(f"data.{name} {stored.get(name)} is now {now[name]}" for name in odd)
-            raise UserError(
-                f"the checkpoint's position in the data does not apply: {changes}; resume with the same options"
-            )
+            what = "the checkpoint's position in the data does not apply"
+            raise UserError(f"{what}: {changes}; resume with the same options")
         if place := state_dict["place"]:
             epoch, cursor, batch = place
             self._start = (epoch, tuple(cursor), batch)

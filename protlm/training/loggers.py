@@ -18,24 +18,14 @@ from protlm.files import atomic_output
 
 
 class RunLogger(Logger):
-    """A logger that writes into one run's folder, on rank zero only, starting with the first metrics.
+    """A logger that writes into one run's folder, made when needed, on rank zero only, from the first metrics on."""
 
-    Args:
-        folder: created when needed.
-    """
+    name = version = ""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.folder = Path(folder)
         self._params: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def save_dir(self) -> str:
@@ -46,12 +36,7 @@ class RunLogger(Logger):
         self._params.update(params)
 
     def log_results(self, results: dict[str, dict[str, float]], checkpoint: str | None) -> None:
-        """Takes the test results at the end of a successful run.
-
-        Args:
-            results: split -> metrics.
-            checkpoint: the Lightning checkpoint that was tested.
-        """
+        """Takes the test results by split, and the Lightning checkpoint tested, at the end of a successful run."""
 
 
 class CsvLogger(RunLogger):

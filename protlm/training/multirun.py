@@ -24,7 +24,9 @@ without results if the run failed or has not finished; "stopped" is None unless 
 def read_jobs(folder: Path) -> list[Job]:
     """The runs in a multirun's folder, in order, with the options in which they differ."""
     jobs = []
-    for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=_number):
+    for path in sorted(
+        folder.glob("*/.hydra/overrides.yaml"), key=lambda path: (len(path.parts[-3]), path)
+    ):  # 10 after 9
         parts = [str(override).partition("=") for override in yaml.safe_load(path.read_text())]
         options = {name: value for name, _, value in parts}
         run = path.parents[1]
@@ -36,11 +38,6 @@ def read_jobs(folder: Path) -> list[Job]:
     names = list(dict.fromkeys(name for job in jobs for name in job["options"]))
     varying = [name for name in names if len({job["options"].get(name) for job in jobs}) > 1]
     return [{**job, "options": {name: job["options"].get(name, "") for name in varying}} for job in jobs]
-
-
-def _number(path: Path) -> tuple[int, str]:
-    name = path.parents[1].name
-    return len(name), name  # 10 after 9
 
 
 def write_table(jobs: Sequence[Job], path: Path) -> None:

@@ -33,9 +33,6 @@ def adamw(
         lr, betas, eps, weight_decay: as in `torch.optim.AdamW`.
         decay: "matrices" applies weight decay to embeddings and weight matrices, not to norms and biases; "all"
             applies it to every parameter, as in the code of Choromanski et al. 2021.
-
-    Raises:
-        UserError: for a value out of range.
     """
     _check(decay, betas, lr=lr, eps=eps, weight_decay=weight_decay)
     return AdamW(_groups(model, weight_decay, decay), lr=lr, betas=betas, eps=eps, fused=_fused(model))
@@ -62,9 +59,6 @@ def muon(
         query_key: factor of the learning rate for the query and key projections. The size of Muon's updates does not
             depend on that of the gradient; at the full rate the norms of queries and keys grow until random features
             no longer approximate softmax (docs/decisions.md).
-
-    Raises:
-        UserError: for a value out of range.
     """
     _check("matrices", betas, lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, query_key=query_key)
     matrices = {n: weight for n, weight in model.get_submodule("blocks").named_parameters() if weight.ndim == 2}
@@ -74,8 +68,7 @@ def muon(
     by_muon = {id(weight) for weight in matrices.values()}
     others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in by_muon)
     return MuonWithAdamW(
-        Muon(groups, lr, momentum, weight_decay),
-        AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model)),
+        Muon(groups, lr, momentum, weight_decay), AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model))
     )
 
 
@@ -143,11 +136,7 @@ class Muon(Optimizer):
 
 
 class MuonWithAdamW(Optimizer):
-    """Two optimizers of different parameters as one, for schedules and checkpoints.
-
-    Args:
-        muon, adamw: the two optimizers; they share their groups and states with this one.
-    """
+    """Two optimizers of different parameters as one, with which they share groups and states, for checkpoints."""
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
         self._muon, self._adamw = muon, adamw

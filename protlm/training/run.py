@@ -36,15 +36,7 @@ PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "h5py", "biopyt
 
 
 def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
-    """Checks options that Lightning accepts silently or rejects with a stack trace.
-
-    Args:
-        seed: seed of the run.
-        trainer: options of `pytorch_lightning.Trainer`.
-
-    Raises:
-        UserError: for the first invalid option.
-    """
+    """Refuses a seed, or options of `Trainer`, that Lightning accepts silently or rejects with a stack trace."""
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed}: expected an integer from 0 to 4,294,967,295")
     for name in ("max_steps", "log_every_n_steps", "accumulate_grad_batches"):
@@ -105,15 +97,7 @@ def _use_new_store(store: object, key: str) -> None:
 
 @contextmanager
 def lock_run_folder(folder: Path, remove_unused: bool) -> Iterator[None]:
-    """Keeps other runs out of a run folder.
-
-    Args:
-        folder: folder of the run.
-        remove_unused: remove the folder at the end if the run did not start.
-
-    Raises:
-        UserError: if another run uses the folder.
-    """
+    """Keeps other runs out of a run folder; with `remove_unused`, removes it at the end if the run did not start."""
     with (folder / LOCK).open("w") as lock:
         os.register_at_fork(after_in_child=lock.close)  # a worker that survives its run must not keep the lock
         try:
@@ -155,12 +139,10 @@ def describe_run(
     """Everything needed to repeat a run.
 
     Args:
-        config: resolved configuration.
-        overrides: options of the command line.
-        folder: folder of the run.
-        fingerprints: fingerprints of the corpora.
+        config, overrides: resolved configuration, and options of the command line.
+        folder, processes: of the run.
+        fingerprints: of the corpora.
         resumed: checkpoint from which the run is resumed, if it is.
-        processes: number of processes.
     """
     return {
         "command": shlex.join(["python", "-m", "protlm.train", *overrides]),
@@ -212,9 +194,7 @@ def _replace(path: Path, content: dict[str, Any]) -> None:
 def time_limit_message(trainer: pl.Trainer, reference: str) -> str | None:
     """What to tell the user of a run that trainer.max_time has stopped before its last step; None for other runs.
 
-    Args:
-        trainer: trainer whose `fit` has returned.
-        reference: whose results will be better, such as "those of the full run".
+    `reference` names the results that will be better, such as "those of the full run".
     """
     step, last = trainer.global_step, trainer.max_steps
     left = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]  # type: ignore[attr-defined]

@@ -21,10 +21,7 @@ class FullySharded(ModelParallelStrategy):
     """FSDP2 (`torch.distributed.fsdp.fully_shard`) over all processes of all nodes, block by block.
 
     Runs on GPUs and, unlike Lightning's FSDPStrategy, on CPUs. A checkpoint is a single file in the same format as with
-    any other strategy, so a run may resume with a different one.
-
-    Args:
-        process_group_backend: backend of torch.distributed; None chooses it by device.
+    any other strategy, so a run may resume with a different one. `process_group_backend` None goes by the device.
     """
 
     def __init__(self, process_group_backend: str | None = None) -> None:
@@ -52,12 +49,8 @@ class FullySharded(ModelParallelStrategy):
         if self.global_rank != 0:
             return {}
         number = {name: i for i, name in enumerate(self._names(optimizer))}
-        return {
-            "state": {number[name]: state for name, state in named["state"].items()},
-            "param_groups": [
-                {**group, "params": [number[name] for name in group["params"]]} for group in named["param_groups"]
-            ],
-        }
+        groups = [{**group, "params": [number[name] for name in group["params"]]} for group in named["param_groups"]]
+        return {"state": {number[name]: state for name, state in named["state"].items()}, "param_groups": groups}
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Distributes the weights and optimizer states of a checkpoint; returns its content."""

@@ -110,10 +110,7 @@ class LanguageModelTask(pl.LightningModule):
         return loss
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Logs the gradient norm over all ranks, skips a non-finite gradient, and clips."""
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
@@ -186,7 +183,7 @@ class LanguageModelTask(pl.LightningModule):
         if odd:
             changes = ", ".join(f"{name} {stored[name]} is now {now[name]}" for name in odd)
             raise UserError(
-                f"the checkpoint's model differs from the configured one: {changes}; resume with the same options"
+                f"the checkpoint's model differs from the configured: {changes}; resume with the same options"
             )
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
@@ -200,13 +197,9 @@ class LanguageModelTask(pl.LightningModule):
 
 
 class GradientCheck:
-    """Skips steps with a non-finite gradient, or stops the run before one changes the weights.
+    """Skips at most `limit` consecutive steps with a non-finite gradient; then stops the run before its next step.
 
-    Args:
-        limit: maximum number of consecutive steps to skip.
-
-    Attributes:
-        skipped: number of steps skipped so far.
+    `skipped` is the number of steps skipped so far.
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -221,15 +214,9 @@ class GradientCheck:
         self._losses.append((loss.detach(), batch))
 
     def finite(self, norm: Tensor, trainer: pl.Trainer) -> bool:
-        """Whether the gradient is finite; called on all ranks.
+        """Whether the gradient is finite, by its norm, which all ranks share (unlike the losses); all ranks call it.
 
-        Args:
-            norm: norm of the gradient, the same on all ranks (unlike the losses).
-            trainer: the run's trainer.
-
-        Raises:
-            UserError: if it is not finite and the limit is reached; names the step, the proteins and the last
-                checkpoint.
+        Raises a UserError with the step, the proteins and the last checkpoint if the limit is reached.
         """
         losses, self._losses = self._losses, []
         if norm.isfinite():

@@ -15,17 +15,10 @@ _ATTENTION = ".attention.attention."
 
 
 def load_initial_weights(model: Performer, path: str | Path) -> None:
-    """Copies the weights of a trained model into a new one.
+    """Copies the weights of a trained model, a folder or a Lightning checkpoint, into a new one of the same size.
 
     If both have the same kind of attention, its own weights and random directions are copied too; otherwise they keep
     their fresh initialisation.
-
-    Args:
-        model: changed in place.
-        path: a model folder or a Lightning checkpoint.
-
-    Raises:
-        UserError: if there is no model at `path`, or one of a different size.
     """
     trained = load(path)
     fields = (*SHAPES, "max_length") if model.config.learned_positions else SHAPES

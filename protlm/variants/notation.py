@@ -127,16 +127,12 @@ def all_singles(sequence: str, offset: int = 0) -> Variants:
 def name_of(wild_type: str, sequence: str, offset: int = 0) -> str:
     """The name of a variant, from its sequence.
 
-    Raises:
-        ValueError: if it is not as long as the wild type.
-
     >>> name_of("MKTAY", "LKTAF")
     'M1L:Y5F'
     """
     if len(sequence) != len(wild_type):
-        raise ValueError(
-            f"{len(sequence):,} residues; expected {len(wild_type):,} as in the wild type (substitutions only)"
-        )
+        length = f"{len(wild_type):,} as in the wild type (substitutions only)"
+        raise ValueError(f"{len(sequence):,} residues; expected {length}")
     pairs = enumerate(zip(wild_type, sequence, strict=True), start=1 + offset)
     return ":".join(f"{before}{i}{after}" for i, (before, after) in pairs if before != after) or WILD_TYPE
 

@@ -12,7 +12,7 @@ from protlm.metrics import spearman
 from protlm.plots.positions import heat_map
 from protlm.sequence.fasta import FastaFile, Record
 from protlm.tables import Table, read_table, write_table
-from protlm.variants.notation import Variants, all_singles
+from protlm.variants.notation import all_singles
 from protlm.variants.score import Progress, chosen_method, matrix_of, score_variants
 from protlm.variants.variant_table import MEASURED, MUTANT, PROTEIN, SCORE, SEQUENCE, VariantTable, format_score
 
@@ -26,9 +26,6 @@ class Scan:
         path: of a table, see `VariantTable`.
         names: of variants, if there is no table; without either, all single substitutions are scored.
         offset: see `parse`.
-
-    Raises:
-        UserError: for variants that do not match, or several proteins without a column that names them.
     """
 
     def __init__(
@@ -58,11 +55,7 @@ class Scan:
         self.longest = max(len(variants.sequence) for _, variants in self.groups.values())
 
     def only(self, where: str) -> str:
-        """The sequence of the only protein.
-
-        Raises:
-            UserError: if there are several; the message ends with `where`.
-        """
+        """The sequence of the only protein; raises a UserError that ends with `where` if there are several."""
         if len(self.wild_types) != 1:
             raise UserError(f"{self.source}: {len(self.wild_types):,} proteins; expected one {where}")
         return next(iter(self.wild_types.values()))
@@ -80,14 +73,14 @@ class Scan:
         if self.table:
             self.table.write(path, scores)
             return
-        variants = self._variants()
+        ((_, variants),) = self.groups.values()
         columns: list[Iterable[str]] = [variants.names, *([variants.sequences()] if sequences else [])]
         cells = zip(*columns, map(format_score, scores.tolist()), strict=True)
         write_table(path, [MUTANT, *([SEQUENCE] if sequences else []), SCORE], cells)
 
     def draw(self, path: Path, scores: np.ndarray) -> None:
         """Draws the single substitutions of the only protein as a heat map."""
-        variants = self._variants()
+        ((_, variants),) = self.groups.values()
         with atomic_output(path) as partial:
             label = "log p(variant) - log p(wild type)"
             heat_map(partial, matrix_of(variants, scores), variants.sequence, label, diverging=True)
@@ -99,7 +92,3 @@ class Scan:
             known = int(np.isfinite(self.measured).sum())
             lines.append(f"Spearman's correlation with {MEASURED} of {counted(known, 'variant')}: {value:.3f}")
         return lines
-
-    def _variants(self) -> Variants:
-        ((_, variants),) = self.groups.values()
-        return variants

@@ -47,18 +47,9 @@ def score(
     precision: str = "float32",
     offset: int = 0,
 ) -> np.ndarray:
-    """Scores (n,) float64 of variants of one protein; formulas at the top of this file.
+    """Scores (n,) float64 of variants of one protein, by one of `METHODS`; formulas at the top of this file.
 
-    Args:
-        model: in evaluation mode.
-        sequence: the wild type.
-        variants: such as "A42G" or "A42G:L50P", positions from 1.
-        method: one of `METHODS`; by default "masked-marginals", or "likelihood" for a causal model.
-        token_budget, precision: see `Computer`.
-        offset: number of residues before the sequence, if variants are numbered on a longer one.
-
-    Raises:
-        UserError: for variants that do not match the wild type, or a method that does not suit the model.
+    `offset` is the number of residues before the sequence, if variants are numbered on a longer one.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
@@ -98,14 +89,7 @@ def matrix_of(variants: Variants, scores: np.ndarray) -> np.ndarray:
 def score_variants(
     computer: Computer, variants: Variants, method: str | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """As `score`, for parsed variants.
-
-    Args:
-        computer: of the model.
-        variants: see `parse`.
-        method: see `score`.
-        progress: see `Progress`.
-    """
+    """As `score`, for parsed variants."""
     method = chosen_method(computer.model, method)
     if method.endswith("marginals"):
         scores = _marginals(computer, variants, method, progress)
@@ -116,11 +100,7 @@ def score_variants(
 
 
 def chosen_method(model: Performer, method: str | None = None) -> str:
-    """The method, by default that of the model's direction.
-
-    Raises:
-        UserError: for an unknown method, or one that does not suit the model.
-    """
+    """The method, by default that of the model's direction."""
     causal = model.config.causal
     if method is None:
         return "likelihood" if causal else "masked-marginals"
@@ -159,8 +139,9 @@ def _marginals(computer: Computer, variants: Variants, method: str, report: Prog
 def _likelihoods(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
     """From whole mutated sequences; identical variants are computed once."""
     pseudo = method == "pseudo-log-likelihood"
-    numbers: dict[str, int] = {}
-    order = np.array([numbers.setdefault(_sorted(name), len(numbers)) for name in variants.names], dtype=np.int64)
+    numbers: dict[tuple[str, ...], int] = {}
+    keys = (tuple(sorted(name.split(":"))) for name in variants.names)  # whatever the order of substitutions
+    order = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     distinct = set(np.unique(order, return_index=True)[1].tolist())
     values = np.empty(len(numbers) + 1)  # the wild type, then the variants
     total = len(values) * (int(IS_STANDARD[encode(variants.sequence)].sum()) if pseudo else 1)
@@ -188,8 +169,3 @@ def _sequences(variants: Variants, distinct: set[int]) -> Iterator[list[np.ndarr
             window = []
     if window:
         yield window
-
-
-def _sorted(name: str) -> str:
-    """A name that does not depend on the order of substitutions."""
-    return ":".join(sorted(name.split(":")))

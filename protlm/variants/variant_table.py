@@ -29,9 +29,6 @@ class VariantTable:
         table: all cells.
         variants: those of the only wild type.
         groups: identifier ("" for a single wild type) -> numbers of its rows, and its variants.
-
-    Raises:
-        UserError: for a table without rows or these columns, and a variant that does not match, with its row.
     """
 
     def __init__(self, path: str | Path | Table, wild_type: str | Mapping[str, str], offset: int = 0) -> None:
