@@ -52,9 +52,7 @@ def fill(
     ] = None,
     one_pass: Annotated[
         bool,
-        typer.Option(
-            "--one-pass", help="Compute these probabilities in one pass, without masking each position: faster, biased."
-        ),
+        typer.Option("--one-pass", help="Compute these probabilities in one pass without masking: faster, but biased."),
     ] = False,
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
@@ -99,10 +97,14 @@ def generate(
     ] = 1.0,
     top_p: Annotated[
         float,
-        typer.Option(help="Nucleus sampling: draw from the most probable residues with at least this probability."),
+        typer.Option(
+            help="Nucleus sampling: draw from the most probable residues with at least this total probability."
+        ),
     ] = 1.0,
-    max_length: Annotated[int, typer.Option(min=1, help="Maximum length; longer proteins are cut (residues).")] = 1_000,
-    min_length: Annotated[int, typer.Option(min=1, help="Minimum length (residues).")] = 1,
+    max_length: Annotated[
+        int, typer.Option(min=1, help="Maximum length in residues; longer proteins are cut.")
+    ] = 1_000,
+    min_length: Annotated[int, typer.Option(min=1, help="Minimum length in residues.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Proteins generated together.")] = 16,
     output: Annotated[

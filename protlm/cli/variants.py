@@ -37,7 +37,7 @@ def score(
         Path | None, typer.Option(help="CSV with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
     ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="A variant such as A42G; repeatable.")] = None,
-    all_singles: Annotated[bool, typer.Option("--all", help="All 19 substitutions of each residue.")] = False,
+    all_singles: Annotated[bool, typer.Option("--all", help="Score all 19 substitutions of each residue.")] = False,
     no_sequences: Annotated[
         bool, typer.Option("--no-sequences", help="With --all: omit the column 'mutated_sequence', which is long.")
     ] = False,
@@ -52,13 +52,17 @@ def score(
         int, typer.Option(help="Number of residues before the sequence, if variants are numbered on a longer one.")
     ] = 0,
     pseudo_perplexity: Annotated[
-        bool, typer.Option("--pseudo-perplexity", help="Instead of variants: the pseudo-perplexity of proteins (TSV).")
+        bool,
+        typer.Option(
+            "--pseudo-perplexity", help="Write the pseudo-perplexity of whole proteins (TSV) instead of variant scores."
+        ),
     ] = False,
     one_pass: Annotated[
         bool, typer.Option("--one-pass", help="Estimate the pseudo-perplexity from one pass per protein.")
     ] = False,
     masking: Annotated[
-        str, typer.Option(help="For --one-pass: shares masked, replaced and kept in training.")
+        str,
+        typer.Option(help="For --one-pass: shares of the selected residues that training masked, replaced and kept."),
     ] = "0.8,0.1,0.1",
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
@@ -106,7 +110,7 @@ def score(
     say(*scan.describe(scores))
     if network.config.learned_positions and scan.longest + 2 > network.config.max_length:
         warn(
-            f"the protein is longer than the {network.config.max_length:,} positions that this model has learned; its "
+            f"the protein is longer than the {network.config.max_length:,} positions learned by this model; its "
             "scores may be unreliable"
         )
 

@@ -109,7 +109,7 @@ class ProtlmForMaskedLM(ProtlmPreTrainedModel):
 
     def __init__(self, config: ProtlmConfig) -> None:
         if config.performer["causal"]:
-            raise ValueError("this model is unidirectional: use AutoModelForCausalLM")
+            raise ValueError("this model is causal: use AutoModelForCausalLM")
         super().__init__(config)
 
     def forward(
@@ -128,7 +128,7 @@ class ProtlmForMaskedLM(ProtlmPreTrainedModel):
 
 
 class ProtlmForCausalLM(ProtlmPreTrainedModel):
-    """Next-residue model; unidirectional."""
+    """Next-residue model; causal."""
 
     def __init__(self, config: ProtlmConfig) -> None:
         if not config.performer["causal"]:
