@@ -1,4 +1,4 @@
-# Every target sets up .venv by itself; a second call does not install again.
+# Every target creates .venv if necessary; later calls do not install again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +19,7 @@ DEMO := runs/demo
 # a ribosomal protein of the test split (A1V0P2) with R20, Q40 and F60 masked
 MASKED := MAHKKAGGSSRNGRDSESK<mask>LGVKVYGGQAINAGGIIVR<mask>RGTRMHAGENVGMGKDHTL<mask>ALVDGHVKFTTKGAAKKHTVVVVPAAA
 
-# what a contributor runs while working; test-slow has what starts processes, trains for longer or builds the docs
+# tests to run while working; test-slow runs those that start processes, train for longer or build the docs
 test: $(READY)
 	$(BIN)/pytest -q -n auto --dist worksteal -m 'not slow'
 
@@ -38,7 +38,7 @@ check: $(READY)
 docs: $(READY)
 	$(BIN)/zensical build --strict --clean
 
-# runs them and keeps their outputs in them
+# executes the notebooks and stores their outputs in them
 notebooks: $(READY)
 	rm -rf runs/notebook
 	$(BIN)/python notebooks/execute.py
@@ -55,14 +55,14 @@ bench-ingest: $(READY)
 	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
 # about two hours with the machine to itself; CORPUS is made by protlm prepare, such as data/swissprot.h5. The last, speed and
-# memory of all kinds of attention against length, takes most of it and may be cut: the next call goes on
+# memory of all kinds of attention against length, takes most of it; if interrupted, run it again to resume
 bench-train: $(READY)
 	$(BIN)/python -m benchmarks.train_step throughput $(CORPUS)
 	$(BIN)/python -m benchmarks.train_step length
 	$(BIN)/python -m benchmarks.train_step memory
 	$(BIN)/python -m benchmarks.train_step figure
 
-# two to three hours; may be cut: the next call goes on
+# two to three hours; if interrupted, run it again to resume
 bench-stability: $(READY)
 	$(BIN)/python -m benchmarks.stability $(CORPUS)
 
@@ -75,14 +75,14 @@ bench-embed: $(READY)
 bench-generate: $(READY)
 	$(BIN)/python -m benchmarks.generate
 
-# the model in the box, 13 minutes: CORPUS as in its card, DMS a folder of deep mutational scans as `protlm proteingym` takes it
+# the bundled model, 13 minutes; CORPUS as in its card, DMS a folder of deep mutational scans for `protlm proteingym`
 bench-box: $(READY)
 	$(BIN)/python -m benchmarks.box - $(CORPUS) $(DMS)
 	$(BIN)/python -m benchmarks.inside - $(CORPUS)
 
-# many hours; may be cut: the next call goes on. FASTA is Swiss-Prot, CLUSTERS a table of its clusters; without them,
-# the families of the sample alone. The switch from Transformer to Performer begins with the first exact Transformer of
-# the comparison.
+# many hours; if interrupted, run it again to resume. FASTA is Swiss-Prot, CLUSTERS a table of its clusters; without them,
+# only the families of the sample are used. The switch from Transformer to Performer starts from the first exact
+# Transformer of the comparison.
 bench-quality: $(READY)
 	$(BIN)/python -m benchmarks.quality train $(if $(FASTA),$(FASTA) --clusters $(CLUSTERS),--corpora families)
 	$(BIN)/python -m benchmarks.quality time

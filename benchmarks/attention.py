@@ -112,7 +112,7 @@ def measure_times(lengths: list[int], repeats: int, limit: float) -> Iterator[di
                         if not case.too_large() and last.get(case.method, 0.0) * growth <= limit:
                             runs[case.method] = PASSES[step](case.function(), case.inputs())
                     times = medians(runs, repeats)
-                    # a method that was not run is too slow at the next length, too
+                    # a method that was skipped is too slow at the next length, too
                     last = {method: times.get(method, limit) for method in METHODS}
                     cells = (f"{times[m] * 1e3:.1f}" if m in times else "-" for m in METHODS)
                     print(f"{length:>7}" + "".join(f"{cell:>19}" for cell in cells), flush=True)

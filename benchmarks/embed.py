@@ -211,7 +211,7 @@ def invariance(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def print_and_write(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    """Prints each row as soon as it is known, and writes all of them as CSV."""
+    """Prints each row as it is measured, and writes all of them as CSV."""
     kept = []
     for row in rows:
         kept.append(row)

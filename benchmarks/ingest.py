@@ -112,7 +112,7 @@ class Run:
 
     @property
     def peak(self) -> int:
-        """Bytes in memory at the most, as the process printed them."""
+        """Peak memory in bytes, as the process printed it."""
         return int(self.output.split("peak ")[1])
 
 
@@ -151,7 +151,7 @@ def ratio(first: list[float], second: list[float]) -> float:
 
 
 class Table:
-    """Rows of what was measured beside what it is to be, printed as they come."""
+    """Rows of measured values and their targets, printed as they are added."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []
@@ -169,7 +169,7 @@ class Table:
 
 
 def decompress(fasta: Path, target: Path, copies: int = 1) -> None:
-    """Writes the text of a FASTA file, so many times."""
+    """Writes the text of a FASTA file a number of times."""
     from protlm.sequence.stream import Source
 
     with target.open("wb") as out:
@@ -279,15 +279,17 @@ def measure(fasta: Path, clusters: Path | None, folder: Path, repeats: int, synt
     short.unlink()
     opened = python(FIRST, corpus)
     table.add("opening them to the first shuffled batch", f"{float(opened.output.split()[0]):.2f} s", "under 8 s")
-    table.add("memory of that process at the most", f"{opened.peak / 2**20:.0f} MiB", "under 1,536 MiB")
+    table.add("peak memory of that process", f"{opened.peak / 2**20:.0f} MiB", "under 1,536 MiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fasta", type=Path, help="proteins, plain or compressed; the targets are for 160 M residues")
-    parser.add_argument("--clusters", type=Path, help="table of their clusters, to measure memory with it too")
-    parser.add_argument("--repeats", type=positive, default=5, help="runs of which the median is taken")
-    parser.add_argument("--synthetic", type=positive, default=50_000_000, help="short proteins of the last rows")
+    parser.add_argument("--clusters", type=Path, help="table of their clusters, to measure memory with clusters, too")
+    parser.add_argument("--repeats", type=positive, default=5, help="number of runs; the median is reported")
+    parser.add_argument(
+        "--synthetic", type=positive, default=50_000_000, help="number of short proteins for the last rows"
+    )
     parser.add_argument("--folder", type=Path, help="for temporary files; about 25 times the plain file is needed")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/ingest.csv"))
     options = parser.parse_args()

@@ -63,20 +63,20 @@ def model_path(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    """For argparse: a whole number from 1."""
+    """For argparse: a positive integer."""
     return natural(text, 1)
 
 
 def numbers(text: str) -> list[int]:
-    """For argparse: whole numbers from 1, separated by commas."""
+    """For argparse: positive integers, separated by commas."""
     try:
         return [positive(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, separated by commas") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected positive integers, separated by commas") from None
 
 
 def natural(text: str, least: int = 0) -> int:
-    """For argparse: a whole number from 0."""
+    """For argparse: a non-negative integer."""
     value = int(text)
     if value < least:
         raise ValueError

@@ -49,7 +49,7 @@ def check_outputs(*files: Path, picture: Path | None = None) -> None:
 
 
 def whole(value: float) -> int | str:
-    """A cell with a whole number; empty for NaN."""
+    """A cell with an integer; empty for NaN."""
     return int(value) if math.isfinite(value) else ""
 
 

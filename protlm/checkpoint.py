@@ -47,7 +47,7 @@ def load(path: str | Path, attention: str | None = None, num_features: int | Non
         attention, num_features: see `switch`.
 
     Raises:
-        UserError: for a path that is missing, damaged, not a model, or made with another alphabet; and as `switch`.
+        UserError: for a path that is missing, damaged, not a model, or made with a different alphabet; and as `switch`.
     """
     path = Path(path)
     if not path.exists():
@@ -95,7 +95,7 @@ def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None
         dtype: of the parameters on disk, one of `DTYPES`; see `stored`.
 
     Raises:
-        UserError: if the folder exists already or cannot be written, or for a dtype that is unknown or too narrow.
+        UserError: if the folder already exists or cannot be written, or for a dtype that is unknown or too narrow.
     """
     weights = stored(model, dtype)
     with new_folder(folder) as model_folder:
@@ -133,9 +133,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def check_absent(folder: Path) -> None:
-    """Raises a UserError if the folder exists already."""
+    """Raises a UserError if the folder already exists."""
     if folder.exists():
-        raise UserError(f"{folder}: exists already; choose another folder or remove it")
+        raise UserError(f"{folder}: already exists; choose another folder or remove it")
 
 
 def save(weights: dict[str, Tensor], folder: Path) -> None:
@@ -207,7 +207,7 @@ def _configuration(path: Path, described: Any) -> PerformerConfig:
     if described.get("version") != VERSION:
         raise UserError(f"{path}: model of version {described.get('version')}, expected {VERSION}; update protlm")
     if described.get("alphabet") != list(TOKENS):
-        raise UserError(f"{path}: made with another alphabet than ESM's 33 tokens, its predictions would be wrong")
+        raise UserError(f"{path}: made with a different alphabet from ESM's 33 tokens, so predictions would be wrong")
     try:
         return PerformerConfig.from_dict(described["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

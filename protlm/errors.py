@@ -1,4 +1,4 @@
-"""Exceptions for mistakes of the user, and counts for messages."""
+"""Exceptions for user errors, and counts for messages."""
 
 
 class UserError(ValueError):

@@ -93,7 +93,7 @@ def partial_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise UnwritableError.of(target, error) from error
     if lock is None:
-        raise BusyError(f"{target}: another process is writing it; wait until it has finished, or name another file")
+        raise BusyError(f"{target}: another process is writing it; wait until it has finished, or choose another file")
     try:
         yield folder
     finally:

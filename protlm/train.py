@@ -180,7 +180,7 @@ class MultirunTable(Callback):
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Prints an error of the user's in one line and exits with code 2."""
+    """Prints a user error in one line and exits with code 2."""
     try:
         yield
     except KeyboardInterrupt:

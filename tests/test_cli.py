@@ -223,7 +223,7 @@ def test_evaluate_checks_arguments_before_it_computes(protlm, corpus_path, model
 
 
 def test_a_folder_that_exists_is_not_exported_over(protlm, model_folder: Path) -> None:
-    assert_refused(protlm("export", model_folder, "--model", model_folder), model_folder, "exists already")
+    assert_refused(protlm("export", model_folder, "--model", model_folder), model_folder, "already exists")
 
 
 NASTY = {
@@ -314,7 +314,7 @@ def test_nucleotides_are_accepted_on_request(
         ("evaluate FASTA --model MODEL", "not a corpus"),
         ("evaluate FASTA MODEL --model MODEL", "unexpected extra argument"),
         ("evaluate FASTA --model MODEL --json FASTA", "is an input"),
-        ("evaluate FASTA --model MODEL --json .", "is no file"),
+        ("evaluate FASTA --model MODEL --json .", "is not a file"),
         ("evaluate FASTA --model MODEL --seed -1", "--seed"),
         ("export out --model absent", "absent: no such model"),
         ("embedd FASTA", "No such command 'embedd'"),

@@ -189,7 +189,7 @@ def compared(runs: Sequence[Run], work: Path, redo: bool = False, ignored: Seque
         name, changes = next(iter(odd.items()))
         first = ", ".join(f"{option} {was} is now {now}" for option, (was, now) in list(changes.items())[:3])
         raise UserError(
-            f"{work}: has {counted(len(odd), 'run')} with other options ({name}: {first}); name another --work, train "
-            "again with --redo, or leave options out of the comparison with --ignore"
+            f"{work}: has {counted(len(odd), 'run')} with other options ({name}: {first}); choose another --work, "
+            "train again with --redo, or leave options out of the comparison with --ignore"
         )
     return comparison

@@ -170,7 +170,7 @@ def read_table(path: Path, setting: Row) -> list[Row]:
     for row in rows:
         if odd := [name for name, value in setting.items() if row.get(name) != str(value)]:
             theirs, ours = (", ".join(f"{name} {of.get(name)}" for name in odd) for of in (row, setting))
-            raise UserError(f"{path}: measured with {theirs}, this run has {ours}; name another file or remove it")
+            raise UserError(f"{path}: measured with {theirs}, this run has {ours}; choose another file or remove it")
     return rows
 
 

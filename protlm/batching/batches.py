@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 Key = np.ndarray
-"""(B, 2) or (B, 4) int64, one row per sequence: all that is needed to make a batch in any process."""
+"""(B, 2) or (B, 4) int64, one row per sequence: enough to make the batch in any process."""
 
 Cursor = tuple[int, ...]
 """Start of a pool within its epoch; (0,) or (0, 0, 0) is the start of the epoch."""

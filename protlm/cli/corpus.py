@@ -78,11 +78,14 @@ def evaluate(
     corpus: Annotated[Path, Argument(help="A corpus made by 'protlm prepare'.")],
     model: Model = None,
     split: Annotated[
-        list[str] | None, Option(help="train, valid, test or ood; may be repeated. Default: test and ood.")
+        list[str] | None,
+        Option(help="train, valid, test or ood; repeatable. Default: test and ood."),
     ] = None,
     details: Annotated[bool, Option("--details", help="Also print tables by protein length and by residue.")] = False,
     json: Annotated[Path | None, Option(help="Write all results, including details, to this file.")] = None,
-    max_length: Annotated[int | None, Option(min=3, help="Crop longer proteins; default: the model's.")] = None,
+    max_length: Annotated[
+        int | None, Option(min=3, help="Crop longer proteins to this many tokens. Default: the model's maximum.")
+    ] = None,
     share: Annotated[float, Option(help="Share of residues to mask.")] = 0.15,
     seed: Annotated[int, Option(min=0, help="Seed of crops and masks.")] = 1,
     token_budget: Budget = 16_384,
@@ -96,11 +99,13 @@ def evaluate(
     from protlm.metrics import format_results
 
     if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), named(model).resolve())):
-        raise UserError(f"--json {json}: is {'an input' if json.is_file() else 'no file'}; name another file to write")
+        raise UserError(
+            f"--json {json}: is {'an input' if json.is_file() else 'not a file'}; choose another file to write"
+        )
     opened, network = Corpus(corpus), load_network(model, device)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
-    # around all of it, so that a file that cannot be written is known at once
+    # opened first, so that a file that cannot be written is reported at once
     with atomic_output(json) if json else nullcontext() as partial:
         with progress("evaluating", "proteins") as report:
             results = measure(network, opened, split or (), **options, progress=report)

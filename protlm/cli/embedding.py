@@ -38,11 +38,14 @@ def embed(
         str, Option(help="One or more layers, such as 0,6,-1; 0 is the token embedding, -1 the last layer.")
     ] = "-1",
     pool: Annotated[
-        list[str] | None, Option(help="'mean', 'max' or 'bos' (first token); can be repeated. Default: mean.")
+        list[str] | None, Option(help="'mean', 'max' or 'bos' (first token); repeatable. Default: mean.")
     ] = None,
     layout: Layout = "uniprot",
     dtype: Annotated[
-        str, Option(help="Of stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16.")
+        str,
+        Option(
+            help="Data type of the stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16."
+        ),
     ] = "",
     precision: Precision = "float32",
     id_from: Annotated[
@@ -63,7 +66,7 @@ def embed(
         raise UserError("--pool requires --output")
     for path in (output, per_residue):
         if path and path.resolve() in {file.resolve() for file in model_files(model)}:
-            raise UserError(f"{path}: is the model; name another file to write")
+            raise UserError(f"{path}: is the model; choose another file to write")
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
     options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()

@@ -12,12 +12,13 @@ Attention = Annotated[
     str | None,
     Option(
         help="Switch to another kind of attention and keep all weights. 'softmax' is linear in length and approximates "
-        "'exact', poorly where attention is sharp: fine-tune before use, also with others such as 'relu'. Default: no "
+        "'exact', but poorly where attention is sharp; fine-tune before use, as with any other kind. Default: no "
         "change."
     ),
 ]
 Features = Annotated[
-    int | None, Option(min=1, help="Redraw the random features of FAVOR+, this many per head. Default: no change.")
+    int | None,
+    Option(min=1, help="Number of random features of FAVOR+ per head, which are then redrawn. Default: no change."),
 ]
 
 
@@ -28,7 +29,7 @@ def export(
     attention: Attention = None,
     num_features: Features = None,
     dtype: Annotated[
-        str, Option(help="Of the weights on disk: float32, or float16 or bfloat16 at half the size.")
+        str, Option(help="Data type of the weights on disk: float32, or float16 or bfloat16 for half the size.")
     ] = "float32",
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""

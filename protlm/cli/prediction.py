@@ -46,7 +46,7 @@ def fill(
     heatmap: Annotated[Path | None, Option(help="Draw the probabilities as a heat map (.png, .pdf or .svg).")] = None,
     one_pass: Annotated[
         bool,
-        Option("--one-pass", help="Compute the probabilities in one pass, without masking positions: faster, biased."),
+        Option("--one-pass", help="Compute these probabilities in one pass without masking: faster, but biased."),
     ] = False,
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
@@ -88,13 +88,16 @@ def generate(
     prefix: Annotated[str, Option(help="Amino acids with which each protein starts.")] = "",
     temperature: Annotated[float, Option(help="Divides the logits; 0 always takes the most probable residue.")] = 1.0,
     top_p: Annotated[
-        float, Option(help="Nucleus sampling: draw from the most probable residues with at least this probability.")
+        float,
+        Option(help="Nucleus sampling: draw from the most probable residues with at least this total probability."),
     ] = 1.0,
-    max_length: Annotated[int, Option(min=1, help="Maximum length; longer proteins are cut (residues).")] = 1_000,
-    min_length: Annotated[int, Option(min=1, help="Minimum length (residues).")] = 1,
+    max_length: Annotated[int, Option(min=1, help="Maximum length in residues; longer proteins are cut.")] = 1_000,
+    min_length: Annotated[int, Option(min=1, help="Minimum length in residues.")] = 1,
     seed: Annotated[int, Option(min=0, help="Random seed.")] = 0,
     batch_size: Annotated[int, Option(min=1, help="Proteins generated together.")] = 16,
-    output: Annotated[Path | None, Option("--output", "-o", help="FASTA to write. Default: standard output.")] = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="FASTA file to write. Default: standard output.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Generate new proteins with a causal model, as FASTA."""

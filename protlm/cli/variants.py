@@ -37,7 +37,7 @@ def score(
         Path | None, Option(help="CSV with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
     ] = None,
     variant: Annotated[list[str] | None, Option(help="A variant such as A42G; repeatable.")] = None,
-    all_singles: Annotated[bool, Option("--all", help="All 19 substitutions of each residue.")] = False,
+    all_singles: Annotated[bool, Option("--all", help="Score all 19 substitutions of each residue.")] = False,
     no_sequences: Annotated[
         bool, Option("--no-sequences", help="With --all: omit the column 'mutated_sequence', which is long.")
     ] = False,
@@ -48,10 +48,18 @@ def score(
         int, Option(help="Number of residues before the sequence, if variants are numbered on a longer one.")
     ] = 0,
     pseudo_perplexity: Annotated[
-        bool, Option("--pseudo-perplexity", help="Instead of variants: the pseudo-perplexity of proteins (TSV).")
+        bool,
+        Option(
+            "--pseudo-perplexity", help="Write the pseudo-perplexity of whole proteins (TSV) instead of variant scores."
+        ),
     ] = False,
-    one_pass: Annotated[bool, Option("--one-pass", help="Estimate pseudo-perplexity in one pass per protein.")] = False,
-    masking: Annotated[str, Option(help="For --one-pass: shares masked, replaced, kept in training.")] = "0.8,0.1,0.1",
+    one_pass: Annotated[
+        bool, Option("--one-pass", help="Estimate the pseudo-perplexity from one pass per protein.")
+    ] = False,
+    masking: Annotated[
+        str,
+        Option(help="For --one-pass: shares of the selected residues that training masked, replaced and kept."),
+    ] = "0.8,0.1,0.1",
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -98,7 +106,7 @@ def score(
     say(*scan.describe(scores))
     if network.config.learned_positions and scan.longest + 2 > network.config.max_length:
         warn(
-            f"the protein is longer than the {network.config.max_length:,} positions that this model has learned; its "
+            f"the protein is longer than the {network.config.max_length:,} positions learned by this model; its "
             "scores may be unreliable"
         )
 

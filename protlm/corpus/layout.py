@@ -50,7 +50,7 @@ def allocate_tokens(file: h5py.File, size: int) -> int:
 def write_columns(
     file: h5py.File, parts: Sequence[KeptPart], id_type: str, folder: Path, clustered: bool, summary: PrepareSummary
 ) -> None:
-    """Writes every dataset with a row for each protein, but the tokens."""
+    """Writes every dataset with a row for each protein, except the tokens."""
     packed = {"compression": "gzip", "shuffle": True} if int(id_type[1:]) > _LONG_ID else {}
     codes = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype=np.uint8)
     _write(file, "ids", [part.column("kept_ids", id_type) for part in parts], **packed)

@@ -37,7 +37,7 @@ class Corpus:
         attributes: sources, changes and options recorded by `prepare`.
 
     Raises:
-        UserError: for a file that is missing, not a corpus, or made with another alphabet.
+        UserError: for a file that is missing, not a corpus, or made with a different alphabet.
     """
 
     offsets: np.ndarray
@@ -68,7 +68,7 @@ class Corpus:
                     f"{self.path}: corpus format version {file.attrs['version']}, expected {VERSION}; prepare it again"
                 )
             if list(np.asarray(file.attrs["alphabet"])) != list(TOKENS):
-                raise UserError(f"{self.path}: made with another alphabet; prepare it again from the FASTA")
+                raise UserError(f"{self.path}: made with a different alphabet; prepare it again from the FASTA")
             self.attributes = {name: json.loads(str(file.attrs[name])) for name in ("sources", "changes", "options")}
             self.residue_counts = _dataset(file, "residue_counts")[:]
             places = {}

@@ -1,4 +1,4 @@
-"""What files of embeddings look like: their layouts, see docs/formats.md, and what they say they were made from.
+"""File layouts of embeddings (docs/formats.md), and the record of what each file was made from.
 
 Legend: n proteins, P poolings, K layers, L residues, D width; axes P and K are left out where they are 1.
 """
@@ -22,9 +22,9 @@ LAYOUTS = ("uniprot", "packed", "esm-pt")
 FORMAT = "protlm embeddings"
 VERSION = 1
 DESCRIPTION = "protlm.json"
-"""In a folder of .pt files, what it was made from; HDF5 files have the attribute "about"."""
+"""File that records what a folder of .pt files was made from; HDF5 files have the attribute "about"."""
 COMPARED = ("model", "layers", "pool", "dtype", "precision", "layout", "id", "duplicates", "shard", "source")
-"""Entries of a description that agree for equal files; where and how fast they were computed does not matter."""
+"""Entries of a description that have to agree; where and how fast a file was computed does not matter."""
 
 Values = Callable[[int], np.ndarray]
 """Index of a protein -> its values, flattened: pooled (P, K, D), then residues (K, L, D), or (L, K, D) if packed."""
@@ -95,9 +95,9 @@ def _text(value: Any) -> str:
 
 
 def check_replaceable(path: Path, found: dict[str, Any]) -> None:
-    """Raises a UserError for a folder that protlm has not written: it may hold anything, and is not removed."""
+    """Raises a UserError for a folder that protlm has not written; it may hold anything, so it is not removed."""
     if path.is_dir() and not found and any(path.iterdir()):
-        raise UserError(f"{path}: a folder that protlm has not written; name another one, or remove it yourself")
+        raise UserError(f"{path}: a folder that protlm has not written; choose another one, or remove it yourself")
 
 
 def checked_outputs(
@@ -107,7 +107,7 @@ def checked_outputs(
     per_protein: str | Path | None,
     per_residue: str | Path | None,
 ) -> list[Output]:
-    """What `embed_fasta` writes; raises a UserError for paths that are unsuitable, or the same as another one."""
+    """The outputs of `embed_fasta`; raises a UserError for paths that are unsuitable or not distinct."""
     folders = layout == "esm-pt"
     if folders and per_protein and per_residue and Path(per_protein).resolve() == Path(per_residue).resolve():
         outputs = [Output(Path(per_protein), pools, True)]
@@ -123,7 +123,7 @@ def checked_outputs(
         raise UserError(f"{paths[0]}: input and outputs must be different files")
     for path in paths:
         if path.exists() and not (path.is_dir() or path.is_file()):
-            raise UserError(f"{path}: is neither a file nor a folder; name another output")
+            raise UserError(f"{path}: is neither a file nor a folder; choose another output")
         if path.exists() and path.is_dir() != folders:
             what = ("file", "folder") if folders else ("folder", "file")
             raise UserError(f"{path}: is a {what[0]}; expected the name of a {what[1]} to write")
@@ -131,7 +131,7 @@ def checked_outputs(
 
 
 def is_complete(output: Output, expected: dict[str, Any], overwrite: bool) -> bool:
-    """Whether an output exists, made from the same; raises a UserError if something else must not be replaced."""
+    """Whether the same output already exists; raises a UserError if a different one must not be replaced."""
     found = read_description(output.path)
     if found is None:
         return False
@@ -140,8 +140,8 @@ def is_complete(output: Output, expected: dict[str, Any], overwrite: bool) -> bo
         return True
     check_replaceable(output.path, found)
     if not overwrite:
-        what = f"made differently ({different})" if found else "and was not written by protlm"
-        raise UserError(f"{output.path}: exists already, {what}; name another output, or set overwrite")
+        what = f"but was made differently ({different})" if found else "but was not written by protlm"
+        raise UserError(f"{output.path}: already exists, {what}; choose another output, or set overwrite")
     return False
 
 
@@ -165,7 +165,7 @@ def stored_dtype(description: dict[str, Any]) -> np.dtype[Any]:
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Writes into a folder of .pt files what it was made from."""
+    """Records in a folder of .pt files what it was made from."""
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 

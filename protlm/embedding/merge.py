@@ -51,14 +51,14 @@ def merge_shards(
     path, first = ordered[0]
     description = {**first, "shard": "1/1", **{name: sum(each[name] for _, each in ordered) for name in _COUNTS}}
     if output.resolve() in [shard.resolve() for shard, _ in ordered]:
-        raise UserError(f"{output}: is one of the shards; name another output")
+        raise UserError(f"{output}: is one of the shards; choose another output")
     existing = read_description(output)
     if existing is not None:
         if not overwrite:
-            raise UserError(f"{output}: exists already; name another output, or set overwrite")
+            raise UserError(f"{output}: already exists; choose another output, or set overwrite")
         check_replaceable(output, existing)
         if output.is_dir() != path.is_dir():
-            raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; name another output")
+            raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; choose another output")
     join = {"uniprot": _join_uniprot, "packed": _join_packed, "esm-pt": _join_files}[description["layout"]]
     with atomic_output(output) as partial:
         join([shard for shard, _ in ordered], partial, description, summed(progress, description["proteins"]))

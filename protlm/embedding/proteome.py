@@ -37,7 +37,7 @@ _BLOCK = 1 << 20  # bytes of standard input copied at a time
 
 
 class ResumableInterrupt(KeyboardInterrupt):
-    """Ctrl-C after something was computed, from which the same command resumes; the message says so."""
+    """Ctrl-C after part of the output was computed; the message says that the same command resumes."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class _Job:
         return summary
 
     def kept(self) -> str:
-        """What to say of the values computed; empty if there are none."""
+        """How an interrupted run resumes, for its message; empty if nothing was computed."""
         if not any(partial.has_values for partial in self.partials):
             return ""
         done = f" ({self.done[0]:,} of {self.done[1]:,} residues done)" if self.done[0] else ""
@@ -260,7 +260,7 @@ class _Job:
                 if not self.overwrite:
                     raise UserError(
                         f"{partial.output.path}: {partial.folder.name} beside it is of an unfinished run with other "
-                        f"options or input ({different}); resume that run, name another output, or set overwrite"
+                        f"options or input ({different}); resume that run, choose another output, or set overwrite"
                     )
                 partial.clear()
         return complete

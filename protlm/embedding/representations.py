@@ -261,9 +261,10 @@ def compute_windows(
 
 
 def _overflow(computer: Computer, name: str, row: np.ndarray, partial: PartialOutput) -> str:
-    """What to say of values that float16 cannot hold; raises a UserError if it is the model's output that is wrong."""
+    """The message for values that float16 cannot hold; raises a UserError if the model's output is not finite."""
     read = representations(computer.model, partial.layers, partial.output.pools, torch.float32)
     ((_, (pooled, single)),) = computer([row], read)
     values = np.concatenate([array.ravel() for array in (*single, *([] if pooled is None else [pooled]))])
     check_finite(values, f"protein {name}")
-    return f"protein {name}: a value of {np.abs(values).max():,.0f}, but float16 ends at 65,504; use dtype float32"
+    largest = f"{np.abs(values).max():,.0f}"
+    return f"protein {name}: a value of {largest}, but the maximum of float16 is 65,504; use dtype float32"

@@ -73,7 +73,7 @@ def load_esm(folder: str | Path) -> Performer:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one of Hugging Face, with {CONFIG} and model.safetensors")
+        raise UserError(f"{folder}: no such folder; expected a Hugging Face folder with {CONFIG} and model.safetensors")
     about = _json(folder / CONFIG)
     _check_alphabet(folder, about)
     config = _configuration(folder / CONFIG, about)
@@ -104,7 +104,7 @@ def _check_alphabet(folder: Path, about: dict[str, Any]) -> None:
         source = folder / "vocab.txt"
         vocabulary = source.read_text(errors="replace").split()
     if vocabulary is not None and vocabulary != list(TOKENS):
-        raise UserError(f"{source}: another vocabulary than ESM's 33 tokens in ESM's order")
+        raise UserError(f"{source}: vocabulary differs from ESM's 33 tokens in ESM's order")
 
 
 def _configuration(path: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -114,10 +114,10 @@ def _configuration(path: Path, about: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"{path}: {name} is {found!r}; only ESM-2 can be imported, where it is {expected!r}")
     for name in SIZES:
         if type(about.get(name)) is not int or about[name] < 1:
-            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a whole number from 1")
+            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected an integer of at least 1")
     for name in ("layer_norm_eps", "hidden_dropout_prob"):
         if type(about.get(name)) not in (int, float) or not 0 <= about[name] < 1:
-            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a number from 0 to below 1")
+            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a number of at least 0 and below 1")
     layers, heads, width, feed_forward = (about[name] for name in SIZES)
     longest = about.get("max_position_embeddings")
     config = {

@@ -35,10 +35,10 @@ def export_huggingface(model: Performer, folder: str | Path) -> None:
     """Writes the folder atomically.
 
     `transformers.AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` loads a bidirectional model,
-    `AutoModelForCausalLM` a unidirectional one, `AutoModel` either without its head, `AutoTokenizer` the tokeniser.
+    `AutoModelForCausalLM` a causal one, `AutoModel` either without its head, `AutoTokenizer` the tokeniser.
 
     Raises:
-        UserError: if the folder exists already or cannot be written, or for attention of another package whose module
+        UserError: if the folder already exists or cannot be written, or for attention of another package whose module
             cannot be copied, see `attention_source`.
     """
     texts = sources(model.config)
@@ -156,7 +156,7 @@ tags: [biology, protein language model, Performer]
 
 # {name}
 
-A {"unidirectional" if config.causal else "bidirectional"} protein language model of {config.layers} layers and width \
+A {"causal" if config.causal else "bidirectional"} protein language model of {config.layers} layers and width \
 {config.width}, exported by protlm {__version__}.
 
 ```python

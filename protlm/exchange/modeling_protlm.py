@@ -141,7 +141,7 @@ class ProtlmForMaskedLM(_LanguageModel):
 
 
 class ProtlmForCausalLM(_LanguageModel):
-    """Next-residue model; unidirectional."""
+    """Next-residue model; causal."""
 
     causal = True
     output = CausalLMOutput

@@ -36,7 +36,7 @@ Row = tuple[str, int, int, str, float]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files to write; None for those that are not wanted.
+    """Files to write; None omits a file.
 
     Args:
         table: most probable amino acids at each mask.

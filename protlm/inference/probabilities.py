@@ -1,4 +1,4 @@
-"""What a model predicts at each position of a protein, and how probable it finds the residues that are there.
+"""A model's predictions at each position of a protein, and the probabilities of the protein's own residues.
 
 Legend: L residues of a protein x, x_i its residue i; "x with i masked" is x with `<mask>` in place of residue i. All
 logarithms are natural, and probabilities are over the whole vocabulary of 33 tokens unless stated otherwise.

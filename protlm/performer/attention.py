@@ -202,7 +202,7 @@ class FavorAttention(nn.Module):
 
         Args:
             q, k: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Sums are float32 (float64 for float64),
-                also under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
+                even under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
             key_mask: (B, L) bool, true where a key is real; None if all are. Masked keys and values may be any finite
                 numbers.
 
@@ -282,10 +282,11 @@ def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Ten
             f"{tuple(k.shape)}, {tuple(v.shape)}"
         )
     if not (q.is_floating_point() and k.is_floating_point() and v.is_floating_point()):
-        raise ValueError(f"expected q, k and v of floating point, got {q.dtype}, {k.dtype}, {v.dtype}")
+        raise ValueError(f"expected floating-point q, k and v, got {q.dtype}, {k.dtype}, {v.dtype}")
     if key_mask is not None and not isinstance(key_mask, Tensor):
-        raise ValueError(f"expected key_mask a tensor, got {type(key_mask).__name__}")
+        raise ValueError(f"expected key_mask to be a tensor, got {type(key_mask).__name__}")
     expected = (q.shape[0], q.shape[2])
     if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-        got = f"{key_mask.dtype} of shape {tuple(key_mask.shape)}"
-        raise ValueError(f"expected key_mask bool of shape {expected}, got {got}")
+        raise ValueError(
+            f"expected a bool key_mask of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
+        )

@@ -41,7 +41,7 @@ class PerformerConfig:
             layers.
         attention: a name such as "relu", "softmax" or "exact", a `FeatureMap` for FAVOR+, or any other `Kind`. The
             baselines are "linformer", "reformer", "window", and "opt", which returns the values unchanged.
-        causal: unidirectional, for next-residue prediction; otherwise bidirectional, for masked language modelling.
+        causal: next-residue prediction; otherwise the model is bidirectional, for masked language modelling.
         positions: "learned" (one vector per position, initialised with sinusoids), "rotary", or "both".
         max_length: number of learned positions; later ones use fixed sinusoids. Rotary positions have no limit.
             Linformer accepts no longer sequences.
@@ -89,7 +89,7 @@ class PerformerConfig:
     def __post_init__(self) -> None:
         for name in WHOLE:
             if type(getattr(self, name)) is not int:
-                raise ValueError(f"model.{name} {getattr(self, name)!r}: expected a whole number")
+                raise ValueError(f"model.{name} {getattr(self, name)!r}: expected an integer")
         if isinstance(self.attention, FeatureMap):
             object.__setattr__(self, "attention", kind_of(self.attention))
         try:
@@ -116,17 +116,17 @@ class PerformerConfig:
                 "for a window in all heads, use model/attention=window"
             )
         if self.local_window < 1:
-            raise ValueError(f"model.local_window {self.local_window}: expected a number from 1")
+            raise ValueError(f"model.local_window {self.local_window}: expected an integer of at least 1")
         if self.width % (2 * self.heads):
             what = f"model.width {self.width} with {self.heads} heads"
             raise ValueError(f"{what}: expected heads of equal and even width")
         if not 0 <= self.norm_eps < 1:
-            raise ValueError(f"model.norm_eps {self.norm_eps}: expected a number from 0 to below 1")
+            raise ValueError(f"model.norm_eps {self.norm_eps}: expected a number of at least 0 and below 1")
         for name, token in (("start_id", self.start_id), ("zeroed_id", self.zeroed_id)):
             if token is not None and not 0 <= token < self.vocab_size:
                 raise ValueError(f"model.{name} {token}: expected a token, 0 to {self.vocab_size - 1}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout {self.dropout}: expected a number from 0 to below 1")
+            raise ValueError(f"model.dropout {self.dropout}: expected a number of at least 0 and below 1")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

@@ -84,7 +84,7 @@ class LshAttention(nn.Module):
         head_dim: d.
         rounds, bucket: R and m.
         causal: position t sees positions up to t only.
-        seed, layer: with the draw number, all that the directions depend on.
+        seed, layer: together with the draw number, they determine the directions.
 
     Source: Kitaev, Kaiser, Levskaya 2020, "Reformer: The Efficient Transformer", section 2 and appendix A; the hash is
     that of Andoni et al. 2015, with blocks of d orthonormal directions for the paper's Gaussian ones.
@@ -128,8 +128,8 @@ class LshAttention(nn.Module):
         """Attention (B, H, L, e) in the dtype of v.
 
         Args:
-            q: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. All is computed in float32 (float64 for
-                float64), also under autocast.
+            q: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Computed in float32 (float64 for
+                float64), even under autocast.
             k: (B, H, L, d), not used.
             key_mask: (B, L) bool, true where a position is real; None if all are. Masked positions may hold any finite
                 numbers.

@@ -73,6 +73,6 @@ def draw_directions(kind: str, norms: str, num_features: int, head_dim: int, key
 
 
 def whole_number(name: str, value: object, least: int) -> None:
-    """Raises ValueError unless the value is a whole number of at least `least`."""
+    """Raises ValueError unless the value is an integer of at least `least`."""
     if type(value) is not int or value < least:
-        raise ValueError(f"{name} {value!r}: expected a whole number from {least}")
+        raise ValueError(f"{name} {value!r}: expected an integer of at least {least}")

@@ -25,7 +25,7 @@ _CODES[np.frombuffer(STANDARD.encode(), dtype=np.uint8)] = np.arange(len(STANDAR
 
 
 def read_alignment(path: str | Path) -> tuple[str, np.ndarray]:
-    """Reads the focus sequence, in capital letters, and the codes (N, L) uint8 of all sequences, the focus first.
+    """Reads the focus sequence, in upper case, and the codes (N, L) uint8 of all sequences, the focus first.
 
     Codes are indices in `STANDARD`, and 20 for gaps and other letters. In a2m as written by EVcouplings and in aligned
     FASTA, with rows of equal length, columns without a residue of the focus are dropped; in a3m, with rows of unequal

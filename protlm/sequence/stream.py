@@ -96,7 +96,7 @@ class Source(io.RawIOBase):
         super().close()
 
     def content(self) -> "io.BufferedReader[Any]":
-        """The decompressed bytes; plain, gzip, bzip2, xz and zstandard are told apart by their first bytes."""
+        """The decompressed bytes; gzip, bzip2, xz and zstandard are recognised by their first bytes."""
         packed = io.BufferedReader(self, _BUFFER)
         start = packed.peek(6)[:6]
         content: io.BufferedReader[Any] = packed

@@ -108,7 +108,7 @@ class TensorBoardLogger(RunLogger):
 
 
 class WandbLogger(RunLogger):
-    """Logs to wandb, offline without a login or a server; an error of wandb's never ends training or delays it long.
+    """Logs to wandb, offline without a login or a server; errors in wandb never end training or delay it for long.
 
     A resumed run keeps its id; of rows that the server already has, wandb keeps the earlier ones.
 
@@ -221,7 +221,7 @@ class WandbLogger(RunLogger):
 
     @contextmanager
     def _contained_errors(self) -> Iterator[None]:
-        """An error of wandb's ends the tracking, not the training."""
+        """After an error in wandb, tracking ends and training continues."""
         try:
             yield
         except Exception as error:  # wandb raises errors of many kinds

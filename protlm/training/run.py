@@ -181,7 +181,7 @@ def write_run(about: dict[str, Any], folder: Path) -> None:
 
 
 def record_end(folder: Path, steps: int, stopped: str | None) -> None:
-    """Adds to run.json how many steps were trained, and why no more, if trainer.max_time ended the run early."""
+    """Adds to run.json the number of steps trained, and the reason if trainer.max_time ended the run early."""
     path = folder / RECORD
     _replace(path, {**json.loads(path.read_text()), "steps": steps, "stopped": stopped})
 
@@ -192,7 +192,7 @@ def _replace(path: Path, content: dict[str, Any]) -> None:
 
 
 def time_limit_message(trainer: pl.Trainer, reference: str) -> str | None:
-    """What to tell the user of a run that trainer.max_time has stopped before its last step; None for other runs.
+    """The message about a run that trainer.max_time stopped before its last step; None for other runs.
 
     `reference` names the results that will be better, such as "those of the full run".
     """

@@ -270,7 +270,7 @@ def _takes(factory: Any, kind: type, name: str) -> bool:
 
 
 def _checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
-    """Calls `make` with the user's options, and turns what is wrong with them into a `UserError`."""
+    """Calls `make` with the user's options, and raises a `UserError` if they are invalid."""
     try:
         made = make()
     except (TypeError, ValueError) as error:

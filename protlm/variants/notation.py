@@ -63,7 +63,7 @@ def parse(sequence: str, names: Sequence[str], offset: int = 0, locate: Locate |
     """Parses variants and checks that the wild type has the residues that they replace.
 
     Args:
-        sequence: the wild type, in capital letters.
+        sequence: the wild type, in upper case.
         names: such as "A42G" or "A42G:L50P", positions from 1; "WT" is the wild type itself.
         offset: added to the positions in the sequence: "A42G" replaces residue 42 - offset.
         locate: see `Locate`.

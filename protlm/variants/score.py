@@ -114,7 +114,7 @@ def chosen_method(model: Performer, method: str | None = None) -> str:
 
 
 def _wild_type(sequence: str) -> str:
-    """In capital letters that have a token, none removed, so that positions are kept."""
+    """Upper-case letters with a token; none is removed, so positions are kept."""
     letters = sequence.upper().replace("J", "X")
     if not letters:
         raise UserError("empty wild type; expected amino acids in one-letter code")

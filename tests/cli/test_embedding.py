@@ -109,7 +109,7 @@ def test_only_files_are_replaced(protlm, fasta: str, tmp_path: Path) -> None:
     for more in ((), ("--overwrite",)):
         assert_refused(protlm(*command, "pipe", *more), "pipe: is neither a file nor a folder")
         refused = protlm(*command, "notes", "--layout", "esm-pt", *more)
-        assert_refused(refused, "a folder that protlm has not written; name another one")
+        assert_refused(refused, "a folder that protlm has not written; choose another one")
     assert (tmp_path / "notes" / "mine.txt").read_text() == "precious"
 
 

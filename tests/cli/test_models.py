@@ -110,5 +110,5 @@ def test_other_mistakes_are_refused(protlm, model_folder: Path, esm: Path, tmp_p
         ("import-esm", esm, esm),
     ):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        assert_refused(protlm(*arguments), tmp_path, "exists already")
+        assert_refused(protlm(*arguments), tmp_path, "already exists")
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

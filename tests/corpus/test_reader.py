@@ -192,8 +192,8 @@ def pack(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda file: file.attrs.update(alphabet=list(reversed(TOKENS))), "another alphabet"),
-        (lambda file: file.attrs.update(alphabet=list(TOKENS[:-1])), "another alphabet"),
+        (lambda file: file.attrs.update(alphabet=list(reversed(TOKENS))), "a different alphabet"),
+        (lambda file: file.attrs.update(alphabet=list(TOKENS[:-1])), "a different alphabet"),
         (lambda file: file.attrs.update(version=1), "version 1, expected 2"),
         (lambda file: file.attrs.update(version=3), "version 3, expected 2"),
         (lambda file: file.attrs.update(format="corpus"), "not a corpus"),

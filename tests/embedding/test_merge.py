@@ -57,7 +57,7 @@ def test_an_output_that_exists_is_replaced_only_on_request(
     fasta, part, out = write_fasta([("a", "MKT")]), tmp_path / "part", tmp_path / "out"
     embed_fasta(tiny_model, fasta, part, options=EmbedOptions(layout=layout))
     assert merge_shards([part], out)["proteins"] == 1  # the only shard
-    refused("exists already; name another output, or set overwrite", [part], out)
+    refused("already exists; choose another output, or set overwrite", [part], out)
     before = out.stat().st_ino
     merge_shards([part], out, overwrite=True)
     assert out.stat().st_ino != before

@@ -369,7 +369,7 @@ def test_a_file_that_protlm_has_not_written_is_refused(tiny_model: Performer, fa
     out.write_text("precious")
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="was not written by protlm; name another output, or set overwrite"):
+    with pytest.raises(UserError, match="was not written by protlm; choose another output, or set overwrite"):
         embed_fasta(tiny_model, fasta, out)
     for overwrite in (False, True):
         with pytest.raises(UserError, match="folder"):
@@ -436,7 +436,9 @@ def test_outputs_that_cannot_be_written_are_refused(tiny_model: Performer, write
     assert fasta.read_text() == text
 
 
-@pytest.mark.parametrize(("scale", "words"), [(1e5, "float16 ends at 65,504"), (float("nan"), "output is not finite")])
+@pytest.mark.parametrize(
+    ("scale", "words"), [(1e5, "maximum of float16 is 65,504"), (float("nan"), "output is not finite")]
+)
 @pytest.mark.parametrize("per_residue", [True, False])
 def test_values_that_a_file_cannot_hold_are_refused(
     tiny_model: Performer, fasta: Path, tmp_path: Path, scale: float, words: str, per_residue: bool

@@ -282,10 +282,10 @@ def test_another_model_is_refused_by_what_makes_it_another(folder: Path, name: s
 
 def test_another_vocabulary_is_refused(folder: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(sorted(TOKENS)))
-    assert "vocab.txt: another vocabulary" in refusal(folder)
+    assert "vocab.txt: vocabulary differs" in refusal(folder)
     about = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**about, "vocab_list": ["A"]}))
-    assert "config.json: another vocabulary" in refusal(folder)
+    assert "config.json: vocabulary differs" in refusal(folder)
 
 
 @pytest.mark.parametrize(

@@ -753,7 +753,7 @@ def test_wrong_shapes_and_names_are_said() -> None:
         FavorAttention(16)(q, k, v)
     with pytest.raises(ValueError, match="expected q and k"):
         FavorAttention(8)(q, k[:, :, :4], v)
-    with pytest.raises(ValueError, match=r"key_mask bool of shape \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"bool key_mask of shape \(1, 5\)"):
         FavorAttention(8)(q, k, v, torch.ones(1, 5))
     with pytest.raises(ValueError, match="swish.*relu"):
         FavorAttention(8, kernel="swish")

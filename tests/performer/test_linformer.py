@@ -99,7 +99,7 @@ def test_projected_keys_vary_as_much_as_keys_at_the_beginning(rank: int, longest
 
 def test_what_cannot_be_is_refused() -> None:
     for rank in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match=f"rank {rank}: expected a whole number from 1"):
+        with pytest.raises(ValueError, match=f"rank {rank}: expected an integer of at least 1"):
             Linformer(rank)
     with pytest.raises(ValueError, match="linformer.*causal.*use relu"):
         PerformerConfig(33, 1, attention="linformer", causal=True)

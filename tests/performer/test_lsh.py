@@ -423,7 +423,7 @@ def test_nothing_of_length_squared_is_kept_for_the_backward() -> None:
 
 
 WRONG: list[tuple[Callable[[], object], str]] = [
-    (lambda: Lsh(rounds=0), "lsh rounds 0: expected a whole number from 1"),
+    (lambda: Lsh(rounds=0), "lsh rounds 0: expected an integer of at least 1"),
     (lambda: Lsh(bucket=2.5), "lsh bucket 2.5"),  # pyright: ignore[reportArgumentType]
     (lambda: LshAttention(0), "head_dim 0"),
     (lambda: LshAttention(8, rounds=0), "rounds 0"),
@@ -432,8 +432,8 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: LshAttention(8, layer=-1), "layer -1"),
     (lambda: LshAttention(8).redraw(-1), "draw_number -1"),
     (lambda: LshAttention(16)(*inputs((1, 2, 5, 8))), r"\(B, H, L, 16\).*\(1, 2, 5, 8\)"),
-    (lambda: LshAttention(8)(*torch.ones(3, 1, 2, 5, 8).long()), "floating point"),
-    (lambda: LshAttention(8)(*inputs((1, 2, 5, 8)), torch.ones(1, 5)), r"key_mask bool of shape \(1, 5\)"),
+    (lambda: LshAttention(8)(*torch.ones(3, 1, 2, 5, 8).long()), "floating-point"),
+    (lambda: LshAttention(8)(*inputs((1, 2, 5, 8)), torch.ones(1, 5)), r"bool key_mask of shape \(1, 5\)"),
     (lambda: LshAttention(8, causal=True).step(*inputs((1, 2, 5, 8))), "generation with LSH attention"),
 ]
 

@@ -167,7 +167,7 @@ def test_operations_are_those_of_each_head() -> None:
     [
         ({"local_heads": 4}, "model.local_heads 4 of 4 heads.*model/attention=window"),
         ({"local_heads": -1}, "model.local_heads -1"),
-        ({"local_window": 0}, "model.local_window 0: expected a number from 1"),
+        ({"local_window": 0}, "model.local_window 0: expected an integer of at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict, match: str) -> None:

@@ -245,7 +245,7 @@ def test_refusals() -> None:
     for described, match in (
         ({"kind": "Nystrom"}, "attention 'Nystrom': expected one of Exact"),
         ({"kind": "Window", "width": 3}, "attention Window: .*width"),
-        ({"kind": "Window", "size": 0}, "size 0: expected a whole number from 1"),
+        ({"kind": "Window", "size": 0}, "size 0: expected an integer of at least 1"),
         ({"size": 3}, "attention None"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -142,7 +142,7 @@ def test_operations_are_those_of_the_keys_that_are_seen(size: int, length: int, 
 
 def test_what_cannot_be_is_refused() -> None:
     for size in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match=f"size {size}: expected a whole number from 1"):
+        with pytest.raises(ValueError, match=f"size {size}: expected an integer of at least 1"):
             Window(size)
 
 

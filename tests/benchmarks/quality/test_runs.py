@@ -176,7 +176,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, capsys) -> None
         call([*command(tmp_path / "work"), "model.layrs=3"])
     with pytest.raises(UserError, match="width 15"):
         call([*command(tmp_path / "work"), "model.width=15"])
-    with pytest.raises(UserError, match=r"model.local_heads 1.5: expected a whole number"):
+    with pytest.raises(UserError, match=r"model.local_heads 1.5: expected an integer"):
         call([*command(tmp_path / "work", kinds="relu_local"), "model.local_heads=1.5"])
     assert not list((tmp_path / "work").iterdir())  # not even a corpus
     swissprot = ["train", "--corpora", "families,swissprot", "--work", tmp_path / "none"]
