@@ -20,7 +20,7 @@ from protlm.files import atomic_output
 class RunLogger(Logger):
     """A logger that writes into one run's folder, made when needed, on rank zero only, from the first metrics on."""
 
-    name = version = ""
+    name = version = ""  # type: ignore[assignment]
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
