@@ -33,7 +33,7 @@ def prepare(
     ] = "keep",
     deduplicate: Annotated[
         bool,
-        typer.Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others."),
+        typer.Option("--deduplicate", help="Keep the first record of each sequence; ids of the others are stored."),
     ] = False,
     id_from: Annotated[
         str, typer.Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
