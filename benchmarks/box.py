@@ -2,8 +2,8 @@
 
     python -m benchmarks.box MODEL CORPUS DMS_DIR
 
-evaluates a bidirectional model on the test and ood splits of CORPUS and scores the assays of DMS_DIR, a folder as
-`protlm proteingym` takes it; - for MODEL is the bundled model. It prints Markdown tables and writes a CSV file with all
+evaluates a bidirectional model on the test and ood splits of CORPUS and scores the assays of DMS_DIR, a folder for
+`protlm proteingym`; - for MODEL is the bundled model. It prints Markdown tables and writes a CSV file with all
 figures. Splits are labelled by the relation of their proteins to those in training: held-out clusters, or new members
 of training clusters. Masking is that of `protlm evaluate` and scoring that of `protlm proteingym`, with their defaults.
 

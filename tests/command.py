@@ -1,4 +1,4 @@
-"""What a command ended with."""
+"""The outcome of a command."""
 
 import re
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Outcome(NamedTuple):
 
 
 def assert_refused(outcome: Outcome, *words: object) -> None:
-    """Exit code 2, nothing on standard output and one line that says what is wrong."""
+    """Exit code 2, nothing on standard output, and one line with the error."""
     assert outcome.code == 2
     assert outcome.out == ""
     assert re.fullmatch(r"error: [^\n]+\n", outcome.err)

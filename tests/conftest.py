@@ -25,7 +25,7 @@ settings.register_profile("protlm", deadline=None, derandomize=True, database=No
 settings.load_profile("protlm")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # workers must not fight for the cores
+    torch.set_num_threads(1)  # workers must not compete for cores
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def model_folder(tiny_model: Performer, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def causal_model(tiny_model: Performer) -> Performer:
-    """A causal Performer of the sizes of `tiny_model`."""
+    """A causal Performer of the same size as `tiny_model`."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return Performer(dataclasses.replace(tiny_model.config, causal=True)).eval()
@@ -113,7 +113,7 @@ def write_fasta(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives a folder with nothing in it, at each call the same."""
+    """Returns the same folder at each call, emptied."""
     folder = tmp_path_factory.mktemp("fresh")
 
     def emptied() -> Path:

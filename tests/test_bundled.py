@@ -137,7 +137,7 @@ def test_generate_and_outputs_over_the_model_are_refused(protlm, bundle: Path, c
     assert (bundle / WEIGHTS).read_bytes() == weights
 
 
-def test_a_checkout_has_it_beside_the_package() -> None:
+def test_a_checkout_has_the_bundled_model_beside_the_package() -> None:
     assert bundled.FOLDERS[-1] == Path(__file__).parents[1] / "models"
     assert bundled.FOLDERS[-1].is_dir()
     assert bundled.FOLDERS[0] == Path(sys.modules["protlm"].__file__ or "").parent / "models"

@@ -20,7 +20,7 @@ PROTEIN = torch.tensor([[0, *range(4, 24), 2]])
 
 
 def lightning(model: Performer) -> dict[str, Any]:
-    """What training writes, but for what a model does not need."""
+    """A training checkpoint without the entries that a model does not need."""
     weights = {PREFIX + name: weight for name, weight in model.state_dict().items()}
     return {KEY: description(model.config), "state_dict": {**weights, "metrics.correct": torch.tensor(3)}, "epoch": 1}
 
@@ -53,7 +53,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_model_comes_back_bit_by_bit(saved: Path, tiny_model: Performer) -> None:
+def test_a_model_round_trips_bit_for_bit(saved: Path, tiny_model: Performer) -> None:
     model = load(saved)
     assert model.config == tiny_model.config
     assert not model.training
@@ -84,7 +84,7 @@ def test_half_the_bytes_and_nearly_the_same_logits(
     parameters = dict(tiny_model.named_parameters())
     stored = load_file(tmp_path / dtype / WEIGHTS)
     for name, weight in tiny_model.state_dict().items():
-        assert model.state_dict()[name].dtype == weight.dtype  # what is computed with
+        assert model.state_dict()[name].dtype == weight.dtype  # dtype of the computation
         assert stored[name].dtype == (DTYPES[dtype] if name in parameters else weight.dtype)
         if name not in parameters:
             assert torch.equal(stored[name], weight)
@@ -112,7 +112,7 @@ def test_weights_that_a_dtype_cannot_hold_are_refused(tiny_model: Performer, tmp
     assert load(tmp_path / "out").head.bias[3].item() == pytest.approx(1e5, rel=2**-8)
 
 
-def test_a_folder_can_be_read_without_us(model_folder: Path, tiny_model: Performer) -> None:
+def test_a_model_folder_can_be_read_without_protlm(model_folder: Path, tiny_model: Performer) -> None:
     about = json.loads((model_folder / CONFIG).read_text())
     assert about["alphabet"] == list(TOKENS)
     assert about["model"] == tiny_model.config.to_dict()
@@ -154,7 +154,7 @@ def test_a_folder_without_one_of_its_files_is_refused(model_folder: Path, name: 
 
 
 @pytest.mark.parametrize("text", ["", "{", "\xff", "MKT"])
-def test_a_configuration_that_is_no_json_is_refused(model_folder: Path, text: str) -> None:
+def test_a_configuration_that_is_not_json_is_refused(model_folder: Path, text: str) -> None:
     (model_folder / CONFIG).write_text(text, encoding="latin-1")
     assert "not JSON" in refusal(model_folder)
 
@@ -166,7 +166,7 @@ def test_json_of_something_else_is_refused(model_folder: Path, value: Any) -> No
 
 
 @pytest.mark.parametrize("alphabet", [list(TOKENS[::-1]), list(TOKENS[:-1]), None, 5])
-def test_another_alphabet_is_refused_by_name(saved: Path, alphabet: Any) -> None:
+def test_a_different_alphabet_is_refused(saved: Path, alphabet: Any) -> None:
     rewrite(saved, lambda about: about.update(alphabet=alphabet))
     assert "a different alphabet" in refusal(saved)
 
@@ -192,7 +192,7 @@ def test_a_changed_configuration_is_refused(saved: Path, change, match: str) -> 
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
-def test_weights_cut_short_are_refused(saved: Path, kept: float) -> None:
+def test_truncated_weights_are_refused(saved: Path, kept: float) -> None:
     path = saved / WEIGHTS if saved.is_dir() else saved
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path_factory, old_layout: bytes, da
 
 @pytest.fixture(scope="module")
 def old_layout(tmp_path_factory) -> bytes:
-    """A torch file in the older layout, all of it pickles."""
+    """A torch file in the older layout, which consists of pickles."""
     path = tmp_path_factory.mktemp("old") / "old.ckpt"
     torch.save({"weights": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     return path.read_bytes()
@@ -302,7 +302,7 @@ def test_another_kind_of_attention_keeps_all_weights(saved: Path, tiny_model: Pe
         assert not torch.allclose(model(PROTEIN), tiny_model(PROTEIN), atol=1e-6)
 
 
-def test_a_switched_model_is_the_one_that_its_configuration_says(saved: Path, tiny_model: Performer, tmp_path) -> None:
+def test_a_switched_model_equals_one_built_from_its_configuration(saved: Path, tiny_model: Performer, tmp_path) -> None:
     """And the directions are those of the seed."""
     model = load(saved, "softmax", 40)
     assert model.config.num_features == 40
@@ -317,8 +317,8 @@ def test_a_switched_model_is_the_one_that_its_configuration_says(saved: Path, ti
         assert torch.equal(model(PROTEIN), tiny_model(PROTEIN))
 
 
-def test_what_a_model_has_already_stays_as_it_is(tiny_model: Performer) -> None:
-    """Also directions that are no longer those of the seed."""
+def test_switching_to_the_same_attention_changes_nothing(tiny_model: Performer) -> None:
+    """Even if the directions are no longer those of the seed."""
     tiny_model.redraw(7)
     before = tiny_model(PROTEIN)
     for choice in ((None, None), ("relu", None), (None, 16), ("relu", 16)):
@@ -337,7 +337,7 @@ def test_what_a_model_has_already_stays_as_it_is(tiny_model: Performer) -> None:
         ("exact", 64, "num_features 64: exact attention has no random features"),
     ],
 )
-def test_attention_that_does_not_exist_is_refused(saved: Path, attention: str, features: Any, match: str) -> None:
+def test_unknown_attention_is_refused(saved: Path, attention: str, features: Any, match: str) -> None:
     with pytest.raises(UserError, match=match):
         load(saved, attention, features)
 

@@ -26,7 +26,7 @@ def fasta(write_fasta) -> Path:
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    # a job in the background of a shell would ignore the signal
+    # a background job of a shell would ignore the signal
     script = "import signal, protlm.cli; signal.signal(signal.SIGINT, signal.default_int_handler); protlm.cli.main()"
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
@@ -200,7 +200,7 @@ def test_evaluate_reports_test_and_ood_and_writes_json(protlm, corpus_path, mode
     assert content["options"] == {"max_length": 64, "token_budget": 16_384, "share": 0.15, "seed": 1, "device": "cpu"}
     assert content["model"]["path"] == str(model_folder)
     assert content["corpus"]["fingerprint"] == Corpus(corpus_path).fingerprint
-    assert protlm(*command, "--json", tmp_path / "e.json").out == plain.out  # over an earlier one
+    assert protlm(*command, "--json", tmp_path / "e.json").out == plain.out  # replacing an earlier one
     assert json.loads((tmp_path / "e.json").read_text()) == content
     assert protlm(*command, "--seed", 2).out != plain.out
 
@@ -222,7 +222,7 @@ def test_evaluate_checks_arguments_before_it_computes(protlm, corpus_path, model
     assert sorted(tmp_path.iterdir()) == names
 
 
-def test_a_folder_that_exists_is_not_exported_over(protlm, model_folder: Path) -> None:
+def test_export_does_not_overwrite_an_existing_folder(protlm, model_folder: Path) -> None:
     assert_refused(protlm("export", model_folder, "--model", model_folder), model_folder, "already exists")
 
 
@@ -333,7 +333,7 @@ def test_invalid_arguments_are_refused(
     assert fasta.read_text() == text
 
 
-def test_without_arguments_there_is_help(protlm) -> None:
+def test_without_arguments_the_help_is_printed(protlm) -> None:
     outcome = protlm()
     assert outcome.code == 2
     for command in ("prepare", "info", "embed", "fill", "evaluate", "export"):
@@ -347,7 +347,7 @@ def test_version_and_help(protlm) -> None:
 
 
 @pytest.mark.slow
-def test_as_a_module_mistakes_end_without_a_traceback(tmp_path: Path) -> None:
+def test_errors_of_the_module_have_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "protlm", "prepare", "absent.fasta", "-o", "out.h5"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "absent.fasta: no such file")

@@ -109,7 +109,7 @@ def test_a_dead_link_fails_the_build(source):
         ('<script src="https://cdn.example.org/x.js"></script>', "a.html: loads https://cdn.example.org/x.js"),
     ],
 )
-def test_the_link_check_finds_what_is_dead(tmp_path, html, problem):
+def test_the_link_check_finds_dead_links(tmp_path, html, problem):
     (tmp_path / "a.html").write_text(html, encoding="utf-8")
     (tmp_path / "b.html").write_text('<h1 id="there">', encoding="utf-8")
     assert problems(tmp_path) == ([problem] if problem else [])

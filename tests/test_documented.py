@@ -1,4 +1,4 @@
-"""What README and docs say exists: commands, options, folders. README stays short."""
+"""Commands, options and folders named in README and docs exist. README stays short."""
 
 import re
 import shlex
@@ -48,7 +48,7 @@ def test_documented_commands_and_options_exist(arguments):
         check_options(arguments)
 
 
-def test_an_option_that_does_not_exist_is_found():
+def test_an_unknown_option_in_the_docs_is_found():
     with pytest.raises(Exception, match="--poll"):
         check_options(["embed", "x.fasta", "--poll", "mean"])
 

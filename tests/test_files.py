@@ -56,7 +56,7 @@ def test_a_folder_is_replaced_as_a_whole_and_never_by_a_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_a_killed_process_left_is_removed(tmp_path: Path, kind: str) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path, kind: str) -> None:
     left = tmp_path / ".out.h5.partial"
     if kind == "folder":
         left.mkdir()
@@ -96,7 +96,7 @@ def test_two_processes_do_not_write_the_same_output(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["out.h5"]
 
 
-def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 

@@ -111,7 +111,7 @@ def test_slurm_jobs_train_and_resume_after_a_signal(slurm: Path, command: list[s
 
 
 @pytest.mark.slow
-def test_a_mistake_in_a_job_is_reported(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_in_a_job_is_reported(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_training(*command[3:], "hydra/launcher=local", "model.heads=3")
     assert stopped.value.code == 2

@@ -18,7 +18,7 @@ def answers(batch: int, length: int, seed: int = 0) -> tuple[torch.Tensor, torch
     return logits, targets, scored
 
 
-def test_a_calculation_by_hand() -> None:
+def test_metrics_equal_a_calculation_by_hand() -> None:
     logits = torch.zeros(1, 3, 33)
     logits[0, 0, 5] = logits[0, 1, 6] = logits[0, 2, 7] = math.log(32.0)  # probability 1/2 of it, 1/64 of others
     metrics = ResidueMetrics()

@@ -27,7 +27,7 @@ def model(model_folder: Path) -> ProteinModel:
     return protlm.load(model_folder)
 
 
-def test_it_is_the_network_that_was_saved(model: ProteinModel, tiny_model: Performer) -> None:
+def test_load_returns_the_saved_network(model: ProteinModel, tiny_model: Performer) -> None:
     assert isinstance(model, Performer)
     assert not model.training
     tokens = torch.from_numpy(with_ends(encode("MKTAYIAK"))).long()[None]
@@ -54,7 +54,7 @@ def test_lower_case_and_j_are_accepted(model: ProteinModel) -> None:
     np.testing.assert_array_equal(model.embed(["mkj"]), model.embed(["MKX"]))
 
 
-def test_nothing_gives_nothing(model: ProteinModel) -> None:
+def test_no_sequences_give_empty_results(model: ProteinModel) -> None:
     assert model.embed([]).shape == (0, 16)
     assert model.embed([], layers=(0, 1)).shape == (0, 2, 16)
     assert model.embed_residues([]) == []
@@ -110,19 +110,19 @@ def test_another_attention_with_the_same_weights(model_folder: Path) -> None:
         (lambda model: example(causal=True).predict_masked("MK<mask>"), "bidirectional"),
     ],
 )
-def test_a_mistake_is_one_line(model: ProteinModel, call, match: str) -> None:
+def test_a_user_error_is_one_line(model: ProteinModel, call, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
         call(model)
     assert "\n" not in str(caught.value)
 
 
-def test_a_device_that_does_not_exist(model_folder: Path) -> None:
+def test_an_unknown_device_is_refused(model_folder: Path) -> None:
     with pytest.raises(UserError, match="device abacus"):
         protlm.load(model_folder, device="abacus")
     assert next(protlm.load(model_folder, device="auto").parameters()).isfinite().all()
 
 
-def test_a_model_without_a_start_begins_with_cls(model_folder: Path, tiny_model: Performer, tmp_path: Path) -> None:
+def test_a_model_without_start_id_starts_with_cls(model_folder: Path, tiny_model: Performer, tmp_path: Path) -> None:
     """Models trained on blocks start with `<eos>`; models of earlier versions have no `start_id`."""
     about = json.loads((model_folder / "config.json").read_text())
     del about["model"]["start_id"]

@@ -1,4 +1,4 @@
-"""`python -m protlm.train`: configurations, mistakes, small runs, resuming."""
+"""`python -m protlm.train`: configurations, user errors, small runs, resuming."""
 
 import csv
 import dataclasses
@@ -39,7 +39,7 @@ def names(group: str) -> list[str]:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line on standard error of a call that exits with code 2."""
+    """The single line on standard error of a call that exits with code 2."""
     with pytest.raises(SystemExit) as stopped:
         run_training(*arguments)
     assert stopped.value.code == 2
@@ -117,13 +117,13 @@ def test_the_papers_model_is_the_papers_model() -> None:
         (["seed=="], "seed"),
     ],
 )
-def test_mistakes_on_the_command_line(arguments, expected, monkeypatch, capsys, tmp_path) -> None:
+def test_invalid_command_lines(arguments, expected, monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in refusal(capsys, *QUICK, *arguments)
     assert not list(tmp_path.glob("*.h5"))
 
 
-def test_mistakes_in_a_yaml(monkeypatch, capsys, tmp_path, corpus_path) -> None:
+def test_invalid_yaml_files(monkeypatch, capsys, tmp_path, corpus_path) -> None:
     conf = tmp_path / "conf"
     conf.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -256,7 +256,7 @@ BLOCKS += ["data=trembl_concat", "data.max_length=256", "data.token_budget=512",
 
 
 @BOTH
-def test_blocks_of_separate_proteins_train_otherwise_than_concatenated_ones(
+def test_separate_proteins_in_blocks_train_differently_from_concatenated_ones(
     causal: str, monkeypatch, tmp_path, corpus_path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -333,7 +333,7 @@ def test_training_by_cluster(monkeypatch, capsys, tmp_path, corpus_path, without
         (["data.corpus=[a.h5,b.h5]", "data.fasta=a.fasta"], "protlm prepare"),
     ],
 )
-def test_mistakes_about_corpora(options, expected, monkeypatch, capsys, tmp_path, corpus_path) -> None:
+def test_invalid_corpora(options, expected, monkeypatch, capsys, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.fasta").write_text(">a\nMKT\n")
     start = [*TINY, "trainer.max_steps=1", f"data.corpus={corpus_path}"]
@@ -449,7 +449,7 @@ def test_data_longer_than_attention_accepts_is_refused(monkeypatch, capsys, tmp_
     assert "data.max_length 64: attention linformer takes at most model.max_length tokens, 32" in message
 
 
-def test_an_adaptive_kernel_adopts_what_it_has_observed(monkeypatch, tmp_path, corpus_path) -> None:
+def test_an_adaptive_kernel_adopts_its_observations(monkeypatch, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
     common = [*FAST, f"data.corpus={corpus_path}", "model/attention=optimal", "callbacks.redraw.every_n_steps=2"]
     run_training(*common, "trainer.max_steps=3", "schedule=constant", "hydra.run.dir=run")

@@ -112,8 +112,8 @@ class _LanguageModel(ProtlmPreTrainedModel):
 
     def __init__(self, config: ProtlmConfig) -> None:
         if config.performer["causal"] != self.causal:
-            direction, other = ("bi", "Masked") if self.causal else ("uni", "Causal")
-            raise ValueError(f"this model is {direction}directional: use AutoModelFor{other}LM")
+            direction, other = ("bidirectional", "Masked") if self.causal else ("causal", "Causal")
+            raise ValueError(f"this model is {direction}: use AutoModelFor{other}LM")
         super().__init__(config)
 
     def forward(

@@ -173,7 +173,7 @@ class FavorAttention(nn.Module):
             sums = torch.einsum("bhld,bhle->de", x * share, x) + torch.einsum("bhld,bhle->de", y * share, y)
             cross = torch.einsum("bhd,bhe->de", (x * share).sum(2), (y * share).sum(2))
             moment = (sums + cross + cross.T) / (x.shape[0] * x.shape[1])
-        good = moment.isfinite().all()  # a batch that overflowed must not spoil the average for ever
+        good = moment.isfinite().all()  # a batch that overflowed must not corrupt the average permanently
         self.observed += good * len(x)
         change = (moment - self.moment) * len(x) / self.observed.clamp(min=1)
         self.moment += torch.where(good, change, 0.0)

@@ -34,7 +34,7 @@ def corpus(corpus_path: Path) -> Corpus:
 
 
 class InMemory:
-    """What batches need of a corpus: proteins of given lengths, in clusters of three, all in one split."""
+    """The part of a corpus that batches use: proteins of given lengths, in clusters of three, all in one split."""
 
     path = "memory"
 
@@ -110,7 +110,7 @@ def drawn(samples: Batches, epoch: int) -> np.ndarray:
 
 
 def expected_blocks(samples: Batches, epoch: int) -> np.ndarray:
-    """What `stream` has to be: without the incomplete block in training, or one token that asks nothing."""
+    """The expected `stream`: without the incomplete block in training, or a single token without targets."""
     whole = drawn(samples, epoch)
     rest = len(whole) % samples.max_length
     return whole[: len(whole) - rest] if samples.split == "train" or rest == 1 else whole
@@ -125,8 +125,8 @@ def test_buckets_hold_each_sequence_once_and_keep_to_the_budget(lengths: list[in
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(300, 900))
-def test_buckets_are_no_more_than_the_lengths_need(lengths: list[int], budget: int) -> None:
-    """Neighbours in length share a batch, and it takes as many as the budget has room for."""
+def test_buckets_are_as_few_as_the_lengths_allow(lengths: list[int], budget: int) -> None:
+    """Sequences of similar length share a batch, as many as the budget allows."""
     buckets = [[lengths[i] for i in bucket] for bucket in length_buckets(np.array(lengths), budget)]
     for bucket, following in pairwise(buckets):
         assert min(bucket) >= max(following)
@@ -135,7 +135,7 @@ def test_buckets_are_no_more_than_the_lengths_need(lengths: list[int], budget: i
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_batches_mix_no_further_than_a_pool(size: int) -> None:
-    """So that an epoch needs no more memory than a pool, and is shuffled as its draws are."""
+    """An epoch needs no more memory than a pool, and is shuffled like its draws."""
     lengths = np.random.default_rng(0).integers(1, 30, 2_000)
     samples = make(ProteinBatches, in_memory(lengths.tolist()), max_length=40, token_budget=100)
     with patch.object(batching, "POOL", size):
@@ -149,7 +149,7 @@ def test_batches_mix_no_further_than_a_pool(size: int) -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])
-def test_long_and_short_batches_come_in_no_order(corpus: Corpus, epoch: int) -> None:
+def test_batches_are_not_ordered_by_length(corpus: Corpus, epoch: int) -> None:
     longest = np.array([corpus.lengths[key[:, 1]].max() for key in make(ProteinBatches, corpus).plan(epoch)])
     assert len(longest) > 200
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 4 / np.sqrt(len(longest))
@@ -213,8 +213,8 @@ def test_crops_and_masks_are_new_in_every_epoch(corpus: Corpus) -> None:
         assert len(inputs) == 5
 
 
-def test_masks_of_neighbouring_samples_and_epochs_know_nothing_of_each_other() -> None:
-    """Of one protein, again and again, each residue is masked by itself with the same probability."""
+def test_masks_of_neighbouring_samples_and_epochs_are_independent() -> None:
+    """Each residue of a repeated protein is masked independently with the same probability."""
     corpora = in_memory([64] * 40)
     samples = make(ProteinBatches, corpora, question=MASKED.for_evaluation(), token_budget=10_000)
     masked = np.array(
@@ -222,7 +222,7 @@ def test_masks_of_neighbouring_samples_and_epochs_know_nothing_of_each_other() -
             (samples[np.array([[epoch, index] for index in range(40)])].inputs == MASK).numpy()[:, 1:65]
             for epoch in range(50)
         ]
-    ).astype(float)  # (epoch, protein, place)
+    ).astype(float)  # (epoch, protein, position)
     assert masked.mean() == pytest.approx(0.15, abs=0.004)
     assert np.abs(masked.mean((0, 1)) - 0.15).max() < 5 * np.sqrt(0.1275 / 2000)
     centred = masked - masked.mean()
@@ -240,7 +240,7 @@ def test_a_sample_is_the_same_in_any_batch(
     key = plan(samples, 1)[0]
     together = samples[key[::-1]]
     other = make(kind, corpus, question=question, **sampling)
-    other[plan(other, 0)[-1]]  # another worker has been elsewhere
+    other[plan(other, 0)[-1]]  # another worker has made other batches before
     for row, alone in enumerate(other[key[i : i + 1]] for i in reversed(range(len(key)))):
         length = alone.inputs.shape[1]
         for part, whole in zip(alone[:4], together[:4], strict=True):
@@ -253,8 +253,8 @@ def test_a_sample_is_the_same_in_any_batch(
 
 
 @KINDS
-def test_pools_and_budgets_change_no_sample(corpus: Corpus, kind: type[Batches]) -> None:
-    """What is asked of a sequence has nothing to do with how the batches are cut."""
+def test_samples_do_not_depend_on_pools_or_budgets(corpus: Corpus, kind: type[Batches]) -> None:
+    """The targets of a sequence do not depend on how batches are formed."""
 
     def rows(pool: int, token_budget: int) -> dict[tuple[int, ...], list[int]]:
         samples = make(kind, corpus, "valid", token_budget=token_budget)
@@ -318,7 +318,7 @@ def test_short_proteins_are_whole(corpus: Corpus) -> None:
     assert (samples.sequence((0, index), NOBODY) == with_ends(corpus[index])).all()
 
 
-def test_every_place_of_a_long_protein_is_seen(write_fasta, tmp_path: Path) -> None:
+def test_crops_cover_every_position_of_a_long_protein(write_fasta, tmp_path: Path) -> None:
     prepare_corpus([write_fasta([("a", "LAGVSERTID")])], tmp_path / "c.h5", SplitRule(0, 0))
     samples = make(ProteinBatches, Corpus(tmp_path / "c.h5"), question=NEXT, max_length=8, token_budget=8)
     crops = {decode(samples.sequence((0, 0), np.random.default_rng(seed))) for seed in range(100)}
@@ -433,7 +433,7 @@ def test_batches_of_any_proteins_in_any_pools_are_the_draws(
 
 
 @pytest.mark.parametrize("sampling", [{"sample_by": "cluster"}, {"weights": [0.1, 0.9]}])
-def test_blocks_hold_what_is_drawn_by_cluster_and_by_weight(corpus: Corpus, sampling: dict) -> None:
+def test_blocks_follow_draws_by_cluster_and_by_weight(corpus: Corpus, sampling: dict) -> None:
     corpora = Corpora([corpus, corpus]) if "weights" in sampling else Corpora([corpus])
     samples = make(BlockBatches, corpora, max_length=200, token_budget=400, **sampling)
     with patch.object(batching, "POOL", 3):
@@ -443,7 +443,7 @@ def test_blocks_hold_what_is_drawn_by_cluster_and_by_weight(corpus: Corpus, samp
     assert not np.array_equal(streams[0][:1000], streams[1][:1000])
 
 
-def test_blocks_are_the_same_in_whatever_order_they_are_asked_for(corpus: Corpus) -> None:
+def test_blocks_do_not_depend_on_the_order_of_access(corpus: Corpus) -> None:
     samples = make(BlockBatches, corpus)
     rows = {epoch: np.concatenate(plan(samples, epoch)).tolist() for epoch in (0, 1, 2)}
     ask = [rows[epoch][place] for epoch, place in [(0, 3), (1, 0), (0, 0), (2, 1), (0, 3), (1, 0)]]
@@ -498,7 +498,7 @@ def test_too_few_residues_for_a_block_are_refused_in_training_only(write_fasta, 
 
 
 @KINDS
-def test_a_split_without_proteins_has_no_batch_and_no_endless_order(kind: type[Batches]) -> None:
+def test_an_empty_split_has_no_batches(kind: type[Batches]) -> None:
     samples = make(kind, in_memory([50] * 9, "train"), "valid")
     assert plan(samples, 0) == []
     assert len(Plan(samples)) == 0
@@ -509,7 +509,7 @@ def test_a_split_without_proteins_has_no_batch_and_no_endless_order(kind: type[B
 @KINDS
 @pytest.mark.parametrize("pool", [1, 256])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_ranks_are_disjoint_and_equally_many_and_lose_nothing(
+def test_ranks_get_disjoint_and_equally_many_batches(
     corpus: Corpus, kind: type[Batches], pool: int, ranks: int
 ) -> None:
     samples = make(kind, corpus, "valid")
@@ -533,13 +533,13 @@ def test_more_ranks_than_batches_share_several_epochs(corpus: Corpus) -> None:
 
 @KINDS
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_going_on_gives_exactly_the_remaining_batches(corpus: Corpus, kind: type[Batches], ranks: int) -> None:
+def test_a_resumed_run_gets_exactly_the_remaining_batches(corpus: Corpus, kind: type[Batches], ranks: int) -> None:
     samples = make(kind, corpus, token_budget=8_000)
     size = len(plan(samples, 0)) // ranks
     all_keys = keys(EndlessBatches(samples, 1 % ranks, ranks), 5 * size)
     for consumed in (0, 1, size - 1, size, size + 1, 3 * size):
         stopped = EndlessBatches(samples, 1 % ranks, ranks)
-        keys(stopped, consumed + 2)  # workers run ahead of what was trained on
+        keys(stopped, consumed + 2)  # workers prefetch beyond the batches trained on
         start = stopped.position(consumed)
         resumed = EndlessBatches(samples, 1 % ranks, ranks, start)
         again = keys(resumed, size + 3)
@@ -550,7 +550,7 @@ def test_going_on_gives_exactly_the_remaining_batches(corpus: Corpus, kind: type
 
 
 def run_of(samples: Batches, ranks: int, consumed: int, ahead: int, start: Position | None) -> tuple[list, Position]:
-    """A run on some ranks: what was trained on, in order, and the place, which must mean the same on every rank."""
+    """The batches that a run on several ranks trained on, in order, and its position, the same on all ranks."""
     samplers = [EndlessBatches(samples, rank, ranks, start) for rank in range(ranks)]
     seen = [keys(sampler, consumed + ahead)[:consumed] for sampler in samplers]
     places = [sampler.position(consumed) for sampler in samplers]
@@ -565,10 +565,10 @@ def run_of(samples: Batches, ranks: int, consumed: int, ahead: int, start: Posit
     st.sampled_from([1, 2, 3]),
     st.lists(st.tuples(st.sampled_from([1, 2, 3, 7]), st.integers(0, 12), st.integers(0, 9)), min_size=1, max_size=4),
 )
-def test_runs_that_go_on_after_any_stops_on_any_ranks_see_every_batch_once(
+def test_runs_resumed_on_any_number_of_ranks_see_every_batch_once(
     kind: type[Batches], sampling: dict, pool: int, runs: list[tuple[int, int, int]]
 ) -> None:
-    """Each run: on how many ranks, how many batches on each, and how far its workers ran ahead."""
+    """Each run: number of ranks, batches per rank, and batches prefetched by its workers."""
     lengths = np.random.default_rng(1).integers(1, 40, 30).tolist()
     samples = make(kind, in_memory(lengths), max_length=30, token_budget=60, **sampling)
     seen: list[list[list[int]]] = []
@@ -584,8 +584,8 @@ def test_runs_that_go_on_after_any_stops_on_any_ranks_see_every_batch_once(
 
 @KINDS
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_the_place_of_every_step_of_a_run_is_right(kind: type[Batches], ranks: int) -> None:
-    """As when a checkpoint is written after each step, while workers run ahead."""
+def test_the_position_after_every_step_is_right(kind: type[Batches], ranks: int) -> None:
+    """As if a checkpoint were written after each step while workers prefetch."""
     samples = make(kind, in_memory([20, 7, 30, 3, 11, 25, 9] * 3), max_length=20, token_budget=40)
     with patch.object(batching, "POOL", 2):
         order = keys(EndlessBatches(samples), 80 + ranks)
@@ -596,7 +596,7 @@ def test_the_place_of_every_step_of_a_run_is_right(kind: type[Batches], ranks: i
         for _ in range(4):
             next(running)
         for consumed in range(80 // ranks):
-            for _ in range(2):  # a place can be asked for twice
+            for _ in range(2):  # a position can be computed twice
                 place = sampler.position(consumed)
                 assert keys(EndlessBatches(samples, start=place), 2)[0] == order[consumed * ranks]
             assert place[2] < len(dict(samples.pools(*place[:2]))[place[1]])  # within its pool, not beyond
@@ -604,7 +604,7 @@ def test_the_place_of_every_step_of_a_run_is_right(kind: type[Batches], ranks: i
         assert place[0] > 1
 
 
-def test_a_place_is_found_before_the_first_batch_and_survives_any_number_of_stops(corpus: Corpus) -> None:
+def test_a_position_is_known_before_the_first_batch_and_survives_repeated_stops(corpus: Corpus) -> None:
     samples = make(ProteinBatches, corpus, "valid")
     place: Position = (3, (0,), 2)
     for _ in range(3):
@@ -615,7 +615,7 @@ def test_a_place_is_found_before_the_first_batch_and_survives_any_number_of_stop
 
 
 @KINDS
-def test_the_order_can_be_gone_through_again_from_its_start(corpus: Corpus, kind: type[Batches]) -> None:
+def test_the_sequence_of_batches_can_be_iterated_again(corpus: Corpus, kind: type[Batches]) -> None:
     samples = make(kind, corpus, "valid")
     with patch.object(batching, "POOL", 1):
         sampler = EndlessBatches(samples)
@@ -626,9 +626,9 @@ def test_the_order_can_be_gone_through_again_from_its_start(corpus: Corpus, kind
             assert keys(EndlessBatches(samples, start=sampler.position(consumed)), 1)[0] == first[consumed]
 
 
-def test_going_on_does_not_plan_what_lies_before(corpus: Corpus) -> None:
+def test_a_resumed_run_does_not_plan_earlier_pools(corpus: Corpus) -> None:
     samples = make(BlockBatches, corpus)
-    asked = []
+    requested = []
     with patch.object(batching, "POOL", 1):
         pools = [place for place, _ in samples.pools(0, samples.first)]
         original = samples.draws
@@ -637,13 +637,13 @@ def test_going_on_does_not_plan_what_lies_before(corpus: Corpus) -> None:
             size = original.size
 
             def __call__(self, epoch: int, start: int, stop: int):
-                asked.append((epoch, start))
+                requested.append((epoch, start))
                 return original(epoch, start, stop)
 
         samples.draws = Listening()
         next(iter(EndlessBatches(samples, start=(0, pools[-2], 0))))
-    assert asked
-    assert min(asked) >= (0, pools[-2][1])
+    assert requested
+    assert min(requested) >= (0, pools[-2][1])
 
 
 @KINDS

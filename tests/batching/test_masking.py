@@ -55,7 +55,7 @@ def test_every_residue_is_selected_equally_often() -> None:
     assert times[1:-1] / 4_000 == pytest.approx(0.15, abs=0.03)
 
 
-def test_exchanged_residues_are_any_of_the_twenty() -> None:
+def test_replaced_residues_are_any_of_the_twenty() -> None:
     tokens = protein(20_000)
     inputs, targets, scored = Masking(1, 0, 1, 0)(tokens, generator())
     assert not scored.any()
@@ -65,7 +65,7 @@ def test_exchanged_residues_are_any_of_the_twenty() -> None:
 
 
 @pytest.mark.parametrize("masking", [BERT, PAPER_CODE])
-def test_targets_are_the_tokens_and_scored_is_what_became_mask(masking: Masking) -> None:
+def test_targets_are_the_tokens_and_masked_positions_are_scored(masking: Masking) -> None:
     tokens = protein(300)
     inputs, targets, scored = masking(tokens, generator())
     chosen = targets != IGNORE
@@ -77,7 +77,7 @@ def test_targets_are_the_tokens_and_scored_is_what_became_mask(masking: Masking)
 
 
 @pytest.mark.parametrize("masking", [BERT, PAPER_CODE])
-def test_evaluation_masks_the_same_selection_whole(masking: Masking) -> None:
+def test_evaluation_masks_the_whole_selection(masking: Masking) -> None:
     tokens = protein(300)
     _, in_training, _ = masking(tokens, generator(5))
     inputs, targets, scored = masking.for_evaluation()(tokens, generator(5))
@@ -87,7 +87,7 @@ def test_evaluation_masks_the_same_selection_whole(masking: Masking) -> None:
     assert scored.any()
 
 
-def test_only_the_generator_decides() -> None:
+def test_masking_depends_on_the_generator_only() -> None:
     tokens = protein(300)
     before = tokens.copy()
     first, again, other = (BERT(tokens, generator(seed)) for seed in (1, 1, 2))
@@ -115,7 +115,7 @@ def test_a_sequence_without_residues_is_left_alone() -> None:
         (0.15, float("nan"), 0.1, 0.1),
     ],
 )
-def test_shares_that_make_no_sense_are_refused(shares: tuple[float, float, float, float]) -> None:
+def test_invalid_shares_are_refused(shares: tuple[float, float, float, float]) -> None:
     with pytest.raises(UserError, match="sum to 1"):
         Masking(*shares)
 

@@ -19,13 +19,13 @@ def network(size: int, *key: int) -> Permutation:
 
 
 def deviations(counts: np.ndarray, expected: float) -> float:
-    """How far chi square of counts is from its mean, in standard deviations."""
+    """Deviation of the chi-square statistic of counts from its mean, in standard deviations."""
     freedom = counts.size - 1
     return float(((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom)
 
 
 @given(st.integers(0, 3000), st.integers(0, 1 << 40), st.sampled_from([0, LISTED]))
-def test_every_number_once_whatever_the_size(size: int, key: int, listed: int) -> None:
+def test_every_number_occurs_once_at_any_size(size: int, key: int, listed: int) -> None:
     with patch.object(module, "_LISTED", listed):
         order = Permutation(size, (key, 1, 2))(np.arange(size))
     assert order.dtype == np.int64
@@ -33,13 +33,13 @@ def test_every_number_once_whatever_the_size(size: int, key: int, listed: int) -
 
 
 @pytest.mark.parametrize("size", [LISTED - 1, LISTED, *LARGE])
-def test_every_number_once_where_the_network_begins_and_beyond(size: int) -> None:
+def test_every_number_occurs_once_around_the_smallest_feistel_network(size: int) -> None:
     assert (np.bincount(Permutation(size, (3, 1, 0))(np.arange(size)), minlength=size) == 1).all()
 
 
 @given(st.integers(1, 1 << 40), st.integers(0, 99), st.data())
-def test_any_place_can_be_asked_for_alone(size: int, key: int, data: st.DataObject) -> None:
-    """Also where the whole order would never fit into memory."""
+def test_any_position_can_be_computed_alone(size: int, key: int, data: st.DataObject) -> None:
+    """Even if the whole order would not fit into memory."""
     places = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20))
     with patch.object(module, "_LISTED", 1000):
         order = Permutation(size, (key,))
@@ -50,7 +50,7 @@ def test_any_place_can_be_asked_for_alone(size: int, key: int, data: st.DataObje
     assert len(set(together.tolist())) == len(set(places))
 
 
-def test_asking_leaves_the_places_as_they_were() -> None:
+def test_positions_are_not_changed_in_place() -> None:
     for size in (10, 100_000):
         places = np.arange(10)
         Permutation(size, (0,))(places)[:] = 0
@@ -59,7 +59,7 @@ def test_asking_leaves_the_places_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_the_order_depends_on_the_key_and_on_nothing_else(size: int) -> None:
+def test_the_order_depends_on_the_key_only(size: int) -> None:
     keys = [(0, 1, 0), (0, 1, 1), (1, 1, 0), (0, 4, 0, 0), (0, 4, 1, 0), (0, 4, 0, 1), (1 << 40, 1, 0)]
     orders = [Permutation(size, key)(np.arange(size)) for key in keys]
     for number, (key, order) in enumerate(zip(keys, orders, strict=True)):
@@ -69,15 +69,15 @@ def test_the_order_depends_on_the_key_and_on_nothing_else(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", LARGE)
-def test_no_more_numbers_stay_in_place_than_by_chance(size: int) -> None:
+def test_fixed_points_are_as_rare_as_by_chance(size: int) -> None:
     places = np.arange(size)
     staying = sum(int((Permutation(size, (key, 1, 0))(places) == places).sum()) for key in range(8))
     assert staying < 30  # Poisson of mean 8
 
 
 @pytest.mark.parametrize("size", [LISTED, *LARGE])
-def test_numbers_are_spread_evenly_over_the_places(size: int) -> None:
-    """Of every stretch of places, each range of numbers has its share."""
+def test_numbers_are_spread_evenly_over_positions(size: int) -> None:
+    """Each range of numbers has its share of every range of positions."""
     places = np.arange(size)
     for key in range(3):
         order = Permutation(size, (key, 1, 0))(places)
@@ -89,7 +89,7 @@ def test_numbers_are_spread_evenly_over_the_places(size: int) -> None:
 
 @pytest.mark.parametrize("size", [LISTED, *LARGE])
 @pytest.mark.parametrize("lag", [1, 2, 256])
-def test_numbers_at_neighbouring_places_know_nothing_of_each_other(size: int, lag: int) -> None:
+def test_numbers_at_neighbouring_positions_are_independent(size: int, lag: int) -> None:
     for key in range(3):
         order = Permutation(size, (key, 1, 0))(np.arange(size))
         assert abs(np.corrcoef(order[:-lag], order[lag:])[0, 1]) < 5 / np.sqrt(size)
@@ -98,7 +98,7 @@ def test_numbers_at_neighbouring_places_know_nothing_of_each_other(size: int, la
 
 
 @pytest.mark.parametrize("size", [257, 1000, 1024])
-def test_each_place_gets_every_number_equally_often_over_the_keys(size: int) -> None:
+def test_each_position_gets_every_number_equally_often_over_keys(size: int) -> None:
     keys = 4096
     places = np.array([0, 1, size // 2, size - 1])
     numbers = np.array([network(size, 5, 1, key)(places) for key in range(keys)])

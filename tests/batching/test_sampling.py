@@ -51,9 +51,9 @@ def proteins_of(corpora: Sequence[Corpus], split: str) -> list[list[int]]:
 def clusters_of(corpora: Sequence[Corpus], split: str) -> list[list[int]]:
     """The same by cluster."""
     return [
-        numbers[first:behind]
+        numbers[first:stop]
         for corpus, numbers in zip(corpora, proteins_of(corpora, split), strict=True)
-        for first, behind in zip(corpus.groups(split), corpus.groups(split)[1:], strict=False)
+        for first, stop in zip(corpus.groups(split), corpus.groups(split)[1:], strict=False)
     ]
 
 
@@ -83,7 +83,7 @@ def test_every_protein_of_the_split_once_an_epoch(corpora, split: str) -> None:
         {"min_cluster_size": [1, 3], "weights": [1, 2], "by": "cluster"},
     ],
 )
-def test_any_stretch_of_an_epoch_can_be_asked_for_alone(corpora, options: dict) -> None:
+def test_any_slice_of_an_epoch_can_be_computed_alone(corpora, options: dict) -> None:
     draws = Draws(Corpora(corpora[:2]), "train", 3, **options)
     for number in (0, 5):
         whole = epoch(draws, number)
@@ -105,7 +105,7 @@ def test_every_cluster_once_an_epoch(corpora, split: str) -> None:
         assert {times for times, _ in drawn} == {number}
 
 
-def test_of_a_cluster_every_member_is_drawn_equally_often(corpora) -> None:
+def test_every_member_of_a_cluster_is_drawn_equally_often(corpora) -> None:
     epochs = 3000
     draws = Draws(Corpora(corpora[:2]), "train", 1, by="cluster")
     counts = Counter(protein for number in range(epochs) for _, protein in epoch(draws, number))
@@ -120,8 +120,8 @@ def test_of_a_cluster_every_member_is_drawn_equally_often(corpora) -> None:
     assert abs(total - freedom) < 5 * np.sqrt(2 * freedom)
 
 
-def test_members_of_a_cluster_follow_each_other_without_pattern(corpora) -> None:
-    """The member of an epoch says nothing about that of the next, nor about that of another cluster."""
+def test_members_of_a_cluster_are_drawn_independently_across_epochs(corpora) -> None:
+    """The member drawn in one epoch does not predict that of the next epoch or of another cluster."""
     draws = Draws(Corpora(corpora[:1]), "train", 1, by="cluster")
     pair = sorted(clusters_of(corpora[:1], "train"), key=len)[-4:-2]
     drawn = [{protein for _, protein in epoch(draws, number)} for number in range(8000)]
@@ -156,7 +156,7 @@ def test_small_clusters_are_left_out(corpora, by: str) -> None:
 
 @pytest.mark.parametrize("by", ["protein", "cluster"])
 def test_parts_of_one_corpus_by_the_size_of_clusters(corpora, by: str) -> None:
-    """Large clusters have the share of their part, and are in that of all clusters as often as ever."""
+    """Large clusters have the share of their part, in addition to their draws in the part of all clusters."""
     clusters = clusters_of(corpora[:1], "train")
     large = {protein for cluster in clusters if len(cluster) >= 5 for protein in cluster}
     units = [clusters, [cluster for cluster in clusters if len(cluster) >= 5]]
@@ -170,19 +170,19 @@ def test_parts_of_one_corpus_by_the_size_of_clusters(corpora, by: str) -> None:
     everything = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5])
     assert everything.size == first + second
     count = Counter(protein for _, protein in epoch(everything, 0))
-    assert len(set(epoch(everything, 0))) == everything.size  # a protein that comes twice is cropped and masked anew
+    assert len(set(epoch(everything, 0))) == everything.size  # a repeated protein gets a new crop and mask
     if by == "protein":
         assert count == {protein: 1 + (protein in large) for cluster in clusters for protein in cluster}
     alone = Draws(Corpora(corpora[:1]), "train", 0, by=by, min_cluster_size=[1, 5], weights=[0, 1])
     assert {protein for _, protein in epoch(alone, 0)} <= large
 
 
-def test_parts_of_several_corpora_have_a_number_each(corpora) -> None:
+def test_each_of_several_corpora_has_its_own_minimum_cluster_size(corpora) -> None:
     draws = Draws(Corpora(corpora[:2]), "train", 0, min_cluster_size=[10_000, 1])
     assert sorted(protein for _, protein in epoch(draws, 0)) == sorted(proteins_of(corpora[:2], "train")[1])
     with pytest.raises(UserError, match="expected one number, or 2, one for each corpus"):
         Draws(Corpora(corpora[:2]), "train", 0, min_cluster_size=[1, 2, 3])
-    with pytest.raises(UserError, match="expected 2 non-negative numbers, one for each number in min_cluster_size"):
+    with pytest.raises(UserError, match="a non-negative number for each number in min_cluster_size"):
         Draws(Corpora(corpora[:1]), "train", 0, min_cluster_size=[1, 2], weights=[1])
 
 
@@ -204,8 +204,8 @@ def test_weights_are_the_shares_of_the_draws(corpora, weights: list[float]) -> N
 
 @pytest.mark.parametrize("by", ["protein", "cluster"])
 @pytest.mark.parametrize("weights", [[1, 1], [0.97, 0.03], [3, 97], [1, 30]])
-def test_nothing_is_drawn_again_before_all_of_its_corpus_were(corpora, by: str, weights: list[float]) -> None:
-    """Also where a corpus has more draws in an epoch than proteins, and where it takes many epochs to get through."""
+def test_no_protein_repeats_before_its_corpus_is_exhausted(corpora, by: str, weights: list[float]) -> None:
+    """Even if a corpus has more draws in an epoch than proteins, or takes many epochs to be used up."""
     draws = Draws(Corpora(corpora[:2]), "train", 0, by=by, weights=weights)
     drawn = [pair for number in range(40) for pair in epoch(draws, number)]
     assert len(set(drawn)) == len(drawn)
@@ -225,8 +225,8 @@ def test_nothing_is_drawn_again_before_all_of_its_corpus_were(corpora, by: str, 
         assert all(set(by_pass[times]) == ours for times in list(range(len(by_pass)))[:-1])
 
 
-def test_a_corpus_comes_in_another_order_at_each_pass(corpora) -> None:
-    """So that the epochs of a large corpus have ever new parts of a small one beside it."""
+def test_each_pass_through_a_corpus_has_a_new_order(corpora) -> None:
+    """So every epoch of a large corpus contains a new part of a small one."""
     draws = Draws(Corpora([corpora[0], corpora[2]]), "train", 0, weights=[0.95, 0.05])
     small = set(proteins_of([corpora[0], corpora[2]], "train")[1])
     parts = [{protein for _, protein in epoch(draws, number) if protein in small} for number in range(200)]
@@ -240,19 +240,19 @@ def test_a_corpus_comes_in_another_order_at_each_pass(corpora) -> None:
     [[1, 1], [1, 1, 1, 1], [], [0, 0, 0], [1, -1, 1], [1, float("nan"), 1], [1, float("inf"), 1], ["a", 1, 1], 0.5],
 )
 def test_weights_that_do_not_fit_are_refused(corpora, weights) -> None:
-    with pytest.raises(UserError, match="expected 3 non-negative numbers, one for each corpus, not all 0"):
+    with pytest.raises(UserError, match="a non-negative number for each corpus .3., not all 0"):
         Draws(Corpora(corpora), "train", 0, weights=weights)
 
 
-def test_a_corpus_with_nothing_in_the_split_leaves_its_share_to_the_others(corpora) -> None:
-    draws = Draws(Corpora(corpora), "test", 0, weights=[1, 0, 99])  # the third has nothing but training
+def test_the_share_of_a_corpus_without_the_split_goes_to_the_others(corpora) -> None:
+    draws = Draws(Corpora(corpora), "test", 0, weights=[1, 0, 99])  # the third has only a training split
     assert draws.size == len(corpora[0].members("test")) + len(corpora[1].members("test"))
     assert {protein for _, protein in epoch(draws, 0)} <= set(proteins_of(corpora, "test")[0])
     assert Draws(Corpora(corpora), "ood", 0, weights=[1, 1, 1]).size == 0
     assert Draws(Corpora(corpora[2:]), "test", 0).size == 0
 
 
-def test_clusters_that_are_not_there_and_other_units_are_refused(corpora) -> None:
+def test_missing_clusters_and_unknown_units_are_refused(corpora) -> None:
     with pytest.raises(UserError, match=r"2\.h5: has no clusters; prepare it again with --clusters"):
         Draws(Corpora(corpora), "train", 0, by="cluster")
     with pytest.raises(UserError, match="'family': expected one of protein, cluster"):

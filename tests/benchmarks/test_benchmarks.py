@@ -49,7 +49,7 @@ def test_calls_beyond_the_limit_are_left_out(capsys: pytest.CaptureFixture) -> N
     assert capsys.readouterr().out.splitlines()[-1].split() == ["64", *"-----"]
 
 
-def test_peak_memory_is_what_was_held_at_once() -> None:
+def test_peak_memory_counts_simultaneous_allocations() -> None:
     size = 2**26
 
     def run() -> None:
@@ -99,7 +99,7 @@ def test_ingestion_is_measured_and_leaves_only_its_table(sample: Path, tmp_path:
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_short_proteins_are_as_many_and_as_long_as_asked_for(tmp_path: Path) -> None:
+def test_short_proteins_have_the_requested_number_and_length(tmp_path: Path) -> None:
     ingest.synthesise(tmp_path / "short.fasta", 20_000, mean=30)
     lengths = [len(line) for line in (tmp_path / "short.fasta").read_text().splitlines()[1::2]]
     assert len(lengths) == 20_000

@@ -78,7 +78,7 @@ def test_the_unigram_score_is_a_ratio_of_frequencies(corpus_path: Path) -> None:
     assert wild_type == 0
 
 
-def test_mistakes_are_one_line_and_leave_nothing(
+def test_user_errors_are_one_line_and_leave_nothing(
     model_folder: Path, causal_model, corpus_path: Path, scans: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     export(causal_model, tmp_path / "causal")

@@ -60,7 +60,7 @@ def test_it_writes_its_table_and_pictures(
     assert "against BLOSUM62, 190 pairs" in capsys.readouterr().out
 
 
-def test_a_mistake_is_one_line(model_folder: Path, sample: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_user_error_is_one_line(model_folder: Path, sample: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     for arguments in ([tmp_path / "none", sample], [model_folder, tmp_path / "none"]):
         monkeypatch.setattr("sys.argv", ["inside", *map(str, arguments), "--csv", str(tmp_path / "i.csv")])
         with pytest.raises(SystemExit) as stop:

@@ -42,7 +42,7 @@ def values(path: str | Path) -> dict[str, bytes]:
         return {name: dataset[:].tobytes() for name, dataset in file.items()}
 
 
-def test_embed_reports_what_was_done(protlm, write_fasta, tmp_path: Path) -> None:
+def test_embed_reports_counts_and_changes(protlm, write_fasta, tmp_path: Path) -> None:
     write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 8), ("d", "MKTAYIAKQR")])
     command = ("embed", "proteins.fasta", "--model", "model", *OUTPUT, "--duplicates", "suffix")
     first = protlm(*command, "--per-residue", "rows.h5")
@@ -187,7 +187,7 @@ LIMITED = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.97])
-def test_on_a_full_disk_one_line_is_printed_and_nothing_is_half_written(
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(
     protlm, fasta: str, tmp_path: Path, share: float
 ) -> None:
     command = ("embed", fasta, "--model", "model", "--device", "cpu", "--per-residue", "out.h5")

@@ -27,7 +27,7 @@ def esm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_refused(outcome: Outcome, folder: Path, *words: object) -> None:
-    """One line that says what is wrong, and nothing new in the folder."""
+    """One line with the error, and nothing new in the folder."""
     command.assert_refused(outcome, *words)
     assert not [path for path in folder.iterdir() if "out" in path.name]
 
@@ -62,11 +62,11 @@ def test_export_in_16_bits(protlm, model_folder: Path, tmp_path: Path) -> None:
         (("--dtype", "bfloat16", "--format", "hf"), "--dtype bfloat16 requires --format folder"),
     ],
 )
-def test_a_dtype_that_cannot_be_written_is_refused(protlm, model_folder, tmp_path, options, word: str) -> None:
+def test_an_unsupported_dtype_is_refused(protlm, model_folder, tmp_path, options, word: str) -> None:
     assert_refused(protlm("export", tmp_path / "out", "--model", model_folder, *options), tmp_path, word)
 
 
-def test_import_of_esm_and_the_way_to_favor_and_back(protlm, esm: Path, tmp_path: Path) -> None:
+def test_import_of_esm_switches_to_favor_and_back(protlm, esm: Path, tmp_path: Path) -> None:
     done = protlm("import-esm", esm, tmp_path / "exact")
     assert (done.code, done.out) == (0, "")
     assert "2 layers, 2 heads, width 16, exact attention" in done.err
@@ -92,12 +92,12 @@ def test_import_of_esm_and_the_way_to_favor_and_back(protlm, esm: Path, tmp_path
         (("--num-features", "many"), "--num-features"),
     ],
 )
-def test_attention_that_does_not_exist_is_refused(protlm, model_folder, esm, tmp_path, options, word: str) -> None:
+def test_unknown_attention_is_refused(protlm, model_folder, esm, tmp_path, options, word: str) -> None:
     for arguments in (("export", tmp_path / "out", "--model", model_folder), ("import-esm", esm, tmp_path / "out")):
         assert_refused(protlm(*arguments, *options), tmp_path, word)
 
 
-def test_other_mistakes_are_refused(protlm, model_folder: Path, esm: Path, tmp_path: Path) -> None:
+def test_other_invalid_inputs_are_refused(protlm, model_folder: Path, esm: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert_refused(protlm("export", out, "--model", model_folder, "--format", "onnx"), tmp_path, "onnx", "'hf'")
     assert_refused(protlm("export", out / "new", "--model", model_folder, "--format", "hf"), tmp_path, "no folder")

@@ -158,7 +158,7 @@ def test_invalid_options_are_refused(protlm, model_folder, tmp_path, monkeypatch
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_measurements_have_to_be_numbers(protlm, model_folder: Path, variants: Path) -> None:
+def test_measurements_must_be_numbers(protlm, model_folder: Path, variants: Path) -> None:
     variants.write_text("mutant,DMS_score\nM1L,high\n")
     refused = protlm("score", SEQUENCE, "-m", model_folder, "--variants", variants)
     assert_refused(refused, "row 1: DMS_score is 'high'; expected a finite number")
@@ -179,7 +179,7 @@ def test_inputs_are_not_overwritten(protlm, model_folder: Path, variants: Path, 
         assert_refused(protlm("score", protein, "-m", model_folder, "--all"), "neither an existing file nor a sequence")
 
 
-def test_longer_proteins_than_learned_positions_are_computed_with_a_warning(protlm, model_folder: Path) -> None:
+def test_proteins_beyond_the_learned_positions_are_computed_with_a_warning(protlm, model_folder: Path) -> None:
     outcome = protlm("score", SEQUENCE * 7, "-m", model_folder, "--variant", "M1L")
     assert outcome.code == 0
     assert "longer than the 64 positions" in outcome.err
@@ -212,7 +212,7 @@ def test_proteingym_prints_assays_and_averages(protlm, model_folder: Path, assay
     assert protlm(*common, "--scores", kept).out == outcome.out
 
 
-def test_proteingym_refuses_in_one_line(protlm, model_folder: Path, assays: Path, tmp_path: Path) -> None:
+def test_proteingym_reports_errors_in_one_line(protlm, model_folder: Path, assays: Path, tmp_path: Path) -> None:
     run = ("proteingym", assays, "-m", model_folder)
     assert_refused(protlm("proteingym", tmp_path / "no", "-m", model_folder), "no such folder")
     assert_refused(protlm(*run, "-o", assays / "one.csv"), "is an input or another output")

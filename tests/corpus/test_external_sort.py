@@ -13,7 +13,7 @@ numbers = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**32 - 1, 2**32, 2
 
 
 @given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5)), st.integers(1, 7), st.data())
-def test_a_column_gives_back_what_was_appended(
+def test_a_column_returns_the_appended_values(
     fresh: Callable[[], Path], pieces: list[list[int]], rows: int, data: st.DataObject
 ) -> None:
     with Column(fresh() / "some", "i8") as column:
@@ -29,7 +29,7 @@ def test_a_column_gives_back_what_was_appended(
             assert column.read(start, stop).tolist() == values[start:stop]
 
 
-def test_a_column_can_be_read_between_two_appends_and_opened_again(tmp_path: Path) -> None:
+def test_a_column_can_be_read_between_appends_and_reopened(tmp_path: Path) -> None:
     with Column(tmp_path / "some", "u1") as column:
         column.append(np.array([1, 2]))
         assert column.read(0, 2).tolist() == [1, 2]
@@ -41,7 +41,7 @@ def test_a_column_can_be_read_between_two_appends_and_opened_again(tmp_path: Pat
     st.lists(st.lists(st.tuples(numbers, st.integers(0, 3), numbers), max_size=20), max_size=4),
     st.integers(1, 9),
 )
-def test_parts_sorted_one_by_one_are_the_whole_table_sorted(
+def test_sorted_partitions_make_up_the_sorted_table(
     fresh: Callable[[], Path], blocks: list[list[tuple[int, int, int]]], count: int
 ) -> None:
     parts = Partitions(fresh() / "table", 3, count)
@@ -49,12 +49,12 @@ def test_parts_sorted_one_by_one_are_the_whole_table_sorted(
         rows = np.array(block, dtype=np.uint64).reshape(-1, 3)
         parts.add(parts.by_hash(rows[:, 0]), *rows.T)
     found = [tuple(map(int, row)) for columns in parts.sorted([0, 1]) for row in zip(*columns, strict=True)]
-    # rows with equal keys stay in the order in which they came
+    # rows with equal keys keep their order
     assert found == sorted(chain.from_iterable(blocks), key=lambda row: row[:2])
 
 
 @given(st.integers(1, 2_000), st.integers(1, 500))
-def test_indices_go_to_ascending_parts_of_about_one_size(fresh: Callable[[], Path], size: int, count: int) -> None:
+def test_indices_go_to_ascending_partitions_of_similar_size(fresh: Callable[[], Path], size: int, count: int) -> None:
     parts = Partitions(fresh() / "table", 1, count)
     found = parts.by_index(np.arange(size), size)
     assert (np.diff(found.astype(np.int64)) >= 0).all()
@@ -63,14 +63,14 @@ def test_indices_go_to_ascending_parts_of_about_one_size(fresh: Callable[[], Pat
 
 
 @given(st.lists(numbers, min_size=1), st.integers(1, 500))
-def test_hashes_go_to_parts_by_their_size(fresh: Callable[[], Path], hashes: list[int], count: int) -> None:
+def test_hashes_go_to_ascending_partitions(fresh: Callable[[], Path], hashes: list[int], count: int) -> None:
     parts = Partitions(fresh() / "table", 1, count)
     found = parts.by_hash(np.array(hashes, dtype=np.uint64)).tolist()
     assert found == [(value >> 32) * count >> 32 for value in hashes]
     assert max(found) < count
 
 
-def test_sorted_parts_leave_no_file(tmp_path: Path) -> None:
+def test_sorted_partitions_leave_no_file(tmp_path: Path) -> None:
     parts = Partitions(tmp_path / "table", 1, 3)
     parts.add(np.array([0, 2, 2]), np.array([5, 6, 4]))
     assert [columns[0].tolist() for columns in parts.sorted([0])] == [[5], [], [4, 6]]
@@ -78,17 +78,17 @@ def test_sorted_parts_leave_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(0, 1), (4, 1), (5, 2), (24, 5), (499, 100)])
-def test_a_part_has_about_as_many_rows_as_fit_in_memory(monkeypatch, rows: int, parts: int) -> None:
+def test_a_partition_fits_in_memory(monkeypatch, rows: int, parts: int) -> None:
     monkeypatch.setattr("protlm.corpus.external_sort._ROWS", 5)
     assert parts_for(rows) == parts
 
 
-def test_parts_are_never_more_than_a_folder_can_bear() -> None:
+def test_the_number_of_partitions_is_bounded() -> None:
     assert parts_for(10**9) <= parts_for(10**15) == parts_for(10**18) <= 1_000
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2))).map(sorted))
-def test_groups_begin_where_a_row_differs_from_the_one_before(rows: list[tuple[int, int]]) -> None:
+def test_groups_start_where_a_row_differs_from_the_previous_one(rows: list[tuple[int, int]]) -> None:
     columns = np.array(rows, dtype=np.uint64).reshape(-1, 2).T
     expected = [i == 0 or rows[i] != rows[i - 1] for i in range(len(rows))]
     assert groups(*columns).tolist() == expected

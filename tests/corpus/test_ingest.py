@@ -66,7 +66,7 @@ selections = st.builds(
 
 
 @given(st.lists(st.tuples(headers, letters), min_size=1, max_size=15), selections, st.sampled_from([1, 30, 1 << 17]))
-def test_a_selection_takes_what_one_record_at_a_time_would_take(
+def test_a_selection_equals_that_of_single_records(
     fresh: Callable[[], Path], records: list[tuple[str, str]], selection: Selection, block: int
 ) -> None:
     folder = fresh()
@@ -114,7 +114,7 @@ def test_bounds_are_inclusive(tmp_path: Path, options: dict[str, Any], taken: st
 
 
 @pytest.mark.parametrize("letter", "BJOUXZ")
-def test_each_letter_that_is_none_of_the_twenty_counts(tmp_path: Path, letter: str) -> None:
+def test_every_nonstandard_letter_counts(tmp_path: Path, letter: str) -> None:
     path = tmp_path / "a.fasta"
     sequences = [f"{letter}KT", "MKT", f"{letter}KT", f"MK{letter}", f"M{letter}T", STANDARD]
     path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in zip("abcdef", sequences, strict=True)))
@@ -134,13 +134,13 @@ def test_each_letter_that_is_none_of_the_twenty_counts(tmp_path: Path, letter: s
         ({"max_length": 0}, "min_length 1, max_length 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], match: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(UserError, match=match):
         Selection(**options)
 
 
 @pytest.mark.parametrize("buffer", [1, 2, 7, 64])
-def test_tokens_are_written_and_counted_whatever_the_buffer(tmp_path: Path, sample: Path, monkeypatch, buffer) -> None:
+def test_tokens_are_written_and_counted_with_any_buffer(tmp_path: Path, sample: Path, monkeypatch, buffer) -> None:
     path = tmp_path / "some.fasta"
     records = [record for record, _ in zip(FastaFile(sample), range(20), strict=False)]
     path.write_text("".join(f">{record.id}\n{record.sequence}\n" for record in records))
@@ -152,7 +152,7 @@ def test_tokens_are_written_and_counted_whatever_the_buffer(tmp_path: Path, samp
     assert part.counts.tolist() == np.bincount(np.frombuffer(tokens, np.uint8), minlength=33).tolist()
 
 
-def test_several_files_make_one_part_in_order(tmp_path: Path, write_fasta) -> None:
+def test_several_files_are_read_into_one_part_in_order(tmp_path: Path, write_fasta) -> None:
     first, second = write_fasta([("a", "MK"), ("b", "mK")], "first"), write_fasta([("c", "m")], "second")
     part = read([first, second, first], tmp_path, Selection())
     assert columns_of(part)[0] == ["a", "b", "c", "a", "b"]
@@ -160,7 +160,7 @@ def test_several_files_make_one_part_in_order(tmp_path: Path, write_fasta) -> No
     assert part.tally.to_dict() == {"lower case made upper case": {"records": 3, "residues": 3}}
 
 
-def test_progress_is_of_all_files_and_ends_with_their_bytes(tmp_path: Path, write_fasta) -> None:
+def test_progress_covers_all_files_and_ends_with_their_bytes(tmp_path: Path, write_fasta) -> None:
     files = [write_fasta([("a", "MKT" * (n + 1))], f"{n}.fasta") for n in range(3)]
     steps: list[int] = []
     read_part([FastaFile(path) for path in files], tmp_path / "part", Selection(), steps.append)
@@ -169,7 +169,7 @@ def test_progress_is_of_all_files_and_ends_with_their_bytes(tmp_path: Path, writ
 
 
 @given(st.lists(st.text("MKTW", max_size=9), min_size=1, max_size=9))
-def test_counts_are_those_of_what_is_taken(fresh: Callable[[], Path], sequences: list[str]) -> None:
+def test_counts_are_those_of_the_selected_records(fresh: Callable[[], Path], sequences: list[str]) -> None:
     folder = fresh()
     (folder / "a").write_text("".join(f">p\n{sequence}\n" for sequence in sequences))
     part = read([folder / "a"], folder, Selection(min_length=3))

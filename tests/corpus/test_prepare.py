@@ -48,7 +48,7 @@ def sequences_of(corpus: Corpus) -> list[str]:
 
 
 def content_of(path: Path) -> dict[str, Any]:
-    """All datasets of a corpus, and all attributes but the sources."""
+    """All datasets of a corpus, and all attributes except the sources."""
     with h5py.File(path) as file:
         datasets = {name: (str(dataset.dtype), dataset[:].tolist()) for name, dataset in file.items()}
         attributes = {name: np.asarray(value).tolist() for name, value in file.attrs.items() if name != "sources"}
@@ -56,7 +56,7 @@ def content_of(path: Path) -> dict[str, Any]:
 
 
 def in_blocks_of(patch: pytest.MonkeyPatch, rows: int) -> None:
-    """As if no more than so many rows fitted in memory."""
+    """As if only this many rows fitted in memory."""
     patch.setattr("protlm.corpus.external_sort._ROWS", rows)
     patch.setattr("protlm.corpus.assignment.ROWS", rows)
     patch.setattr("protlm.corpus.writer.ROWS", rows)
@@ -82,7 +82,7 @@ records_in_files = st.lists(
     rows=st.sampled_from([1, 2, 5, 1 << 16]),
     parts=st.sampled_from([1, 3]),
 )
-def test_a_corpus_is_what_dictionaries_make_of_the_records(
+def test_a_corpus_equals_a_plain_implementation_with_dictionaries(
     fresh: Callable[[], Path],
     files: list[list[tuple[str, str]]],
     clusters: dict[str, str] | None,
@@ -164,7 +164,7 @@ def test_a_corpus_is_what_dictionaries_make_of_the_records(
             assert corpus.groups(split).tolist() == [*starts, len(order)]
 
 
-def test_many_partitions_and_blocks_give_the_corpus_of_one(tmp_path: Path, sample: Path, monkeypatch) -> None:
+def test_many_partitions_and_blocks_give_the_same_corpus_as_one(tmp_path: Path, sample: Path, monkeypatch) -> None:
     halves = [tmp_path / "first.fasta", tmp_path / "second.fasta"]
     records = list(FastaFile(sample))
     records = [*records[:150], *records[100:200], *records[-50:]]
@@ -182,7 +182,7 @@ def test_many_partitions_and_blocks_give_the_corpus_of_one(tmp_path: Path, sampl
         assert content_of(tmp_path / "blocks.h5") == whole
 
 
-def test_of_members_that_the_table_has_twice_the_last_counts(tmp_path: Path, write_fasta) -> None:
+def test_the_last_row_of_a_duplicate_member_counts(tmp_path: Path, write_fasta) -> None:
     fasta = write_fasta([("a", "MKT"), ("b", "MKV"), ("c", "MKW")])
     table = tmp_path / "table.tsv"
     table.write_text("one\ta\none\tb\ntwo\tc\ntwo\ta\n")
@@ -192,20 +192,20 @@ def test_of_members_that_the_table_has_twice_the_last_counts(tmp_path: Path, wri
     assert clusters[0] == clusters[2] != clusters[1]
 
 
-def test_figures_of_the_steps_before_merging_are_of_all_records(tmp_path: Path, write_fasta) -> None:
+def test_counts_before_merging_cover_all_records(tmp_path: Path, write_fasta) -> None:
     fasta = write_fasta([("a", "MKT"), ("b", "MKT"), ("c", "MKT"), ("d", "MKW")])
     (tmp_path / "table.tsv").write_text("family\ta\nother\tb\nthird\td\n")
     rule = SplitRule(0, 0, tmp_path / "table.tsv", held_out=frozenset({"b"}))
     summary = prepare_corpus([fasta], tmp_path / "c.h5", rule, deduplicate=True)
     assert Corpus(tmp_path / "c.h5").ids() == ["a", "d"]
-    # a and c move to what is held out, where b is; c is in no cluster; all count, also those that were merged
+    # a and c move to ood, where b is; c is in no cluster; merged records count, too
     assert (summary.merged, summary.moved_to_identical, summary.without_cluster, summary.clusters) == (2, 2, 1, 4)
 
 
 # whole files
 
 
-def test_what_is_found_in_files_is_counted_and_noted(tmp_path: Path) -> None:
+def test_findings_in_files_are_counted_and_recorded(tmp_path: Path) -> None:
     content = (
         b">sp|P1|A_B x (Fragment)\r\nMKT\r\n>b\r\nmK-T*\r\n>b\r\n\r\n>long\r\nMKTMKTMKT\r\n>o\r\nMKU\r\n>s\r\nM*K\r\n"
     )
@@ -244,7 +244,7 @@ def test_what_is_found_in_files_is_counted_and_noted(tmp_path: Path) -> None:
     assert "warning: 1 identifier to hold out not in the files: none" in text
 
 
-def test_the_table_is_noted_by_its_name(tmp_path: Path, write_fasta) -> None:
+def test_the_cluster_table_is_recorded_by_name(tmp_path: Path, write_fasta) -> None:
     (tmp_path / "table.tsv").write_text("a\ta\n")
     fasta = write_fasta([("a", "MKT"), ("b", "MKT")])
     summary = prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(clusters=tmp_path / "table.tsv"))
@@ -260,7 +260,9 @@ def test_the_table_is_noted_by_its_name(tmp_path: Path, write_fasta) -> None:
         ("word", ["sp|P1|A_B", "tr|Q1|C_D", "UniRef50_P1", "UPI0000000001", "plain", "gi|1|x"]),
     ],
 )
-def test_proteins_are_named_as_asked(tmp_path: Path, write_fasta, identifier: str, expected: list[str]) -> None:
+def test_proteins_are_identified_as_requested(
+    tmp_path: Path, write_fasta, identifier: str, expected: list[str]
+) -> None:
     words = ["sp|P1|A_B", "tr|Q1|C_D", "UniRef50_P1", "UPI0000000001", "plain", "gi|1|x"]
     fasta = write_fasta((f"{word} some text", "MKT") for word in words)
     prepare_corpus([fasta], tmp_path / "c.h5", selection=Selection(identifier=identifier))
@@ -269,7 +271,7 @@ def test_proteins_are_named_as_asked(tmp_path: Path, write_fasta, identifier: st
 
 @pytest.mark.parametrize("length", [35_213, 4_095, 4_096, 4_097])
 @pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
-def test_long_proteins_come_back(tmp_path: Path, length: int, compress: Callable[[bytes], bytes]) -> None:
+def test_long_proteins_round_trip(tmp_path: Path, length: int, compress: Callable[[bytes], bytes]) -> None:
     letters = "".join("ACDEFGHIKLMNPQRSTVWY"[i * i % 20] for i in range(length))
     (tmp_path / "a").write_bytes(compress(f">a\n{letters}\n>b\nMKT\n".encode()))
     prepare_corpus([tmp_path / "a"], tmp_path / "c.h5")
@@ -294,7 +296,7 @@ def test_long_proteins_come_back(tmp_path: Path, length: int, compress: Callable
         (b">a\n>b\n*\n", "left out, no sequence"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
+def test_an_unusable_file_is_named_and_nothing_changes(
     tmp_path: Path, sample: Path, content: bytes | None, words: str
 ) -> None:
     path, out = tmp_path / "bad.fasta", tmp_path / "out.h5"
@@ -315,7 +317,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
             assert (out.read_bytes() if before else None) == before
 
 
-def test_records_without_any_sequence_make_no_corpus(write_fasta, tmp_path: Path) -> None:
+def test_records_without_sequences_are_refused(write_fasta, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no record is left; .*2 records: left out, no sequence"):
         prepare_corpus([write_fasta([("a", ""), ("b", "*")])], tmp_path / "out.h5")
     with pytest.raises(UserError, match="no record is left; 1 record: left out, shorter than 9 residues"):
@@ -323,14 +325,14 @@ def test_records_without_any_sequence_make_no_corpus(write_fasta, tmp_path: Path
     assert listing(tmp_path) == ["proteins.fasta"]
 
 
-def test_a_file_of_which_nothing_is_taken_may_stand_among_others(tmp_path: Path, write_fasta) -> None:
+def test_a_file_without_selected_records_is_accepted_among_others(tmp_path: Path, write_fasta) -> None:
     files = [write_fasta(records, str(i)) for i, records in enumerate([[("a", "M")], [("b", "MKT")], [("c", "*")]])]
     prepare_corpus(files, tmp_path / "c.h5", selection=Selection(min_length=2))
     assert Corpus(tmp_path / "c.h5").ids() == ["b"]
     assert len(Corpus(tmp_path / "c.h5").attributes["sources"]) == 3
 
 
-def test_outputs_that_cannot_be_written_are_refused(write_fasta, tmp_path: Path) -> None:
+def test_unwritable_outputs_are_refused(write_fasta, tmp_path: Path) -> None:
     fasta = write_fasta([("a", "MKT")])
     table = tmp_path / "table.tsv"
     table.write_text("a\ta\n")
@@ -346,7 +348,7 @@ def test_outputs_that_cannot_be_written_are_refused(write_fasta, tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_there_has_to_be_a_worker(write_fasta, tmp_path: Path, workers: int) -> None:
+def test_at_least_one_worker_is_required(write_fasta, tmp_path: Path, workers: int) -> None:
     with pytest.raises(UserError, match=f"workers {workers}"):
         prepare_corpus([write_fasta([("a", "MKT")])], tmp_path / "c.h5", workers=workers)
 
@@ -376,7 +378,7 @@ packed = st.builds(
 
 @settings(max_examples=200)
 @given(plain | st.builds(bytes.__add__, magics, plain) | packed)
-def test_any_bytes_are_a_corpus_or_one_clear_error(fresh: Callable[[], Path], content: bytes) -> None:
+def test_any_bytes_give_a_corpus_or_one_clear_error(fresh: Callable[[], Path], content: bytes) -> None:
     folder = fresh()
     path = folder / "any.fasta"
     path.write_bytes(content)
@@ -402,7 +404,7 @@ def test_any_bytes_are_a_corpus_or_one_clear_error(fresh: Callable[[], Path], co
 
 @pytest.fixture(scope="module")
 def three_files(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> list[Path]:
-    """The sample in three files, plain and compressed, the largest first; some sequences stand in two of them."""
+    """The sample in three files, plain and compressed, the largest first; some sequences are in two of them."""
     folder = tmp_path_factory.mktemp("three")
     records = list(FastaFile(sample))
     paths = [folder / name for name in ("b.fasta", "a.fasta.gz", "c.fasta.zst")]
@@ -414,7 +416,7 @@ def three_files(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> list[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deduplicate", [False, True])
-def test_several_processes_make_the_corpus_of_one(
+def test_several_processes_make_the_same_corpus_as_one(
     tmp_path: Path, three_files: list[Path], sample: Path, deduplicate: bool
 ) -> None:
     rule = SplitRule(0.1, 0.2, sample.with_name("families.clusters.tsv"))
@@ -456,7 +458,7 @@ def test_several_files_are_one_corpus_and_progress_ends_with_all_bytes(tmp_path:
 
 
 @pytest.mark.slow
-def test_an_error_in_another_process_is_told_and_leaves_nothing(tmp_path: Path, three_files: list[Path]) -> None:
+def test_an_error_in_a_worker_is_reported_and_leaves_nothing(tmp_path: Path, three_files: list[Path]) -> None:
     bad = tmp_path / "bad.fasta"
     bad.write_text(">a\nMKT\n>b\nM1\n")
     with pytest.raises(UserError, match=r"bad\.fasta, record 2 \(b\), line 4") as caught:
@@ -467,7 +469,7 @@ def test_an_error_in_another_process_is_told_and_leaves_nothing(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_an_error_and_leaves_nothing(tmp_path: Path, write_fasta) -> None:
+def test_a_killed_worker_is_reported_and_leaves_nothing(tmp_path: Path, write_fasta) -> None:
     small, pipe = write_fasta([("a", "MKT")]), tmp_path / "pipe.fasta"
     os.mkfifo(pipe)
 
@@ -484,7 +486,7 @@ def test_a_worker_that_is_killed_is_an_error_and_leaves_nothing(tmp_path: Path, 
     assert listing(tmp_path) == ["pipe.fasta", "proteins.fasta"]
 
 
-# processes that are stopped, and disks that are full
+# stopped processes and full disks
 
 
 SMALL = "".join(f">p{i}\nMKTAYIAKQR{'W' * i}\n" for i in range(400))
@@ -494,7 +496,7 @@ STOPPED = RUN + (
     "from protlm.cli import main\nowner = import_module(module)\nfunction = getattr(owner, name)\n"
     "def stop(*arguments, **options):\n"
     "    before = name == 'replace'\n    result = None if before else function(*arguments, **options)\n"
-    "    print('begun', flush=True)\n    time.sleep(60)\n    return result\n"
+    "    print('started', flush=True)\n    time.sleep(60)\n    return result\n"
     "setattr(owner, name, stop)\nmain()"
 )
 
@@ -524,9 +526,7 @@ def started(script: str, *arguments: object, **options: Any) -> subprocess.Popen
     ids=["read", "assigned", "written", "about to be renamed"],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_stopped_while_preparing_nothing_has_the_final_name(
-    tmp_path: Path, module: str, name: str, number: signal.Signals
-) -> None:
+def test_a_stopped_prepare_leaves_no_output(tmp_path: Path, module: str, name: str, number: signal.Signals) -> None:
     fasta, out = tmp_path / "small.fasta", tmp_path / "out.h5"
     fasta.write_text(SMALL)
     if number == signal.SIGTERM:
@@ -534,7 +534,7 @@ def test_stopped_while_preparing_nothing_has_the_final_name(
     names = listing(tmp_path)
     with started(STOPPED, module, name, "prepare", fasta, "-o", out) as process:
         assert process.stdout
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "started\n"
         assert listing(tmp_path) == [".out.h5.partial", *names]
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
@@ -572,7 +572,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals, c
                         writer.flush()
                     except BrokenPipeError:
                         break
-            # the pipes are at their end when the last process that holds them is gone
+            # the pipes end when the last process that holds them has exited
             _, errors = process.communicate(timeout=5)
         finally:
             with suppress(ProcessLookupError):
@@ -594,7 +594,7 @@ LIMITED = (
 @pytest.mark.parametrize(
     ("share", "workers"), [(0, 1), (0.05, 1), (0.5, 1), (0.8, 1), (0.9, 1), (0.999, 1), (0, 2), (0.9, 2)]
 )
-def test_on_a_full_disk_nothing_is_left_and_an_older_output_stays(tmp_path: Path, share: float, workers: int) -> None:
+def test_a_full_disk_leaves_nothing_and_keeps_the_previous_output(tmp_path: Path, share: float, workers: int) -> None:
     fasta, table, out = tmp_path / "small.fasta", tmp_path / "table.tsv", tmp_path / "out.h5"
     fasta.write_text(SMALL)
     table.write_text("".join(f"p{i // 2 * 2}\tp{i}\n" for i in range(400)))
@@ -631,7 +631,7 @@ def fed(script: str, block: bytes, start: bytes, limit: int, *arguments: object)
     return process.returncode, taken, errors, time.monotonic() - begin
 
 
-# as much memory as the program needs, and little more
+# little more memory than the program needs
 FRUGAL = (
     "import resource\nimport protlm.corpus.prepare\nfrom protlm.cli import main\n"
     "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
@@ -656,7 +656,7 @@ def test_a_gigabyte_in_one_line_is_refused_at_once(tmp_path: Path, start: bytes)
 
 @pytest.mark.slow
 @linux
-def test_blank_lines_without_end_are_read_in_little_memory(tmp_path: Path) -> None:
+def test_endless_blank_lines_take_little_memory(tmp_path: Path) -> None:
     code, _, errors, _ = fed(FRUGAL, b"\n" * 65_536, b"\n", 150_000_000, "prepare", "-", "-o", tmp_path / "out.h5")
     assert (code, errors.count("\n")) == (2, 1)
     assert "standard input" in errors
@@ -665,7 +665,7 @@ def test_blank_lines_without_end_are_read_in_little_memory(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
-def test_standard_input_is_a_file_as_any_other(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+def test_standard_input_is_read_like_a_file(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     content, fasta = compress(SMALL.encode()), tmp_path / "more.fasta"
     fasta.write_text(">last\nMKT\n")
     script = "from protlm.cli import main\nmain()"
@@ -695,7 +695,7 @@ def test_standard_input_reaches_the_worker_that_reads_it(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_standard_input_that_is_closed_is_an_error_as_any_other(tmp_path: Path) -> None:
+def test_closed_standard_input_is_reported(tmp_path: Path) -> None:
     script = "from protlm.cli import main\nmain()"
     closed = ["sh", "-c", '"$@" <&-', "sh", *command(script, "prepare", "-", "-o", tmp_path / "out.h5")]
     done = subprocess.run(closed, capture_output=True, text=True, env=environment(), check=False)

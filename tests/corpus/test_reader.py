@@ -25,7 +25,7 @@ from protlm.sequence.fasta import FastaFile
 
 @settings(max_examples=50)
 @given(st.lists(st.text(LETTERS, min_size=1), min_size=1))
-def test_sequences_and_ids_come_back(fresh: Callable[[], Path], sequences: list[str]) -> None:
+def test_sequences_and_ids_round_trip(fresh: Callable[[], Path], sequences: list[str]) -> None:
     folder = fresh()
     fasta = folder / "a.fasta"
     fasta.write_text("".join(f">id/{i} text\n{sequence}\n" for i, sequence in enumerate(sequences)))
@@ -36,7 +36,7 @@ def test_sequences_and_ids_come_back(fresh: Callable[[], Path], sequences: list[
     assert (summary.proteins, summary.residues) == (len(sequences), sum(map(len, sequences)))
 
 
-def test_the_sample_comes_back_from_its_corpus(corpus_path: Path, sample: Path) -> None:
+def test_the_sample_round_trips_through_its_corpus(corpus_path: Path, sample: Path) -> None:
     corpus, records = Corpus(corpus_path), list(FastaFile(sample))
     assert corpus.ids() == [record.id for record in records]
     assert [decode(corpus[i]) for i in range(len(corpus))] == [record.sequence for record in records]
@@ -47,7 +47,7 @@ def test_the_sample_comes_back_from_its_corpus(corpus_path: Path, sample: Path) 
 
 
 @given(st.integers(-3, 12), st.none() | st.integers(-3, 12))
-def test_some_ids_are_a_slice_of_all(tmp_path_factory: pytest.TempPathFactory, start: int, stop: int | None) -> None:
+def test_ids_can_be_read_as_a_slice(tmp_path_factory: pytest.TempPathFactory, start: int, stop: int | None) -> None:
     path = tmp_path_factory.getbasetemp() / "ten.h5"
     if not path.exists():
         path.with_suffix(".fasta").write_text("".join(f">p{i}\u00e9\nMKT\n" for i in range(10)))
@@ -59,7 +59,7 @@ def test_some_ids_are_a_slice_of_all(tmp_path_factory: pytest.TempPathFactory, s
 
 
 @pytest.mark.parametrize("length", [1, 40, 41, 1_000])
-def test_identifiers_of_any_length_come_back(tmp_path: Path, write_fasta, length: int) -> None:
+def test_identifiers_of_any_length_round_trip(tmp_path: Path, write_fasta, length: int) -> None:
     names = ["a", "\u00e9" * (length // 2) + "b" * (length % 2), "c"]
     fasta = write_fasta((name, "MKT" + "W" * i) for i, name in enumerate(names))
     prepare_corpus([fasta, fasta], tmp_path / "c.h5", deduplicate=True)
@@ -95,7 +95,7 @@ def test_plain_h5py_reads_it(corpus_path: Path, sample: Path) -> None:
 
 
 @pytest.mark.parametrize("residues", [1, 2, 4_095, 4_096, 4_097, 20_000])
-def test_tokens_lie_one_behind_the_other_behind_the_head(tmp_path: Path, write_fasta, residues: int) -> None:
+def test_tokens_are_contiguous_after_the_file_head(tmp_path: Path, write_fasta, residues: int) -> None:
     fasta = write_fasta([("a", "M" * (residues // 2)), ("b", "W" * (residues - residues // 2))])
     prepare_corpus([fasta], tmp_path / "c.h5")
     with h5py.File(tmp_path / "c.h5") as file:
@@ -114,19 +114,19 @@ def test_tokens_can_be_read_but_not_changed(corpus_path: Path) -> None:
         Corpus(corpus_path)[0][0] = 1
 
 
-def test_it_can_be_read_by_others_as_any_new_file(tmp_path: Path, write_fasta) -> None:
+def test_a_corpus_has_the_permissions_of_any_new_file(tmp_path: Path, write_fasta) -> None:
     for sequence in ("MKT", "MKT" * 2_000):
         prepare_corpus([write_fasta([("a", sequence)])], tmp_path / "c.h5")
         (tmp_path / "any").touch()
         assert (tmp_path / "c.h5").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_it_can_be_pickled_whether_read_or_not(corpus_path: Path) -> None:
+def test_a_corpus_can_be_pickled_before_and_after_reading(corpus_path: Path) -> None:
     corpus = Corpus(corpus_path)
     fresh = pickle.loads(pickle.dumps(corpus))
     first = corpus[0].tobytes()
     content = pickle.dumps(corpus)
-    assert len(content) < 1_000  # the tokens are not sent along
+    assert len(content) < 1_000  # the tokens are not pickled
     assert fresh[0].tobytes() == pickle.loads(content)[0].tobytes() == first
     assert fresh.ids(0, 2) == corpus.ids(0, 2)
 
@@ -162,7 +162,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path, sample: Path) -> None:
+def test_a_file_that_is_not_a_corpus_is_refused(tmp_path: Path, sample: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["tokens"] = [1, 2]
     (tmp_path / "empty.h5").touch()
@@ -177,7 +177,7 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path, sample: Path) -> No
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.01, 0.5, 0.9, 0.99, 0.9999])
-def test_a_corpus_that_is_cut_short_is_refused(tmp_path: Path, corpus_path: Path, kept: float) -> None:
+def test_a_truncated_corpus_is_refused(tmp_path: Path, corpus_path: Path, kept: float) -> None:
     content = corpus_path.read_bytes()
     (tmp_path / "cut.h5").write_bytes(content[: int(kept * len(content))])
     assert "damaged" in refusal(tmp_path / "cut.h5")
@@ -221,7 +221,7 @@ def test_a_changed_corpus_is_refused(
 
 
 @given(st.integers(0, 4_095), st.integers(1, 255))
-def test_a_head_with_a_wrong_byte_is_refused_or_does_no_harm(
+def test_a_wrong_byte_in_the_file_head_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, corpus_path: Path, place: int, change: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "wrong.h5"
@@ -237,7 +237,7 @@ def test_a_head_with_a_wrong_byte_is_refused_or_does_no_harm(
         assert len(opened) == len(opened.split)
 
 
-def test_it_knows_what_it_was_made_from(tmp_path: Path, corpus_path: Path, sample: Path) -> None:
+def test_a_corpus_records_its_sources(tmp_path: Path, corpus_path: Path, sample: Path) -> None:
     corpus = Corpus(corpus_path)
     corpus.check_sources([sample])
     corpus.check_sources([])
@@ -254,7 +254,7 @@ def test_it_knows_what_it_was_made_from(tmp_path: Path, corpus_path: Path, sampl
         corpus.check_sources([tmp_path / "absent.fasta"])
 
 
-def test_the_order_of_sources_counts(tmp_path: Path, write_fasta) -> None:
+def test_the_order_of_sources_matters(tmp_path: Path, write_fasta) -> None:
     files = [write_fasta([("a", "MKT")], "one"), write_fasta([("b", "MKTW")], "two")]
     prepare_corpus(files, tmp_path / "c.h5")
     Corpus(tmp_path / "c.h5").check_sources(files)
@@ -264,7 +264,7 @@ def test_the_order_of_sources_counts(tmp_path: Path, write_fasta) -> None:
 
 @settings(max_examples=25)
 @given(st.lists(st.lists(st.text("MKTW", min_size=1, max_size=5), min_size=1, max_size=4), min_size=1, max_size=3))
-def test_corpora_are_one_behind_the_other(fresh: Callable[[], Path], shards: list[list[str]]) -> None:
+def test_corpora_are_concatenated_in_order(fresh: Callable[[], Path], shards: list[list[str]]) -> None:
     folder = fresh()
     opened = []
     for number, sequences in enumerate(shards):
@@ -296,7 +296,7 @@ def test_the_unigram_baseline_equals_a_calculation_by_hand() -> None:
     assert unigram.perplexity(targets) == pytest.approx(((8 / 32) ** 2 * (4 / 32) * (1 / 32)) ** (-1 / 4))
 
 
-def test_the_unigram_baseline_comes_from_training_alone(tmp_path: Path, write_fasta) -> None:
+def test_the_unigram_baseline_uses_only_the_training_split(tmp_path: Path, write_fasta) -> None:
     fasta = write_fasta([("a", "LLLA"), ("out", "WWWWWWW")])
     prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(0, 0, held_out=frozenset({"out"})))
     probabilities = Corpus(tmp_path / "c.h5").unigram().probabilities
@@ -315,7 +315,7 @@ def test_the_same_input_gives_the_same_corpus(tmp_path: Path, sample: Path) -> N
     assert all((first[i] == second[i]).all() for i in range(len(first)))
 
 
-def test_a_corpus_ends_where_it_ends(corpus_path: Path) -> None:
+def test_indices_beyond_the_corpus_are_refused(corpus_path: Path) -> None:
     for corpus in (Corpus(corpus_path), Corpora([Corpus(corpus_path)] * 2)):
         assert sum(1 for _ in corpus) == len(corpus)
         for index in (-1, len(corpus), -len(corpus) - 1):

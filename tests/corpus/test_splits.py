@@ -24,7 +24,7 @@ HIGH = digests([sequence.encode() for sequence in SEQUENCES])[:, 0]
 
 
 def by_hand(letters: str, valid: float, test: float) -> int:
-    """The split as the documentation says it."""
+    """The split as documented."""
     fraction = int(xxhash.xxh3_128_hexdigest(letters.encode())[:16], 16) / 2**64
     return TEST if fraction < test else VALID if fraction < test + valid else TRAIN
 
@@ -50,7 +50,7 @@ def test_hashes_are_xxh3_of_128_bits_high_half_first(texts: list[bytes]) -> None
 
 
 @pytest.mark.parametrize(("valid", "test"), [(0.05, 0.1), (0.3, 0.0), (0.0, 0.5), (0.0, 0.0)])
-def test_shares_are_as_asked_for(valid: float, test: float) -> None:
+def test_splits_have_the_requested_shares(valid: float, test: float) -> None:
     codes = SplitRule(valid=valid, test=test).by_hash(HIGH)
     for code, share in ((TRAIN, 1 - valid - test), (VALID, valid), (TEST, test), (OOD, 0)):
         assert (codes == code).mean() == pytest.approx(share, abs=0.01)
@@ -59,7 +59,7 @@ def test_shares_are_as_asked_for(valid: float, test: float) -> None:
 
 
 @given(st.lists(st.integers(0, 2**64 - 1)), st.floats(0, 0.5), st.floats(0, 0.49))
-def test_a_hash_below_test_goes_to_test_and_the_next_to_valid(hashes: list[int], valid: float, test: float) -> None:
+def test_hashes_below_test_are_test_and_the_next_ones_valid(hashes: list[int], valid: float, test: float) -> None:
     codes = SplitRule(valid=valid, test=test).by_hash(np.array(hashes, dtype=np.uint64))
     assert codes.dtype == np.uint8
     for value, code in zip(hashes, codes, strict=True):
@@ -72,7 +72,7 @@ def test_a_corpus_is_split_as_documented(tmp_path: Path, write_fasta) -> None:
     assert Corpus(tmp_path / "c.h5").split.tolist() == [by_hand(letters, 0.2, 0.3) for letters in SEQUENCES[:2_000]]
 
 
-def test_neither_order_nor_other_files_move_a_protein(tmp_path: Path, write_fasta) -> None:
+def test_splits_do_not_depend_on_order_or_other_files(tmp_path: Path, write_fasta) -> None:
     records = [(f"p{i}", sequence) for i, sequence in enumerate(SEQUENCES[:1_000])]
     first = write_fasta(records[:500], "first.fasta")
     backwards = write_fasta([*reversed(records[:500])], "backwards.fasta")
@@ -88,7 +88,7 @@ def test_neither_order_nor_other_files_move_a_protein(tmp_path: Path, write_fast
     assert len(set(splits[0].values())) == 3
 
 
-def test_growing_the_table_moves_no_protein_it_does_not_name(tmp_path: Path, write_fasta) -> None:
+def test_new_rows_of_the_cluster_table_move_only_their_own_proteins(tmp_path: Path, write_fasta) -> None:
     fasta = write_fasta((f"p{i}", sequence) for i, sequence in enumerate(SEQUENCES[:500]))
     (tmp_path / "clusters.tsv").write_text("other\tnew\n")
     prepare_corpus([fasta], tmp_path / "a.h5", SplitRule())
@@ -112,7 +112,7 @@ def test_clusters_stay_whole_and_get_their_shares(tmp_path: Path, write_fasta) -
         assert set(np.diff(corpus.groups(name))) == {4}
 
 
-def test_clusters_are_divided_when_asked(tmp_path: Path, write_fasta) -> None:
+def test_clusters_are_divided_on_request(tmp_path: Path, write_fasta) -> None:
     fasta = write_fasta((str(i), sequence) for i, sequence in enumerate(SEQUENCES[:100]))
     table = tmp_path / "clusters.tsv"
     table.write_text("".join(f"c\t{i}\n" for i in range(100)))
@@ -147,14 +147,14 @@ def test_one_protein_of_a_cluster_can_be_held_out(tmp_path: Path, write_fasta) -
 @pytest.mark.parametrize(
     ("valid", "test"), [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (0.0, 1.0), (float("nan"), 0.1), (0.1, float("nan"))]
 )
-def test_shares_that_leave_nothing_to_train_are_refused(valid: float, test: float) -> None:
+def test_shares_without_training_proteins_are_refused(valid: float, test: float) -> None:
     with pytest.raises(UserError, match="expected numbers from 0"):
         SplitRule(valid=valid, test=test)
 
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("ABCDEFG"), st.booleans()), min_size=1, max_size=40))
-def test_identical_sequences_never_straddle(fresh: Callable[[], Path], records: list[tuple[str, bool]]) -> None:
+def test_identical_sequences_share_a_split(fresh: Callable[[], Path], records: list[tuple[str, bool]]) -> None:
     folder = fresh()
     (folder / "a.fasta").write_text("".join(f">p{i}\n{copy}W\n" for i, (copy, _) in enumerate(records)))
     (folder / "clusters.tsv").write_text("".join(f"cluster of {i}\tp{i}\n" for i in range(len(records))))
@@ -166,11 +166,11 @@ def test_identical_sequences_never_straddle(fresh: Callable[[], Path], records: 
     assert summary.moved_to_identical == (codes != before).sum()
     for sequence in {sequence for sequence, _ in records}:
         rows = [i for i, (other, _) in enumerate(records) if other == sequence]
-        asked = [before[i] for i in rows]
-        assert set(codes[rows]) == {OOD if OOD in asked else asked[0]}
+        previous = [before[i] for i in rows]
+        assert set(codes[rows]) == {OOD if OOD in previous else previous[0]}
 
 
-def test_identical_sequences_never_straddle_in_a_corpus(tmp_path: Path, write_fasta) -> None:
+def test_identical_sequences_share_a_split_in_a_corpus(tmp_path: Path, write_fasta) -> None:
     # each sequence three times: in two clusters and in one that is held out for every fifth
     sequences = [f"MKT{'ACDEFGHIKL'[i % 10]}{'MNPQRSTVWY'[i // 10 % 10]}{'LAGV'[i // 100]}" for i in range(400)]
     names = [f"{copy}{i}" for copy in "abc" for i in range(400)]
@@ -186,7 +186,7 @@ def test_identical_sequences_never_straddle_in_a_corpus(tmp_path: Path, write_fa
     assert min(summary.proteins_by_split.values()) > 0
 
 
-def test_the_demo_holds_its_families_out_whole(corpus_path: Path, sample: Path) -> None:
+def test_the_demo_holds_out_whole_families(corpus_path: Path, sample: Path) -> None:
     corpus = Corpus(corpus_path)
     clusters = table_of(sample.with_name("families.clusters.tsv"))
     families = np.array([clusters[name] for name in corpus.ids()])
@@ -197,7 +197,7 @@ def test_the_demo_holds_its_families_out_whole(corpus_path: Path, sample: Path) 
         assert len(corpus.members(split))
 
 
-def test_the_demo_has_one_number_for_each_family(corpus_path: Path, sample: Path) -> None:
+def test_the_demo_has_one_cluster_per_family(corpus_path: Path, sample: Path) -> None:
     corpus = Corpus(corpus_path)
     clusters = table_of(sample.with_name("families.clusters.tsv"))
     families = [clusters[record.id] for record in FastaFile(sample)]
@@ -236,7 +236,7 @@ def test_lists_of_ids_may_have_comments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "match"), [("absent", "no such file"), (".", "is a folder"), ("cut.gz", "cannot be read")]
 )
-def test_lists_that_cannot_be_read_are_named(tmp_path: Path, read, name: str, match: str) -> None:
+def test_unreadable_lists_are_named(tmp_path: Path, read, name: str, match: str) -> None:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"a\ta\n" * 1_000)[:-10])
     with pytest.raises(UserError, match=match) as caught:
         read(tmp_path / name)

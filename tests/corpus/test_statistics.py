@@ -14,7 +14,7 @@ from protlm.corpus.splits import SPLITS, SplitRule
 from protlm.corpus.statistics import describe, describe_lengths, draw_lengths, format_description, length_counts
 from protlm.sequence.alphabet import SCORED
 
-# valid and test have no share, so only what is held out is not for training
+# valid and test have no share, so all proteins that are not held out are for training
 RECORDS = {"a": "LLLA", "b": "LWX", "c": "mLLLL*", "d": "WWWWWWWWWW", "e": "LL"}
 CLUSTERS = {"a": "a", "b": "a", "c": "c", "d": "d", "e": "d"}
 
@@ -29,7 +29,7 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 @given(st.dictionaries(st.integers(1, 40_000), st.integers(1, 50), min_size=1))
-def test_lengths_are_described_as_numpy_describes_all_of_them(histogram: dict[int, int]) -> None:
+def test_length_statistics_equal_those_of_numpy(histogram: dict[int, int]) -> None:
     values = np.array(sorted(histogram))
     counts = np.array([histogram[value] for value in sorted(histogram)])
     every = np.repeat(values, counts)
@@ -76,7 +76,7 @@ def test_the_figures_equal_those_computed_protein_by_protein(corpus_path: Path) 
     assert figures["splits"]["all"]["clusters"] == figures["clusters"]["count"]
 
 
-def test_the_figures_of_a_tiny_corpus_are_those_counted_by_hand(corpus: Corpus) -> None:
+def test_the_figures_of_a_tiny_corpus_equal_a_count_by_hand(corpus: Corpus) -> None:
     figures = describe(corpus)
     assert json.loads(json.dumps(figures)) == figures
     # training holds LLLA, LWX and MLLLL: 8 L, M, A and W once; one is added to each of 22, X is not scored
@@ -106,7 +106,7 @@ def test_the_figures_of_a_tiny_corpus_are_those_counted_by_hand(corpus: Corpus) 
     assert figures["options"]["clusters"]["name"] == "table.tsv"
 
 
-def test_the_text_for_a_tiny_corpus_is_this(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_text_for_a_tiny_corpus(corpus: Corpus, tmp_path: Path) -> None:
     content = (tmp_path / "small.fasta").read_bytes()
     # perplexity of train: exp((8 ln(33/9) + 3 ln(33/2)) / 11) = 5.53
     assert format_description(describe(corpus)).splitlines() == [

@@ -22,7 +22,7 @@ from protlm.embedding import layouts, survey
 from protlm.embedding.proteome import EmbedOptions, embed_fasta
 
 survey.WINDOW_TOKENS = 1_000
-os.sync = lambda: None  # waits for all that other processes write
+os.sync = lambda: None  # would wait for the writes of all processes
 CALLS = ((os, "replace", 1), (os, "fsync", 1), (shutil, "rmtree", 1), (layouts.h5d, "create", 15), (torch, "save", 15))
 """Module, function, and how many of its calls make a moment."""
 

@@ -54,7 +54,7 @@ def test_rows_are_the_residues_of_the_last_norm(tiny_model: Performer) -> None:
     with torch.inference_mode():
         hidden = tiny_model.hidden(torch.from_numpy(with_ends(encode("MKTAYIAK"))).long()[None])[0]
     np.testing.assert_allclose(rows, hidden[1:-1], atol=1e-6)
-    assert np.abs(np.diff(rows, axis=0)).max() > 0.1  # and not all the same
+    assert np.abs(np.diff(rows, axis=0)).max() > 0.1  # and not all equal
 
 
 @pytest.mark.parametrize("layers", [(-1,), (1,), (0, 1, 2), (2, -3)])
@@ -100,7 +100,7 @@ def test_unknown_options_are_refused_at_once(tiny_model: Performer, options, wor
         embed(tiny_model, SEQUENCES, **options)
 
 
-def test_a_wrong_sequence_is_refused_by_number(tiny_model: Performer) -> None:
+def test_an_invalid_sequence_is_refused_with_its_number(tiny_model: Performer) -> None:
     with pytest.raises(UserError, match="sequence 2 is empty"):
         list(embed(tiny_model, ["MKT", ""]))
     with pytest.raises(UserError, match="sequence 1: '1'"):

@@ -12,7 +12,7 @@ from protlm.performer import Performer
 
 @pytest.fixture
 def parts(tiny_model: Performer, write_fasta, tmp_path: Path, monkeypatch) -> list[Path]:
-    """Three shards of thirty proteins; what they hold is tested with `embed_fasta`."""
+    """Three shards of thirty proteins; `embed_fasta` tests their content."""
     monkeypatch.setattr(survey, "WINDOW_TOKENS", 100)
     fasta = write_fasta((f"p{i}", "MKTAYIAKQR"[: i % 9 + 2]) for i in range(30))
     paths = [tmp_path / f"{number}.h5" for number in (1, 2, 3)]
@@ -51,7 +51,7 @@ def test_shards_that_do_not_belong_together_are_refused(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_an_output_that_exists_is_replaced_only_on_request(
+def test_an_existing_output_is_replaced_only_on_request(
     tiny_model: Performer, write_fasta, tmp_path: Path, layout: str
 ) -> None:
     fasta, part, out = write_fasta([("a", "MKT")]), tmp_path / "part", tmp_path / "out"

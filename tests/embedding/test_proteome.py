@@ -37,7 +37,7 @@ def fasta(write_fasta) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for everything that the machine has to write takes seconds when others are writing."""
+    """Flushing all files of the machine takes seconds while other processes write."""
     monkeypatch.setattr(os, "sync", lambda: None)
 
 
@@ -62,7 +62,7 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Equal to the bit, including order and attributes."""
+    """Equal bit for bit, including order and attributes."""
     first, second = content(one), content(other)
     assert list(first) == list(second)
     for name, values in first.items():
@@ -109,7 +109,7 @@ def listing(folder: Path) -> list[str]:
 @pytest.mark.parametrize("token_budget", [1, 64, 150, 100_000])
 @pytest.mark.parametrize("dtype", [None, "float32"])
 @LAYOUT
-def test_all_layouts_hold_what_embed_gives_in_order(
+def test_all_layouts_hold_the_output_of_embed_in_order(
     tiny_model: Performer, write_fasta, tmp_path: Path, layout: str, token_budget: int, dtype: str | None
 ) -> None:
     names = ["sp|Q9|A_B", "b", "a/b", "zz", "P1", "c"]
@@ -276,7 +276,7 @@ KILLED = Path(__file__).with_name("killed.py")
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_time_gives_the_same_result_to_the_bit(
+def test_a_run_killed_at_any_time_gives_the_same_result_bit_for_bit(
     model_folder: Path, fasta: Path, tmp_path: Path
 ) -> None:
     folder, kills = tmp_path / "outputs", 10
@@ -364,7 +364,7 @@ def test_an_output_made_differently_is_refused_with_the_difference(
     assert listing(tmp_path) == sorted(["new.h5", "out.h5", fasta.name])
 
 
-def test_a_file_that_protlm_has_not_written_is_refused(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
+def test_a_file_not_written_by_protlm_is_refused(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "out.h5", tmp_path / "folder"
     out.write_text("precious")
     folder.mkdir()
@@ -412,7 +412,7 @@ def test_a_name_too_long_for_a_file_is_refused(tiny_model: Performer, write_fast
     assert listing(tmp_path) == [path.name]
 
 
-def test_outputs_that_cannot_be_written_are_refused(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+def test_unwritable_outputs_are_refused(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
     fasta = write_fasta([("a", "MKT")])
     text = fasta.read_text()
     (tmp_path / "folder").mkdir()
@@ -440,7 +440,7 @@ def test_outputs_that_cannot_be_written_are_refused(tiny_model: Performer, write
     ("scale", "words"), [(1e5, "maximum of float16 is 65,504"), (float("nan"), "output is not finite")]
 )
 @pytest.mark.parametrize("per_residue", [True, False])
-def test_values_that_a_file_cannot_hold_are_refused(
+def test_values_that_cannot_be_stored_are_refused(
     tiny_model: Performer, fasta: Path, tmp_path: Path, scale: float, words: str, per_residue: bool
 ) -> None:
     with torch.no_grad():
@@ -463,7 +463,7 @@ def test_two_runs_do_not_write_the_same_output(tiny_model: Performer, fasta: Pat
 
 
 @pytest.mark.parametrize(("layout", "parts"), [*((layout, 3) for layout in LAYOUTS), ("packed", 40)])
-def test_shards_make_up_the_whole(
+def test_shards_equal_a_single_run(
     tiny_model: Performer, write_fasta, tmp_path: Path, small_windows, layout: str, parts: int
 ) -> None:
     chance = random.Random(1)
@@ -517,7 +517,7 @@ def test_a_window_is_on_disk_before_it_counts(
     assert renamed[-1][0] in synced
 
 
-def test_what_a_run_killed_after_its_last_step_left_is_removed(
+def test_leftovers_of_a_run_killed_after_its_last_step_are_removed(
     tiny_model: Performer, fasta: Path, tmp_path: Path, monkeypatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -550,7 +550,7 @@ def test_too_little_disk_space_is_reported_before_anything_is_computed(
     assert listing(tmp_path) == [fasta.name]
 
 
-def test_the_file_can_be_read_by_others_as_any_new_file(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+def test_the_file_has_the_permissions_of_any_new_file(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
     embed_fasta(tiny_model, write_fasta([("a", "MKT")]), tmp_path / "out.h5")
     (tmp_path / "any").touch()
     assert (tmp_path / "out.h5").stat().st_mode == (tmp_path / "any").stat().st_mode

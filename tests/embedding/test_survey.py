@@ -78,7 +78,7 @@ def test_only_the_first_duplicate_is_kept_on_request(write_fasta) -> None:
 
 
 @pytest.mark.parametrize("policy", ["suffix", "first", "error"])
-def test_equal_hashes_are_not_mistaken_for_equal_names(write_fasta, monkeypatch, policy: str) -> None:
+def test_equal_hashes_are_not_taken_for_equal_names(write_fasta, monkeypatch, policy: str) -> None:
     monkeypatch.setattr(module.xxhash, "xxh3_64_intdigest", lambda name: len(name))
     ids = ["a", "b", "cc", "dd", "e"]
     assert names(surveyed(write_fasta((name, "MKT") for name in ids), policy)) == ids

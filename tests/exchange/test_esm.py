@@ -1,4 +1,4 @@
-"""ESM-2 as transformers has it, with random weights, beside what we make of its folder."""
+"""ESM-2 of transformers with random weights, compared with the model imported from its folder."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ FREQUENCIES = "esm.encoder.layer.*.attention.self.rotary_embeddings.inv_freq"
 
 
 def esm(spread: float = 0.05, **changes: Any) -> EsmForMaskedLM:
-    """ESM-2 whose weights, norms and biases too, differ from their usual start by `spread`."""
+    """ESM-2 whose weights, including norms and biases, differ from their usual initialisation by `spread`."""
     torch.manual_seed(0)
     model = EsmForMaskedLM(EsmConfig(**{**SMALL, **changes})).eval()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_logits_and_layers_equal_those_of_transformers(tmp_path: Path, changes: 
         torch.testing.assert_close(layers[number][mask], hidden[mask], atol=1e-4, rtol=1e-4)
 
 
-def test_the_comparison_would_see_a_wrong_scale_of_masks_and_wrong_frequencies(tmp_path: Path) -> None:
+def test_the_comparison_detects_a_wrong_mask_scale_and_wrong_frequencies(tmp_path: Path) -> None:
     theirs = esm()
     theirs.save_pretrained(tmp_path / "esm")
     tokens, mask = batch()
@@ -122,7 +122,7 @@ def test_the_comparison_would_see_a_wrong_scale_of_masks_and_wrong_frequencies(t
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_frequencies_that_were_rounded_in_training_stay_so(tmp_path: Path, dtype: str) -> None:
+def test_frequencies_rounded_in_training_stay_rounded(tmp_path: Path, dtype: str) -> None:
     """Meta's checkpoints were trained in float16, and have frequencies of that precision."""
     theirs = esm(spread=0.3)
     theirs.esm.rotary_embeddings.inv_freq.copy_(theirs.esm.rotary_embeddings.inv_freq.to(getattr(torch, dtype)))
@@ -138,7 +138,7 @@ def test_frequencies_that_were_rounded_in_training_stay_so(tmp_path: Path, dtype
         assert (exact(tokens) - expected).abs().max() > 1e-3
 
 
-def test_an_imported_model_comes_back_from_its_folder(imported: Performer, tmp_path: Path) -> None:
+def test_an_imported_model_round_trips_through_its_folder(imported: Performer, tmp_path: Path) -> None:
     export(imported, tmp_path / "ours")
     tokens, _ = batch()
     with torch.inference_mode():
@@ -159,7 +159,9 @@ def test_every_parameter_of_an_imported_model_learns(imported: Performer, optimi
         assert not torch.equal(weight, before[name]), name
 
 
-def test_favor_comes_nearer_to_exact_attention_with_more_features_and_back(imported: Performer, tmp_path: Path) -> None:
+def test_favor_approximates_exact_attention_better_with_more_features_and_reverts(
+    imported: Performer, tmp_path: Path
+) -> None:
     export(imported, tmp_path / "ours")
     tokens, mask = batch()
     weights = dict(imported.named_parameters())
@@ -196,7 +198,7 @@ def in_parts(folder: Path, names: tuple[str, str], write: Any) -> None:
 
 
 def as_pytorch(folder: Path) -> None:
-    """As Meta's folders: older names, the embedding twice, frequencies for each layer, fewer fields."""
+    """Like Meta's folders: older names, a duplicate embedding, frequencies for each layer, fewer fields."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     frequencies = weights.pop(FREQUENCIES)
@@ -272,7 +274,7 @@ def refusal(folder: Path) -> str:
         ("hidden_dropout_prob", 2.0),
     ],
 )
-def test_another_model_is_refused_by_what_makes_it_another(folder: Path, name: str, value: Any) -> None:
+def test_other_models_are_refused_with_the_differing_field(folder: Path, name: str, value: Any) -> None:
     about = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**about, name: value}))
     message = refusal(folder)
@@ -280,7 +282,7 @@ def test_another_model_is_refused_by_what_makes_it_another(folder: Path, name: s
     assert "expected" in message or "where it is" in message
 
 
-def test_another_vocabulary_is_refused(folder: Path) -> None:
+def test_a_different_vocabulary_is_refused(folder: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(sorted(TOKENS)))
     assert "vocab.txt: vocabulary differs" in refusal(folder)
     about = json.loads((folder / "config.json").read_text())
@@ -304,7 +306,7 @@ def test_another_vocabulary_is_refused(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("[]"), ("list",)),
     ],
 )
-def test_weights_that_are_not_those_of_esm_are_refused_by_name(folder: Path, change: Any, words: Any) -> None:
+def test_weights_other_than_those_of_esm_are_refused_by_name(folder: Path, change: Any, words: Any) -> None:
     change(folder)
     message = refusal(folder)
     for word in words:
@@ -318,7 +320,7 @@ def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 7, 0.5, 0.999])
 @pytest.mark.parametrize("change", [lambda folder: None, as_pytorch], ids=["safetensors", "PyTorch"])
-def test_a_file_cut_short_is_refused(folder: Path, change: Any, kept: float) -> None:
+def test_a_truncated_file_is_refused(folder: Path, change: Any, kept: float) -> None:
     change(folder)
     (path,) = (path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What transformers makes of an exported folder, beside the model itself."""
+"""An exported folder loaded by transformers, compared with the model itself."""
 
 import ast
 import importlib
@@ -58,7 +58,7 @@ def build(kind: str) -> Performer:
 
 @pytest.fixture(scope="module", autouse=True)
 def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """transformers keeps copies of the code here, and not at home."""
+    """transformers keeps copies of the code here instead of in the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("modules")
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
@@ -68,7 +68,7 @@ def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of each kind; all names are odd ones for Python."""
+    """A folder of each kind; the names are not valid Python identifiers."""
     parent = tmp_path_factory.mktemp("exported")
     for kind in KINDS:
         export_huggingface(build(kind), parent / f"{kind}-1.0")
@@ -108,7 +108,7 @@ def test_logits_and_representations_are_the_same_bit_for_bit(exported: dict[str,
 
 
 @pytest.mark.parametrize("kind", ["relu", "softmax", "causal relu"])
-def test_the_tokeniser_frames_proteins_as_we_do(exported: dict[str, Path], kind: str) -> None:
+def test_the_tokeniser_frames_proteins_as_protlm_does(exported: dict[str, Path], kind: str) -> None:
     tokenizer, model = load(AutoTokenizer, exported[kind]), build(kind)
     rows = [row.tolist() for row in encoded(model, PROTEINS)]
     assert tokenizer(PROTEINS)["input_ids"] == rows
@@ -157,8 +157,8 @@ def test_a_model_of_the_other_direction_is_refused(exported: dict[str, Path], ki
 
 
 @pytest.mark.parametrize("kind", ["softmax", "ESM's", "causal relu"])
-def test_fine_tuning_changes_every_weight_as_it_does_ours(exported: dict[str, Path], kind: str, tmp_path: Path) -> None:
-    """And what was saved then is the same model again, with its code and the licence of it."""
+def test_fine_tuning_changes_every_weight_as_in_protlm(exported: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    """The fine-tuned model round-trips, with its code and licence."""
     ours, theirs = build(kind), load(auto(kind), exported[kind]).train()
     tokens = torch.randint(4, 24, (2, 20))
     before = {name: weight.clone() for name, weight in theirs.state_dict().items()}
@@ -169,7 +169,7 @@ def test_fine_tuning_changes_every_weight_as_it_does_ours(exported: dict[str, Pa
     for name, weight in ours.named_parameters():
         changed = theirs.state_dict()[f"performer.{name}"]
         assert torch.equal(changed, weight), name
-        if name != "position":  # learned, but for places behind the proteins
+        if name != "position":  # learned, except for positions after the proteins
             assert not torch.equal(changed, before[f"performer.{name}"]), name
     theirs.save_pretrained(tmp_path / "tuned")
     load(AutoTokenizer, exported[kind]).save_pretrained(tmp_path / "tuned")
@@ -182,7 +182,7 @@ def test_fine_tuning_changes_every_weight_as_it_does_ours(exported: dict[str, Pa
         assert torch.equal(again, ours.eval()(inputs["input_ids"]))
 
 
-def test_a_new_model_of_the_same_shape_begins_as_ours_do(exported: dict[str, Path]) -> None:
+def test_a_new_model_is_initialised_as_in_protlm(exported: dict[str, Path]) -> None:
     config = load(transformers.AutoConfig, exported["relu"])
     assert (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
         33,
@@ -209,7 +209,7 @@ import os, socket, sys
 sys.modules["protlm"] = None
 
 def refuse(*_):
-    raise AssertionError("the network was asked")
+    raise AssertionError("the network was used")
 
 socket.socket.connect = socket.getaddrinfo = refuse
 import torch
@@ -264,7 +264,7 @@ def test_the_code_needs_torch_numpy_and_transformers_only() -> None:
         assert f"\nfrom .{name.removesuffix('.py')} import " in texts["modeling_protlm.py"]
 
 
-def test_the_folder_explains_itself(exported: dict[str, Path], monkeypatch) -> None:
+def test_the_folder_has_a_model_card(exported: dict[str, Path], monkeypatch) -> None:
     for kind in ("relu", "causal relu"):
         folder = exported[kind]
         names = {path.name for path in folder.iterdir()}
@@ -305,7 +305,7 @@ def test_an_existing_folder_is_not_overwritten_and_a_failure_leaves_nothing(tmp_
     "line",
     ["from . import more", "import more_attention.inner", "from protlm.errors import UserError", "import protlm"],
 )
-def test_a_module_that_needs_more_than_the_folder_has_is_refused(line: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_module_with_imports_outside_the_folder_is_refused(line: str, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "more_attention.py").write_text(
         "from protlm.performer.baselines import Exact\n\nclass Mine(Exact):\n    pass\n"
     )

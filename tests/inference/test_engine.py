@@ -34,14 +34,14 @@ def test_each_row_is_in_one_batch_within_the_budget(lengths: list[int], token_bu
     assert longest == sorted(longest, reverse=True)
 
 
-def test_little_is_padding() -> None:
+def test_batches_have_little_padding() -> None:
     lengths = np.random.default_rng(1).gamma(2, 180, 700).astype(np.int64) + 20
     padded = sum(len(group) * lengths[group].max() for group in batches(lengths, 16_384))
     assert padded < 1.06 * lengths.sum()
 
 
 @pytest.mark.parametrize("most", [60, 130])
-def test_when_memory_runs_out_batches_are_halved_and_nothing_else_changes(
+def test_out_of_memory_halves_the_batches_and_changes_nothing_else(
     tiny_model: Performer, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     expected = hidden(Computer(tiny_model))
@@ -72,7 +72,7 @@ def test_a_protein_too_large_for_the_memory_is_named_by_its_length(tiny_model: P
         hidden(Computer(tiny_model))
 
 
-def test_another_error_is_not_taken_for_memory(tiny_model: Performer, monkeypatch) -> None:
+def test_other_errors_are_not_mistaken_for_out_of_memory(tiny_model: Performer, monkeypatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not fit")
 
@@ -81,7 +81,7 @@ def test_another_error_is_not_taken_for_memory(tiny_model: Performer, monkeypatc
         hidden(Computer(tiny_model))
 
 
-def test_batches_that_were_done_are_left_out(tiny_model: Performer) -> None:
+def test_finished_batches_are_skipped(tiny_model: Performer) -> None:
     whole = hidden(Computer(tiny_model, 64))
     rest = hidden(Computer(tiny_model, 64), skip=2)
     assert 0 < len(rest) < len(whole)
@@ -89,7 +89,7 @@ def test_batches_that_were_done_are_left_out(tiny_model: Performer) -> None:
         np.testing.assert_array_equal(rows, whole[index])
 
 
-def test_sixteen_bits_are_near_and_not_the_same(tiny_model: Performer) -> None:
+def test_bfloat16_is_close_to_float32_but_not_equal(tiny_model: Performer) -> None:
     exact, rough = hidden(Computer(tiny_model)), hidden(Computer(tiny_model, precision="bfloat16"))
     worst = max(np.abs(exact[index] - rough[index]).max() for index in exact)
     assert 1e-6 < worst < 0.1

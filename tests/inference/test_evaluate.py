@@ -36,12 +36,12 @@ def residues(corpus: Corpus, split: str) -> Counter[int]:
 
 
 def baseline(corpus: Corpus, split: str) -> tuple[float, float]:
-    """Unigram accuracy and perplexity over all residues of a split, counted the plain way."""
-    train, asked = residues(corpus, "train"), residues(corpus, split)
+    """Unigram accuracy and perplexity over all residues of a split, counted directly."""
+    train, scored = residues(corpus, "train"), residues(corpus, split)
     total = sum(train.values()) + 22
     best = max(train, key=lambda token: train[token])
-    log = sum(count * math.log((train[token] + 1) / total) for token, count in asked.items())
-    return asked[best] / asked.total(), math.exp(-log / asked.total())
+    log = sum(count * math.log((train[token] + 1) / total) for token, count in scored.items())
+    return scored[best] / scored.total(), math.exp(-log / scored.total())
 
 
 def test_the_baseline_equals_a_calculation_by_hand(tiny_model: Performer, corpus: Corpus) -> None:
@@ -51,7 +51,7 @@ def test_the_baseline_equals_a_calculation_by_hand(tiny_model: Performer, corpus
         assert (row["unigram_accuracy"], row["unigram_perplexity"]) == pytest.approx(baseline(corpus, split))
 
 
-def test_a_causal_model_is_asked_for_every_residue(causal_model: Performer, corpus: Corpus) -> None:
+def test_a_causal_model_is_scored_on_every_residue(causal_model: Performer, corpus: Corpus) -> None:
     # <cls> comes first, so that each residue is a target once
     for split, row in evaluate(causal_model, corpus, SPLITS, max_length=100).items():
         assert (row["unigram_accuracy"], row["unigram_perplexity"]) == pytest.approx(baseline(corpus, split))
@@ -73,7 +73,7 @@ def test_accuracy_and_perplexity_of_a_causal_model_protein_by_protein(causal_mod
 
 
 @pytest.mark.parametrize("model", ["tiny_model", "causal_model"])
-def test_the_same_seed_asks_the_same_whatever_the_budget(request, model: str, corpus: Corpus) -> None:
+def test_the_same_seed_masks_the_same_residues_at_any_budget(request, model: str, corpus: Corpus) -> None:
     network = request.getfixturevalue(model)
     first = evaluate(network, corpus)
     assert evaluate(network, corpus) == first
@@ -89,7 +89,7 @@ def test_another_seed_masks_other_residues(tiny_model: Performer, corpus: Corpus
     assert evaluate(tiny_model, corpus, seed=1) != evaluate(tiny_model, corpus, seed=2)
 
 
-def test_what_is_scored_cannot_be_copied(tiny_model: Performer, corpus: Corpus) -> None:
+def test_scored_residues_cannot_be_copied(tiny_model: Performer, corpus: Corpus) -> None:
     """A model that repeats its input is never right, since every selected residue is masked."""
 
     class Copy(torch.nn.Module):
@@ -106,7 +106,7 @@ def test_what_is_scored_cannot_be_copied(tiny_model: Performer, corpus: Corpus) 
 
 
 class Constant(torch.nn.Module):
-    """Says at every position the same: A with probability 1/2, L with 1/4, the others with 1/124 each."""
+    """Predicts the same at every position: A with probability 1/2, L with 1/4, the others with 1/124 each."""
 
     def __init__(self, model: Performer, causal: bool = False) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def graded(write_fasta, tmp_path: Path) -> Corpus:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_parts_of_a_split_by_hand(tiny_model: Performer, graded: Corpus, causal: bool) -> None:
+def test_the_parts_of_a_split_equal_a_calculation_by_hand(tiny_model: Performer, graded: Corpus, causal: bool) -> None:
     result = evaluate(Constant(tiny_model, causal), graded, ["train"], max_length=20_000, share=1)["train"]
     total = 256 + 385 + 769 + 16_385 + 22
     expected = {
@@ -158,19 +158,19 @@ def test_a_cropped_protein_stays_in_the_bin_of_its_length(tiny_model: Performer,
 
 
 @pytest.mark.parametrize(("causal", "positions"), [(False, "learned"), (True, "rotary")])
-def test_the_parts_make_up_the_whole(tiny_model: Performer, corpus_path: Path, causal: bool, positions: str) -> None:
+def test_the_parts_add_up_to_the_split(tiny_model: Performer, corpus_path: Path, causal: bool, positions: str) -> None:
     torch.manual_seed(2)
     model = Performer(dataclasses.replace(tiny_model.config, causal=causal, positions=positions)).eval()
     for split, result in evaluate(model, Corpus(corpus_path), max_length=200).items():
         assert result.proteins == sum(row["proteins"] for row in result.by_length) > 0
         for rows in (result.by_length, list(result.by_residue.values())):
-            asked = [row["asked"] for row in rows]
-            assert sum(asked) == result.scored > 0
+            scored = [row["asked"] for row in rows]
+            assert sum(scored) == result.scored > 0
             for name in ("accuracy", "unigram_accuracy"):
-                mean = sum(row[name] * count for row, count in zip(rows, asked, strict=True)) / result.scored
+                mean = sum(row[name] * count for row, count in zip(rows, scored, strict=True)) / result.scored
                 assert mean == pytest.approx(result[name]), split
             for name in ("perplexity", "unigram_perplexity"):
-                mean = sum(math.log(row[name]) * count for row, count in zip(rows, asked, strict=True)) / result.scored
+                mean = sum(math.log(row[name]) * count for row, count in zip(rows, scored, strict=True)) / result.scored
                 assert math.exp(mean) == pytest.approx(result[name], rel=1e-5), split
 
 
@@ -231,7 +231,7 @@ def test_json_holds_everything(tiny_model: Performer, corpus: Corpus) -> None:
         assert row == result
 
 
-def test_no_number_is_null_in_json(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+def test_nan_is_null_in_json(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
     prepare_corpus([write_fasta([("x", "XXX")])], tmp_path / "c.h5", SplitRule(0, 0))
     corpus = Corpus(tmp_path / "c.h5")
     results = evaluate(tiny_model, corpus, ["train"])

@@ -11,7 +11,7 @@ from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD, encode_with_special, with_ends
 
 
-def test_all_twenty_are_a_distribution_likeliest_first(tiny_model: Performer) -> None:
+def test_all_twenty_form_a_distribution_most_probable_first(tiny_model: Performer) -> None:
     for prediction in predict_masked(tiny_model, "MK<mask>LLI<mask>", top=20):
         assert set(prediction.residues) == set(STANDARD)
         assert list(prediction.probabilities) == sorted(prediction.probabilities, reverse=True)
@@ -34,7 +34,7 @@ def test_probabilities_are_those_of_the_model_at_the_mask(tiny_model: Performer)
     assert prediction.residues == tuple(STANDARD[i] for i in best.indices)
 
 
-def test_fewer_are_the_first_of_all(tiny_model: Performer) -> None:
+def test_top_returns_the_first_of_all_twenty(tiny_model: Performer) -> None:
     (few,), (every,) = predict_masked(tiny_model, "M<mask>K", top=4), predict_masked(tiny_model, "M<mask>K", top=20)
     assert (few.residues, few.probabilities) == (every.residues[:4], every.probabilities[:4])
 
@@ -48,7 +48,7 @@ def test_lower_case_and_line_breaks_do_not_matter(tiny_model: Performer) -> None
 
 
 @pytest.mark.parametrize("text", ["MKX<mask>BZUO", "<mask>", "MKT" * 50 + "<mask>"])
-def test_ambiguous_letters_lone_masks_and_long_proteins_are_taken(tiny_model: Performer, text: str) -> None:
+def test_ambiguous_letters_lone_masks_and_long_proteins_are_accepted(tiny_model: Performer, text: str) -> None:
     assert len(predict_masked(tiny_model, text)) == 1
 
 
@@ -73,7 +73,7 @@ def test_anything_else_is_refused(tiny_model: Performer, text: str, match: str) 
 
 
 @pytest.mark.parametrize("top", [0, -1, 21])
-def test_there_are_one_to_twenty_residues(tiny_model: Performer, top: int) -> None:
+def test_top_is_one_to_twenty(tiny_model: Performer, top: int) -> None:
     with pytest.raises(UserError, match="expected 1 to 20"):
         predict_masked(tiny_model, "M<mask>K", top=top)
 
@@ -85,7 +85,7 @@ def test_a_causal_model_is_refused(tiny_model: Performer) -> None:
             function(causal, "M<mask>K")
 
 
-def test_probabilities_are_each_with_its_position_masked_as_well(tiny_model: Performer) -> None:
+def test_probabilities_mask_each_position_in_turn(tiny_model: Performer) -> None:
     text, pieces = "MK<mask>LX<mask>A", ["M", "K", "<mask>", "L", "X", "<mask>", "A"]
     rows = probabilities(tiny_model, text)
     assert rows.shape == (7, 20)
@@ -96,7 +96,7 @@ def test_probabilities_are_each_with_its_position_masked_as_well(tiny_model: Per
         assert rows[position - 1] == pytest.approx([expected[letter] for letter in STANDARD], rel=1e-5)
 
 
-def test_one_pass_masks_nothing_more(tiny_model: Performer) -> None:
+def test_one_pass_masks_no_additional_position(tiny_model: Performer) -> None:
     text = "MK<mask>LLIW"
     rows, fast = probabilities(tiny_model, text), probabilities(tiny_model, text, one_pass=True)
     with torch.inference_mode():
@@ -116,12 +116,12 @@ def test_small_batches_and_16_bits_change_little(tiny_model: Performer) -> None:
 
 
 @pytest.mark.parametrize(("text", "match"), [("", "empty"), ("MK-L", "'-' at position 3"), ("MK1", "'1' is not in")])
-def test_probabilities_of_anything_else_are_refused(tiny_model: Performer, text: str, match: str) -> None:
+def test_probabilities_of_invalid_sequences_are_refused(tiny_model: Performer, text: str, match: str) -> None:
     with pytest.raises(UserError, match=match):
         probabilities(tiny_model, text)
 
 
-def test_many_proteins_are_filled_as_each_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_proteins_are_filled_as_if_each_were_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
     proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
     monkeypatch.setattr("protlm.inference.engine.WINDOW", 20)

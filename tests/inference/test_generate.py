@@ -14,7 +14,7 @@ from protlm.sequence.fasta import FastaFile
 
 @pytest.fixture(params=["relu", "softmax", "exact"])
 def model(request: pytest.FixtureRequest) -> Performer:
-    """A causal model with random weights that prefers some residues and ends now and then."""
+    """A causal model with random weights that prefers some residues and sometimes ends a protein."""
     return random_model(request.param)
 
 
@@ -32,7 +32,7 @@ def random_model(attention: str = "relu", **options: object) -> Performer:
 
 
 def constant_model(probabilities: dict[str, float]) -> Performer:
-    """Says the same at every position."""
+    """Predicts the same at every position."""
     network = random_model()
     with torch.no_grad():
         network.head.weight.zero_()
@@ -61,7 +61,7 @@ def test_the_log_likelihood_equals_that_of_the_parallel_forward(model: Performer
         assert protein.perplexity == pytest.approx(math.exp(-expected / protein.drawn), rel=1e-4)
 
 
-def test_what_is_drawn_without_chance_is_the_likeliest_by_the_parallel_forward(model: Performer) -> None:
+def test_temperature_zero_takes_the_most_probable_token_of_the_parallel_forward(model: Performer) -> None:
     (protein,) = generate(model, 1, "MK", temperature=0, max_length=30, min_length=30)
     tokens = torch.from_numpy(with_ends(encode(protein.sequence))).long()[None, :-2]
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def test_what_is_drawn_without_chance_is_the_likeliest_by_the_parallel_forward(m
     assert "".join(STANDARD[i] for i in best) == protein.sequence[2:]
 
 
-def test_proteins_do_not_depend_on_how_many_are_drawn_together(model: Performer) -> None:
+def test_proteins_do_not_depend_on_the_batch_size(model: Performer) -> None:
     options = {"max_length": 30, "seed": 5}
     together = list(generate(model, 7, **options))
     assert [protein.number for protein in together] == [1, 2, 3, 4, 5, 6, 7]
@@ -83,24 +83,24 @@ def test_proteins_do_not_depend_on_how_many_are_drawn_together(model: Performer)
             )
 
 
-def test_the_seed_decides() -> None:
+def test_proteins_depend_on_the_seed() -> None:
     def sequences(seed: int) -> list[str]:
         return [protein.sequence for protein in generate(random_model(), 3, max_length=20, seed=seed)]
 
     assert sequences(1) == sequences(1) != sequences(2)
 
 
-def test_ended_proteins_are_computed_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_proteins_are_not_computed_further(monkeypatch: pytest.MonkeyPatch) -> None:
     network, rows = random_model(), []
     step = network.step
     monkeypatch.setattr(network, "step", lambda tokens, state=None: (rows.append(len(tokens)), step(tokens, state))[1])
     proteins = list(generate(network, 8, max_length=40))
-    assert rows[0] == 1  # the beginning, once for all
+    assert rows[0] == 1  # the start, computed once for all proteins
     # one row per token of a protein, except `<eos>` and the last residue of one that was cut
     assert sum(rows[1:]) == sum(len(protein.sequence) - (not protein.ended) for protein in proteins)
 
 
-def test_prefixes_stay_and_lengths_are_kept(model: Performer) -> None:
+def test_prefixes_and_length_limits_are_respected(model: Performer) -> None:
     for protein in generate(model, 10, "mktwx", max_length=12, min_length=9):
         assert protein.sequence.startswith("MKTWX")
         assert 9 <= len(protein.sequence) <= 12
@@ -108,12 +108,12 @@ def test_prefixes_stay_and_lengths_are_kept(model: Performer) -> None:
         assert protein.ended or len(protein.sequence) == 12
 
 
-def test_a_certain_residue_is_drawn_for_ever() -> None:
+def test_a_residue_with_probability_one_is_always_drawn() -> None:
     (protein,) = generate(constant_model({"W": 1.0}), prefix="MK", max_length=20)
     assert protein == Generated(1, "MK" + 18 * "W", pytest.approx(0), 18, ended=False)
 
 
-def test_an_end_that_is_certain_waits_for_the_least_length() -> None:
+def test_a_certain_end_waits_for_the_minimum_length() -> None:
     proteins = list(generate(constant_model({"<eos>": 1.0, "C": 1e-9}), 3, min_length=4, max_length=9))
     assert [(one.sequence, one.ended, one.drawn) for one in proteins] == 3 * [("CCCC", True, 5)]
     assert proteins[0].log_likelihood == pytest.approx(4 * math.log(1e-9))  # as the model has it
@@ -125,7 +125,7 @@ def test_other_tokens_are_never_drawn_but_count() -> None:
     assert protein.log_likelihood == pytest.approx(5 * math.log(0.1))
 
 
-def test_a_model_of_blocks_begins_with_the_end_of_the_protein_before() -> None:
+def test_a_model_trained_on_blocks_starts_from_eos() -> None:
     network = random_model(start_id=EOS)
     proteins = list(generate(network, 4, max_length=20))
     for protein in proteins:
@@ -138,7 +138,7 @@ def test_draws_follow_the_formula(temperature: float, top_p: float) -> None:
     network, n = random_model(), 3_000
     with torch.inference_mode():
         logits = network(torch.zeros(1, 1, dtype=torch.long))[0, 0].double().numpy()
-    p = np.exp(logits[DRAWN[:-1]] / temperature)  # the least length is 1: no end
+    p = np.exp(logits[DRAWN[:-1]] / temperature)  # the minimum length is 1: no end
     p /= p.sum()
     kept = np.argsort(-p)
     kept = kept[: 1 + int((p[kept].cumsum() < top_p).sum())]
@@ -150,7 +150,7 @@ def test_draws_follow_the_formula(temperature: float, top_p: float) -> None:
     assert stats.chisquare(counts[expected > 0], n * expected[expected > 0]).pvalue > 0.01
 
 
-def test_a_small_nucleus_or_temperature_is_the_likeliest(model: Performer) -> None:
+def test_a_small_nucleus_or_temperature_takes_the_most_probable_token(model: Performer) -> None:
     def sequences(**options: float) -> list[str]:
         return [protein.sequence for protein in generate(model, 3, max_length=20, **options)]
 
@@ -184,7 +184,7 @@ def test_records_are_read_again(tmp_path) -> None:
         assert entries["ended"] == ("yes" if protein.ended else "no")
 
 
-def test_progress_ends_at_all() -> None:
+def test_progress_ends_at_the_total() -> None:
     seen: list[tuple[int, int]] = []
     list(generate(random_model(), 5, "MK", max_length=20, batch_size=2, progress=lambda *done: seen.append(done)))
     assert seen == sorted(seen)
@@ -213,7 +213,7 @@ def test_progress_ends_at_all() -> None:
         ({"min_length": 9, "max_length": 8}, "min_length 9: expected at most max_length, 8"),
     ],
 )
-def test_wrong_values_are_refused_at_the_call(options: dict, match: str) -> None:
+def test_invalid_values_are_refused_at_the_call(options: dict, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
         generate(random_model(), **options)
     assert len(str(caught.value).splitlines()) == 1
@@ -227,7 +227,7 @@ def test_wrong_values_are_refused_at_the_call(options: dict, match: str) -> None
         ({"attention": "reformer"}, "reformer attention cannot run token by token"),
     ],
 )
-def test_other_models_are_refused(options: dict, match: str) -> None:
+def test_unsuitable_models_are_refused(options: dict, match: str) -> None:
     with pytest.raises(UserError, match=match):
         generate(random_model(**options))
 

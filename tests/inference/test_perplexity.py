@@ -37,7 +37,7 @@ def slow(model: Performer, sequence: str) -> float:
     return math.exp(-sum(own) / len(own))
 
 
-def test_it_follows_the_definition_whatever_the_batches(tiny_model: Performer, causal_model: Performer) -> None:
+def test_perplexity_follows_the_definition_at_any_batch_size(tiny_model: Performer, causal_model: Performer) -> None:
     for model in (tiny_model, causal_model):
         expected = [slow(model, sequence) for sequence in SEQUENCES]
         assert len(set(np.round(expected, 3))) == len(expected)
@@ -46,7 +46,7 @@ def test_it_follows_the_definition_whatever_the_batches(tiny_model: Performer, c
             np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_the_masked_position_is_the_one_that_is_counted() -> None:
+def test_the_masked_position_is_the_scored_one() -> None:
     by_place, by_token = random_table(22), random_table(33)
     sequence = SEQUENCES[2]
     own = [by_place[i, INDEX[letter]] for i, letter in enumerate(sequence, start=1)]
@@ -64,13 +64,13 @@ def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(("keep", "random"), [(0.1, 0.1), (0.1, 0.8), (0.05, 0.15), (0.0, 0.2), (0.0, 0.0)])
-def test_one_pass_is_exact_for_a_model_that_answers_by_bayes_rule(keep: float, random: float) -> None:
-    """A mask gives q; a residue that is shown gives q again, weighed by how often it would be shown."""
+def test_one_pass_is_exact_for_a_model_that_follows_bayes_rule(keep: float, random: float) -> None:
+    """A mask gives q; a visible residue gives q weighted by how often it would be shown."""
     q = np.random.default_rng(2).dirichlet(np.ones(20))
     table = np.full((33, 33), -50.0)
     table[MASK, TWENTY] = np.log(q)
     for a, token in enumerate(TWENTY):
-        # P(shown a | true b): kept if b is a, or exchanged for a
+        # P(shown a | true b): kept if b is a, or replaced by a
         shown = np.where(np.arange(20) == a, keep, 0) + random / 20
         posterior = q * shown if shown.any() else q
         table[token, TWENTY] = np.log(np.maximum(posterior / posterior.sum(), 1e-300)).clip(-50)
@@ -88,7 +88,7 @@ def test_one_pass_requires_replaced_residues_in_training(tiny_model: Performer) 
         pseudo_perplexity(tiny_model, ["MKT"], exact=False, masking=Masking(0.15, 0.9, 0.0, 0.1))
 
 
-def test_other_letters_are_context_only(tiny_model: Performer) -> None:
+def test_nonstandard_letters_are_context_only(tiny_model: Performer) -> None:
     proteins = [encode("MXKB")]
     for own in (masked_own(Computer(tiny_model), proteins), unmasked_own(Computer(tiny_model), proteins, Masking())):
         assert np.isnan(own[0]).tolist() == [False, True, False, True]
@@ -121,7 +121,7 @@ def test_proteins_are_streamed_and_written_in_order(
     assert any("gap removed" in line for line in summary)
 
 
-def test_a_record_that_cannot_be_read_leaves_no_file(
+def test_an_unreadable_record_leaves_no_file(
     tiny_model: Performer, write_fasta, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("protlm.inference.engine._MOST", 1)

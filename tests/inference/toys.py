@@ -9,9 +9,9 @@ TOKENS = 33
 
 
 def table_model(table: np.ndarray, by: str, causal: bool = False) -> Performer:
-    """A model whose log-probabilities at a place are a row of a table.
+    """A model whose log-probabilities at a position are a row of a table.
 
-    Nothing passes between places: attention returns the values as they are, and all branches end in zero weights. The
+    Positions are independent: attention returns the values unchanged, and all branches end in zero weights. The
     embedding of each token (or each place) is a unit vector, whose norm the head turns into a row of the table.
 
     Args:

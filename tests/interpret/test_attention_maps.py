@@ -21,7 +21,7 @@ CONFIG = PerformerConfig(
 
 
 def model_with(attention: str, causal: bool = False) -> Performer:
-    """With random weights, the queries and keys of which are large enough for attention that is not even."""
+    """A model with random weights whose queries and keys are large enough for non-uniform attention."""
     try:
         config = replace(CONFIG, attention=attention, causal=causal)
         with torch.random.fork_rng():
@@ -52,7 +52,7 @@ def seen(model: Performer) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kind", ATTENTION)
-def test_the_matrix_times_the_values_is_what_the_model_computes(kind: str, causal: bool) -> None:
+def test_the_matrix_times_the_values_equals_the_output_of_the_model(kind: str, causal: bool) -> None:
     model = model_with(kind, causal)
     found = torch.from_numpy(attention_matrices(model, PROTEIN))
     assert found.shape == (2, 2, len(PROTEIN) + 2, len(PROTEIN) + 2)
@@ -93,8 +93,8 @@ def test_rows_sum_to_one(kind: str, causal: bool) -> None:
         np.testing.assert_array_equal(found, np.broadcast_to(np.eye(len(PROTEIN) + 2), found.shape))
 
 
-def test_attention_of_these_models_is_not_even() -> None:
-    """Else the other tests would show little."""
+def test_the_test_models_do_not_attend_uniformly() -> None:
+    """Otherwise the other tests would show little."""
     assert np.ptp(attention_matrices(model_with("relu"), PROTEIN)) * len(PROTEIN) > 1
 
 
@@ -120,7 +120,7 @@ def test_layers_are_chosen_and_counted_from_either_end() -> None:
             attention_matrices(model, PROTEIN, layers)
 
 
-def test_watching_changes_nothing_and_ends() -> None:
+def test_hooks_change_nothing_and_are_removed() -> None:
     model = model_with("relu")
     tokens = torch.from_numpy(with_ends(encode(PROTEIN))).long()[None]
     calls = []
@@ -137,6 +137,6 @@ def test_watching_changes_nothing_and_ends() -> None:
 
 
 @pytest.mark.parametrize("sequence", ["", "MK1"])
-def test_what_is_no_protein_is_refused(sequence: str) -> None:
+def test_invalid_sequences_are_refused(sequence: str) -> None:
     with pytest.raises(UserError, match="sequence 1"):
         attention_matrices(model_with("relu"), sequence)

@@ -1,4 +1,4 @@
-"""What must always hold for FAVOR+, against the float64 reference."""
+"""Properties of FAVOR+, and its equality with the float64 reference."""
 
 import copy
 import subprocess
@@ -41,7 +41,7 @@ def inputs(shape: tuple[int, ...], scale: float = 1.0, dtype=torch.float32, seed
 
 
 def build(kernel: str, width: int, features: int, **options) -> FavorAttention:
-    """In eval mode; adaptive kernels have adopted what they saw."""
+    """In evaluation mode; adaptive kernels have adapted to these inputs."""
     attention = FavorAttention(width, features, kernel, **options)
     if kernel in ADAPTIVE:
         attention.observe(*inputs((3, 2, 20, width), 0.7, seed=9)[:2])
@@ -61,7 +61,7 @@ def distance(x: Tensor, y: Tensor) -> float:
 
 
 def conditioning(attention: FavorAttention, q: Tensor, k: Tensor, mask: Tensor | None = None) -> float:
-    """How much rounding grows: over all rows the largest sum of absolute terms by the absolute sum; 1 if positive.
+    """Condition number: over all rows, the largest sum of absolute terms over the absolute sum; 1 if positive.
 
     Features that may be negative have denominators near 0. A relative error of the terms is multiplied by this number
     in any arithmetic, so no implementation can do better.
@@ -133,7 +133,7 @@ def test_equals_the_reference_at_any_shape_and_scale(
 @EACH_TRAIT
 @BOTH
 @pytest.mark.parametrize("scale", [3, 30])
-def test_float32_is_near_the_reference_at_any_norm(kernel: str, causal: bool, scale: float) -> None:
+def test_float32_is_close_to_the_reference_at_any_norm(kernel: str, causal: bool, scale: float) -> None:
     q, k, v = inputs((1, 2, 150, 64), scale)
     attention = build(kernel, 64, 48, causal=causal)
     limit = 1e-5
@@ -196,7 +196,7 @@ def test_keys_are_centred_where_softmax_is_estimated(kernel: str) -> None:
 
 
 @pytest.mark.parametrize(("features", "order"), [(16, 4), (48, 4), (24, 2)])
-def test_whole_bases_and_their_negatives_are_exact_to_the_third_degree(features: int, order: int) -> None:
+def test_whole_bases_and_their_negatives_are_exact_to_third_order(features: int, order: int) -> None:
     """What is left of exp(x.y) falls with the fourth power of |x + y|; with half a basis it is the second."""
     attention = FavorAttention(16, features, "hyperbolic", norms="constant")
     weight, bias = attention.feature_map.affine(attention.directions, torch.zeros(16, 16))
@@ -219,7 +219,7 @@ def test_unprojected_features_are_as_many_as_dimensions() -> None:
     assert torch.equal(attention(q, k, v), other(q, k, v))
 
 
-def test_more_features_come_nearer_to_exact_attention_and_orthogonal_ones_nearest() -> None:
+def test_more_features_approximate_exact_attention_better_and_orthogonal_ones_best() -> None:
     q, k, v = inputs((1, 4, 256, 16), 0.4)
     exact = exact_attention(q, k, v)
 
@@ -260,7 +260,7 @@ SHIFTED = ["softmax", "sderf", "exp", "trig"]
 
 
 @EACH_TRAIT
-def test_the_future_changes_no_bit_of_earlier_chunks_by_however_much(kernel: str) -> None:
+def test_later_positions_of_any_size_change_no_bit_of_earlier_chunks(kernel: str) -> None:
     q, k, v = inputs((1, 2, 400, 16))
     attention = build(kernel, 16, 32, causal=True)
     before = attention(q, k, v)
@@ -269,7 +269,7 @@ def test_the_future_changes_no_bit_of_earlier_chunks_by_however_much(kernel: str
 
 
 @EACH_TRAIT
-def test_the_past_has_no_gradient_from_before_it(kernel: str) -> None:
+def test_outputs_have_no_gradient_to_later_positions(kernel: str) -> None:
     """Outputs up to t give no gradient, not even rounding, to keys and values after t."""
     tensors = [x.requires_grad_() for x in inputs((1, 2, 150, 16))]
     result = build(kernel, 16, 32, causal=True)(*tensors)
@@ -278,7 +278,7 @@ def test_the_past_has_no_gradient_from_before_it(kernel: str) -> None:
 
 
 def test_no_causal_leak_through_the_maximum_of_the_keys() -> None:
-    """The usual recipe takes one maximum over all keys and adds an epsilon: then a large later key shows before it."""
+    """The usual recipe takes one maximum over all keys and adds an epsilon: a large later key affects earlier ones."""
     q, k, v = inputs((1, 1, 60, 16))
     attention = build("softmax", 16, 32, causal=True)
 
@@ -327,8 +327,8 @@ def test_keys_that_grow_by_hundreds_of_powers_of_two(
 
 @BOTH
 @pytest.mark.parametrize("kernel", ["softmax", "regularised"])
-def test_a_first_key_of_large_norm_costs_no_digits(kernel: str, causal: bool) -> None:
-    """As tokens at the beginning of a sequence often have."""
+def test_a_first_key_of_large_norm_costs_no_precision(kernel: str, causal: bool) -> None:
+    """As the first tokens of a sequence often have."""
     q, k, v = inputs((1, 2, 150, 16))
     k[:, :, 0] *= 40
     attention = build(kernel, 16, 64, causal=causal)
@@ -341,7 +341,7 @@ def test_a_first_key_of_large_norm_costs_no_digits(kernel: str, causal: bool) ->
 @EACH_TRAIT
 @BOTH
 @pytest.mark.parametrize(("pad", "side"), [(1e10, "left"), (-50.0, "right")])
-def test_padding_changes_nothing_whatever_it_holds(kernel: str, causal: bool, pad: float, side: str) -> None:
+def test_padding_changes_nothing_whatever_its_content(kernel: str, causal: bool, pad: float, side: str) -> None:
     tensors = [x.requires_grad_() for x in inputs((1, 2, 100, 16))]
     attention = build(kernel, 16, 32, causal=causal)
     alone = attention(*tensors)
@@ -372,8 +372,8 @@ def test_batch_mates_change_nothing(kernel: str, causal: bool, scale: float) -> 
 
 
 @EACH_TRAIT
-def test_pads_in_the_denominator_would_show(kernel: str) -> None:
-    """The commonest bug in public code: v is masked, the denominator is not."""
+def test_padding_in_the_denominator_would_be_detected(kernel: str) -> None:
+    """The most common bug in public code: v is masked, the denominator is not."""
     q, k, v = inputs((1, 2, 40, 16))
     attention = build(kernel, 16, 32)
     mask = torch.arange(40)[None] < 20
@@ -440,7 +440,7 @@ def test_sizes_of_chunks_and_blocks_change_nothing(kernel: str, causal: bool, sc
 
 @BOTH
 @pytest.mark.parametrize("kernel", ["softmax", "trig", "relu"])
-def test_a_batch_done_in_parts_equals_its_proteins_alone(kernel: str, causal: bool) -> None:
+def test_a_batch_processed_in_parts_equals_its_proteins_alone(kernel: str, causal: bool) -> None:
     """Large enough for several parts of the batch and several blocks of positions."""
     tensors = [x.requires_grad_() for x in inputs((3, 4, 600, 8), 0.5, torch.float64)]
     attention, mask = build(kernel, 8, 256, causal=causal), pads(3, 600)
@@ -467,7 +467,7 @@ def test_recurrence_equals_the_parallel_forward(kernel: str, prefill: int) -> No
     assert distance(torch.cat(parts, 2), parallel) < limit
     assert state is not None
     assert isinstance(state, RecurrentState)
-    assert state.sums.shape[:3] == (2, 3, 17)  # however many there were
+    assert state.sums.shape[:3] == (2, 3, 17)  # whatever their number
 
 
 def test_without_epsilon_steps_also_give_zero_where_no_feature_is_active() -> None:
@@ -508,7 +508,7 @@ def test_no_nan_or_infinity_for_inputs_scaled_to_100(kernel: str, causal: bool, 
 
 @BOTH
 @pytest.mark.parametrize("kernel", [kernel for kernel in SHIFTED if kernel != "trig"])
-def test_logarithms_too_large_for_float32_are_done_in_float64(
+def test_logarithms_too_large_for_float32_are_computed_in_float64(
     kernel: str, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widened, wide = [], Estimator.wide
@@ -554,7 +554,7 @@ def test_sums_are_float32_under_autocast(kernel: str, causal: bool) -> None:
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in TRAITS if kernel in POSITIVE])
 @BOTH
-def test_16_bits_are_near_float32(kernel: str, causal: bool) -> None:
+def test_16_bit_results_are_close_to_float32(kernel: str, causal: bool) -> None:
     """Within 1 %: bfloat16 has 8 bits, so rounding of the result alone is 0.2 %; sums are float32."""
     tensors = [x.requires_grad_() for x in inputs((1, 2, 200, 32), dtype=torch.bfloat16)]
     attention = build(kernel, 32, 64, causal=causal)
@@ -667,7 +667,7 @@ def test_the_moment_is_the_mean_over_all_pairs_of_real_positions(kernel: str) ->
 
 
 @EACH_ADAPTIVE
-def test_what_was_observed_is_saved_to_the_bit(kernel: str) -> None:
+def test_observations_are_saved_exactly(kernel: str) -> None:
     tensors = inputs((2, 2, 30, 8))
     one = FavorAttention(8, 16, kernel)
     one(*tensors)
@@ -692,7 +692,7 @@ def test_training_does_not_depend_on_batch_mates_before_a_redraw(kernel: str) ->
 
 
 @EACH_ADAPTIVE
-def test_adapted_to_what_it_saw_it_estimates_better_than_softmax(kernel: str) -> None:
+def test_adaptive_kernels_estimate_better_than_softmax_after_adapting(kernel: str) -> None:
     q, k, v = inputs((2, 4, 100, 16), 0.7)
     exact, errors = exact_attention(q, k, v), []
     for name in (kernel, "softmax"):
@@ -727,7 +727,7 @@ os._exit(0)  # gloo's threads sometimes abort a process that exits normally
 
 
 @pytest.mark.slow
-def test_two_processes_adopt_what_both_have_observed(tmp_path: Path) -> None:
+def test_two_processes_adopt_the_observations_of_both(tmp_path: Path) -> None:
     batches = [inputs((2, 2, 30, 8), scale, seed=rank) for rank, scale in enumerate((1.0, 3.0))]
     for rank, batch in enumerate(batches):
         torch.save(batch, tmp_path / f"{rank}.pt")
@@ -747,7 +747,7 @@ def test_two_processes_adopt_what_both_have_observed(tmp_path: Path) -> None:
 # refusals
 
 
-def test_wrong_shapes_and_names_are_said() -> None:
+def test_invalid_shapes_and_names_are_reported() -> None:
     q, k, v = inputs((1, 2, 5, 8))
     with pytest.raises(ValueError, match=r"\(B, H, L, 16\).*\(1, 2, 5, 8\)"):
         FavorAttention(16)(q, k, v)
@@ -763,7 +763,7 @@ def test_wrong_shapes_and_names_are_said() -> None:
         FavorAttention(8, norms="gamma")
 
 
-def test_the_reference_itself_has_rows_that_sum_to_one_and_hides_what_it_must() -> None:
+def test_the_reference_has_normalised_rows_and_respects_masks() -> None:
     q, k, _ = inputs((1, 2, 12, 8))
     mask = torch.arange(12)[None] < 9
     for kernel in KERNELS:
@@ -774,7 +774,7 @@ def test_the_reference_itself_has_rows_that_sum_to_one_and_hides_what_it_must() 
         assert torch.equal(matrix, matrix.tril() * mask[:, None, None])
 
 
-def test_a_state_that_does_not_fit_is_refused() -> None:
+def test_a_mismatched_state_is_refused() -> None:
     q, k, v = inputs((1, 2, 4, 8))
     attention = FavorAttention(8, 12, causal=True)
     _, state = attention.step(q, k, v)
@@ -806,12 +806,12 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         {"norms": "one"},
     ],
 )
-def test_wrong_arguments_are_named(wrong: dict) -> None:
+def test_invalid_arguments_are_named(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FavorAttention(**{"head_dim": 8, **wrong})
 
 
-def test_wrong_calls_are_named() -> None:
+def test_invalid_calls_are_named() -> None:
     q, k, v = inputs((1, 2, 4, 8))
     attention = FavorAttention(8, 12)
     with pytest.raises(ValueError, match="draw_number"):

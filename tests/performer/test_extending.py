@@ -41,7 +41,7 @@ with torch.inference_mode():
 pytestmark = pytest.mark.slow
 
 
-def test_the_page_has_two_modules_with_their_configurations() -> None:
+def test_the_page_defines_two_modules_and_their_configurations() -> None:
     assert len(MODULES) == len(CONFIGS) == 2
     assert all(len(module.splitlines()) < 45 for module in MODULES)
 

@@ -30,7 +30,7 @@ def moment_of(x: Tensor, y: Tensor) -> Tensor:
 
 
 def a_of(f: float) -> float:
-    """Likhosherstov et al. 2022, as printed there."""
+    """As printed in Likhosherstov et al. 2022."""
     return (1 - 2 * f - math.sqrt((2 * f + 1) ** 2 + 8 * f)) / 16
 
 
@@ -83,7 +83,7 @@ def test_equals_its_formula(name: str) -> None:
 
 
 @EVERY
-def test_says_truly_whether_it_is_positive_linear_and_projected(name: str) -> None:
+def test_class_attributes_describe_the_map_correctly(name: str) -> None:
     chosen, p = FEATURE_MAPS[name], normal(50, 7) * 3
     if chosen.linear:
         assert torch.equal(chosen.features(p), p)
@@ -105,7 +105,7 @@ def test_backward_equals_autograd(name: str) -> None:
     torch.testing.assert_close(mine, true, rtol=1e-12, atol=1e-12)
 
 
-def test_optimal_coefficient_is_the_closed_form_and_keeps_its_digits_near_0() -> None:
+def test_the_optimal_coefficient_equals_the_closed_form_and_is_accurate_near_0() -> None:
     for f in (0.1, 1.0, 7.0, 1e4):
         assert optimal_coefficient(torch.tensor(f, dtype=torch.float64)).item() == pytest.approx(a_of(f), rel=1e-9)
     tiny = optimal_coefficient(torch.tensor(1e-12, dtype=torch.float64)).item()
@@ -114,7 +114,7 @@ def test_optimal_coefficient_is_the_closed_form_and_keeps_its_digits_near_0() ->
 
 
 @pytest.mark.parametrize("name", ["optimal", "sderf"])
-def test_adaptive_maps_are_softmax_while_nothing_is_known(name: str) -> None:
+def test_adaptive_maps_equal_softmax_before_they_adapt(name: str) -> None:
     x, w = normal(9, 6), normal(11, 6, seed=1)
     torch.testing.assert_close(
         values(FEATURE_MAPS[name], x, w, torch.zeros(6, 6).double()), textbook("softmax", x, w, w)
@@ -140,7 +140,7 @@ def estimates(name: str, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def errors(estimate: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """How many standard errors each pair is off its kernel; pairs that never vary have rounding for an error."""
+    """Deviation of each pair from its kernel in standard errors; for constant pairs the error is that of rounding."""
     return (estimate.mean(0) - (x * y).sum(1).exp()) / (estimate.std(0) / math.sqrt(len(estimate))).clamp(min=1e-13)
 
 
@@ -154,15 +154,15 @@ def test_estimates_of_the_softmax_kernel_are_unbiased(name: str, kind: str) -> N
     assert errors(estimates(name, draws(kind, "chi", 10, 6, 3000), x, y), x, y).abs().max() < 4
 
 
-def test_regularised_estimates_are_below_the_kernel_as_the_theorem_has_it() -> None:
+def test_regularised_estimates_are_below_the_kernel_as_in_the_theorem() -> None:
     x = normal(8, 6)
     estimate = estimates("regularised", draws("orthogonal", "constant", 10, 6, 3000), x, x)
     assert errors(estimate, x, x).max() < -4
 
 
 @pytest.mark.parametrize("norms", ["chi", "constant"])
-def test_misscaled_smreg_every_direction_is_as_long_as_the_root_of_the_width(norms: str) -> None:
-    """Whatever norms are asked for; public code multiplies by sqrt(d) what is not of norm 1, or leaves it at 1."""
+def test_smreg_directions_have_norm_sqrt_of_the_width(norms: str) -> None:
+    """For any requested norms; public code scales rows that do not have norm 1 by sqrt(d), or leaves norm 1."""
     attention = FavorAttention(12, 30, "regularised", norms=norms)
     torch.testing.assert_close(attention.directions.norm(dim=1), torch.full((30,), math.sqrt(12)))
 

@@ -71,7 +71,7 @@ def test_padding_and_batch_mates_change_nothing() -> None:
     mask = torch.ones(2, 100, dtype=torch.bool)
     mask[1, 41:] = False
     for x in (q, k, v):
-        x[1, :, 41:] = 1e30  # what stands behind a protein does not count
+        x[1, :, 41:] = 1e30  # values after a protein do not count
     got = module(q, k, v, mask)
     torch.testing.assert_close(got[0], module(q[:1], k[:1], v[:1])[0])
     alone = [x[1:, :, :41] for x in (q, k, v)]
@@ -80,7 +80,7 @@ def test_padding_and_batch_mates_change_nothing() -> None:
     assert nothing.count_nonzero() == 0
 
 
-def test_each_segment_is_attended_to_as_if_it_stood_alone() -> None:
+def test_each_segment_is_attended_to_as_if_it_were_alone() -> None:
     module, lengths = attention(), [1, 30, 7, 62]
     q, k, v = (x.detach() for x in operands(100, 1))
     segments = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))[None]
@@ -90,14 +90,14 @@ def test_each_segment_is_attended_to_as_if_it_stood_alone() -> None:
 
 
 @pytest.mark.parametrize(("rank", "longest"), [(8, 400), (200, 400), (64, 64)])
-def test_projected_keys_vary_as_much_as_keys_at_the_beginning(rank: int, longest: int) -> None:
+def test_projected_keys_have_the_variance_of_keys_at_initialisation(rank: int, longest: int) -> None:
     torch.manual_seed(0)
     module, keys = LinformerAttention(longest, rank), torch.randn(1, 8, longest, 32)
     assert (module.keys @ keys).std().item() == pytest.approx(1.0, rel=0.15)
     assert not torch.equal(module.keys, module.values)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     for rank in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match=f"rank {rank}: expected an integer of at least 1"):
             Linformer(rank)
@@ -107,7 +107,7 @@ def test_what_cannot_be_is_refused() -> None:
         attention()(*operands(261))
 
 
-def test_its_parameters_are_drawn_anew_with_all_others() -> None:
+def test_its_parameters_are_reinitialised_with_all_others() -> None:
     network = model()
     before = {name: weight.clone() for name, weight in network.named_parameters()}
     torch.manual_seed(5)
@@ -121,7 +121,7 @@ def test_its_parameters_are_drawn_anew_with_all_others() -> None:
     assert not any(torch.equal(before[name], network.get_parameter(name)) for name in own)
 
 
-def test_parameters_come_and_go_with_a_switch() -> None:
+def test_a_switch_adds_and_removes_parameters() -> None:
     network, tokens = model().double(), torch.randint(4, 24, (2, 30))
     names = set(network.state_dict())
     common = {name: weight.clone() for name, weight in network.named_parameters() if "attention.attention" not in name}
@@ -133,7 +133,7 @@ def test_parameters_come_and_go_with_a_switch() -> None:
     network.switch_attention(Linformer(6))
     assert set(network.state_dict()) == names
     assert {weight.dtype for weight in network.parameters()} == {torch.float64}
-    assert not torch.equal(network(tokens), before)  # they were drawn anew
+    assert not torch.equal(network(tokens), before)  # they were redrawn
     for name, weight in common.items():
         assert torch.equal(network.get_parameter(name), weight)
     same = network.blocks[1].attention.attention.keys
@@ -149,7 +149,7 @@ def test_a_model_folder_keeps_them(tmp_path: Path) -> None:
     assert torch.equal(back(tokens), network(tokens))
 
 
-def test_too_long_a_protein_is_refused_in_one_line(corpus_path: Path) -> None:
+def test_a_protein_that_is_too_long_is_refused_in_one_line(corpus_path: Path) -> None:
     network = model()
     rows = encoded(network, ["M" * 38, "MKT"])
     ((_, logits),) = Computer(network)(rows, lambda tokens, mask, _: network(tokens, mask))
@@ -171,7 +171,7 @@ def test_too_long_a_protein_is_refused_in_one_line(corpus_path: Path) -> None:
         (["score", "--pseudo-perplexity"], None, "out.tsv"),
     ],
 )
-def test_commands_refuse_too_long_a_protein_and_write_nothing(
+def test_commands_refuse_a_protein_that_is_too_long_and_write_nothing(
     command: list[str],
     source: str | None,
     output: str,
@@ -188,7 +188,7 @@ def test_commands_refuse_too_long_a_protein_and_write_nothing(
 
 
 @pytest.mark.parametrize("length", [10, 40])
-def test_operations_are_those_of_the_formula(length: int) -> None:
+def test_operations_follow_the_formula(length: int) -> None:
     """Per head and token: 2 d R each for E K, F V, logits and read-out."""
     config = model().config
     without = dataclasses.replace(config, attention="opt")

@@ -1,4 +1,4 @@
-"""What must always hold for LSH attention, against loops over positions in float64."""
+"""Properties of LSH attention, and its equality with loops over positions in float64."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def inputs(shape: tuple[int, ...], scale: float = 1.0, dtype=torch.float64, seed
 
 
 def some(batch: int, length: int, share: float, seed: int = 1) -> Tensor:
-    """A mask with about such a share of keys; without any in the last row if there are several."""
+    """A mask with about this share of keys; the last of several rows has none."""
     mask = torch.rand(batch, length, generator=torch.Generator().manual_seed(seed)) < share
     mask[0, length // 2] = True
     if batch > 2:
@@ -45,7 +45,7 @@ def gradients(result: Tensor, q: Tensor, v: Tensor) -> tuple[Tensor, ...]:
 
 
 def buckets(x: Tensor, directions: Tensor, count: int) -> list[int]:
-    """Of positions (n, d), with so many directions: w_1, -w_1, w_2, -w_2, ..."""
+    """Buckets of positions (n, d) with this many directions: w_1, -w_1, w_2, -w_2, ..."""
     if count == 0:
         return [0] * len(x)
     p = x.double() @ directions[:count].double().T
@@ -53,7 +53,7 @@ def buckets(x: Tensor, directions: Tensor, count: int) -> list[int]:
 
 
 def seen_in_round(x: Tensor, directions: Tensor, chunk: int, causal: bool) -> list[set[int]]:
-    """For each of n positions the others that it sees."""
+    """For each of n positions, the positions that it sees."""
     n = len(x)
     if not causal:
         h = buckets(x, directions, 0 if n <= chunk else min(-(-n // chunk), DIRECTIONS))
@@ -72,7 +72,7 @@ def seen_in_round(x: Tensor, directions: Tensor, chunk: int, causal: bool) -> li
 
 
 def slow(attention: LshAttention, q: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax over all that a position sees in any round."""
+    """Softmax over all positions seen in any round."""
     rows = []
     chunk, causal = attention.lsh.bucket, attention.causal
     for b in range(q.shape[0]):
@@ -91,7 +91,7 @@ def slow(attention: LshAttention, q: Tensor, v: Tensor, mask: Tensor | None = No
 
 
 def shared(q: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Exact attention with queries for keys."""
+    """Exact attention with queries as keys."""
     hidden = torch.eye(q.shape[2], dtype=torch.bool)
     if causal:
         hidden = hidden | torch.ones_like(hidden).triu(1)
@@ -137,9 +137,7 @@ def test_equals_the_reference_at_any_shape_and_scale(
 
 @BOTH
 @pytest.mark.parametrize("chunk", [1, 130])
-def test_equals_the_reference_where_buckets_cannot_become_more_and_where_chunks_are_long(
-    causal: bool, chunk: int
-) -> None:
+def test_equals_the_reference_at_the_maximum_of_buckets_and_for_long_chunks(causal: bool, chunk: int) -> None:
     q, k, v = inputs((1, 1, 2 * DIRECTIONS + 33, 4))
     attention = LshAttention(4, 2, chunk, causal)
     assert distance(attention(q, k, v), slow(attention, q, v)) < 1e-13
@@ -154,7 +152,7 @@ def test_gradcheck(causal: bool) -> None:
 
 
 @BOTH
-def test_float32_is_near_float64(causal: bool) -> None:
+def test_float32_is_close_to_float64(causal: bool) -> None:
     for scale in (1.0, 30.0):
         tensors = [x.requires_grad_() for x in inputs((1, 2, 300, 16), scale, torch.float32)]
         attention = LshAttention(16, 4, 16, causal)
@@ -165,7 +163,7 @@ def test_float32_is_near_float64(causal: bool) -> None:
             assert gradient.isfinite().all()
 
 
-# what it approaches
+# the limit of many rounds
 
 
 @BOTH
@@ -176,8 +174,8 @@ def test_one_bucket_is_exact_attention_with_shared_queries_and_keys(causal: bool
 
 
 @BOTH
-def test_more_rounds_come_nearer_to_exact_attention(causal: bool) -> None:
-    """Each position has four near ones, which have most of its weight."""
+def test_more_rounds_approximate_exact_attention_better(causal: bool) -> None:
+    """Each position has four near neighbours, which get most of its weight."""
     centres = normal(1, 2, 64, 16, seed=3)
     q = 4 * (centres.repeat(1, 1, 4, 1) + 0.3 * normal(1, 2, 256, 16, seed=4))
     v = normal(1, 2, 256, 16, seed=5)
@@ -192,7 +190,7 @@ def test_more_rounds_come_nearer_to_exact_attention(causal: bool) -> None:
     assert errors[-1] < 0.2 * errors[0]
 
 
-def test_a_key_of_several_rounds_counts_once() -> None:
+def test_a_key_seen_in_several_rounds_counts_once() -> None:
     q = 3 * normal(1, 1, 200, 8).sort(2).values  # neighbours are alike, so rounds agree
     v = (torch.arange(200.0) % 2)[None, None, :, None].double()
     attention = LshAttention(8, 8, 16)
@@ -209,7 +207,7 @@ def test_a_key_of_several_rounds_counts_once() -> None:
 
 
 @BOTH
-def test_a_position_sees_itself_only_where_there_is_nothing_else(causal: bool) -> None:
+def test_a_position_sees_itself_only_if_it_sees_no_other(causal: bool) -> None:
     q, k, v = inputs((1, 1, 40, 4))
     alone = LshAttention(4, 4, 16, causal)(q[:, :, :1], k[:, :, :1], v[:, :, :1])
     assert torch.equal(alone, v[:, :, :1])
@@ -238,7 +236,7 @@ def test_the_future_changes_nothing(t: int, size: float) -> None:
 
 
 def test_chunks_of_all_positions_would_leak() -> None:
-    """The same test, failed by hiding later keys from the bidirectional scheme, which is the paper's."""
+    """The same test fails for the paper's bidirectional scheme with later keys masked."""
     q = normal(1, 1, 200, 16) + 1  # so that some buckets are longer than a chunk
     attention = LshAttention(16, 1, 16)
 
@@ -251,7 +249,7 @@ def test_chunks_of_all_positions_would_leak() -> None:
     assert usual() != before
 
 
-def test_the_past_has_no_gradient_from_before_it() -> None:
+def test_outputs_have_no_gradient_to_later_positions() -> None:
     q, k, v = (x.requires_grad_() for x in inputs((1, 2, 150, 16)))
     result = LshAttention(16, 3, 16, causal=True)(q, k, v)
     for gradient in torch.autograd.grad(result[:, :, :100].sum(), (q, v)):
@@ -259,7 +257,7 @@ def test_the_past_has_no_gradient_from_before_it() -> None:
 
 
 @BOTH
-def test_far_positions_are_seen_if_they_are_alike(causal: bool) -> None:
+def test_distant_similar_positions_are_seen(causal: bool) -> None:
     q, _, v = inputs((1, 1, 500, 16))
     q[:, :, 480] = q[:, :, 20] * 2
     q[:, :, [20, 480]] *= 10
@@ -274,7 +272,7 @@ def test_far_positions_are_seen_if_they_are_alike(causal: bool) -> None:
 @pytest.mark.parametrize("pad", [1e10])
 @pytest.mark.parametrize("where", ["left", "right", "between"])
 @pytest.mark.parametrize("length", [20, 100])
-def test_padding_changes_nothing_whatever_stands_in_it(causal: bool, pad: float, where: str, length: int) -> None:
+def test_padding_changes_nothing_whatever_its_content(causal: bool, pad: float, where: str, length: int) -> None:
     q, k, v = (x.requires_grad_() for x in inputs((1, 2, length, 16), dtype=torch.float32))
     attention = LshAttention(16, 4, 16, causal)
     alone = attention(q, k, v)
@@ -304,14 +302,14 @@ def test_batch_mates_change_nothing(causal: bool) -> None:
 
 
 @BOTH
-def test_a_mask_of_all_is_no_mask(causal: bool) -> None:
+def test_a_full_mask_equals_no_mask(causal: bool) -> None:
     q, k, v = inputs((2, 2, 70, 16))
     attention = LshAttention(16, 4, 16, causal)
     assert torch.equal(attention(q, k, v), attention(q, k, v, torch.ones(2, 70, dtype=torch.bool)))
 
 
 @BOTH
-def test_segments_are_apart(causal: bool) -> None:
+def test_segments_are_independent(causal: bool) -> None:
     lengths = [70, 1, 40, 17, 2]
     q, k, v = inputs((1, 2, 130, 8))
     attention = LshAttention(8, 3, 8, causal)
@@ -339,7 +337,7 @@ def test_odd_inputs(causal: bool, change: str) -> None:
     assert result.abs().amax() <= v_of_each
 
 
-def test_no_positions_and_no_proteins() -> None:
+def test_empty_inputs() -> None:
     for shape in ((2, 2, 0, 8), (0, 2, 5, 8)):
         q, k, v = torch.ones(3, *shape)
         assert LshAttention(8)(q, k, v).shape == shape
@@ -380,7 +378,7 @@ def test_directions_depend_on_seed_layer_and_draw_only() -> None:
     assert torch.equal(one.directions, LshAttention(8, 4, 16).directions)
 
 
-def test_rounds_differ_and_directions_are_orthonormal_but_for_one_factor() -> None:
+def test_rounds_differ_and_directions_are_orthonormal_up_to_one_factor() -> None:
     directions = LshAttention(8, 4).directions.double()
     assert directions.shape == (4, DIRECTIONS, 8)
     blocks = directions.unflatten(1, (-1, 8))
@@ -391,7 +389,7 @@ def test_rounds_differ_and_directions_are_orthonormal_but_for_one_factor() -> No
             assert distance(directions[i], directions[j]) > 0.5
 
 
-def test_what_was_drawn_is_saved() -> None:
+def test_directions_are_saved() -> None:
     one, two = LshAttention(8, 2, 16), LshAttention(8, 2, 16, seed=4)
     one.redraw(5)
     two.load_state_dict(one.state_dict())
@@ -439,6 +437,6 @@ WRONG: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("call", "message"), WRONG)
-def test_wrong_arguments_are_named(call: Callable[[], object], message: str) -> None:
+def test_invalid_arguments_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -27,7 +27,7 @@ def build(attention: str | Lsh = "relu", **changes: Any) -> Performer:
         model = Performer(PerformerConfig(33, 1, **options)).eval().double()
         for block in model.blocks:
             assert isinstance(block.attention, SelfAttention)
-            block.attention.qkv.weight.data *= 10  # attention that looks at something
+            block.attention.qkv.weight.data *= 10  # attention that is not uniform
     return model
 
 
@@ -96,7 +96,7 @@ def test_a_causal_model_does_not_see_the_future(attention: str) -> None:
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 @pytest.mark.parametrize("attention", ["relu", "softmax", "exact", "opt"])
-def test_steps_give_what_the_whole_gives_and_rows_of_a_state_can_be_chosen(attention: str, positions: str) -> None:
+def test_steps_equal_the_parallel_forward_and_rows_of_a_state_can_be_selected(attention: str, positions: str) -> None:
     model, batch = build(attention, causal=True, positions=positions), tokens(3, 40)
     whole = model(batch).detach()
     for sizes in ([1] * 40, [7, 1, 1, 20, 11]):
@@ -111,7 +111,7 @@ def test_steps_give_what_the_whole_gives_and_rows_of_a_state_can_be_chosen(atten
     torch.testing.assert_close(logits, whole[rows, 25:])
 
 
-def test_a_model_whose_other_heads_have_no_steps_is_refused() -> None:
+def test_a_model_with_heads_that_lack_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="step by step"):
         build("reformer", causal=True).step(tokens(1, 3))
 
@@ -137,7 +137,7 @@ def test_every_parameter_learns() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
-def test_without_local_heads_attention_is_what_it_was() -> None:
+def test_without_local_heads_attention_is_unchanged() -> None:
     assert isinstance(own(build(local_heads=0)), FavorAttention)
     assert isinstance(own(build()), MixedAttention)
     config = build().config
@@ -170,6 +170,6 @@ def test_operations_are_those_of_each_head() -> None:
         ({"local_window": 0}, "model.local_window 0: expected an integer of at least 1"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict, match: str) -> None:
+def test_invalid_settings_are_refused(changes: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         build(**changes)

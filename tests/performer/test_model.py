@@ -61,7 +61,7 @@ def test_a_causal_model_does_not_see_the_future(attention: str) -> None:
     changed[0, 20:] = 5
     torch.testing.assert_close(model(changed)[:, :20], model(tokens)[:, :20], atol=1e-6, rtol=0)
     two_way = build(attention=attention, causal=False)
-    if attention == "opt":  # looks at nothing but the position itself
+    if attention == "opt":  # sees only the position itself
         assert torch.equal(two_way(changed)[:, :20], two_way(tokens)[:, :20])
         return
     assert not torch.allclose(two_way(changed)[:, :20], two_way(tokens)[:, :20], atol=1e-6)
@@ -70,7 +70,7 @@ def test_a_causal_model_does_not_see_the_future(attention: str) -> None:
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_order_matters(positions: str) -> None:
     model, tokens = build(positions=positions), proteins(1, 30)
-    model.blocks[0].attention.qkv.weight.data *= 30  # attention that looks at something
+    model.blocks[0].attention.qkv.weight.data *= 30  # attention that is not uniform
     assert not torch.allclose(model(tokens.flip(1)).flip(1), model(tokens), atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_rotary_products_depend_on_distance_only() -> None:
     assert not torch.isclose(product(3, 10), product(3, 11))
 
 
-def test_learned_positions_begin_as_sinusoids_and_go_on_as_such() -> None:
+def test_learned_positions_start_as_sinusoids_and_continue_as_sinusoids() -> None:
     model = build(max_length=10)
     torch.testing.assert_close(model.position.data, sinusoids(10, 16))
     torch.testing.assert_close(model._positions(0, 25), sinusoids(25, 16))
@@ -170,7 +170,7 @@ def test_without_directions_there_is_nothing_to_redraw(attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ["optimal", "sderf"])
-def test_every_layer_adapts_in_training_and_is_saved_with_what_it_saw(attention: str) -> None:
+def test_every_layer_adapts_in_training_and_saves_its_observations(attention: str) -> None:
     model, tokens = build(attention=attention), proteins(2, 20)
     model(tokens)
     moments = [block.attention.attention.moment for block in model.blocks]
@@ -226,7 +226,7 @@ def test_config_round_trip(attention: str | Kind) -> None:
     assert dataclasses.replace(back, attention=attention) == config
 
 
-def test_fields_that_old_configs_lack_have_their_defaults_and_no_others() -> None:
+def test_fields_missing_from_old_configs_get_their_defaults() -> None:
     values = PerformerConfig(33, 1).to_dict()
     for name in ADDED:
         del values[name]
@@ -236,7 +236,7 @@ def test_fields_that_old_configs_lack_have_their_defaults_and_no_others() -> Non
             PerformerConfig.from_dict({key: value for key, value in values.items() if key != name})
 
 
-def test_refusals() -> None:
+def test_invalid_configurations_are_refused() -> None:
     config = PerformerConfig(33, 1)
     with pytest.raises(ValueError, match="layrs"):
         PerformerConfig.from_dict({**config.to_dict(), "layrs": 3})
@@ -295,7 +295,7 @@ def test_a_protein_of_a_block_has_the_logits_it_has_alone(attention: str, causal
     longest = 40 if attention == "linformer" else 16
     model = build(attention=attention, causal=causal, positions=positions, max_length=longest).double()
     for layer in model.blocks:
-        layer.attention.qkv.weight.data *= 10  # attention that looks at something
+        layer.attention.qkv.weight.data *= 10  # attention that is not uniform
     tokens, segments = block()
     together = model(tokens, segments=segments)
     for row, lengths in enumerate(LENGTHS):
@@ -334,10 +334,10 @@ def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
 
 
 @pytest.mark.parametrize(("attention", "causal", "positions"), [*SOME, ("opt", False, "both")])
-def test_padding_behind_a_block_changes_nothing_and_learns_nothing(
+def test_padding_after_a_block_changes_nothing_and_gets_no_gradient(
     attention: str, causal: bool, positions: str
 ) -> None:
-    """Also where it is a segment of its own, as behind the last, shorter block of a split."""
+    """Even if it is a segment of its own, as after the last, shorter block of a split."""
     for own in (0, 1):
         model = build(attention=attention, causal=causal, positions=positions).double()
         tokens, segments = block()
@@ -352,7 +352,7 @@ def test_padding_behind_a_block_changes_nothing_and_learns_nothing(
 
 
 @pytest.mark.parametrize("attention", ["optimal", "sderf"])
-def test_every_protein_of_a_block_counts_the_same_for_a_kernel_that_adapts(attention: str) -> None:
+def test_every_protein_of_a_block_has_equal_weight_for_adaptive_kernels(attention: str) -> None:
     tokens, segments = block()
     together, apart = (build(attention=attention).train() for _ in range(2))
     together(tokens, segments=segments)
@@ -396,7 +396,7 @@ def test_every_parameter_of_a_model_like_esm_learns() -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-def test_embeddings_of_masks_are_zero_and_the_others_larger_for_it() -> None:
+def test_embeddings_of_masks_are_zero_and_the_others_are_rescaled() -> None:
     model, tokens = build(**ESM), proteins(2, 20)
     tokens[0, 3:7] = MASK
     tokens[1, 15:] = PAD
@@ -434,7 +434,7 @@ def test_a_model_with_zeroed_tokens_cannot_be_computed_step_by_step() -> None:
         build(**ESM, causal=True).step(proteins(1, 3))
 
 
-def test_rotary_frequencies_are_rounded_as_asked() -> None:
+def test_rotary_frequencies_are_rounded_to_the_configured_dtype() -> None:
     tokens = proteins(1, 4)
     for dtype in ("float32", "float16", "bfloat16"):
         cos, _ = build(positions="rotary", rotary_dtype=dtype)._rotation(tokens, None)
@@ -443,7 +443,7 @@ def test_rotary_frequencies_are_rounded_as_asked() -> None:
         torch.testing.assert_close(cos, (torch.arange(4)[:, None] * frequency).cos(), rtol=0, atol=1e-7)
 
 
-def test_the_embedding_starts_as_large_as_positions_unless_it_is_the_head_too() -> None:
+def test_the_embedding_has_the_scale_of_positions_unless_tied_to_the_head() -> None:
     model = build(positions="learned", max_length=64)
     ratio = model.embedding.weight.square().mean() / model.position.square().mean()
     assert 0.3 < ratio < 1

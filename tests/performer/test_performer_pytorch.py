@@ -1,4 +1,4 @@
-"""performer-pytorch 1.1.4 as an oracle where it is right, and a warning where it is not."""
+"""performer-pytorch 1.1.4 as an oracle where it is correct, and its errors where it is not."""
 
 import warnings
 
@@ -74,7 +74,7 @@ def test_its_unprojected_relu_equals_ours(causal: bool) -> None:
 
 @BOTH
 @pytest.mark.parametrize("kernel", ["softmax", "regularised"])
-def test_its_softmax_features_without_eps_give_ours(kernel: str, causal: bool) -> None:
+def test_its_softmax_features_without_eps_equal_ours(kernel: str, causal: bool) -> None:
     tensors = inputs(2, 3, 150, 16)
     attention = FavorAttention(16, 40, kernel, causal=causal)
     q, k = (
@@ -84,7 +84,7 @@ def test_its_softmax_features_without_eps_give_ours(kernel: str, causal: bool) -
     assert_equal(attention(*tensors), product(causal, q, k, tensors[2]), tensors)
 
 
-def test_its_scaling_of_smreg_is_ours() -> None:
+def test_its_scaling_of_smreg_equals_ours() -> None:
     rows = theirs.gaussian_orthogonal_random_matrix(20, 8, scaling=1)
     torch.testing.assert_close(rows.norm(dim=1), FavorAttention(8, 20, "regularised").directions.norm(dim=1))
 
@@ -104,8 +104,8 @@ def test_its_epsilon_changes_the_estimator_and_ours_has_none(causal: bool) -> No
     assert error(fast_attention(attention)(*(x.float() for x in centred))) > 0.3
 
 
-def test_its_pads_stay_in_the_denominator() -> None:
-    """Its SelfAttention sets v to 0 where a key is padding, and no more: weights sum to less than 1."""
+def test_its_padding_stays_in_the_denominator() -> None:
+    """Its SelfAttention only sets v to 0 where a key is padding: weights sum to less than 1."""
     q, k, _ = (x.detach() for x in inputs(1, 2, 40, 16))
     mask = torch.arange(40)[None] < 20
     attention = FavorAttention(16, 40, "relu")

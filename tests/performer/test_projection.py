@@ -30,19 +30,19 @@ def test_rows_with_chi_norms_are_marginally_standard_gaussian(kind: str, num_fea
 
 
 @KINDS
-def test_constant_norms_are_the_root_of_the_width(kind: str) -> None:
+def test_constant_norms_equal_sqrt_of_the_width(kind: str) -> None:
     rows = draw_directions(kind, "constant", 20, 8, (0,))
     torch.testing.assert_close(rows.norm(dim=1), torch.full((20,), math.sqrt(8), dtype=torch.float64))
 
 
 @KINDS
-def test_norms_leave_the_directions_as_they_are(kind: str) -> None:
+def test_norms_do_not_change_the_directions(kind: str) -> None:
     chi, constant = (unit(draw_directions(kind, norms, 20, 8, (3,))) for norms in NORMS)
     torch.testing.assert_close(chi, constant)
 
 
 @pytest.mark.parametrize(("kind", "product"), [("orthogonal", 0.0), ("simplex", -1 / 7)])
-def test_rows_of_a_block_have_one_inner_product(kind: str, product: float) -> None:
+def test_rows_of_a_block_have_equal_inner_products(kind: str, product: float) -> None:
     rows = unit(draw_directions(kind, "chi", 20, 8, (0, 0, 0)))
     for block in (rows[:8], rows[8:16], rows[16:]):
         expected = torch.full((len(block), len(block)), product, dtype=torch.float64).fill_diagonal_(1.0)
@@ -102,7 +102,7 @@ def test_directions_depend_on_the_key_only(kind: str) -> None:
         assert not torch.equal(first, draw_directions(kind, "chi", 8, 4, other))
 
 
-def test_unknown_names_are_said() -> None:
+def test_unknown_names_are_reported() -> None:
     with pytest.raises(ValueError, match="directions 'sobol'.*orthogonal"):
         draw_directions("sobol", "chi", 8, 4, (0,))
     with pytest.raises(ValueError, match="norms 'gamma'.*constant"):

@@ -50,7 +50,7 @@ def apart(attention: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Ten
 
 
 def key_mask(rows: list[list[int]], share: float) -> Tensor:
-    """(B, L), true for about such a share of the keys, and for the first of each segment."""
+    """(B, L), true for about this share of the keys, and for the first of each segment."""
     segments = numbered(rows)
     chosen = torch.rand(segments.shape, generator=torch.Generator().manual_seed(1)) < share
     return chosen | (restarted(segments) == 0)
@@ -59,7 +59,7 @@ def key_mask(rows: list[list[int]], share: float) -> Tensor:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("name", ATTENTION)
 @pytest.mark.parametrize("share", [None, 0.6])
-def test_each_segment_is_attended_to_as_if_it_stood_alone(name: str, causal: bool, share: float | None) -> None:
+def test_each_segment_is_attended_to_as_if_it_were_alone(name: str, causal: bool, share: float | None) -> None:
     attention = ATTENTION[name](causal).eval()
     mask = None if share is None else key_mask(LENGTHS, share)
     together, alone = operands(LENGTHS, 6), operands(LENGTHS, 6)
@@ -99,7 +99,7 @@ def test_segments_of_any_lengths(lengths: list[int]) -> None:
     torch.testing.assert_close(got, apart(attention, q, k, v, None, rows))
 
 
-def test_neighbouring_rows_are_apart_even_if_their_segments_have_one_number() -> None:
+def test_neighbouring_rows_are_separate_even_with_equal_segment_numbers() -> None:
     rows = [[7], [7], [7]]
     attention = ExactAttention()
     q, k, v = (x.detach() for x in operands(rows))
@@ -108,7 +108,7 @@ def test_neighbouring_rows_are_apart_even_if_their_segments_have_one_number() ->
 
 
 @pytest.mark.parametrize("numbers", [[5, 3], [0, 1], [-1, 7], [1, 0]])
-def test_only_the_borders_count_not_the_numbers(numbers: list[int]) -> None:
+def test_only_segment_boundaries_matter_not_the_numbers(numbers: list[int]) -> None:
     rows = [[4, 3]]
     q, k, v = (x.detach() for x in operands(rows))
     segments = torch.tensor([[numbers[0]] * 4 + [numbers[1]] * 3])
@@ -119,8 +119,8 @@ def test_only_the_borders_count_not_the_numbers(numbers: list[int]) -> None:
 
 @pytest.mark.parametrize("name", ATTENTION)
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_segment_of_padding_alone_spoils_nothing(name: str, causal: bool) -> None:
-    """As behind the last, shorter block of a split."""
+def test_a_segment_of_padding_alone_is_harmless(name: str, causal: bool) -> None:
+    """As after the last, shorter block of a split."""
     attention = ATTENTION[name](causal).eval()
     rows = [[5, 7, 8]]
     mask = torch.ones(1, 20, dtype=torch.bool)
@@ -146,7 +146,7 @@ def test_the_result_has_the_dtype_of_the_values(dtype: torch.dtype) -> None:
 
 
 def test_segments_of_similar_length_share_a_call() -> None:
-    """So that a block of many proteins takes few calls, and no more than twice the positions."""
+    """A block of many proteins takes few calls and at most twice the positions."""
     rows = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 40, 41, 60, 99], [100] * 3]
     shapes = []
 
@@ -163,7 +163,7 @@ def test_segments_of_similar_length_share_a_call() -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
-def test_positions_begin_anew_in_each_segment(lengths: list[int]) -> None:
+def test_positions_restart_in_each_segment(lengths: list[int]) -> None:
     rows = [lengths, lengths[::-1]]
     expected = [[place for length in row for place in range(length)] for row in rows]
     assert restarted(numbered(rows)).tolist() == expected

@@ -17,7 +17,7 @@ def causal_model(attention: str = "relu", dtype: torch.dtype = torch.float32, **
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Performer(config).eval()
-        for parameter in model.parameters():  # larger than at the beginning, so that attention matters
+        for parameter in model.parameters():  # larger than at initialisation, so that attention matters
             parameter.data += 0.3 * torch.randn_like(parameter)
     return model.to(dtype)
 
@@ -36,7 +36,7 @@ def stepped(model: Performer, inputs: Tensor, sizes: Iterable[int]) -> tuple[Ten
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_steps_give_what_the_whole_gives(attention: str, positions: str) -> None:
+def test_steps_equal_the_parallel_forward(attention: str, positions: str) -> None:
     model, inputs = causal_model(attention, torch.float64, positions=positions), tokens(3, 40)
     whole = model(inputs).detach()
     assert whole.std() > 0.1
@@ -48,7 +48,7 @@ def test_steps_give_what_the_whole_gives(attention: str, positions: str) -> None
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_steps_in_float32_are_about_as_exact_as_the_whole(attention: str) -> None:
+def test_float32_steps_are_about_as_accurate_as_the_parallel_forward(attention: str) -> None:
     inputs = tokens(3, 40)
     exact, model = causal_model(attention, torch.float64)(inputs).detach(), causal_model(attention)
     logits, _ = stepped(model, inputs, [7, *[1] * 33])
@@ -80,7 +80,7 @@ def test_the_state_of_features_does_not_grow(attention: str) -> None:
     assert size(5) == size(300)
 
 
-def test_positions_behind_those_learned_are_computed_alone() -> None:
+def test_positions_after_the_learned_ones_are_computed_separately() -> None:
     torch.testing.assert_close(sinusoids(3, 8, 100), sinusoids(103, 8)[100:], atol=0, rtol=0)
     model = causal_model()
     for first, stop in ((0, 5), (14, 20), (16, 17), (40, 43)):
@@ -88,6 +88,6 @@ def test_positions_behind_those_learned_are_computed_alone() -> None:
 
 
 @pytest.mark.parametrize("options", [{"causal": False}, {"zeroed_id": 32}, {"attention": "reformer"}])
-def test_other_models_are_refused(options: dict) -> None:
+def test_unsuitable_models_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="step by step"):
         causal_model(**options).step(tokens(1, 3))

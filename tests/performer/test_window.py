@@ -31,7 +31,7 @@ def operands(length: int, batch: int = 2) -> list[Tensor]:
 def test_outputs_and_gradients_are_those_of_the_reference(
     size: int, length: int, causal: bool, share: float | None
 ) -> None:
-    """Also where a position sees no key: its output is 0, and nothing learns from it."""
+    """Even where a position sees no key: its output is 0, without gradients."""
     one, other = operands(length), operands(length)
     mask = None if share is None else torch.rand(2, length, generator=torch.Generator().manual_seed(0)) < share
     got = WindowAttention(size, causal)(*one, mask)
@@ -54,7 +54,7 @@ def test_a_window_over_all_is_exact_attention(causal: bool) -> None:
     ("size", "causal", "first", "last"),
     [(8, False, 46, 54), (9, False, 46, 54), (1, False, 50, 50), (8, True, 43, 50), (1, True, 50, 50)],
 )
-def test_each_position_sees_its_window_and_no_more(size: int, causal: bool, first: int, last: int) -> None:
+def test_each_position_sees_only_its_window(size: int, causal: bool, first: int, last: int) -> None:
     q, k, v = operands(100, 1)
     WindowAttention(size, causal)(q, k, v)[0, 0, 50].sum().backward()
     assert v.grad is not None
@@ -69,7 +69,7 @@ def test_padding_and_batch_mates_change_nothing(size: int, causal: bool) -> None
     mask = torch.ones(2, 150, dtype=torch.bool)
     mask[1, 41:] = False
     for x in (q, k, v):
-        x[1, :, 41:] = 1e3  # what stands behind a protein does not count
+        x[1, :, 41:] = 1e3  # values after a protein do not count
     got = attention(q, k, v, mask)
     torch.testing.assert_close(got[0], attention(q[:1], k[:1], v[:1])[0])
     alone = [x[1:, :, :41] for x in (q, k, v)]
@@ -78,7 +78,7 @@ def test_padding_and_batch_mates_change_nothing(size: int, causal: bool) -> None
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_each_segment_is_attended_to_as_if_it_stood_alone(causal: bool) -> None:
+def test_each_segment_is_attended_to_as_if_it_were_alone(causal: bool) -> None:
     attention, lengths = WindowAttention(6, causal), [1, 30, 7, 62]
     q, k, v = (x.detach() for x in operands(100, 1))
     segments = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))[None]
@@ -88,7 +88,7 @@ def test_each_segment_is_attended_to_as_if_it_stood_alone(causal: bool) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_steps_give_what_the_whole_gives_and_keep_a_window(size: int) -> None:
+def test_steps_equal_the_parallel_forward_and_keep_one_window(size: int) -> None:
     attention = WindowAttention(size, causal=True)
     q, k, v = (x.detach() for x in operands(70))
     whole = attention(q, k, v)
@@ -105,7 +105,7 @@ def test_steps_give_what_the_whole_gives_and_keep_a_window(size: int) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_memory_and_time_are_linear_in_length(causal: bool) -> None:
-    """The numbers that attention itself is given: as many for each position, however many there are."""
+    """The number of values passed to attention is the same per position at any length."""
     given = []
 
     def listening(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def test_the_result_has_the_dtype_of_the_values(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [1, 5, 100])
 @pytest.mark.parametrize("size", [1, 8, 9, 300])
-def test_operations_are_those_of_the_keys_that_are_seen(size: int, length: int, causal: bool) -> None:
+def test_operations_count_the_visible_keys(size: int, length: int, causal: bool) -> None:
     place = torch.arange(length)
     distance = place[:, None] - place
     seen = (distance >= 0) & (distance < size) if causal else distance.abs() <= size // 2
@@ -140,7 +140,7 @@ def test_operations_are_those_of_the_keys_that_are_seen(size: int, length: int, 
     assert flops_per_token(config, length) - flops_per_token(without, length) == 2 * (4 * 8 * int(seen.sum()) // length)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     for size in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match=f"size {size}: expected an integer of at least 1"):
             Window(size)

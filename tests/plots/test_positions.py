@@ -109,7 +109,7 @@ def test_a_logo_without_information_is_empty(drawn) -> None:
 
 
 @pytest.mark.parametrize("function", [lambda *a: heat_map(*a, "score", False), logo])
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, function: Callable[..., None]) -> None:
+def test_undrawable_inputs_are_refused(tmp_path: Path, function: Callable[..., None]) -> None:
     with pytest.raises(UserError, match="ends in .png, .pdf, .svg"):
         function(tmp_path / "a.gif", distribution(3), "MKT")
     with pytest.raises(UserError, match="2,001 residues are too many for a readable picture; expected at most 2,000"):

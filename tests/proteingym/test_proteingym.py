@@ -59,7 +59,7 @@ def test_spearman_is_the_correlation_of_ranks() -> None:
     assert spearman(np.array([1, 2, np.nan, 3]), np.array([1, 2, 0, np.nan])) == pytest.approx(1)
 
 
-def test_blosum62_is_the_matrix_that_is_published() -> None:
+def test_blosum62_equals_the_published_matrix() -> None:
     names = ["M1L", "K2R", "T3A", "A4W", "Y5F", "K2R:Y5F", "WT", "A4A"]
     assert blosum62(parse(A, names)).tolist() == [2, 2, 0, -3, 3, 5, 0, 4]
 
@@ -83,7 +83,7 @@ def test_columns_are_those_of_the_first_sequence(alignment) -> None:
         assert letters == [list("TAYI"), list("TAYI"), list("-GY-")]
 
 
-def test_sequences_that_are_alike_share_a_weight(alignment) -> None:
+def test_similar_sequences_share_a_weight(alignment) -> None:
     rows = ["MKTAYIAKQR", "MKTAYIAKQW", "MKTAYIAWWW", "WWWWWWWWWW"]
     _, codes = read_alignment(alignment("".join(f">{i}\n{row}\n" for i, row in enumerate(rows))))
     # the second is alike to the first (9 of 10) and to the third (8 of 10), which differ by 3
@@ -110,7 +110,7 @@ def test_site_independent_scores_are_ratios_of_frequencies(alignment) -> None:
         (">a\nWWW\n", "is not part of the wild type"),
     ],
 )
-def test_what_is_no_alignment_is_refused(alignment, text: str, message: str) -> None:
+def test_files_that_are_not_alignments_are_refused(alignment, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         site_independent(all_singles(A), alignment(text))
 
@@ -154,7 +154,7 @@ def test_wild_types_can_be_in_a_fasta_file(folder: Path) -> None:
         (lambda folder: (folder / "wt.fasta").write_text(">a\nMK\n>a\nMK\n"), "duplicate identifier 'a'"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_refused(folder: Path, change, message: str) -> None:
+def test_an_unusable_folder_is_refused(folder: Path, change, message: str) -> None:
     change(folder)
     with pytest.raises(UserError, match=message):
         find_assays(folder)
@@ -164,7 +164,7 @@ def results(model: Performer, folder: Path, **options) -> list[Result]:
     return list(benchmark(Computer(model), find_assays(folder), **options))
 
 
-def test_figures_are_those_of_the_parts(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
+def test_correlations_equal_those_of_the_parts(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "A.a2m").write_text(">focus\nMKTAYI\n>two\nLKAGYI\n")
     published = tmp_path / "published.csv"
     published.write_text('DMS ID,Site-Independent,"Big (k=1, h=2)",ESM2 (8M)\nA_two,0.25,0.5,0.75\nA_one,0.2,0.4,\n')
@@ -188,7 +188,7 @@ def test_figures_are_those_of_the_parts(tiny_model: Performer, folder: Path, tmp
         Published(published, ["GEMME"])
 
 
-def test_what_was_scored_is_not_scored_again(
+def test_existing_scores_are_reused(
     tiny_model: Performer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = results(tiny_model, folder)
@@ -210,7 +210,7 @@ def test_what_was_scored_is_not_scored_again(
     assert calls[2:] == [["M1L", "K2R", "T3A", "A4G"]]
 
 
-def test_scores_of_another_model_are_refused(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
+def test_scores_of_a_different_model_are_refused(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "scores"
     results(tiny_model, folder, scores=kept)
     with pytest.raises(UserError, match="method masked-marginals, now wt-marginals"):
@@ -237,9 +237,7 @@ def test_scores_of_another_model_are_refused(tiny_model: Performer, folder: Path
         ("mutant,DMS_score\nK1L,1\n", "row 1, variant K1L: position 1 of the wild type is M, not K"),
     ],
 )
-def test_an_assay_that_cannot_be_used_is_refused(
-    tiny_model: Performer, folder: Path, content: str, message: str
-) -> None:
+def test_an_unusable_assay_is_refused(tiny_model: Performer, folder: Path, content: str, message: str) -> None:
     (folder / "A_one.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         results(tiny_model, folder)

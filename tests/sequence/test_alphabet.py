@@ -37,7 +37,7 @@ def test_scored_are_the_22_encoded_amino_acids() -> None:
 
 
 @given(residues)
-def test_letters_come_back_from_tokens(sequence: str) -> None:
+def test_letters_round_trip_through_tokens(sequence: str) -> None:
     tokens = encode(sequence)
     assert tokens.dtype == np.uint8
     assert decode(tokens) == sequence
@@ -45,13 +45,13 @@ def test_letters_come_back_from_tokens(sequence: str) -> None:
 
 
 @given(st.lists(st.sampled_from(TOKENS)))
-def test_text_with_special_tokens_comes_back(tokens: list[str]) -> None:
+def test_text_with_special_tokens_round_trips(tokens: list[str]) -> None:
     text = "".join(tokens)
     assert decode(encode_with_special(text)) == text
 
 
 @given(residues)
-def test_normalised_sequences_stay_and_have_tokens(sequence: str) -> None:
+def test_normalising_is_idempotent_and_gives_letters_with_tokens(sequence: str) -> None:
     assert normalise(sequence) == (sequence, Counter())
 
 
@@ -78,7 +78,7 @@ def test_normalising_leaves_only_letters_with_tokens(found: str) -> None:
         ("MBZUOX", "MBZUOX", {}),
     ],
 )
-def test_what_is_changed_is_counted(found: str, sequence: str, changes: dict[str, int]) -> None:
+def test_changes_are_counted(found: str, sequence: str, changes: dict[str, int]) -> None:
     assert normalise(found) == (sequence, Counter(changes))
 
 
@@ -92,7 +92,7 @@ def test_anything_else_is_refused_with_its_position(before: str, character: str)
 
 
 @given(st.text())
-def test_encode_takes_its_letters_or_names_the_first_other_character(text: str) -> None:
+def test_encode_accepts_its_letters_or_names_the_first_other_character(text: str) -> None:
     odd = [position for position, character in enumerate(text) if character not in LETTERS]
     if odd:
         with pytest.raises(ResidueError) as caught:
@@ -103,7 +103,7 @@ def test_encode_takes_its_letters_or_names_the_first_other_character(text: str) 
 
 
 @given(st.binary())
-def test_bytes_are_tokens_where_they_are_capital_letters_of_the_alphabet(found: bytes) -> None:
+def test_bytes_are_tokens_where_they_are_upper_case_letters_of_the_alphabet(found: bytes) -> None:
     expected = [INDEX[chr(byte)] if chr(byte) in LETTERS else NOT_A_TOKEN for byte in found]
     assert translate(found).tolist() == expected
     assert NOT_A_TOKEN not in INDEX.values()
@@ -126,14 +126,14 @@ def test_the_special_tokens_of_typed_text_can_be_restricted() -> None:
 
 
 @given(st.lists(st.text("MKjx*-.", max_size=5), min_size=1, max_size=4))
-def test_masks_stay_and_what_is_around_them_is_as_without(pieces: list[str]) -> None:
+def test_masks_are_kept_and_do_not_affect_their_surroundings(pieces: list[str]) -> None:
     masked, changes = normalise_masked("<mask>".join(pieces))
     plain, expected = normalise("W".join(pieces))
     assert masked.replace("<mask>", "W") == plain
     assert changes == expected
 
 
-def test_a_character_that_is_no_residue_is_found_behind_masks() -> None:
+def test_an_invalid_character_after_masks_is_located() -> None:
     with pytest.raises(ResidueError, match="'1' at position 5") as caught:
         normalise_masked("M<mask><mask>K1")
     assert (caught.value.position, caught.value.offset) == (4, 14)

@@ -55,7 +55,7 @@ def refusal(path: Path, **options: bool) -> str:
 
 
 def by_biopython(content: bytes) -> list[Record] | None:
-    """The records of any layout as Biopython finds them; None where they have to be refused."""
+    """The records of any layout as read by Biopython; None where they have to be refused."""
     text = io.StringIO(content.removeprefix(MARK).decode("utf-8", "replace"), newline=None).read()
     before, found, _ = f"\n{text}".partition("\n>")
     if not found or before.strip(" \t\n\v\f"):
@@ -127,7 +127,7 @@ odd_records = st.builds(
 @example(b">a\nMKT\nMKV\n>b\n>c\nMKV\n")
 @example(b">a\nMKT\n>b\n\n>c\nMKV\n\n")
 @example(MARK + b">a\nMKT\n")
-def test_any_fragments_give_what_biopython_gives_or_are_refused(
+def test_any_fragments_are_read_as_by_biopython_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     assert_equals_biopython(tmp_path_factory.getbasetemp(), content)
@@ -135,7 +135,7 @@ def test_any_fragments_give_what_biopython_gives_or_are_refused(
 
 @settings(max_examples=250)
 @given(st.lists(st.sampled_from(GOOD), min_size=1, max_size=6), odd_records | pieces, st.integers(0, 6))
-def test_one_odd_piece_among_good_records_changes_nothing_but_itself(
+def test_an_odd_record_does_not_affect_the_others(
     tmp_path_factory: pytest.TempPathFactory, good: list[bytes], odd: bytes, place: int
 ) -> None:
     assert_equals_biopython(tmp_path_factory.getbasetemp(), b"".join([*good[:place], odd, *good[place:]]))
@@ -176,17 +176,17 @@ def test_plain_records_need_no_biopython_however_they_are_wrapped(
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
-def test_compressed_or_not_the_records_are_the_same(written, compress) -> None:
+def test_records_do_not_depend_on_compression(written, compress) -> None:
     assert list(FastaFile(written(compress(TEXT)))) == RECORDS
 
 
 @pytest.mark.parametrize("compress", [c for name, c in COMPRESSIONS.items() if name != "plain"])
-def test_compressed_parts_one_behind_another_are_all_read(written, compress) -> None:
+def test_concatenated_compressed_members_are_all_read(written, compress) -> None:
     first, second = TEXT[:30], TEXT[30:]
     assert list(FastaFile(written(compress(first) + compress(b"") + compress(second)))) == RECORDS
 
 
-def test_what_was_compressed_twice_is_no_fasta(written) -> None:
+def test_a_file_compressed_twice_is_not_fasta(written) -> None:
     assert "line 1: not FASTA" in refusal(written(gzip.compress(gzip.compress(TEXT))))
 
 
@@ -209,7 +209,7 @@ def test_layout_does_not_matter(written, text: bytes, block: int) -> None:
     assert by_fasta_file(written(text), block) == RECORDS
 
 
-def test_a_file_can_be_read_twice_and_counts_go_on(written) -> None:
+def test_a_file_can_be_read_twice_and_counts_accumulate(written) -> None:
     file = FastaFile(written(b">a\nmK-T*\n>empty\n>b\nMjJ\n"))
     changes = {
         "lower case made upper case": {"records": 2, "residues": 2},
@@ -227,7 +227,7 @@ def test_a_file_can_be_read_twice_and_counts_go_on(written) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 3))), st.integers(0, 9))
-def test_tallies_add_up_and_come_back_from_json(notes: list[tuple[str, int, int]], cut: int) -> None:
+def test_tallies_add_up_and_round_trip_through_json(notes: list[tuple[str, int, int]], cut: int) -> None:
     whole, first, second = Tally(), Tally(), Tally()
     for number, (reason, residues, records) in enumerate(notes):
         whole.add(reason, residues, records)
@@ -239,7 +239,7 @@ def test_tallies_add_up_and_come_back_from_json(notes: list[tuple[str, int, int]
     assert len(whole.describe()) == len(counted)
 
 
-def test_a_tally_is_told_in_the_singular_too() -> None:
+def test_a_tally_uses_the_singular_for_one() -> None:
     tally = Tally()
     tally.add("gap removed", 1)
     tally.add("left out, no sequence", 0, 1_234)
@@ -247,7 +247,7 @@ def test_a_tally_is_told_in_the_singular_too() -> None:
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
-def test_what_was_read_is_described_by_name_size_and_checksum(written, compress) -> None:
+def test_a_source_is_described_by_name_size_and_checksum(written, compress) -> None:
     file = FastaFile(written(compress(TEXT)))
     assert (file.size, file.position) == (len(compress(TEXT)), 0)
     list(file)
@@ -270,7 +270,7 @@ def test_chunks_hold_the_tokens_and_lengths_of_their_sequences(written, monkeypa
 
 
 @given(st.lists(st.booleans(), min_size=4, max_size=4))
-def test_a_selection_of_a_chunk_is_one_of_its_columns(keep: list[bool]) -> None:
+def test_selecting_from_a_chunk_selects_from_its_columns(keep: list[bool]) -> None:
     path = Path(__file__).parents[2] / "data" / "families.fasta.gz"
     whole = next(FastaFile(path).chunks())
     first = whole.select(np.arange(len(whole.sequences)) < 4)
@@ -321,7 +321,7 @@ def test_text_before_the_first_record_is_refused(
         assert f"found {found!r}" in message
 
 
-def test_blank_lines_without_end_need_no_memory(written) -> None:
+def test_endless_blank_lines_need_no_memory(written) -> None:
     path = written(b"\n" * 4_000_000 + TEXT)
     tracemalloc.start()
     try:
@@ -361,7 +361,7 @@ def test_a_digit_is_reported_with_record_id_and_line(written, compress, start: b
 
 @pytest.mark.parametrize("odd", ["1", "\0", "\x1c", "é", "\ufffd", ">", "?", "\x7f"])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_what_is_no_residue_is_refused_in_a_one_line_record_too(written, monkeypatch, odd: str, block: int) -> None:
+def test_invalid_residues_are_refused_in_one_line_records_too(written, monkeypatch, odd: str, block: int) -> None:
     monkeypatch.setattr("protlm.sequence.fasta._BLOCK", block)
     message = refusal(written(f">a\nMKT\n>b\nMK{odd}T\n>c\nMKT\n".encode()))
     assert f"record 2 (b), line 4: {odd!r} at position 3 " in message
@@ -379,11 +379,11 @@ def test_a_header_needs_an_identifier(written, monkeypatch, header: bytes, block
 
 
 @pytest.mark.parametrize("name", [b"A" * 1_001, b"P1\0X", b"\0", b"sp|P\0|X_Y"])
-def test_an_identifier_no_file_could_hold_is_refused(written, name: bytes) -> None:
+def test_an_identifier_too_long_for_any_file_is_refused(written, name: bytes) -> None:
     assert "record 1" in refusal(written(b">" + name + b"\nMKT\n"))
 
 
-def test_a_nul_character_in_a_description_does_no_harm(written) -> None:
+def test_a_nul_character_in_a_description_is_harmless(written) -> None:
     assert list(FastaFile(written(b">a b\0c\nMKT\n"))) == [Record("a", "b\0c", "MKT")]
 
 
@@ -396,13 +396,13 @@ def test_the_longest_known_protein_is_read(written) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1, 20_000, 60_000, 100_000, 131_000])
-@pytest.mark.parametrize("behind", [b"", b">c\nMKT\n"])
-def test_a_record_of_more_than_a_million_characters_is_refused_by_its_number(
-    written, before: int, behind: bytes
+@pytest.mark.parametrize("after", [b"", b">c\nMKT\n"])
+def test_a_record_of_more_than_a_million_characters_is_refused_with_its_number(
+    written, before: int, after: bytes
 ) -> None:
     start = b">z\n" + b"M" * before + b"\n>a\nMKT\n" if before else b""
     for length, refused in ((990_000, False), (1_010_000, True), (1_100_000, True)):
-        path = written(start + b">b\n" + b"M" * length + b"\n" + behind)
+        path = written(start + b">b\n" + b"M" * length + b"\n" + after)
         if refused:
             number = 3 if before else 1
             assert f"record {number}: longer than 1,000,000 characters" in refusal(path)
@@ -418,7 +418,7 @@ def test_the_limit_for_records_does_not_depend_on_blocks(written, monkeypatch, b
     assert "record 2: longer" in refusal(written(b">a\nMKT\n>b\n" + b"M" * 50 + b"\n>c\nMKT\n"))
 
 
-def test_a_header_without_end_is_refused(written) -> None:
+def test_an_endless_header_is_refused(written) -> None:
     assert "record 2: longer" in refusal(written(b">a\nMKT\n>" + b"word " * 300_000))
 
 
@@ -429,7 +429,7 @@ def test_nucleotides_are_refused_unless_allowed(written, length: int) -> None:
     assert [len(record.sequence) for record in FastaFile(path, allow_nucleotides=True)] == [length]
 
 
-def test_nucleotides_are_refused_before_a_record_too_many_is_read(written) -> None:
+def test_nucleotides_are_refused_early(written) -> None:
     records = iter(FastaFile(written(b"".join(b">dna%d\n%b\n" % (i, b"ACGT" * 250) for i in range(1_000)))))
     with pytest.raises(UserError, match="nucleotides"):
         list(islice(records, 11))
@@ -474,7 +474,7 @@ def test_an_unknown_kind_of_identifier_is_refused(written) -> None:
         FastaFile(written(TEXT), identifier="name")
 
 
-@pytest.mark.parametrize("sequence", ["MKT", "MKt"])  # read by our own way, and by Biopython
+@pytest.mark.parametrize("sequence", ["MKT", "MKt"])  # read by the fast path, and by Biopython
 def test_a_whole_header_names_a_protein_on_request(written, sequence: str) -> None:
     path = written(f">sp|P1|A_B  Some protein OS=x \n{sequence}\n>none\n\n>c\n{sequence}\n".encode())
     assert [record.id for record in FastaFile(path, identifier="header")] == ["sp|P1|A_B  Some protein OS=x", "c"]
@@ -482,19 +482,19 @@ def test_a_whole_header_names_a_protein_on_request(written, sequence: str) -> No
     assert [record.id for record in FastaFile(path, identifier="header").again()][1] == "c"
 
 
-def test_a_header_that_is_no_name_is_refused(written) -> None:
+def test_a_header_unfit_as_identifier_is_refused(written) -> None:
     for content in (b">a " + b"b" * 1_000 + b"\nMKT\n", b">a b\0c\nMKT\n"):
         with pytest.raises(UserError, match="record 1"):
             list(FastaFile(written(content), identifier="header"))
         assert [record.id for record in FastaFile(written(content))] == ["a"]
 
 
-def test_the_same_identifier_may_stand_twice(written) -> None:
+def test_duplicate_identifiers_are_accepted(written) -> None:
     assert [record.id for record in FastaFile(written(b">a\nMKT\n>a\nMKV\n"))] == ["a", "a"]
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS)
-def test_masks_are_taken_where_asked_for(written, name: str) -> None:
+def test_masks_are_accepted_on_request(written, name: str) -> None:
     path = written(COMPRESSIONS[name](b">a first\nMK<ma\nsk>\nt*\n>b\nMKT\n>c\n<mask>"))
     file = FastaFile(path, masked=True)
     assert [(record.id, record.sequence) for record in file] == [("a", "MK<mask>T"), ("b", "MKT"), ("c", "<mask>")]
@@ -520,7 +520,7 @@ contents = st.builds(bytes.__add__, starts, st.binary() | st.lists(fragments).ma
 @example(gzip.compress(TEXT, mtime=0)[:-1] + b"\0")
 @example(b">a\xe9\nMKT\n")
 @example(b">a\nMK\xe9T\n")
-def test_any_bytes_are_records_or_one_clear_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_give_records_or_one_clear_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.fasta"
     path.write_bytes(content)
     with suppress(UserError):

@@ -34,7 +34,7 @@ def content_of(path: Path) -> bytes:
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(COMPRESSIONS)), st.integers(1, 3))
-def test_what_was_compressed_comes_back_whatever_the_members(
+def test_compressed_content_round_trips_with_any_members(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str, members: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "packed"
@@ -43,21 +43,21 @@ def test_what_was_compressed_comes_back_whatever_the_members(
 
 
 @every_compression
-def test_large_content_comes_back(tmp_path: Path, compress: Compress) -> None:
+def test_large_content_round_trips(tmp_path: Path, compress: Compress) -> None:
     content = bytes(range(256)) * 2_000
     (tmp_path / "packed").write_bytes(compress(content) + compress(b"") + compress(content))
     assert content_of(tmp_path / "packed") == 2 * content
 
 
 @pytest.mark.parametrize("compress", [bytes, *COMPRESSIONS.values()])
-def test_only_one_byte_order_mark_goes(tmp_path: Path, compress: Compress) -> None:
+def test_only_one_byte_order_mark_is_removed(tmp_path: Path, compress: Compress) -> None:
     (tmp_path / "marked").write_bytes(compress(MARK + MARK + b">a"))
     assert content_of(tmp_path / "marked") == MARK + b">a"
 
 
 @every_compression
 @pytest.mark.parametrize("missing", [1, 5, 40])
-def test_content_that_is_cut_short_is_damaged(tmp_path: Path, compress: Compress, missing: int) -> None:
+def test_truncated_content_is_damaged(tmp_path: Path, compress: Compress, missing: int) -> None:
     packed = compress(bytes(range(256)) * 100)
     (tmp_path / "cut").write_bytes(packed[:-missing])
     with pytest.raises(DAMAGED):
@@ -65,7 +65,7 @@ def test_content_that_is_cut_short_is_damaged(tmp_path: Path, compress: Compress
 
 
 @every_compression
-def test_a_second_member_that_is_cut_short_is_damaged(tmp_path: Path, compress: Compress) -> None:
+def test_a_truncated_second_member_is_damaged(tmp_path: Path, compress: Compress) -> None:
     packed = compress(bytes(range(256)) * 100)
     (tmp_path / "cut").write_bytes(packed + packed[: len(packed) // 2])
     with pytest.raises(DAMAGED):
@@ -84,7 +84,7 @@ def test_the_bytes_of_the_file_are_counted_and_hashed(tmp_path: Path, compress: 
         assert source.checksum == xxhash.xxh3_128_hexdigest(path.read_bytes())
 
 
-def test_the_count_is_of_what_was_read_so_far(tmp_path: Path) -> None:
+def test_the_count_covers_the_bytes_read_so_far(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"A" * 1_000_000)
     with Source(tmp_path / "long") as source:
         read = source.read(10_000)
@@ -92,7 +92,7 @@ def test_the_count_is_of_what_was_read_so_far(tmp_path: Path) -> None:
         assert source.checksum == xxhash.xxh3_128_hexdigest(read)
 
 
-def test_text_that_is_not_utf_8_is_read_all_the_same(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_still_read(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"Caf\xe9\r\nM\rK\n")
     with Source(tmp_path / "latin") as source, source.text() as text:
         assert list(text) == ["Caf\ufffd\n", "M\n", "K\n"]
@@ -108,7 +108,7 @@ def test_closing_closes_the_file(tmp_path: Path) -> None:
         source.read(1)
 
 
-def test_paths_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_paths_are_named(tmp_path: Path) -> None:
     for path, match in ((tmp_path / "absent", "no such file"), (tmp_path, "is a folder")):
         for look in (check_readable, Source):
             with pytest.raises(UserError, match=match) as caught:
@@ -116,7 +116,7 @@ def test_paths_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             assert str(path) in str(caught.value)
 
 
-def test_standard_input_is_always_there() -> None:
+def test_standard_input_always_exists() -> None:
     check_readable("-")
 
 

@@ -394,7 +394,7 @@ Path(out, str(trainer.global_rank) + ".json").write_text(json.dumps(task.seen))
 def test_two_ranks_share_the_batches_and_resume_exactly(
     two: list[str], tiny_model: Performer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with a different number of ranks."""
+    """Even with a different number of ranks."""
     monkeypatch.setattr(batching, "POOL", 4)
     (tmp_path / "rank.py").write_text(RANK.format(folder=str(Path(__file__).parent)))
     root = str(Path(__file__).parents[2])

@@ -150,7 +150,7 @@ def test_lightnings_loggers_and_a_group_with_a_single_part(corpus: str, tmp_path
         ("logger", "{_target_: nowhere.Nothing}", "nowhere"),
     ],
 )
-def test_mistakes_are_reported_in_one_line(
+def test_user_errors_are_reported_in_one_line(
     group: str, text: str, expected: str, corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "conf" / group).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A non-finite loss: the run stops and says where, or skips the step; the weights do not change."""
+"""A non-finite loss: the run stops and reports where, or skips the step; the weights do not change."""
 
 import copy
 import csv

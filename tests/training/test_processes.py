@@ -384,7 +384,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, two: Several, *options: str) -> None:
     last = {argument.partition("=")[0]: argument for argument in arguments}  # Hydra refuses some that come twice
     monkeypatch.setattr("sys.argv", ["protlm-train", *last.values()])
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as there: others add up in another order
+    torch.set_num_threads(1)  # as there: other numbers of threads sum in a different order
     try:
         train.main()
     finally:

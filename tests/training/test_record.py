@@ -26,7 +26,7 @@ OPTIONS = [
 
 
 def test_the_recorded_command_makes_the_same_weights(monkeypatch, tmp_path, corpus_path) -> None:
-    """Also with characters that are special in a shell."""
+    """Even with characters that are special in a shell."""
     monkeypatch.chdir(tmp_path)
     odd = tmp_path / "it's a corpus; $HOME (1).h5"
     odd.symlink_to(corpus_path)

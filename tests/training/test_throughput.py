@@ -111,7 +111,7 @@ def residues(*options: str) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_residues_count_all_batches_also_after_a_resume(
+def test_residues_count_all_batches_even_after_a_resume(
     accumulate: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus_path: Path
 ) -> None:
     """Masked residues count; padding and the tokens at the ends of a protein do not."""

@@ -23,7 +23,7 @@ def logits(model: Performer) -> torch.Tensor:
         return model(torch.arange(4, 24)[None])
 
 
-def test_the_same_kind_starts_as_the_trained_model_whatever_its_seed(tiny_model: Performer, model_folder: Path) -> None:
+def test_the_same_kind_starts_as_the_trained_model_with_any_seed(tiny_model: Performer, model_folder: Path) -> None:
     model = model_of(tiny_model.config, feature_seed=9, dropout=0.5)
     assert not torch.equal(logits(model), logits(tiny_model))
     load_initial_weights(model, model_folder)

@@ -15,14 +15,14 @@ proteins = st.text(STANDARD, min_size=1, max_size=30)
 
 
 @given(proteins, st.data(), st.integers(-50, 50))
-def test_a_name_makes_its_sequence_and_a_sequence_its_name(sequence: str, data: st.DataObject, offset: int) -> None:
+def test_names_and_sequences_round_trip(sequence: str, data: st.DataObject, offset: int) -> None:
     other = data.draw(st.text(STANDARD, min_size=len(sequence), max_size=len(sequence)))
     name = name_of(sequence, other, offset)
     assert list(parse(sequence, [name], offset).sequences()) == [other]
 
 
 @given(proteins)
-def test_all_singles_are_nineteen_of_each_residue_all_different(sequence: str) -> None:
+def test_all_single_substitutions_are_nineteen_per_residue_and_distinct(sequence: str) -> None:
     variants = all_singles(sequence)
     mutated = list(variants.sequences())
     assert len(variants) == 19 * len(sequence) == len(set(mutated))
@@ -32,7 +32,7 @@ def test_all_singles_are_nineteen_of_each_residue_all_different(sequence: str) -
     assert (again.mutant == variants.mutant).all()
 
 
-def test_letters_outside_the_twenty_are_left_out_of_all_singles() -> None:
+def test_nonstandard_letters_have_no_single_substitutions() -> None:
     assert set(all_singles("MXU").position) == {0}
 
 
@@ -42,7 +42,7 @@ def test_positions_count_from_one() -> None:
     assert variants.variant.tolist() == [0, 1, 2, 2]
 
 
-def test_what_changes_nothing_is_taken() -> None:
+def test_variants_that_change_nothing_are_accepted() -> None:
     assert list(parse(WILD_TYPE, ["A4A", "WT"]).sequences()) == [WILD_TYPE, WILD_TYPE]
 
 
@@ -64,12 +64,12 @@ def test_what_changes_nothing_is_taken() -> None:
         (["M99999999999L"], "is not a substitution"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_place(names: list[str], message: str) -> None:
+def test_mismatches_are_refused_with_their_position(names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(WILD_TYPE, names)
 
 
-def test_an_offset_that_explains_all_is_suggested() -> None:
+def test_an_offset_that_fits_all_variants_is_suggested() -> None:
     names = ["M24L", "T26A", "Y28F", "K31R"]
     with pytest.raises(UserError, match=r"3 more variants do not match; all would match with an offset of 23"):
         parse(WILD_TYPE, names)
@@ -78,7 +78,7 @@ def test_an_offset_that_explains_all_is_suggested() -> None:
         parse(WILD_TYPE, names, offset=22)
 
 
-def test_no_offset_is_suggested_that_does_not_explain_all() -> None:
+def test_no_offset_is_suggested_unless_it_fits_all_variants() -> None:
     with pytest.raises(UserError, match="numbered on this wild type, or set an offset"):
         parse(WILD_TYPE, ["M24L", "T26A", "Y28F", "W31R"])
 
@@ -106,7 +106,7 @@ def table(tmp_path):
         "mutant,mutated_sequence,note\nM1L,LKTAYIAKQR,a\nK2R:Y5F,MRTAFIAKQR,b\n",
     ],
 )
-def test_spellings_of_a_table_are_one_table(table, content: str) -> None:
+def test_equivalent_csv_files_give_the_same_table(table, content: str) -> None:
     read = table(content)
     assert read.variants.names == ["M1L", "K2R:Y5F"]
     assert read.columns() == {
@@ -137,7 +137,7 @@ def test_spellings_of_a_table_are_one_table(table, content: str) -> None:
         (b"\x1f\x8b\x08\x00damaged", "damaged or cut short"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_refused(table, content: str | bytes, message: str) -> None:
+def test_an_unusable_table_is_refused(table, content: str | bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         table(content)
 
@@ -153,17 +153,17 @@ def test_rows_name_their_protein(table) -> None:
 
 
 @pytest.mark.parametrize("cell", ["nan", "", "inf", "high"])
-def test_numbers_have_to_be_finite(cell: str) -> None:
+def test_numbers_must_be_finite(cell: str) -> None:
     with pytest.raises(UserError, match=r"t\.csv, row 2: x is .*; expected a finite number"):
         Table("t.csv", ["x"], [["1"], [cell]]).numbers("x")
 
 
-def test_missing_numbers_can_be_taken() -> None:
+def test_missing_numbers_are_accepted_on_request() -> None:
     np.testing.assert_array_equal(Table("t.csv", ["x"], [["1"], [""]]).numbers("x", missing=True), [1, np.nan])
 
 
 @given(st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r")), min_size=2, max_size=2)))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
+def test_written_tables_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
     path = tmp_path_factory.mktemp("table") / "t.csv"
     write_table(path, ["a", "b"], rows)
     assert read_table(path).rows == rows

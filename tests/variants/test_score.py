@@ -23,7 +23,7 @@ def token(letter: str) -> int:
 
 @torch.inference_mode()
 def log_p(model: Performer, tokens: np.ndarray) -> np.ndarray:
-    """(L + 2, 33) of one framed protein, in the plainest way."""
+    """(L + 2, 33) of one framed protein, computed directly."""
     return model(torch.from_numpy(tokens).long()[None])[0].double().log_softmax(-1).numpy()
 
 
@@ -62,7 +62,7 @@ def slow_score(model: Performer, method: str, mutations: list[tuple[str, int, st
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_scores_follow_the_definition_whatever_the_batches(
+def test_scores_follow_the_definition_at_any_batch_size(
     tiny_model: Performer, causal_model: Performer, method: str
 ) -> None:
     model = causal_model if method == "likelihood" else tiny_model
@@ -76,7 +76,7 @@ def test_scores_follow_the_definition_whatever_the_batches(
 
 
 @pytest.mark.parametrize("method", MASKED)
-def test_the_position_is_the_one_named(method: str) -> None:
+def test_scores_use_the_named_position(method: str) -> None:
     """A model whose output depends on the position only, counted from <cls> = 0, so that residue i is at i."""
     table = random_table(len(SEQUENCE) + 2)
     model = table_model(table, "place")
@@ -86,7 +86,7 @@ def test_the_position_is_the_one_named(method: str) -> None:
         np.testing.assert_allclose(score(model, SEQUENCE, names, method), expected, atol=1e-5)
 
 
-def test_the_position_named_is_the_one_masked() -> None:
+def test_the_named_position_is_masked() -> None:
     """A model whose output depends on the token only: at <mask>, all positions have the same output."""
     table = random_table(33)
     model = table_model(table, "token")
@@ -99,7 +99,7 @@ def test_the_position_named_is_the_one_masked() -> None:
         assert score(model, SEQUENCE, [name], "pseudo-log-likelihood")[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_likelihood_is_of_each_next_token_and_the_end() -> None:
+def test_the_likelihood_covers_every_residue_and_the_end() -> None:
     """The model is a table of pairs: p(next | this)."""
     table = random_table(33)
     model = table_model(table, "token", causal=True)
@@ -115,7 +115,7 @@ def test_the_likelihood_is_of_each_next_token_and_the_end() -> None:
 
 
 @pytest.mark.parametrize("method", MASKED)
-def test_the_matrix_is_of_all_singles(tiny_model: Performer, method: str) -> None:
+def test_the_matrix_has_all_single_substitutions(tiny_model: Performer, method: str) -> None:
     sequence = "MKXTU"
     values = score_matrix(tiny_model, sequence, method)
     assert values.shape == (5, 20)

@@ -28,7 +28,7 @@ def work(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     """Replaces training; the runs that would start, and whether they would resume."""
     found: list[tuple[str, bool]] = []
 

@@ -113,7 +113,7 @@ def test_earlier_runs_with_other_options_are_named(work: Path, no_figure, tmp_pa
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_kill_leaves_whole_tables(writes: int, tmp_path: Path, monkeypatch) -> None:
+def test_a_kill_leaves_complete_tables(writes: int, tmp_path: Path, monkeypatch) -> None:
     old = [finished("exact", 1, 0.2, [0.1, 0.2])]
     table.write_runs(old, tmp_path)
     left = [None] * writes
@@ -153,7 +153,7 @@ def test_the_table_compares_with_the_exact_transformer_of_the_same_seed() -> Non
     assert cells[4][:4] == ["unigram", "", "", "9.00 ± 0.00"]
 
 
-def test_the_report_refuses_what_is_damaged_before_it_writes(work: Path, tmp_path: Path) -> None:
+def test_the_report_refuses_damaged_files_before_it_writes(work: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     arguments = arguments_of(work, tmp_path)
     folder = work / EXACT

@@ -38,24 +38,24 @@ def test_runs_have_results_and_a_second_call_does_nothing(trained: Path, monkeyp
     assert capsys.readouterr().out.count(": already done\n") == 2
 
 
-def test_other_options_are_noticed(work: Path, begun: list, monkeypatch, capsys) -> None:
+def test_other_options_are_noticed(work: Path, started: list, monkeypatch, capsys) -> None:
     with pytest.raises(UserError, match=r"1 run .*relu/1: trainer.max_steps 6 is now 7.*--redo"):
         call(command(work, kinds="relu", steps=7))
     with monkeypatch.context() as patch:
         patch.setattr(quality, "SAMPLE", ALL)  # another corpus of the same name
         with pytest.raises(UserError, match=r"relu/1: data.corpus .* is now"):
             call(command(work, kinds="relu"))
-    assert not begun
+    assert not started
     assert call(command(work, kinds="relu", steps=7, more=["--redo"])) == 0
-    assert begun == [(RELU, False)]
+    assert started == [(RELU, False)]
     assert call(command(work, kinds="relu", steps=7, more=["--ignore", "trainer.max_steps"])) == 0
-    assert len(begun) == 1
+    assert len(started) == 1
 
 
-def test_a_failed_run_starts_again_and_leaves_no_other_record(work: Path, begun: list, capsys) -> None:
+def test_a_failed_run_starts_again_and_leaves_no_other_record(work: Path, started: list, capsys) -> None:
     (work / RELU / "results.json").unlink()
     assert call(command(work)) == 0
-    assert begun == [(RELU, True)]
+    assert started == [(RELU, True)]
     folders = {path.name for path in work.iterdir()}
     assert folders == {"corpora", "families"}  # no list of runs that could disagree with the folders
 
@@ -166,7 +166,7 @@ def test_a_comparison_needs_a_run_and_has_each_once(tmp_path: Path) -> None:
     assert twice == [("families", "causal", "exact", 1)]
 
 
-def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, capsys) -> None:
+def test_user_errors_are_one_line_and_leave_nothing(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         call(["train", "x.fasta", "--clusters", "t.tsv", "--kinds", "exact,nonsense"])
     assert "nonsense: expected some of exact,relu" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def row(attention: str, length: int, **values: str) -> dict[str, str]:
     return known | times | values
 
 
-def test_tables_mark_what_was_not_measured(tmp_path: Path) -> None:
+def test_tables_mark_missing_measurements(tmp_path: Path) -> None:
     nothing = {"forward_seconds": "", "train_forward_seconds": "", "backward_seconds": "", "peak_mib": ""}
     rows = [row("exact", 64), row("gelu", 64), row("exact", 128, outcome="too long", **nothing)]
     rows.append(row("gelu", 128, outcome="out of memory", **nothing))
