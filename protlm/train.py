@@ -119,7 +119,7 @@ def train(config: DictConfig) -> float:
         "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
     }
     if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
-        options["enable_checkpointing"] = False  # otherwise Lightning adds one of its own, in the working directory
+        options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
     trainer = instantiate(config.trainer, **options)
     # last, so that missing data does not hide other errors
     data = instantiate(config.data, _convert_="all")
@@ -226,7 +226,7 @@ def job(config: DictConfig) -> float:
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
     folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     # in a multirun, an error ends only this job and is reported after the last one; otherwise it is reported here,
-    # before Hydra adds lines of its own
+    # before Hydra adds its own lines
     reporting = nullcontext() if multirun else errors_in_one_line()
     with reporting, lock_run_folder(folder, remove_unused=not multirun) if is_first() else nullcontext():
         return train(config)

@@ -95,7 +95,7 @@ def assign(
         folder: for temporary columns.
         rule: how splits are assigned.
         deduplicate: keep the first record of each sequence.
-        summary: receives the counts of what was found.
+        summary: receives the counts.
     """
     if table is None and not rule.held_out and not deduplicate:
         return Assignment(rule, deduplicate, False)

@@ -44,7 +44,7 @@ def write_corpus(
         folder: for temporary columns and the corpus.
         attributes: of the corpus, written as JSON.
         crew: selects the kept records of the parts.
-        summary: receives the counts of what was written.
+        summary: receives the counts of written records.
 
     Returns:
         The corpus.
@@ -56,7 +56,7 @@ def write_corpus(
         kept: list[KeptPart] = crew.map(_keep, jobs)
         _join_tokens(kept)
     else:
-        with ThreadPoolExecutor(1) as thread:  # every token is kept, so they can be joined meanwhile
+        with ThreadPoolExecutor(1) as thread:  # every token is kept, so files can be joined in the background
             joined = thread.submit(_join_tokens, parts)
             kept = crew.map(_keep, jobs)
             joined.result()
@@ -125,7 +125,7 @@ def _keep(part: Part, first: int, assignment: Assignment, id_type: str, report: 
                 if not kept[run].all():
                     moved = True
                     data = np.frombuffer(data, np.uint8)[np.repeat(kept[run], lengths[run])].tobytes()
-                if moved:  # towards the start of the same file, over what was read
+                if moved:  # towards the start of the same file, overwriting what was read
                     out.seek(offset)
                     out.write(data)
                 result.residues += len(data)
@@ -186,7 +186,7 @@ def _append(source: BinaryIO, out: BinaryIO, size: int) -> None:
 
 
 def _make_room(head: Path, width: int, description: int, clustered: bool, summary: PrepareSummary) -> None:
-    """Raises OSError if the disk is too small for what is still to be written: HDF5 would crash on a full one.
+    """Raises OSError if the disk is too small for the remaining data, since HDF5 would crash on a full one.
 
     Args:
         head: the file to try; it is removed again.

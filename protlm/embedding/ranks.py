@@ -99,7 +99,7 @@ class Ranks:
         arguments = (model, fasta, per_protein, per_residue, options)
         try:
             if options.shard != (1, 1):
-                raise UserError("shard requires a single process; under torchrun each process has a shard of its own")
+                raise UserError("shard requires a single process; under torchrun each process computes its own shard")
             if str(fasta) == STDIN:
                 raise UserError("standard input cannot be read by several processes; name a file")
             targets = _missing(*arguments, overwrite)

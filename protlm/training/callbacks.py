@@ -1,4 +1,4 @@
-"""What happens around the steps: redrawing features, seeding dropout, progress, throughput, results, learning curve."""
+"""Callbacks: redrawing features, seeding dropout, progress, throughput, results, learning curve."""
 
 import json
 import time
