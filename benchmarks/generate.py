@@ -79,7 +79,7 @@ def whole(case: Case, threads: int) -> dict[str, float]:
     """Additional and total peak bytes, seconds, and the difference between recurrent and parallel logits."""
     torch.set_num_threads(threads)
     model = case.model()
-    list(generate(model, max_length=100, min_length=100))  # loads what is loaded once, so that it is not counted
+    list(generate(model, max_length=100, min_length=100))  # loads libraries, so that they are not counted
     kept, step = torch.ones(case.length, len(TOKENS)), model.step  # ones: allocates the memory now
 
     def recorded(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:

@@ -70,7 +70,7 @@ def redraw(model: Performer) -> None:
 def bare_step(
     model: Performer, optimizer: Optimizer, clip: float | None = 0.5, draws: bool = True
 ) -> Callable[[Batch], None]:
-    """A training step and nothing else; with `draws`, directions needed before every step are drawn."""
+    """A bare training step; with `draws`, directions needed before every step are drawn."""
 
     def step(batch: Batch) -> None:
         if draws:

@@ -6,7 +6,7 @@ from protlm.errors import UserError
 
 PACKAGE = Path(__file__).parent
 FOLDERS = (PACKAGE / "models", PACKAGE.parent / "models")
-"""Where model folders are looked for: inside an installed package, or beside the package in a checkout."""
+"""Folders searched for models: inside an installed package, or beside the package in a checkout."""
 CARD = "README.md"
 
 

@@ -87,7 +87,7 @@ class Breakdown:
         self.predicted += np.bincount(predicted, minlength=len(TOKENS))
 
     def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
-        """ "asked", the number of targets, and the metrics of `ResidueMetrics.beside` over cells (groups, 33) bool."""
+        """The number of targets ("asked") and the metrics of `ResidueMetrics.beside`, over cells (groups, 33) bool."""
         counts = np.where(part, self.scored, 0).sum(0)
         scored = int(counts.sum())
         accuracy = perplexity = math.nan

@@ -35,7 +35,7 @@ from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from yaml import YAMLError
 
 from protlm.errors import UserError
-from protlm.files import UnwritableError
+from protlm.files import UnwritableError, atomic_output
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
@@ -105,7 +105,7 @@ def train(config: DictConfig) -> float:
         "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
     }
     if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
-        options["enable_checkpointing"] = False  # otherwise Lightning adds one of its own, in the working directory
+        options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
     trainer = instantiate(config.trainer, **options)
     # last, so that missing data does not hide other errors
     data = instantiate(config.data, _convert_="all")
@@ -122,7 +122,8 @@ def train(config: DictConfig) -> float:
         overrides = list(hydra_config.overrides.task)
         about = describe_run(resolved, overrides, folder, fingerprints, resume, trainer.world_size)
         write_run(about, folder)
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        with atomic_output(folder / "config.yaml") as partial:
+            partial.write_text(OmegaConf.to_yaml(config, resolve=True))
         for logger in loggers:
             logger.log_hyperparams(about)
     try:
@@ -211,7 +212,7 @@ def job(config: DictConfig) -> float:
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
     folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     # in a multirun, an error ends only this job and is reported after the last one; otherwise it is reported here,
-    # before Hydra adds lines of its own
+    # before Hydra adds its own lines
     reporting = nullcontext() if multirun else errors_in_one_line()
     with reporting, lock_run_folder(folder, remove_unused=not multirun) if is_first() else nullcontext():
         return train(config)

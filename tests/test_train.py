@@ -317,7 +317,7 @@ def test_training_by_cluster(monkeypatch, capsys, tmp_path, corpus_path, without
     assert place[0] == 3  # 17 clusters make one batch
     assert "has no clusters" in refusal(capsys, *common, f"data.corpus=[{corpus_path},{without_clusters}]")
     message = refusal(capsys, *common, f"data.corpus={without_clusters}")
-    assert "more.h5: has no clusters; prepare it again with --clusters" in message
+    assert "more.h5: has no clusters; prepare it again with a cluster table" in message
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _start(run: Run, folder: Path, resume: bool, environment: dict[str, str]) ->
         command.append("ckpt_path=auto")
     print(f"{run.name}: {'resumes' if resume else 'starts'}", flush=True)
     with folder.with_suffix(".log").open("ab") as log:
-        # a session of its own, so that only `run_all` receives Ctrl-C and passes it on once
+        # a separate session, so that only `run_all` receives Ctrl-C and passes it on once
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 

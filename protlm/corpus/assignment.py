@@ -75,8 +75,9 @@ def assign(
         parts: in the order of their records.
         table: of clusters, from `read_table`, which is consumed; None without clusters.
         folder: for temporary columns.
-        rule, deduplicate: as in `prepare_corpus`.
-        summary: receives the counts of what was found.
+        rule: how splits are assigned.
+        deduplicate: keep the first record of each sequence.
+        summary: receives the counts.
     """
     if table is None and not rule.held_out and not deduplicate:
         return Assignment(rule, deduplicate, False)

@@ -62,8 +62,12 @@ def prepare_corpus(
     held_out = "\n".join(sorted(rule.held_out)).encode()
     with atomic_output(out) as partial, Workers(count, len(fastas)) as crew:
         folder = partial.parent
-        if rule.clusters and Path(rule.clusters).is_file():
-            next(read_clusters(Source(rule.clusters)), None)  # report a mistake in its first lines early
+        if (
+            rule.clusters
+            and Path(rule.clusters).is_file()  # not a pipe, which can be read only once
+            and next(read_clusters(Source(rule.clusters)), None) is None  # reports a mistake in its first lines, too
+        ):
+            raise UserError(f"{rule.clusters}: no clusters; expected lines of representative, tab, member")
         parts = read_parts(fastas, folder, selection, crew, progress)
         summary = PrepareSummary(Tally())
         for part in parts:

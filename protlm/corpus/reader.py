@@ -57,7 +57,7 @@ class Corpus:
         except UserError:
             raise
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: not a corpus, or damaged ({error}); prepare it again from the FASTA") from error
+            raise UserError(f"{path}: not a corpus, or damaged; prepare it again from the FASTA file") from error
 
     def _map(self) -> None:
         with h5py.File(self.path, "r") as file:

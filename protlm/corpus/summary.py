@@ -1,4 +1,4 @@
-"""What `prepare` did with the records, for a person to read."""
+"""The summary that `prepare` prints."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +9,10 @@ from protlm.sequence.tally import Tally
 
 @dataclass
 class PrepareSummary:
-    """What became of the records of a `prepare`."""
+    """The outcome of a `prepare`."""
 
     tally: Tally
-    """What was changed or left out."""
+    """Records changed or left out, by reason."""
     proteins: int = 0
     residues: int = 0
     proteins_by_split: dict[str, int] = field(default_factory=dict)

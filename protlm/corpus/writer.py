@@ -44,7 +44,10 @@ def write_corpus(
         folder: for temporary columns and the corpus.
         attributes: of the corpus, written as JSON.
         crew: selects the kept records of the parts.
-        summary: receives the counts of what was written.
+        summary: receives the counts of written records.
+
+    Returns:
+        The corpus.
     """
     id_type = f"S{max(part.longest_id for part in parts)}"
     firsts = np.cumsum([0, *(part.records for part in parts)]).tolist()
@@ -53,7 +56,7 @@ def write_corpus(
         kept: list[KeptPart] = crew.map(_keep, jobs)
         _join_tokens(kept)
     else:
-        with ThreadPoolExecutor(1) as thread:  # every token is kept, so they can be joined meanwhile
+        with ThreadPoolExecutor(1) as thread:  # every token is kept, so files can be joined in the background
             joined = thread.submit(_join_tokens, parts)
             kept = crew.map(_keep, jobs)
             joined.result()
@@ -121,7 +124,7 @@ def _keep(part: Part, first: int, assignment: Assignment, id_type: str, report: 
                 if not kept[run].all():
                     moved = True
                     data = np.frombuffer(data, np.uint8)[np.repeat(kept[run], lengths[run])].tobytes()
-                if moved:  # towards the start of the same file, over what was read
+                if moved:  # towards the start of the same file, overwriting what was read
                     out.seek(offset)
                     out.write(data)
                 result.residues += len(data)
@@ -182,7 +185,7 @@ def _append(source: BinaryIO, out: BinaryIO, size: int) -> None:
 
 
 def _make_room(head: Path, width: int, description: int, clustered: bool, summary: PrepareSummary) -> None:
-    """Raises OSError if the disk is too small for what is still to be written: HDF5 would crash on a full one.
+    """Raises OSError if the disk is too small for the remaining data, since HDF5 would crash on a full one.
 
     Tries it with the file `head`. `width` and `description` are the bytes of an identifier and of the attributes.
     """

@@ -149,7 +149,7 @@ def refusal(layout: str) -> Callable[[bytes], str | None]:
     """A function that says why a layout cannot hold a protein of a certain name; None if it can."""
 
     def of_dataset(name: bytes) -> str | None:
-        return "this cannot name a dataset in HDF5; rename the record" if name in (b".", b"..") else None
+        return "cannot be the name of an HDF5 dataset; rename the record" if name in (b".", b"..") else None
 
     def of_file(name: bytes) -> str | None:
         if len(name) + len(".pt") > _LONGEST_FILE:
@@ -171,7 +171,7 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
 
 @contextmanager
 def new_file(path: Path, description: dict[str, Any]) -> Iterator[h5py.File]:
-    """An HDF5 file that says what it was made from."""
+    """An HDF5 file with a record of what it was made from."""
     # insertion order is kept, and names are found fast among millions
     with h5py.File(path, "w", libver="latest", track_order=True) as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, "about": json.dumps(description)})

@@ -37,7 +37,7 @@ _BLOCK = 1 << 20  # bytes of standard input copied at a time
 
 
 class ResumableInterrupt(KeyboardInterrupt):
-    """Ctrl-C after part of the output was computed; the message says that the same command resumes."""
+    """Ctrl-C after part of the output was computed; the message says how to resume."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class _Job:
         if not any(partial.has_values for partial in self.partials):
             return ""
         done = f" ({self.done[0]:,} of {self.done[1]:,} residues done)" if self.done[0] else ""
-        return f"what was computed is kept, and the same command resumes{done}"
+        return f"computed results are kept; repeat the command to resume{done}"
 
     def _note(self, done: int, total: int) -> None:
         self.done = done, total

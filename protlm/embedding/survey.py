@@ -75,7 +75,7 @@ class Proteins:
 
 @dataclass
 class EmbedSummary:
-    """What `embed_fasta` did."""
+    """The outcome of `embed_fasta`."""
 
     proteins: int = 0
     """In the output."""

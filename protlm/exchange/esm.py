@@ -177,7 +177,7 @@ def _file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                if archive.testzip():  # torch.load does not look at the checksums
+                if archive.testzip():  # torch.load does not verify the checksums
                     raise zipfile.BadZipFile
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:

@@ -16,7 +16,7 @@ from protlm import __version__
 from protlm.checkpoint import CONFIG, new_folder, save
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.kinds import describe, implementation
+from protlm.performer.kinds import built_in_classes, describe, implementation
 from protlm.sequence.alphabet import INDEX, TOKENS
 
 PACKAGE = Path(__file__).parents[1]
@@ -78,12 +78,18 @@ def attention_source(config: PerformerConfig) -> Path | None:
     """The module of attention that another package defines; None for built-in attention.
 
     Raises:
+        UserError: for a class with the name of a built-in one.
         UserError: for a module that does not work alone: one that imports modules of its own package, or of protlm in
             another form than `from protlm.performer.MODULE import NAME`.
     """
     cls = implementation(config.kind)
     if cls.__module__.startswith("protlm."):
         return None
+    if cls.__name__ in built_in_classes():  # the folder names classes without their modules
+        raise UserError(
+            f"attention {cls.__module__}.{cls.__name__}: protlm has a class of this name, so it cannot be exported to "
+            "Hugging Face; rename the class"
+        )
     path = Path(inspect.getfile(cls))
     own = {cls.__module__.partition(".")[0], "protlm"}
     for node in ast.walk(ast.parse(IMPORT.sub("from torch import", path.read_text(encoding="utf-8")))):

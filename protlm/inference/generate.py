@@ -168,7 +168,7 @@ def draw(log_p: np.ndarray, uniform: np.ndarray, temperature: float, top_p: floa
         ranked = np.take_along_axis(p, order, 1)
         ranked[ranked.cumsum(1) - ranked >= top_p] = 0
         np.put_along_axis(p, order, ranked, 1)
-    # in the order of the alphabet, so that rounding of the logits hardly ever changes what is drawn
+    # in the order of the alphabet, so that rounding of the logits rarely changes the draw
     heights = p.cumsum(1)
     return (heights <= (uniform * heights[:, -1])[:, None]).sum(1)
 

@@ -88,7 +88,10 @@ def write_perplexities(
         progress: called with the number of residues done, and 0 for the unknown total.
 
     Returns:
-        Lines that say what was computed and what was changed.
+        Lines that report the results and the changes made to records.
+
+    Raises:
+        UserError: if a record cannot be read or there is none.
     """
     proteins = residues = without = done = 0
 

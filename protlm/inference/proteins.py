@@ -1,4 +1,4 @@
-"""The proteins that a user names: a FASTA file, standard input, or a sequence itself."""
+"""Input proteins: a FASTA file, standard input, or a sequence given directly."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from protlm.sequence.stream import STDIN
 
 
 def open_proteins(source: str, allow_nucleotides: bool = False, masked: bool = False) -> FastaFile | list[Record]:
-    """The proteins of a file or of standard input, or the one that `source` is.
+    """The proteins of a file or of standard input, or `source` itself as a sequence.
 
     Args:
         source: a FASTA file, "-" for standard input, or a sequence in one-letter code.

@@ -1,4 +1,4 @@
-"""What every kind of attention tells the model about itself."""
+"""The interface between a kind of attention and the model."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple

@@ -45,7 +45,8 @@ def kind_of(attention: str | Kind | FeatureMap) -> Kind:
         for group, base in ENTRY_POINTS.items():
             for entry in entry_points(group=group, name=attention):
                 return kind_of(_checked(attention, _loaded(attention, entry.module, entry.load), base)())
-    raise ValueError(f"attention {attention!r}: expected one of {', '.join(ATTENTION)}")
+    registered = (entry.name for group in ENTRY_POINTS for entry in entry_points(group=group))
+    raise ValueError(f"attention {attention!r}: expected one of {', '.join([*ATTENTION, *registered])}")
 
 
 def implementation(kind: Kind) -> type:
@@ -64,7 +65,7 @@ def describe(attention: str | Kind) -> str | dict[str, Any]:
         if known == attention:
             return name
     cls = implementation(attention)
-    name = cls.__name__ if _built_in().get(cls.__name__) is cls else _path(cls)
+    name = cls.__name__ if built_in_classes().get(cls.__name__) is cls else _path(cls)
     if isinstance(attention, Favor):
         return {"map": name, **asdict(attention.feature_map)}
     return {"kind": name, **asdict(attention)}
@@ -93,7 +94,8 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _built_in() -> dict[str, type]:
+def built_in_classes() -> dict[str, type]:
+    """Name -> class of the feature maps and kinds of protlm."""
     return {implementation(kind).__name__: implementation(kind) for kind in ATTENTION.values()}
 
 
@@ -104,7 +106,7 @@ def _derived(base: type) -> list[type]:
 
 def _class(name: Any, base: type) -> type:
     """The subclass of `base` of a description: built in, already imported, or to be imported."""
-    built_in = {known: cls for known, cls in _built_in().items() if issubclass(cls, base)}
+    built_in = {known: cls for known, cls in built_in_classes().items() if issubclass(cls, base)}
     known = {key: cls for cls in _derived(base) for key in (cls.__name__, _path(cls))} | built_in
     if name in known:
         return known[name]

@@ -28,7 +28,7 @@ from protlm.performer.features import decode
 CHUNK = 64
 """Positions whose pairwise products are computed in the causal case."""
 NAMESPACE = "protlm" if __package__ == "protlm.performer" else f"protlm_{__name__.encode().hex()}"
-"""Of the operators; a copy of this file, as in an exported model, has operators of its own."""
+"""Namespace of the operators; a copy of this file, as in an exported model, has a different one."""
 
 
 class Inputs(NamedTuple):

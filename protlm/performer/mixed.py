@@ -30,7 +30,7 @@ class MixedState(NamedTuple):
 class MixedAttention(nn.Module):
     """Sliding-window attention in the first `heads`, and another module like `FavorAttention` in the others.
 
-    A window is as sharp as softmax and linear in L; docs/decisions.md has what it gains. Arora et al. 2024, "Simple
+    A window is as sharp as softmax and linear in L; docs/decisions.md reports the gain. Arora et al. 2024, "Simple
     linear attention language models balance the recall-throughput tradeoff", alternate the two by layers.
     """
 

@@ -33,7 +33,7 @@ def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tenso
 def within_segments(
     attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, segments: Tensor
 ) -> Tensor:
-    """Any kind of attention, applied to each segment as a sequence of its own.
+    """Any kind of attention, applied to each segment as a separate sequence.
 
     Segments are gathered into batches of similar length (within a factor of two), padded, and scattered back.
 

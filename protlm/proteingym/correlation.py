@@ -63,7 +63,7 @@ def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def format_results(results: Sequence[Result]) -> str:
-    """A table of assays and averages, followed by what is missing."""
+    """A table of assays and averages, followed by notes on missing values."""
     names, rows = to_rows(results)
     cells = [
         [assay, selection, f"{int(variants):,}", *(f"{float(value):.3f}" if value else "-" for value in values)]

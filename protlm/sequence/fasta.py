@@ -155,7 +155,7 @@ class FastaFile:
         except _TooLongError as error:
             raise UserError(
                 f"{self.path}, record {number + 1}: longer than {_MAX_RECORD:,} characters; expected proteins, each "
-                "with a header line that begins with '>'"
+                "with a header line that starts with '>'"
             ) from error
         except DAMAGED as error:
             raise UserError(

@@ -79,7 +79,7 @@ class Source(io.RawIOBase):
         return self._hash.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Name, bytes and checksum of what was read, ready for JSON."""
+        """Name, bytes read and checksum, ready for JSON."""
         return {"name": self.name, "bytes": self.position, "xxh3_128": self.checksum}
 
     def readable(self) -> bool:

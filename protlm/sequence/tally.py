@@ -1,4 +1,4 @@
-"""Counts of what was changed or left out, reported once at the end."""
+"""Counts of changed and omitted records, reported once at the end."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What happens around the steps: redrawing features, seeding dropout, progress, throughput, results, learning curve."""
+"""Callbacks: redrawing features, seeding dropout, progress, throughput, results, learning curve."""
 
 import json
 import time
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from protlm.batching.batches import Batch
 from protlm.errors import UserError
+from protlm.files import atomic_output
 from protlm.metrics import format_results
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
@@ -162,7 +163,8 @@ class Results(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # not in on_test_end, so that the table follows the progress bar
         if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
-            self.path.write_text(json.dumps(pl_module.results, indent=2) + "\n")
+            with atomic_output(self.path) as partial:
+                partial.write_text(json.dumps(pl_module.results, indent=2) + "\n")
             print(format_results(pl_module.results))
 
 

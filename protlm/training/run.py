@@ -29,7 +29,7 @@ except ImportError:  # Windows
 
 FILES = ("run.json", "config.yaml", "results.json", "learning_curve.png")
 OUTPUTS = ("checkpoints", "metrics", "tensorboard", "wandb", *FILES)
-"""What a run writes into its folder."""
+"""Files and folders that a run writes."""
 RECORD = "run.json"
 LOCK = ".run.lock"
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "h5py", "biopython")

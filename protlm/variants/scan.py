@@ -1,4 +1,4 @@
-"""The variants that a user wants scored: of one protein or several, from a table, a list, or all substitutions."""
+"""Variants to score: of one protein or several, from a table, a list, or all substitutions."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -86,7 +86,7 @@ class Scan:
             heat_map(partial, matrix_of(variants, scores), variants.sequence, label, diverging=True)
 
     def describe(self, scores: np.ndarray) -> list[str]:
-        """Lines that say what was scored, with Spearman's correlation if there are measurements."""
+        """Lines that report the number of scores, with Spearman's correlation if there are measurements."""
         lines = [f"{counted(len(scores), 'variant')} of {counted(len(self.groups), 'protein')}", *self.notes]
         if self.measured is not None and np.isfinite(value := spearman(scores, self.measured)):
             known = int(np.isfinite(self.measured).sum())

@@ -17,7 +17,7 @@ log p(y_i | y with i masked) (Salazar et al. 2020): L passes per variant.
 log p(y_i | y_1 ... y_(i-1)) over all residues and the end.
 
 Probabilities are over the whole vocabulary; marginals would be the same over the twenty amino acids alone. Proteins
-are never split, however long they are.
+of any length are computed whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -147,7 +147,7 @@ def test_small_clusters_are_left_out(corpora, by: str) -> None:
     assert draws.size == (len(large) if by == "cluster" else sum(len(clusters[number]) for number in large))
     assert len(set(drawn)) == draws.size
     assert Draws(Corpora(corpora[:2]), "train", 0, by=by, min_cluster_size=1000).size == 0
-    with pytest.raises(UserError, match="has no clusters; prepare it again with --clusters"):
+    with pytest.raises(UserError, match="has no clusters; prepare it again with a cluster table"):
         Draws(Corpora(corpora), "train", 0, by=by, min_cluster_size=2)
     for odd in (0, 1.5, "2", [1, 0], [1, "2"], None):
         with pytest.raises(UserError, match="min_cluster_size .*: expected an integer of at least 1"):
@@ -253,7 +253,7 @@ def test_the_share_of_a_corpus_without_the_split_goes_to_the_others(corpora) -> 
 
 
 def test_missing_clusters_and_unknown_units_are_refused(corpora) -> None:
-    with pytest.raises(UserError, match=r"2\.h5: has no clusters; prepare it again with --clusters"):
+    with pytest.raises(UserError, match=r"2\.h5: has no clusters; prepare it again with a cluster table"):
         Draws(Corpora(corpora), "train", 0, by="cluster")
     with pytest.raises(UserError, match="'family': expected one of protein, cluster"):
         Draws(Corpora(corpora), "train", 0, by="family")

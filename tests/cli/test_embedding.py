@@ -132,7 +132,7 @@ def test_standard_input_is_like_a_file_and_is_resumed(
         if next(calls):
             raise KeyboardInterrupt
 
-    with standard_input(fasta), pytest.raises(KeyboardInterrupt, match="what was computed is kept"):
+    with standard_input(fasta), pytest.raises(KeyboardInterrupt, match="computed results are kept"):
         embed_fasta(load("model"), "-", "out.h5", progress=stop, token_budget=300)
     with standard_input(fasta):
         assert embed_fasta(load("model"), "-", "out.h5").resumed > 0
@@ -149,7 +149,7 @@ def test_standard_input_is_like_a_file_and_is_resumed(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "message"),
-    [(signal.SIGINT, 130, "stopped; what was computed is kept"), (signal.SIGTERM, 143, "")],
+    [(signal.SIGINT, 130, "stopped; computed results are kept"), (signal.SIGTERM, 143, "")],
 )
 def test_a_run_stopped_by_a_signal_is_resumed_by_the_same_command(
     protlm, write_fasta, tmp_path: Path, number: signal.Signals, code: int, message: str

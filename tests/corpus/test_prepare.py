@@ -714,3 +714,10 @@ def test_no_file_stays_open(tmp_path: Path, sample: Path) -> None:
     with pytest.raises(UserError):
         prepare_corpus([sample, table], tmp_path / "c.h5")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_empty_cluster_table_is_refused(sample: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.tsv").touch()
+    with pytest.raises(UserError, match=r"empty\.tsv: no clusters"):
+        prepare_corpus([sample], tmp_path / "corpus.h5", SplitRule(clusters=tmp_path / "empty.tsv"))
+    assert not (tmp_path / "corpus.h5").exists()

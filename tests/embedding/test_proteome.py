@@ -231,7 +231,7 @@ def test_a_stopped_run_is_resumed_with_the_same_result(
             embed_fasta(tiny_model, fasta, *parts, options, 200, progress=stop_after(calls, error))
         if error is KeyboardInterrupt:
             assert isinstance(stopped.value, ResumableInterrupt)
-            assert "the same command resumes" in str(stopped.value)
+            assert "repeat the command to resume" in str(stopped.value)
         assert not parts[0].exists()
         assert (tmp_path / ".parts-p.partial").is_dir()
     summary = embed_fasta(tiny_model, fasta, *parts, options, 200, progress=lambda *at: done.append(at))
@@ -388,7 +388,7 @@ def test_a_file_not_written_by_protlm_is_refused(tiny_model: Performer, fasta: P
     ("records", "match"),
     [
         ([("a", "MKT"), ("sp|b|X_Y", "MK"), ("c", "M"), ("b", "MKV")], "duplicate identifier 'b' .records 2 and 4"),
-        ([("a", "MKT"), (".", "MK")], "cannot name a dataset"),
+        ([("a", "MKT"), (".", "MK")], "cannot be the name of an HDF5 dataset"),
         ([("a", "MKT"), ("b", "M1")], r"record 2 \(b\), line 4"),
         ([("a", "ACGT" * 20)], "nucleotides"),
         ([("a", "*")], "no record has a sequence"),

@@ -318,3 +318,16 @@ def test_a_module_with_imports_outside_the_folder_is_refused(line: str, tmp_path
     with pytest.raises(UserError, match=r"more_attention\.py, line 6: imports .*, so it cannot be exported"):
         export_huggingface(Performer(config), tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_class_named_like_a_built_in_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder names classes without modules, so protlm's own class would be loaded in its place."""
+    (tmp_path / "own_window.py").write_text(
+        "from protlm.performer.baselines import Exact\n\nclass Window(Exact):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_window", raising=False)
+    config = PerformerConfig(33, PAD, attention=importlib.import_module("own_window").Window())
+    with pytest.raises(UserError, match=r"attention own_window\.Window: protlm has a class of this name"):
+        export_huggingface(Performer(config), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

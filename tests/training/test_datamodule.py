@@ -146,7 +146,7 @@ def test_training_by_cluster_takes_one_protein_of_each(kind, corpus_path: Path, 
     clusters = corpus.clusters[draws(0, 0, draws.size)[1]]
     assert sorted(clusters.tolist()) == sorted(set(corpus.clusters[corpus.members("train")].tolist()))
     assert data.val_dataloader()[0].dataset.draws.size == len(corpus.members("valid"))
-    with pytest.raises(UserError, match=r"large\.h5: has no clusters; prepare it again with --clusters"):
+    with pytest.raises(UserError, match=r"large\.h5: has no clusters; prepare it again with a cluster table"):
         kind(**options(two, sample_by="cluster")).train_dataloader()
     with pytest.raises(UserError, match="sample_by 'family': expected one of protein, cluster"):
         kind(**options(two, sample_by="family")).train_dataloader()
