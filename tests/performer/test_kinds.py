@@ -182,8 +182,8 @@ def test_entry_points_register_names(module: str, monkeypatch: pytest.MonkeyPatc
         "absent": EntryPoint("absent", "protlm_absent:Mine", "protlm.attention"),
     }
 
-    def entry_points(group: str, name: str) -> list[EntryPoint]:
-        return [entry for entry in registered.values() if (entry.group, entry.name) == (group, name)]
+    def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
+        return [entry for entry in registered.values() if entry.group == group and name in (None, entry.name)]
 
     monkeypatch.setattr("protlm.performer.kinds.entry_points", entry_points)
     config = PerformerConfig(33, 1, attention="cubed")
