@@ -1,7 +1,8 @@
 """Atomic output: a file or folder appears under its name only once it is complete.
 
-Everything that protlm writes goes through `atomic_output`. Whatever happens in the meantime (an error, a kill, a full
-disk), the previous file stays as it was, and no half-written file ever has the final name.
+Tables, corpora, models, checkpoints and results go through `atomic_output`; pictures of training and logs, which are
+redrawn or appended to, do not. Whatever happens in the meantime (an error, a kill, a full disk), the previous file
+stays as it was, and no half-written file ever has the final name.
 """
 
 import os
@@ -41,7 +42,7 @@ def atomic_output(target: Path) -> Iterator[Path]:
     """A path at which to write a file or folder; it is renamed to `target` when the block ends without an error.
 
     The path is in a folder `.NAME.partial` beside `target`. The folder may hold other temporary files as well; it is
-    removed at the end. If a killed process left it behind, the next one empties it.
+    removed at the end. A folder left by a killed process is emptied by the next one.
 
     Args:
         target: an existing file of this name is replaced, and a folder by a folder.
