@@ -29,6 +29,7 @@ CHUNK = 64
 """Positions whose pairwise products are computed in the causal case."""
 NAMESPACE = "protlm" if __package__ == "protlm.performer" else f"protlm_{__name__.encode().hex()}"
 """Namespace of the operators; a copy of this file, as in an exported model, has a different one."""
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 class Inputs(NamedTuple):
@@ -186,13 +187,20 @@ def _attention_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
 def _operator(name: str, function: Any, fake: Any, schema: str, shared: tuple[int, ...]) -> Any:
     """Registers an operator. Under vmap, one more batch dimension becomes part of the batch.
 
+    This is what `torch.library.custom_op` does, less its wrapper that keeps torch.compile out of the function: at the
+    first call that imports torch._dynamo, which takes seconds that a command without torch.compile can save.
+
     Args:
-        name, function, schema: as in `torch.library.custom_op`.
+        name, schema: as in `torch.library.define`.
+        function: computes the results on every device; never called by torch.compile.
         fake: returns empty results of the same shapes.
         shared: indices of the arguments that are directions.
     """
-    operator: Any = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
-    operator.register_fake(fake)
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.define(qualified, schema, lib=_LIBRARY, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(qualified, "CompositeExplicitAutograd", function, lib=_LIBRARY)
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    operator: Any = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         if any(in_dims[i] is not None for i in shared):
@@ -208,7 +216,7 @@ def _operator(name: str, function: Any, fake: Any, schema: str, shared: tuple[in
         results = operator(*(fold(i, x) for i, x in enumerate(arguments)))
         return tuple(x.unflatten(0, (info.batch_size, -1)) for x in results), (0,) * len(results)
 
-    operator.register_vmap(rule)
+    torch.library.register_vmap(qualified, rule, lib=_LIBRARY)
     return operator
 
 
