@@ -119,11 +119,11 @@ def spearman(scores: np.ndarray, measured: np.ndarray) -> float:
     return float(np.asarray(spearmanr(scores, measured)[0]))
 
 
-def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
+def format_metrics(results: Mapping[str, Mapping[str, float]]) -> str:
     """A table of split -> metrics, those of `ResidueMetrics.beside`.
 
     >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}
-    >>> print(format_results({"test": row}))
+    >>> print(format_metrics({"test": row}))
     split  accuracy  unigram  perplexity  unigram
     test     20.0 %   10.0 %       12.00    18.00
     """

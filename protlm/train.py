@@ -40,7 +40,7 @@ from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
 from protlm.training.loggers import RunLogger
-from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_table
+from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_jobs
 from protlm.training.run import (
     check_options,
     describe_run,
@@ -175,7 +175,7 @@ class MultirunTable(Callback):
         """Writes and prints the table if a multirun has started."""
         folder, cls._pending = cls._pending, None
         if folder and is_first() and (jobs := read_jobs(folder)):
-            write_table(jobs, folder / TABLE)
+            write_jobs(jobs, folder / TABLE)
             print(f"{format_jobs(jobs)}\ntable written to {folder / TABLE}", flush=True)
 
 

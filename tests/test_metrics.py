@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from protlm.corpus.reader import Unigram
-from protlm.metrics import Breakdown, ResidueMetrics, format_results
+from protlm.metrics import Breakdown, ResidueMetrics, format_metrics
 from protlm.sequence.alphabet import SCORED
 
 
@@ -159,7 +159,7 @@ def test_a_breakdown_does_not_depend_on_the_batches(batches: int) -> None:
 
 def test_the_table_has_a_line_for_each_split() -> None:
     row = {"accuracy": 0.25, "unigram_accuracy": 0.0901, "perplexity": 9.5, "unigram_perplexity": 18.125}
-    _header, test, ood = format_results({"test": row, "ood": dict.fromkeys(row, math.nan)}).splitlines()
+    _header, test, ood = format_metrics({"test": row, "ood": dict.fromkeys(row, math.nan)}).splitlines()
     assert test.split() == ["test", "25.0", "%", "9.0", "%", "9.50", "18.12"]
     assert ood.split() == ["ood", "nan", "%", "nan", "%", "nan", "nan"]
     assert len(test) == len(ood)

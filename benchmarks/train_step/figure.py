@@ -86,7 +86,7 @@ def measure(options: argparse.Namespace, path: Path) -> None:
         raise UserError(f"--attention: {', '.join(options.attention)} is only defined for bidirectional models")
     check(sizes, kinds, allowed)
     check_outputs(path, options.largest, picture=options.figure)
-    rows, largest = (read_table(table, setting) for table in (path, options.largest))
+    rows, largest = (earlier_rows(table, setting) for table in (path, options.largest))
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {sizes.layers} layers, {sizes.heads} "
         f"heads, d={sizes.width}, feed-forward {sizes.feed_forward:,}, M={sizes.features}, batch 1",
@@ -160,7 +160,7 @@ def check(sizes: Sizes, kinds: Mapping[str, Iterable[str]], allowed: int) -> Non
         )
 
 
-def read_table(path: Path, setting: Row) -> list[Row]:
+def earlier_rows(path: Path, setting: Row) -> list[Row]:
     """Rows of an earlier run, as text; none without the file.
 
     Raises:

@@ -96,7 +96,7 @@ def evaluate(
     from protlm.files import atomic_output
     from protlm.inference.evaluate import evaluate as measure
     from protlm.inference.evaluate import format_details, to_json
-    from protlm.metrics import format_results
+    from protlm.metrics import format_metrics
 
     if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), named(model).resolve())):
         raise UserError(
@@ -111,6 +111,6 @@ def evaluate(
             results = measure(network, opened, split or (), **options, progress=report)
         if partial:
             partial.write_text(to_json(results, network, named(model), opened, options))
-    print(format_results(results))
+    print(format_metrics(results))
     if details:
         print("", format_details(results), sep="\n")

@@ -135,7 +135,7 @@ def proteingym(
     from protlm.inference.engine import Computer
     from protlm.proteingym.assays import Published, find_assays, split_columns
     from protlm.proteingym.benchmark import benchmark
-    from protlm.proteingym.correlation import format_results, to_rows
+    from protlm.proteingym.correlation import format_correlations, to_rows
     from protlm.tables import write_table
 
     if columns is not None and published is None:
@@ -152,7 +152,7 @@ def proteingym(
         results = list(benchmark(computer, assays, method, scores, figures, msa, report))
     if output:
         write_table(output, *to_rows(results))
-    print(format_results(results))
+    print(format_correlations(results))
     if assays.missing:
         say(f"{counted(assays.missing, 'assay')} of the reference table without a file in {folder}")
     if foreign := [name for name in assays.foreign if not (output and (folder / name).resolve() == output.resolve())]:

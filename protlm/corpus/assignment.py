@@ -23,7 +23,7 @@ ROWS = 1 << 16
 _TABLE_ROW = 8  # minimum bytes of a row in a compressed cluster table
 
 
-def read_table(path: str | Path, folder: Path, records: int) -> tuple[Partitions, dict[str, Any]]:
+def cluster_partitions(path: str | Path, folder: Path, records: int) -> tuple[Partitions, dict[str, Any]]:
     """Reads a cluster table, to be joined with `records` records, into partitions in a folder.
 
     Returns hashes (member high, low, representative high, low), and the table's name, size and checksum.
@@ -73,7 +73,7 @@ def assign(
 
     Args:
         parts: in the order of their records.
-        table: of clusters, from `read_table`, which is consumed; None without clusters.
+        table: of clusters, from `cluster_partitions`, which is consumed; None without clusters.
         folder: for temporary columns.
         rule: how splits are assigned.
         deduplicate: keep the first record of each sequence.

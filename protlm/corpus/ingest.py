@@ -12,6 +12,7 @@ from protlm.corpus.external_sort import Column
 from protlm.corpus.splits import digests
 from protlm.corpus.workers import Workers
 from protlm.errors import UserError
+from protlm.progress import Progress
 from protlm.sequence.alphabet import STANDARD, TOKENS, count_tokens
 from protlm.sequence.fasta import Chunk, FastaFile
 from protlm.sequence.tally import Tally
@@ -23,7 +24,6 @@ NONSTANDARD = ("keep", "drop")
 _STANDARD = np.isin(np.array(TOKENS), list(STANDARD))
 _BUFFER = 1 << 21  # tokens counted and written at a time
 _REPORT = 0.1  # seconds between two reports of progress
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
-from protlm.corpus.assignment import assign, read_table
-from protlm.corpus.ingest import Progress, Selection, read_parts
+from protlm.corpus.assignment import assign, cluster_partitions
+from protlm.corpus.ingest import Selection, read_parts
 from protlm.corpus.splits import SplitRule, read_clusters
 from protlm.corpus.summary import PrepareSummary
 from protlm.corpus.workers import Workers
 from protlm.corpus.writer import write_corpus
 from protlm.errors import UserError
 from protlm.files import atomic_output
+from protlm.progress import Progress
 from protlm.sequence.stream import STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
@@ -77,7 +78,7 @@ def prepare_corpus(
             raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected at least one protein")
         table, described = None, None
         if rule.clusters:
-            table, described = read_table(rule.clusters, folder, sum(part.records for part in parts))
+            table, described = cluster_partitions(rule.clusters, folder, sum(part.records for part in parts))
         attributes = {
             "sources": [source for part in parts for source in part.sources],
             "changes": summary.tally.to_dict(),

@@ -21,9 +21,8 @@ from protlm.embedding.layouts import (
 )
 from protlm.errors import UserError
 from protlm.files import atomic_output
-from protlm.inference.probabilities import summed
+from protlm.progress import Progress, summed
 
-Progress = Callable[[int, int], None]
 Count = Callable[[int], None]
 _COUNTS = ("proteins", "residues", "copied", "renamed")
 _BLOCK = 1 << 24  # bytes copied at a time

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +26,13 @@ from protlm.errors import UserError
 from protlm.files import UnwritableError
 from protlm.inference.engine import PRECISIONS, Computer, check_length
 from protlm.performer import Performer
+from protlm.progress import Progress
 from protlm.sequence.fasta import IDENTIFIERS, FastaFile
 from protlm.sequence.stream import STDIN, Source, read_through
 
 DTYPES = ("float16", "float32")
 DUPLICATES = ("error", "suffix", "first")
 
-Progress = Callable[[int, int], None]
 _BLOCK = 1 << 20  # bytes of standard input copied at a time
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +18,9 @@ from protlm.embedding.proteome import EmbedOptions, described, embed_fasta
 from protlm.embedding.survey import EmbedSummary
 from protlm.errors import UserError
 from protlm.performer import Performer
+from protlm.progress import Progress
 from protlm.sequence.stream import STDIN, read_through
 
-Progress = Callable[[int, int], None]
 _PATIENCE = timedelta(minutes=10)
 _SUMMED = ("proteins", "residues", "computed", "resumed", "copied", "renamed", "beyond_positions")
 _POLL = 0.2  # seconds between two checks for other ranks

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_BUDGET = 16_384
 """Default for the maximum number of tokens in a batch, including padding."""
-WINDOW = 1 << 18
+WINDOW_RESIDUES = 1 << 18
 """Number of residues in a window: consecutive sequences that are sorted by length together."""
 _MOST = 4_096  # sequences in a window
 _SPREAD = 0.06  # a row shorter than the longest of its batch by more than this share starts a new batch,
@@ -56,7 +56,7 @@ def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[
     for item in items:
         window.append(item)
         size += residues(item)
-        if size >= WINDOW or len(window) == _MOST:
+        if size >= WINDOW_RESIDUES or len(window) == _MOST:
             yield window
             window, size = [], 0
     if window:

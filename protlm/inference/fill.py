@@ -12,9 +12,10 @@ from torch import Tensor
 
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, framed, windows
-from protlm.inference.probabilities import Progress, check_bidirectional, log_softmax, masked, of_residues
+from protlm.inference.probabilities import check_bidirectional, log_softmax, masked, of_residues
 from protlm.inference.probabilities import one_pass as log_p_of_one_pass
 from protlm.performer import Performer
+from protlm.progress import Advance
 from protlm.sequence.alphabet import LETTERS, MASK, STANDARD, TOKENS, encode_with_special
 
 _MASK = TOKENS[MASK]
@@ -74,7 +75,7 @@ def probabilities(
 
 
 def position_probabilities(
-    computer: Computer, tokens: np.ndarray, one_pass: bool = False, progress: Progress | None = None
+    computer: Computer, tokens: np.ndarray, one_pass: bool = False, progress: Advance | None = None
 ) -> np.ndarray:
     """As `probabilities`, for tokens (L,) uint8; `progress` is called with the number of positions just done."""
     _check_model(computer.model)

@@ -17,8 +17,9 @@ import numpy as np
 from protlm.batching.masking import Masking
 from protlm.errors import UserError, counted
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, encoded, windows
-from protlm.inference.probabilities import Progress, causal_own, masked_own, unmasked_own
+from protlm.inference.probabilities import causal_own, masked_own, unmasked_own
 from protlm.performer import Performer
+from protlm.progress import Advance
 from protlm.sequence.alphabet import IS_STANDARD
 from protlm.sequence.fasta import FastaFile, Record
 from protlm.tables import text_output
@@ -52,7 +53,7 @@ def perplexities(
     proteins: Sequence[np.ndarray],
     exact: bool = True,
     masking: Masking | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> np.ndarray:
     """As `pseudo_perplexity`, for proteins given as tokens (L_i,) uint8; `progress` counts masked residues."""
     if computer.model.config.causal:

@@ -22,9 +22,9 @@ from protlm.inference.fill import (
     position_probabilities,
     predict_proteins,
 )
-from protlm.inference.probabilities import summed
 from protlm.plots.positions import check_picture, heat_map
 from protlm.plots.positions import logo as sequence_logo
+from protlm.progress import summed
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, decode
 from protlm.sequence.fasta import FastaFile, Record
 from protlm.tables import text_output

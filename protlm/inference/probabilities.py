@@ -4,7 +4,7 @@ Legend: L residues of a protein x, x_i its residue i; "x with i masked" is x wit
 logarithms are natural, and probabilities are over the whole vocabulary of 33 tokens unless stated otherwise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -13,23 +13,8 @@ from protlm.batching.masking import Masking
 from protlm.errors import UserError
 from protlm.inference.engine import Computer, framed
 from protlm.performer import Performer
+from protlm.progress import Advance
 from protlm.sequence.alphabet import IS_STANDARD, MASK, STANDARD, STANDARD_TOKENS
-
-Progress = Callable[[int], None]
-"""Called after each batch with the number of its rows."""
-
-
-def summed(report: Callable[[int, int], None] | None, total: int = 0) -> Progress:
-    """A `Progress` that reports the number of rows so far, and their total; 0 is unknown."""
-    done = 0
-
-    def add(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if report:
-            report(done, total)
-
-    return add
 
 
 def log_softmax(logits: Tensor) -> np.ndarray:
@@ -58,7 +43,7 @@ def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
 
 
 def masked(
-    computer: Computer, tokens: np.ndarray, positions: np.ndarray | None = None, progress: Progress | None = None
+    computer: Computer, tokens: np.ndarray, positions: np.ndarray | None = None, progress: Advance | None = None
 ) -> np.ndarray:
     """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position (n,), by default all."""
     positions = np.arange(len(tokens)) if positions is None else positions
@@ -68,7 +53,7 @@ def masked(
     return result
 
 
-def masked_own(computer: Computer, proteins: Sequence[np.ndarray], report: Progress | None = None) -> list[np.ndarray]:
+def masked_own(computer: Computer, proteins: Sequence[np.ndarray], report: Advance | None = None) -> list[np.ndarray]:
     """log p(x_i | x with i masked) of each residue, (L,) float64 per protein; NaN where x_i is not one of the twenty.
 
     All positions of all proteins are batched together.
@@ -121,7 +106,7 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
     return result
 
 
-def causal_own(computer: Computer, proteins: Sequence[np.ndarray], report: Progress | None = None) -> list[np.ndarray]:
+def causal_own(computer: Computer, proteins: Sequence[np.ndarray], report: Advance | None = None) -> list[np.ndarray]:
     """log p(x_i | x_1 ... x_(i-1)) of each residue and of `<eos>`, (L + 1,) float64 per protein, of a causal model."""
 
     def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
@@ -141,7 +126,7 @@ def _masked_one_by_one(
     proteins: Sequence[np.ndarray],
     which: np.ndarray,
     positions: np.ndarray,
-    progress: Progress | None,
+    progress: Advance | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches of (indices, log p (batch, 33)) for n rows: protein which[k] with positions[k] masked."""
     model = computer.model

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from protlm.performer.estimator import precision, without_autocast
-from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode, named
+from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode_map, named
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.projection import draw_directions, whole_number
@@ -111,7 +111,7 @@ class FavorAttention(nn.Module):
             self.feature_map, self.function = Generalised(), kernel
         else:
             raise ValueError(f"kernel {kernel!r}: expected a name, a FeatureMap or a function")
-        self._encoded = encode(Computed() if self.function else self.feature_map)
+        self._encoded = encode_map(Computed() if self.function else self.feature_map)
         self.head_dim, self.causal = head_dim, causal
         self._drawn = (directions, self.feature_map.norms or norms, num_features, head_dim)
         self._key = (seed, layer)

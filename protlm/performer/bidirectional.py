@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from protlm.performer.estimator import Keys, Results, extended, finite, nonzero, rows, upstream_gradient, write
+from protlm.performer.estimator import Keys, Outputs, extended, finite, nonzero, rows, upstream_gradient, write
 
 GROWTH = 2.0**60  # by which sums may outgrow a guessed shift; float32 reaches 2^127
 SAMPLE = 64  # keys that the guess is based on
 
 
 def bidirectional(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1); returns shift and sums over the keys, see `Results`."""
+    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1); returns shift and sums over the keys, see `Outputs`."""
     estimator = keys.estimator
     shift, sums = _reduced(keys, _blocks(q, block))
     for start, stop in _blocks(q, block):
@@ -35,7 +35,7 @@ def bidirectional(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int) 
 
 
 def bidirectional_backward(
-    keys: Keys, q: Tensor, results: Results, grad: Tensor, gradients: Sequence[Tensor], block: int
+    keys: Keys, q: Tensor, results: Outputs, grad: Tensor, gradients: Sequence[Tensor], block: int
 ) -> None:
     """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `results.out`."""
     estimator = keys.estimator

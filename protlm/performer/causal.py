@@ -23,7 +23,7 @@ from torch import Tensor
 from protlm.performer.estimator import (
     Estimator,
     Keys,
-    Results,
+    Outputs,
     extended,
     nonzero,
     rows,
@@ -177,7 +177,7 @@ def _beginning(keys: Keys) -> Past:
 
 
 def causal(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1); returns shift and sums over all keys, see `Results`."""
+    """Fills `out` (B, H, L, e) and `norm` (B, H, L, 1); returns shift and sums over all keys, see `Outputs`."""
     current: KeyBlock | None = None
     for current in key_blocks(keys, q, block, chunk):
         start, stop = current.start, current.stop
@@ -192,7 +192,7 @@ def causal(keys: Keys, q: Tensor, out: Tensor, norm: Tensor, block: int, chunk: 
 
 
 def causal_backward(
-    keys: Keys, q: Tensor, results: Results, grad: Tensor, gradients: Sequence[Tensor], block: int, chunk: int
+    keys: Keys, q: Tensor, results: Outputs, grad: Tensor, gradients: Sequence[Tensor], block: int, chunk: int
 ) -> None:
     """Fills the gradients of q, k and v (shaped as these) from `grad` (B, H, L, e), the gradient of `results.out`.
 
@@ -232,7 +232,7 @@ def causal_backward(
         write(grad_k, start, stop, estimator.keys_backward(*block_keys, grad_features))
 
 
-def _upstream(block: KeyBlock, q: Tensor, results: Results, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _upstream(block: KeyBlock, q: Tensor, results: Outputs, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features and p of the queries, and the gradient (n, T, e + 1) of numerator and denominator."""
     start, stop, estimator, dtype = block.start, block.stop, block.estimator, block.features.dtype
     upstream, drift, scale = upstream_gradient(results, grad, start, stop, dtype)

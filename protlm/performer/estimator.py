@@ -39,7 +39,7 @@ def precision(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
-class Results(NamedTuple):
+class Outputs(NamedTuple):
     """What a forward pass returns and a backward pass needs."""
 
     out: Tensor
@@ -286,7 +286,7 @@ class Keys:
 
 
 def upstream_gradient(
-    results: Results, grad: Tensor, start: int, stop: int, dtype: torch.dtype
+    results: Outputs, grad: Tensor, start: int, stop: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of a block: the gradient of `out` (n, T, e), its inner product with `out` (n, T, 1), and `norm` (n, T, 1)."""
     upstream = rows(grad, start, stop, dtype)

@@ -231,7 +231,7 @@ FEATURE_MAPS: dict[str, FeatureMap] = {
 
 
 _DECODED: dict[str, FeatureMap] = {}
-"""Texts that `encode` has returned in this process."""
+"""Texts that `encode_map` has returned in this process."""
 
 
 def named(name: str) -> FeatureMap:
@@ -241,7 +241,7 @@ def named(name: str) -> FeatureMap:
     return FEATURE_MAPS[name]
 
 
-def encode(feature_map: FeatureMap) -> str:
+def encode_map(feature_map: FeatureMap) -> str:
     """A map as a string, the only form in which PyTorch operators can take it."""
     cls = type(feature_map)
     text = json.dumps([cls.__module__, cls.__qualname__, asdict(feature_map)])
@@ -249,8 +249,8 @@ def encode(feature_map: FeatureMap) -> str:
     return text
 
 
-def decode(text: str) -> FeatureMap:
-    """The reverse of `encode`; imports the class if another process has encoded it."""
+def decode_map(text: str) -> FeatureMap:
+    """The reverse of `encode_map`; imports the class if another process has encoded it."""
     if text not in _DECODED:
         module, name, fields = json.loads(text)
         _DECODED[text] = attrgetter(name)(import_module(module))(**fields)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from protlm.performer.bidirectional import bidirectional, bidirectional_backward
 from protlm.performer.causal import causal, causal_backward
-from protlm.performer.estimator import Estimator, Keys, Results, Scratch, precision, widest, without_autocast
-from protlm.performer.features import decode
+from protlm.performer.estimator import Estimator, Keys, Outputs, Scratch, precision, widest, without_autocast
+from protlm.performer.features import decode_map
 
 CHUNK = 64
 """Positions whose pairwise products are computed in the causal case."""
@@ -54,7 +54,7 @@ class Options(NamedTuple):
     """What else determines the result of one call.
 
     Args:
-        feature_map: the map, as a string from `features.encode`.
+        feature_map: the map, as a string from `features.encode_map`.
         scale: what q and k are multiplied by, usually d^(-1/4).
         causal: position t sees positions up to t only.
         chunk: positions whose pairwise products are computed in the causal case.
@@ -125,7 +125,7 @@ def _estimator(inputs: Inputs, options: Options) -> Estimator:
     dtype = precision(q, k, v)
     weight, bias = (x if x is None else x.to(dtype) for x in (weight, bias))
     scratch = Scratch(q.new_empty(0, dtype=dtype))
-    estimator = Estimator(decode(options.feature_map), weight, bias, options.scale, scratch, options.causal)
+    estimator = Estimator(decode_map(options.feature_map), weight, bias, options.scale, scratch, options.causal)
     if not options.causal:  # causal attention decides this for each block
         large = estimator.too_large(q, k, None if key_mask is None else key_mask[:, None, :, None])
         if large is not None and bool(large.any()):
@@ -133,12 +133,12 @@ def _estimator(inputs: Inputs, options: Options) -> Estimator:
     return estimator
 
 
-def _outputs(*arguments: Any) -> Results:
+def _outputs(*arguments: Any) -> Outputs:
     """Empty results of `_attention`."""
     (q, k, v, _, weight, _), options = Inputs(*arguments[:_FIRST]), Options(*arguments[_LAST:])
-    (batch, heads, length, width), chosen = q.shape, decode(options.feature_map)
+    (batch, heads, length, width), chosen = q.shape, decode_map(options.feature_map)
     features = Estimator(chosen, weight, None, options.scale, Scratch(q)).count(width)
-    return Results(
+    return Outputs(
         _like(v, v.shape[-1]),
         q.new_empty(batch, heads, length, 1, dtype=widest(q)),
         q.new_empty(batch, heads, 1, features if chosen.log else 1, dtype=widest(q)),
@@ -170,13 +170,13 @@ def _gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[
 
 def _attention_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, options = Inputs(*arguments[:_FIRST]), Options(*arguments[_LAST:])
-    results, gradients = Results(*arguments[_FIRST:_LAST]), _gradients(grad, *inputs)
+    results, gradients = Outputs(*arguments[_FIRST:_LAST]), _gradients(grad, *inputs)
     if not results.out.numel():
         return gradients
     with without_autocast(inputs.q.device), _products_of(inputs.v.dtype):
         estimator = _estimator(inputs, options)
         for rows, keys, block in _parts(inputs, options, estimator, results.sums.shape[3]):
-            here = inputs.q[rows], Results(*(x[rows] for x in results)), grad[rows], [x[rows] for x in gradients], block
+            here = inputs.q[rows], Outputs(*(x[rows] for x in results)), grad[rows], [x[rows] for x in gradients], block
             if options.causal:
                 causal_backward(keys, *here, options.chunk)
             else:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protlm.performer.estimator import LOG2E, nonzero
-from protlm.performer.features import decode
+from protlm.performer.features import decode_map
 from protlm.performer.linear_attention import Inputs, Options
 
 
@@ -47,7 +47,7 @@ def _rows(state: Any, rows: Tensor) -> Any:
 
 def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None:
     """Raises ValueError for the state of another kernel or batch."""
-    q, feature_map = inputs.q, decode(options.feature_map)
+    q, feature_map = inputs.q, decode_map(options.feature_map)
     rows = q.shape[-1] if inputs.weight is None else len(inputs.weight)
     features = feature_map.features(torch.empty(0, rows)).shape[-1]
     expected = ((*q.shape[:2], 1, features if feature_map.log else 1), (*q.shape[:2], inputs.v.shape[-1] + 1, features))
@@ -58,7 +58,7 @@ def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None
 def step_position(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
     """Attention (B, H, 1, e) of one position, and the state after it; q, k and v have the state's dtype."""
     q, k, v, _, weight, bias = inputs
-    feature_map, scale = decode(options.feature_map), options.scale
+    feature_map, scale = decode_map(options.feature_map), options.scale
     dtype, exact = state.sums.dtype, state.shift.dtype
     both = torch.cat((q, k), 2).to(exact)
     p = both * scale if weight is None else both @ weight.T.to(exact)

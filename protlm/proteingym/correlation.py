@@ -62,7 +62,7 @@ def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     return ["DMS_id", "UniProt_ID", "coarse_selection_type", "variants", *models], rows
 
 
-def format_results(results: Sequence[Result]) -> str:
+def format_correlations(results: Sequence[Result]) -> str:
     """A table of assays and averages, followed by notes on missing values."""
     names, rows = to_rows(results)
     cells = [

@@ -15,7 +15,7 @@ from torch import Tensor
 from protlm.batching.batches import Batch
 from protlm.errors import UserError
 from protlm.files import atomic_output
-from protlm.metrics import format_results
+from protlm.metrics import format_metrics
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
 from protlm.sequence.alphabet import EOS
@@ -165,7 +165,7 @@ class Results(Callback):
         if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
             with atomic_output(self.path) as partial:
                 partial.write_text(json.dumps(pl_module.results, indent=2) + "\n")
-            print(format_results(pl_module.results))
+            print(format_metrics(pl_module.results))
 
 
 class LearningCurve(Callback):

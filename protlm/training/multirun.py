@@ -40,7 +40,7 @@ def read_jobs(folder: Path) -> list[Job]:
     return [{**job, "options": {name: job["options"].get(name, "") for name in varying}} for job in jobs]
 
 
-def write_table(jobs: Sequence[Job], path: Path) -> None:
+def write_jobs(jobs: Sequence[Job], path: Path) -> None:
     """Writes a CSV file with one row per run and split; accuracies are fractions, not percentages."""
     with atomic_output(path) as partial, partial.open("w", newline="") as file:
         options = list(jobs[0]["options"])

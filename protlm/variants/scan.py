@@ -10,10 +10,11 @@ from protlm.files import atomic_output
 from protlm.inference.engine import Computer
 from protlm.metrics import spearman
 from protlm.plots.positions import heat_map
+from protlm.progress import Progress
 from protlm.sequence.fasta import FastaFile, Record
 from protlm.tables import Table, read_table, write_table
 from protlm.variants.notation import all_singles
-from protlm.variants.score import Progress, chosen_method, matrix_of, score_variants
+from protlm.variants.score import chosen_method, matrix_of, score_variants
 from protlm.variants.variant_table import MEASURED, MUTANT, PROTEIN, SCORE, SEQUENCE, VariantTable, format_score
 
 

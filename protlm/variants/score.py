@@ -20,20 +20,19 @@ Probabilities are over the whole vocabulary; marginals would be the same over th
 of any length are computed whole.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite
-from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass, summed
+from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass
 from protlm.performer import Performer
+from protlm.progress import Progress, summed
 from protlm.sequence.alphabet import IS_STANDARD, LETTERS, STANDARD, STANDARD_TOKENS, encode
 from protlm.variants.notation import Variants, all_singles, parse
 
 METHODS = ("masked-marginals", "wt-marginals", "pseudo-log-likelihood", "likelihood")
-Progress = Callable[[int, int], None]
-"""Called with the numbers of forward passes done and in total."""
 
 _RESIDUES = 1 << 18  # of variants that are in memory together
 

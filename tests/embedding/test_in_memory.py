@@ -75,7 +75,7 @@ def test_layers_and_poolings(tiny_model: Performer, layers: tuple[int, ...]) -> 
 
 def test_windows_change_nothing(tiny_model: Performer, monkeypatch) -> None:
     whole = list(embed(tiny_model, iter(SEQUENCES)))
-    monkeypatch.setattr("protlm.inference.engine.WINDOW", 20)
+    monkeypatch.setattr("protlm.inference.engine.WINDOW_RESIDUES", 20)
     for one, other in zip(whole, embed(tiny_model, iter(SEQUENCES)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

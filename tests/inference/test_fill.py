@@ -124,7 +124,7 @@ def test_probabilities_of_invalid_sequences_are_refused(tiny_model: Performer, t
 def test_many_proteins_are_filled_as_if_each_were_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
     proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
-    monkeypatch.setattr("protlm.inference.engine.WINDOW", 20)
+    monkeypatch.setattr("protlm.inference.engine.WINDOW_RESIDUES", 20)
     found = list(predict_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
     assert [protein.name for protein, _ in found] == [protein.name for protein in proteins]
     for (_, predictions), text in zip(found, texts, strict=True):

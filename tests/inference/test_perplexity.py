@@ -108,7 +108,7 @@ def test_proteins_are_streamed_and_written_in_order(
     tiny_model: Performer, write_fasta, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fasta = write_fasta([("a", "MKTAY"), ("b", "XX"), ("a", "mkt-lli"), ("c", "GAVLIMCFYW")])
-    monkeypatch.setattr("protlm.inference.engine.WINDOW", 6)
+    monkeypatch.setattr("protlm.inference.engine.WINDOW_RESIDUES", 6)
     output = tmp_path / "table.tsv"
     summary = write_perplexities(Computer(tiny_model), FastaFile(fasta), output)
     header, *lines = [line.split("\t") for line in output.read_text().splitlines()]

@@ -14,7 +14,7 @@ from torch import Tensor
 from protlm.performer import FavorAttention
 from protlm.performer.causal import KeyBlock
 from protlm.performer.estimator import Estimator
-from protlm.performer.features import FEATURE_MAPS, FUNCTIONS, Exponential, Generalised, encode
+from protlm.performer.features import FEATURE_MAPS, FUNCTIONS, Exponential, Generalised, encode_map
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.recurrent import RecurrentState
 from protlm.performer.reference import attention_matrix, exact_attention, favor_attention, phi
@@ -430,7 +430,7 @@ def test_sizes_of_chunks_and_blocks_change_nothing(kernel: str, causal: bool, sc
     limit = 1e-12 * scale * conditioning(attention, *tensors[:2], pads(2, 130))
     whole: list[Tensor] = []
     for chunk, block in ((130, 0), (1, 130), (7, 50), (64, 3)):
-        options = Options(encode(attention.feature_map), 0.5, causal, chunk, block)
+        options = Options(encode_map(attention.feature_map), 0.5, causal, chunk, block)
         result, _, _ = linear_attention(Inputs(*tensors, pads(2, 130), weight, bias), options)
         results = [result, *gradients(result, tensors)]
         whole = whole or results

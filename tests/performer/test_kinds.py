@@ -16,8 +16,8 @@ from protlm.performer.features import (
     Exponential,
     FeatureMap,
     Generalised,
-    decode,
-    encode,
+    decode_map,
+    encode_map,
 )
 from protlm.performer.kind import Kind
 from protlm.performer.kinds import ATTENTION, describe, from_description, kind_of
@@ -84,7 +84,7 @@ def test_descriptions_of_named_kinds_are_their_names(name: str) -> None:
 @pytest.mark.parametrize("name", FEATURE_MAPS)
 def test_encoded_maps_are_decoded(name: str) -> None:
     assert kind_of(FEATURE_MAPS[name]) == ATTENTION[name]
-    assert decode(encode(FEATURE_MAPS[name])) == FEATURE_MAPS[name]
+    assert decode_map(encode_map(FEATURE_MAPS[name])) == FEATURE_MAPS[name]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_class_of_another_module_is_imported_by_its_name(module: str, descript
 def test_a_map_of_another_module_has_its_own_gradient_and_is_decoded_in_another_process(module: str) -> None:
     kind = from_description({"map": f"{module}.Cubed"})
     assert isinstance(kind, Favor)
-    text = encode(kind.feature_map)
+    text = encode_map(kind.feature_map)
     assert json.loads(text) == [module, "Cubed", {"epsilon": 0.25}]
     attention = FavorAttention(2, 3, kind.feature_map)
     q, k, v = (x.double().requires_grad_() for x in torch.randn(3, 1, 1, 5, 2).unbind())

@@ -14,7 +14,7 @@ from protlm.proteingym import benchmark as proteingym
 from protlm.proteingym.alignment import read_alignment, site_independent, site_log_frequencies, weights
 from protlm.proteingym.assays import Published, find_assays
 from protlm.proteingym.benchmark import benchmark
-from protlm.proteingym.correlation import Result, averages, format_results, to_rows
+from protlm.proteingym.correlation import Result, averages, format_correlations, to_rows
 from protlm.sequence.alphabet import STANDARD
 from protlm.variants.blosum import blosum62
 from protlm.variants.notation import all_singles, parse
@@ -252,6 +252,6 @@ def test_the_table_has_assays_and_averages(tiny_model: Performer, folder: Path) 
     mine = [float(row[columns.index("protlm")]) for row in rows]
     assert mine[3] == pytest.approx((mine[0] + mine[1]) / 2, abs=1e-5)
     assert mine[5] == pytest.approx((mine[3] + mine[4]) / 2, abs=1e-5)
-    text = format_results(found)
+    text = format_correlations(found)
     assert "3 assays: no Site-Independent" in text
     assert len({len(line) for line in text.splitlines()[:9]}) == 1
