@@ -29,6 +29,7 @@ from protlm.performer.lsh import Lsh
 from protlm.performer.window import Window
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
 from protlm.training.datamodule import TremblDataModule
+from protlm.training.task import LanguageModelTask
 from tests.tiny import FAST, QUICK, TINY, run_training
 
 GROUPS = ("model", "data", "task", "trainer", "logger", "callbacks", "optimizer", "schedule")
@@ -228,25 +229,30 @@ def test_training_learns(monkeypatch, tmp_path, corpus_path) -> None:
         "model.num_features=32",
         "data.max_length=128",
     ]
-    steps = ["trainer.max_steps=400", "trainer.val_check_interval=400", "schedule.steps=10", "optimizer.lr=1e-2"]
+    steps = ["trainer.max_steps=300", "trainer.val_check_interval=300", "schedule.steps=10", "optimizer.lr=1e-2"]
+    steps += ["trainer.limit_val_batches=1", "trainer.limit_test_batches=20"]
     run_training(*QUICK, *small, *steps, f"data.corpus={corpus_path}", "hydra.run.dir=run")
     test = json.loads(Path("run/results.json").read_text())["test"]
     assert test["perplexity"] < 0.98 * test["unigram_perplexity"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["trembl", "trembl_unidirectional", "trembl_softmax", "trembl_transformer"])
-def test_the_36_layer_model_takes_a_step(experiment, monkeypatch, tmp_path, corpus_path) -> None:
+@pytest.mark.parametrize(
+    ("experiment", "checkpoint"),
+    [("trembl", False), ("trembl_unidirectional", True), ("trembl_softmax", False), ("trembl_transformer", False)],
+)
+def test_the_36_layer_model_takes_a_step(experiment, checkpoint, monkeypatch, tmp_path, corpus_path) -> None:
+    """Only one of the experiments writes its checkpoint of a gigabyte."""
     monkeypatch.chdir(tmp_path)
-    data = [
-        f"data.corpus={corpus_path}",
-        "data.max_length=128",
-        "data.token_budget=128",
-        "trainer.limit_test_batches=1",
-    ]
-    run_training(*QUICK, f"+experiment={experiment}", *data, "trainer.max_steps=1", "hydra.run.dir=run")
-    model = protlm.load("run/checkpoints/last.ckpt")
+    options = [f"data.corpus={corpus_path}", "data.max_length=64", "data.token_budget=64", "trainer.max_steps=1"]
+    options += ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "hydra.run.dir=run"]
+    options += [] if checkpoint else ["~callbacks.checkpoint"]
+    tasks = []
+    monkeypatch.setattr(LanguageModelTask, "on_train_end", lambda task: tasks.append(task), raising=False)
+    run_training(*QUICK, f"+experiment={experiment}", *options)
+    model = protlm.load("run/checkpoints/last.ckpt") if checkpoint else tasks[0].model
     assert len(model.blocks) == 36
+    assert tasks[0].global_step == 1
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 

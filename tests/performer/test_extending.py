@@ -33,9 +33,10 @@ import sys
 sys.modules["protlm"] = None
 import torch
 from transformers import AutoModelForMaskedLM
-model = AutoModelForMaskedLM.from_pretrained("hf", trust_remote_code=True).eval()
-with torch.inference_mode():
-    torch.save(model(torch.load("tokens.pt")).logits, "theirs.pt")
+for name in sys.argv[1:]:
+    model = AutoModelForMaskedLM.from_pretrained(f"{name}/hf", trust_remote_code=True).eval()
+    with torch.inference_mode():
+        torch.save(model(torch.load("tokens.pt")).logits, f"{name}/theirs.pt")
 """
 
 pytestmark = pytest.mark.slow
@@ -46,15 +47,16 @@ def test_the_page_defines_two_modules_and_their_configurations() -> None:
     assert all(len(module.splitlines()) < 45 for module in MODULES)
 
 
-@pytest.mark.parametrize(("number", "name", "cls"), [(i, *target) for i, target in enumerate(TARGETS)])
-def test_an_example_trains_resumes_evaluates_embeds_and_exports(
-    number: int, name: str, cls: str, tmp_path: Path, corpus_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_examples_train_resume_evaluate_embed_and_export(
+    tmp_path: Path, corpus_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules, conf = tmp_path / "modules", tmp_path / "my_conf" / "model" / "attention"
     modules.mkdir()
     conf.mkdir(parents=True)
-    (modules / f"{name}.py").write_text(MODULES[number])
-    (conf / f"{name}.yaml").write_text(CONFIGS[number])
+    for (name, _), module, config in zip(TARGETS, MODULES, CONFIGS, strict=True):
+        (modules / f"{name}.py").write_text(module)
+        (conf / f"{name}.yaml").write_text(config)
+        (tmp_path / name).mkdir()
     (tmp_path / "p.fasta").write_text(">a\nMKTAYIAKQR\n>b\nGAVLIMCF\n")
     tokens = torch.tensor([[0, 20, 15, 32, 5, 19, 2]])
     torch.save(tokens, tmp_path / "tokens.pt")
@@ -67,29 +69,40 @@ def test_an_example_trains_resumes_evaluates_embeds_and_exports(
         assert done.returncode == 0, done.stderr
 
     options = ["model.layers=2", "model.width=16", "model.heads=2", "model.feed_forward=16", "model.num_features=8"]
-    options += ["data.max_length=64", "data.token_budget=256", "trainer.accelerator=cpu", "hydra.run.dir=run"]
+    options += ["data.max_length=64", "data.token_budget=256", "trainer.accelerator=cpu"]
     options += [f"data.corpus={corpus_path}", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
-    train = ["protlm.train", "--config-dir", "my_conf", f"model/attention={name}", *options]
-    checkpoint = "run/checkpoints/last.ckpt"
-    resume = [*train, "trainer.max_steps=4", f"ckpt_path={checkpoint}"]
-    call(CALLS, json.dumps([[*train, "trainer.max_steps=2"], resume]), path=modules)
-    assert torch.load(tmp_path / checkpoint, weights_only=True)["global_step"] == 4
-    commands = [  # in a process that has not imported the class
-        ["evaluate", str(corpus_path), "--model", checkpoint, "--split", "test", "--max-length", "64"],
-        ["embed", "p.fasta", "-o", "e.h5", "--model", checkpoint],
-        ["export", "folder", "--model", checkpoint],
-        ["export", "hf", "--model", "folder", "--format", "hf"],
-    ]
-    call(CALLS, json.dumps([["protlm.cli", *command] for command in commands]), path=modules)
-    with h5py.File(tmp_path / "e.h5") as file:
-        assert {protein: file[protein].shape for protein in file} == {"a": (16,), "b": (16,)}
-    attention = json.loads((tmp_path / "folder" / "config.json").read_text())["model"]["attention"]
-    assert f"{name}.{cls}" in attention.values()
-
-    with pytest.raises(UserError, match=f"no module named '{name}' is installed"):
-        protlm.load(tmp_path / "folder")
-    call(TRANSFORMERS, path=ROOT)
+    training, others = [], []
+    for name, _ in TARGETS:
+        checkpoint = f"{name}/checkpoints/last.ckpt"
+        train = [
+            "protlm.train",
+            "--config-dir",
+            "my_conf",
+            f"model/attention={name}",
+            *options,
+            f"hydra.run.dir={name}",
+        ]
+        training += [[*train, "trainer.max_steps=2"], [*train, "trainer.max_steps=4", f"ckpt_path={checkpoint}"]]
+        others += [
+            ["evaluate", str(corpus_path), "--model", checkpoint, "--split", "test", "--max-length", "64"],
+            ["embed", "p.fasta", "-o", f"{name}/e.h5", "--model", checkpoint],
+            ["export", f"{name}/folder", "--model", checkpoint],
+            ["export", f"{name}/hf", "--model", f"{name}/folder", "--format", "hf"],
+        ]
+    call(CALLS, json.dumps(training), path=modules)
+    # in a process that has not imported the classes
+    call(CALLS, json.dumps([["protlm.cli", *command] for command in others]), path=modules)
+    call(TRANSFORMERS, *(name for name, _ in TARGETS), path=ROOT)
+    for name, cls in TARGETS:
+        assert torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+        with h5py.File(tmp_path / name / "e.h5") as file:
+            assert {protein: file[protein].shape for protein in file} == {"a": (16,), "b": (16,)}
+        attention = json.loads((tmp_path / name / "folder" / "config.json").read_text())["model"]["attention"]
+        assert f"{name}.{cls}" in attention.values()
+        with pytest.raises(UserError, match=f"no module named '{name}' is installed"):
+            protlm.load(tmp_path / name / "folder")
     monkeypatch.syspath_prepend(str(modules))
-    with torch.inference_mode():
-        ours = protlm.load(tmp_path / "folder")(tokens)
-    torch.testing.assert_close(torch.load(tmp_path / "theirs.pt"), ours)
+    for name, _ in TARGETS:
+        with torch.inference_mode():
+            ours = protlm.load(tmp_path / name / "folder")(tokens)
+        torch.testing.assert_close(torch.load(tmp_path / name / "theirs.pt"), ours)

@@ -376,16 +376,25 @@ from protlm.performer import Performer, PerformerConfig
 import warnings; warnings.simplefilter("ignore")
 import logging; logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 batching.POOL = 4
-corpora, first, last, save, start, out = json.loads(sys.argv[1])
-torch.manual_seed(0)
+
+
+class Witness(pl.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, task):
+        Path(self.folder, str(trainer.global_rank) + ".json").write_text(json.dumps(task.seen))
+
+
 sizes = dict(layers=1, heads=1, width=8, feed_forward=8, num_features=4, max_length=50)
-task = Recorder(Performer(PerformerConfig(33, 1, **sizes)))
-data = TremblDataModule(**options(corpora, weights=[0.7, 0.3], workers=2))
-trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_steps=last, max_epochs=-1, logger=False,
-    callbacks=[SaveAt({{first: Path(save)}})], enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, limit_val_batches=0)
-trainer.fit(task, data, ckpt_path=start, weights_only=True)
-Path(out, str(trainer.global_rank) + ".json").write_text(json.dumps(task.seen))
+for corpora, first, last, save, start, out in json.loads(sys.argv[1]):
+    torch.manual_seed(0)
+    task = Recorder(Performer(PerformerConfig(33, 1, **sizes)))
+    data = TremblDataModule(**options(corpora, weights=[0.7, 0.3], workers=2))
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_steps=last, max_epochs=-1, logger=False,
+        callbacks=[SaveAt({{first: Path(save)}}), Witness(out)], enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, limit_val_batches=0)
+    trainer.fit(task, data, ckpt_path=start, weights_only=True)
 """
 
 
@@ -400,23 +409,25 @@ def test_two_ranks_share_the_batches_and_resume_exactly(
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
 
-    def ranks(first: int, last: int, save: str, start: str | None) -> list[list[Inputs]]:
-        out = tmp_path / save
-        out.mkdir()
-        argument = json.dumps([two, first, last, str(out / "c.ckpt"), start, str(out)])
-        command = [sys.executable, str(tmp_path / "rank.py"), argument]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
+    stages = []
+    for name, first, last, start in (("one", 6, 8, None), ("two", 15, 16, str(tmp_path / "one" / "c.ckpt"))):
+        (tmp_path / name).mkdir()
+        stages.append([two, first, last, str(tmp_path / name / "c.ckpt"), start, str(tmp_path / name)])
+    command = [sys.executable, str(tmp_path / "rank.py"), json.dumps(stages)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+    def seen(name: str) -> list[list[Inputs]]:
+        return [json.loads((tmp_path / name / f"{rank}.json").read_text()) for rank in range(2)]
 
     def dealt(batches: list[Inputs], first: int, last: int) -> list[list[Inputs]]:
         return [batches[2 * first + rank : 2 * last : 2] for rank in range(2)]
 
     expected = order(TremblDataModule(**options(two, weights=[0.7, 0.3])), 40)
-    assert ranks(6, 8, "one", None) == dealt(expected, 0, 8)
-    assert ranks(15, 16, "two", str(tmp_path / "one" / "c.ckpt")) == dealt(expected, 6, 16)
+    assert seen("one") == dealt(expected, 0, 8)
+    assert seen("two") == dealt(expected, 6, 16)
     alone = TremblDataModule(**options(two, weights=[0.7, 0.3]))
     alone.load_state_dict(torch.load(tmp_path / "two" / "c.ckpt", weights_only=True)["TremblDataModule"])
     assert order(alone, 10) == expected[30:40]

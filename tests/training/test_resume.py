@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from protlm.training.task import LanguageModelTask
+from tests.processes import TrainingProcess
 from tests.tiny import FAST, run_training
 
+Running = subprocess.Popen[bytes] | TrainingProcess
 ROOT = Path(__file__).parents[2]
 STEPS, VALIDATION = 48, 8
 COMMON = [
@@ -46,10 +48,12 @@ COMMON = [
 ]
 
 
-def begin(folder: Path, *options: object) -> subprocess.Popen[bytes]:
+def begin(folder: Path, *options: str) -> Running:
     """Starts the command as a process group of its own, with its output in log.txt."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "protlm.train", *COMMON, *map(str, options)]
+    if "trainer=ddp_cpu" not in options:
+        return TrainingProcess(folder, [*COMMON, *options])
+    command = [sys.executable, "-m", "protlm.train", *COMMON, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
@@ -57,7 +61,7 @@ def begin(folder: Path, *options: object) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
+def finish(process: Running, folder: Path) -> None:
     try:
         code = process.wait(120)
     finally:
@@ -65,7 +69,7 @@ def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
     assert code == 0, (folder / "log.txt").read_text()
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Running) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # all ranks
     process.wait()
@@ -78,7 +82,7 @@ def last_step(folder: Path) -> int:
     return max((int(row.partition(",")[0]) + 1 for row in rows if row.partition(",")[0].isdigit()), default=0)
 
 
-def kill_at(process: subprocess.Popen[bytes], folder: Path, step: int, delay: float, within: str = "") -> None:
+def kill_at(process: Running, folder: Path, step: int, delay: float, within: str = "") -> None:
     """Kills `delay` seconds after a step, with `within="write"` once a checkpoint is being written."""
     checkpoints = folder / "run" / "checkpoints"
     started = time.monotonic()
@@ -93,10 +97,10 @@ def kill_at(process: subprocess.Popen[bytes], folder: Path, step: int, delay: fl
     kill(process)
 
 
-def moments(seed: int) -> Iterator[tuple[int, float, str]]:
+def moments(seed: int, kinds: Sequence[str]) -> Iterator[tuple[int, float, str]]:
     """(step, seconds after it, within what) of the kills, in order, so that each start gets further."""
     draw = random.Random(seed)
-    for number, within in enumerate(("", "write", "validation")):
+    for number, within in enumerate(kinds):
         step = 14 * number + draw.randrange(3, 12)
         if within == "validation":
             step = -(-step // VALIDATION) * VALIDATION
@@ -151,18 +155,21 @@ def assert_same_runs(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [["trainer.devices=1", "data.workers=0"], ["trainer=ddp_cpu", "data.token_budget=2000"]],
+    ("options", "kinds"),
+    [
+        (["trainer.devices=1", "data.workers=0"], ["", "write", "validation"]),
+        (["trainer=ddp_cpu", "data.token_budget=2000"], ["write", "validation"]),
+    ],
     ids=["one process", "two processes"],
 )
-def test_a_run_killed_three_times_ends_bit_for_bit_where_the_uninterrupted_one_does(
-    options: list[str], tmp_path: Path, corpus_path: Path
+def test_a_run_killed_repeatedly_ends_bit_for_bit_where_the_uninterrupted_one_does(
+    options: list[str], kinds: list[str], tmp_path: Path, corpus_path: Path
 ) -> None:
     options = [*options, f"data.corpus={corpus_path}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     reference = begin(whole, *options)
     finish(reference, whole)
-    for step, delay, within in moments(len(options)):
+    for step, delay, within in moments(len(kinds), kinds):
         process = begin(killed, *options)
         kill_at(process, killed, step, delay, within)
     finish(begin(killed, *options), killed)
