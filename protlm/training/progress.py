@@ -1,9 +1,9 @@
 """Progress of training: a bar in a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from typing import Any
 
-import rich
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, RichProgressBar, Timer
@@ -19,8 +19,7 @@ class StepProgressBar(RichProgressBar):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        console = rich.get_console()
-        if not (console.is_terminal or console.is_jupyter):
+        if not sys.stdout.isatty():
             self.disable()
 
     @property

@@ -2,10 +2,10 @@
 
 import csv
 import re
+import sys
 from pathlib import Path
 
 import pytest
-import rich
 
 from tests.tiny import FAST, run_training
 
@@ -50,8 +50,7 @@ def test_lines_can_be_turned_off(capsys, corpus_path) -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_lines_replace_the_bar_where_there_is_no_terminal(terminal: bool, capsys, monkeypatch, corpus_path) -> None:
-    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
-    monkeypatch.setattr(rich, "_console", None)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     shown = [option for option in RUN if option not in ("callbacks.progress=null", "trainer.enable_progress_bar=false")]
     run_training(*shown, "trainer.max_steps=2", f"data.corpus={corpus_path}")
     printed = capsys.readouterr().out
