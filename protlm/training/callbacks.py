@@ -1,4 +1,4 @@
-"""Callbacks: redrawing features, seeding dropout, progress, throughput, results, learning curve."""
+"""Callbacks: redrawing features, seeding dropout, throughput, results, learning curve."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from protlm.batching.batches import Batch
@@ -84,23 +84,6 @@ class SeededSteps(Callback):
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
         key = (self.seed, step, self._part * trainer.world_size + trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-
-
-class StepProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, counting steps instead of epochs and without v_num."""
-
-    @property
-    def total_train_batches(self) -> int | float:
-        """All batches of the run, including those before it was resumed."""
-        if self.trainer.max_steps > 0:
-            return self.trainer.max_steps * self.trainer.accumulate_grad_batches
-        return super().total_train_batches
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "training".ljust(len(self.validation_description))
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class Throughput(Callback):
@@ -189,7 +172,8 @@ class LearningCurve(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0 or not self._training:
-            self._training.append([trainer.global_step, outputs["loss"].item()])
+            # Lightning divides the loss of an accumulated gradient
+            self._training.append([trainer.global_step, outputs["loss"].item() * trainer.accumulate_grad_batches])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
