@@ -30,7 +30,7 @@ class UnwritableError(UserError):
     """An output cannot be written: the disk is full, or permission is denied."""
 
     @classmethod
-    def of(cls, target: Path, error: Exception) -> "UnwritableError":
+    def of(cls, target: Path | str, error: Exception) -> "UnwritableError":
         """The error to raise for one of the operating system, or one in which HDF5 reports such an error."""
         number = _HDF5_ERRNO.search(str(error))
         reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)

@@ -12,8 +12,11 @@ from typing import TextIO
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.files import atomic_output
+from protlm.files import UnwritableError, atomic_output
 from protlm.sequence.stream import DAMAGED, Source
+
+STDOUT = "-"
+"""The path that means standard output."""
 
 
 @dataclass
@@ -92,20 +95,35 @@ def read_table(path: str | Path) -> Table:
 
 
 @contextmanager
-def text_output(path: Path | None) -> Iterator[TextIO]:
-    """A text file that appears at `path` once it is complete; None is standard output."""
-    if path is None:
-        yield sys.stdout
+def text_output(path: Path | None = None) -> Iterator[TextIO]:
+    """A text file that appears at `path` once it is complete; None and "-" are standard output."""
+    if path is None or str(path) == STDOUT:
+        if sys.stdout is None:
+            raise UserError("standard output is closed; choose a file for the output")
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has enough
+            raise
+        except OSError as error:
+            raise UnwritableError.of("standard output", error) from error
         return
     with atomic_output(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file
         file.close()  # before it is renamed
 
 
-def write_table(path: Path | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Writes CSV to a file, atomically, or to standard output if `path` is None."""
+def delimiter_of(path: Path | None, otherwise: str = ",") -> str:
+    """The delimiter that a file's suffix stands for: a comma for .csv, a tab for .tsv and .txt."""
+    return {".csv": ",", ".tsv": "\t", ".txt": "\t"}.get(path.suffix.lower() if path else "", otherwise)
+
+
+def write_table(
+    path: Path | None, columns: Sequence[str], rows: Iterable[Sequence[object]], otherwise: str = ","
+) -> None:
+    """Writes a table to a file, atomically, or to standard output; see `text_output` and `delimiter_of`."""
     with text_output(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, delimiter=delimiter_of(path, otherwise), lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
 

@@ -41,7 +41,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def wait_for_folder(folder: Path, process: subprocess.Popen[str]) -> None:
     """Waits until the command starts to write."""
-    while not list(folder.glob(".out.h5.*")):
+    while not list(folder.glob(".out.*")):
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.1)
@@ -171,7 +171,7 @@ def test_info_refuses_an_unknown_picture_format(protlm, corpus_path: Path, tmp_p
 def test_info_names_a_picture_it_cannot_write(protlm, corpus_path: Path, tmp_path: Path) -> None:
     outcome = protlm("info", corpus_path, "--histogram", tmp_path / "absent" / "lengths.png")
     assert outcome.code == 2
-    start = re.escape(f"error: {tmp_path / 'absent' / 'lengths.png'}: there is no folder")
+    start = re.escape(f"error: --histogram {tmp_path / 'absent' / 'lengths.png'}: there is no folder")
     assert re.fullmatch(rf"{start}[^\n]+\n", outcome.err)
 
 
@@ -280,8 +280,8 @@ def test_nucleotides_are_accepted_on_request(
         ("prepare FASTA -o out.h5 --ood absent.txt", "absent.txt"),
         ("prepare FASTA -o out.h5 --valid 0.6 --test 0.5", "shares valid 0.6, test 0.5"),
         ("prepare FASTA -o out.h5 --valid many", "--valid"),
-        ("prepare FASTA -o FASTA", "one of the inputs"),
-        ("prepare FASTA -o FASTA --clusters FASTA", "one of the inputs"),
+        ("prepare FASTA -o FASTA", "an HDF5 file is written; expected a file name that ends in .h5 or .hdf5"),
+        ("prepare CORPUS -o CORPUS", "is an input or another output"),
         ("prepare FASTA absent.fasta -o out.h5", "absent.fasta: no such file"),
         ("prepare FASTA -o out.h5 --min-length 0", "min_length 0"),
         ("prepare FASTA -o out.h5 --min-length 9 --max-length 8", "min_length 9, max_length 8"),
@@ -300,8 +300,8 @@ def test_nucleotides_are_accepted_on_request(
         ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
         ("embed FASTA -o out.h5 --model MODEL --device abacus", "device abacus"),
         ("embed FASTA -o out.h5 --model MODEL --token-budget 0", "--token-budget"),
-        ("embed FASTA -o out.h5 --model MODEL --per-residue out.h5", "different files"),
-        ("embed FASTA -o FASTA --model MODEL", "different files"),
+        ("embed FASTA -o out.h5 --model MODEL --per-residue out.h5", "is an input or another output"),
+        ("embed CORPUS -o CORPUS --model MODEL", "is an input or another output"),
         ("embed " + 300 * "MK" + " -o out.h5 --model MODEL", "File name too long"),
         ("fill MKT --model MODEL", "no <mask>"),
         ("fill MK<mask>1 --model MODEL", "'1'"),
@@ -313,8 +313,11 @@ def test_nucleotides_are_accepted_on_request(
         ("evaluate absent.h5 --model MODEL", "absent.h5: no such corpus"),
         ("evaluate FASTA --model MODEL", "not a corpus"),
         ("evaluate FASTA MODEL --model MODEL", "unexpected extra argument"),
-        ("evaluate FASTA --model MODEL --json FASTA", "is an input"),
-        ("evaluate FASTA --model MODEL --json .", "is not a file"),
+        (
+            "evaluate CORPUS --model MODEL --json CORPUS",
+            "a JSON file is written",
+        ),
+        ("evaluate CORPUS --model MODEL --json .", "is a folder"),
         ("evaluate FASTA --model MODEL --seed -1", "--seed"),
         ("export out --model absent", "absent: no such model"),
         ("embedd FASTA", "No such command 'embedd'"),
@@ -358,10 +361,10 @@ def test_ctrl_c_stops_evaluation_and_leaves_nothing(protlm, model_folder: Path, 
     with (tmp_path / "large.fasta").open("w") as file:
         file.writelines(f">p{i}\n{'MKTAYIAKQRQISFVKSHFSRQ' * 20}\n" for i in range(3_000))
     assert protlm("prepare", tmp_path / "large.fasta", "-o", tmp_path / "c.h5", "--test", 0.9).code == 0
-    output = tmp_path / "out.h5"
+    output = tmp_path / "out.json"
     output.write_text("precious")
     names = sorted(tmp_path.iterdir())
-    options = ["--json", "out.h5", "--max-length", "500", "--device", "cpu"]
+    options = ["--json", "out.json", "--max-length", "500", "--device", "cpu"]
     with started(tmp_path, "evaluate", "c.h5", "--model", str(model_folder), *options) as process:
         wait_for_folder(tmp_path, process)
         process.send_signal(signal.SIGINT)

@@ -1,14 +1,12 @@
-"""Shared by all commands: options, loading the model, checks of outputs, messages and progress on standard error."""
+"""Shared by all commands: options, loading the model, messages and progress on standard error."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
-
-from protlm.errors import UserError
 
 Model = Annotated[
     Path | None,
@@ -38,19 +36,6 @@ def model_files(model: Path | None) -> list[Path]:
     """The files of the model, which must not be overwritten."""
     model = named(model)
     return [model, *(model / name for name in ("config.json", "model.safetensors"))]
-
-
-def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """Refuses, before anything is computed, outputs that cannot be written or that would overwrite a file in use."""
-    used = {path.resolve() for path in inputs}
-    for path in filter(None, outputs):
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; expected a file name")
-        if not path.parent.is_dir():
-            raise UserError(f"{path}: there is no folder {path.parent}; create it first")
-        if path.resolve() in used:
-            raise UserError(f"{path}: is an input or another output; choose a different file")
-        used.add(path.resolve())
 
 
 class Report(Protocol):

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, named, progress, say
+from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, model_files, named, progress, say
+from protlm.cli.outputs import HDF5, JSON, PICTURE, check_outputs
 from protlm.errors import UserError
 
 
@@ -40,6 +41,7 @@ def prepare(
     from protlm.corpus.prepare import prepare_corpus
     from protlm.corpus.splits import SplitRule, read_ids
 
+    check_outputs({"--output": (output, HDF5)}, [*fasta, *filter(None, [clusters, ood])])
     split_by = split_by or ("cluster" if clusters else "sequence")
     if split_by not in ("cluster", "sequence"):
         raise UserError(f"--split-by {split_by!r}: expected 'cluster' or 'sequence'")
@@ -63,12 +65,13 @@ def info(
     from protlm.corpus.reader import Corpus
     from protlm.corpus.statistics import describe, draw_lengths, format_description
     from protlm.files import atomic_output
+    from protlm.tables import text_output
 
-    if histogram and histogram.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--histogram {histogram}: expected a name that ends in .png, .pdf or .svg")
+    check_outputs({"--histogram": (histogram, PICTURE)}, [corpus])
     opened = Corpus(corpus)
     figures = describe(opened)
-    print(dumps(figures, indent=2) if json else format_description(figures))
+    with text_output() as file:
+        print(dumps(figures, indent=2) if json else format_description(figures), file=file)
     if histogram:
         with atomic_output(histogram) as partial:
             draw_lengths(opened, partial)
@@ -93,24 +96,23 @@ def evaluate(
 ) -> None:
     """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
     from protlm.corpus.reader import Corpus
-    from protlm.files import atomic_output
     from protlm.inference.evaluate import evaluate as measure
     from protlm.inference.evaluate import format_details, to_json
     from protlm.metrics import format_metrics
+    from protlm.tables import STDOUT, text_output
 
-    if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), named(model).resolve())):
-        raise UserError(
-            f"--json {json}: is {'an input' if json.is_file() else 'not a file'}; choose another file to write"
-        )
+    check_outputs({"--json": (json, JSON)}, [corpus, *model_files(model)])
     opened, network = Corpus(corpus), load_network(model, device)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # opened first, so that a file that cannot be written is reported at once
-    with atomic_output(json) if json else nullcontext() as partial:
+    with text_output(json) if json else nullcontext() as file:
         with progress("evaluating", "proteins") as report:
             results = measure(network, opened, split or (), **options, progress=report)
-        if partial:
-            partial.write_text(to_json(results, network, named(model), opened, options))
-    print(format_metrics(results))
-    if details:
-        print("", format_details(results), sep="\n")
+        if file:
+            file.write(to_json(results, network, named(model), opened, options))
+    if str(json) != STDOUT:
+        with text_output() as file:
+            print(format_metrics(results), file=file)
+            if details:
+                print("", format_details(results), sep="\n", file=file)

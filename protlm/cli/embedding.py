@@ -18,6 +18,7 @@ from protlm.cli.console import (
     say,
     warn,
 )
+from protlm.cli.outputs import FOLDER, HDF5, check_outputs
 from protlm.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -64,9 +65,12 @@ def embed(
 
     if pool and not output:
         raise UserError("--pool requires --output")
-    for path in (output, per_residue):
-        if path and path.resolve() in {file.resolve() for file in model_files(model)}:
-            raise UserError(f"{path}: is the model; choose another file to write")
+    kind = FOLDER if layout == "esm-pt" else HDF5
+    both = kind == HDF5 or output != per_residue  # a folder can hold both
+    check_outputs(
+        {"--output": (output, kind), "--per-residue": (per_residue if both else None, kind)},
+        [fasta, *model_files(model)],
+    )
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
     options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()
@@ -135,6 +139,7 @@ def merge(
     """Join shards written by 'embed --shard' into one file or folder."""
     from protlm.embedding.merge import merge_shards
 
+    check_outputs({"--output": (output, FOLDER if any(path.is_dir() for path in shards) else HDF5)}, shards)
     with progress("merging", "proteins") as report:
         description = merge_shards(shards, output, overwrite, report)
     found = f"{counted(description['proteins'], 'protein')}, {counted(description['residues'], 'residue')}"

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from protlm.cli.console import Model, load_network, say
+from protlm.cli.outputs import FOLDER, check_outputs
 from protlm.errors import UserError
 
 Attention = Annotated[
@@ -44,6 +45,7 @@ def export(
     if layout == "hf" and dtype != "float32":
         raise UserError(f"--dtype {dtype} requires --format folder; with transformers, choose a dtype when loading")
     check_absent(output)
+    check_outputs({"OUTPUT": (output, FOLDER)})
     network = load_network(model, "cpu", attention=attention, num_features=num_features)
     if layout == "folder":
         export_folder(network, output, dtype)
@@ -65,6 +67,7 @@ def import_esm(
     from protlm.exchange.esm import load_esm
 
     check_absent(output)
+    check_outputs({"OUTPUT": (output, FOLDER)})
     network = load_esm(source)
     switch(network, attention, num_features)
     export_folder(network, output)

@@ -1,7 +1,6 @@
 """Commands that predict residues: fill, generate."""
 
 import math
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +12,15 @@ from protlm.cli.console import (
     Model,
     Nucleotides,
     Precision,
-    check_outputs,
     load_network,
     model_files,
     progress,
     say,
 )
+from protlm.cli.outputs import FASTA, JSON, PICTURE, TSV, Kind, check_outputs, chosen_format
 from protlm.errors import UserError, counted
 
+FORMATS = {"table": Kind("text", text=True), "tsv": TSV, "json": JSON}
 Causal = Annotated[
     Path | None, Option("--model", "-m", help="Folder or training checkpoint (.ckpt) of a causal model.")
 ]
@@ -57,27 +57,35 @@ def fill(
     from protlm.inference.engine import Computer
     from protlm.inference.predictions import COLUMNS, Outputs, check_pictures, write_predictions, write_rows
     from protlm.inference.proteins import open_proteins
-    from protlm.tables import aligned
+    from protlm.tables import STDOUT, aligned, text_output
 
-    layout = layout or (output.suffix[1:] if output else "table")
-    if output and layout not in ("tsv", "json"):
-        raise UserError(f"--output {output}: expected a name that ends in .tsv or .json, or --format tsv or json")
-    if layout not in ("table", "tsv", "json"):
-        raise UserError(f"--format {layout!r}: expected table, tsv or json")
+    layout = chosen_format(output, layout, FORMATS, "table")
+    output = None if str(output) == STDOUT else output
+    if output and layout == "table":
+        raise UserError("--format table is for standard output; expected --format tsv or json with --output")
     outputs = Outputs(output, layout, matrix, logo, heatmap)
     opened = open_proteins(proteins, allow_nucleotides, masked=True)
     inputs = [] if isinstance(opened, list) else [Path(proteins)]
-    check_outputs((output, matrix, logo, heatmap), [*inputs, *model_files(model)])
+    check_outputs(
+        {
+            "--output": (output, FORMATS[layout]),
+            "--matrix": (matrix, TSV),
+            "--logo": (logo, PICTURE),
+            "--heatmap": (heatmap, PICTURE),
+        },
+        [*inputs, *model_files(model)],
+    )
     records = check_pictures(opened, outputs)
     computer = Computer(load_network(model, device), token_budget, precision)
     unit = "positions" if outputs.every_position or isinstance(opened, list) else "bytes"
     with progress("predicting", unit) as report:
         rows = write_predictions(computer, records, outputs, top, one_pass, report)
-    if rows and layout != "table":
-        write_rows(rows, sys.stdout, layout)
-    elif rows:
-        cells = ([name, str(i), str(rank), residue, f"{p:.3f}"] for name, i, rank, residue, p in rows)
-        print(aligned(COLUMNS, cells, left=(0, 3)))
+    with text_output() as file:
+        if rows and layout != "table":
+            write_rows(rows, file, layout)
+        elif rows:
+            cells = ([name, str(i), str(rank), residue, f"{p:.3f}"] for name, i, rank, residue, p in rows)
+            print(aligned(COLUMNS, cells, left=(0, 3)), file=file)
     if not isinstance(opened, list):
         say(*opened.tally.describe())
 
@@ -106,7 +114,7 @@ def generate(
 
     if model is None:
         raise UserError("generate requires --model with a causal model (trained with model.causal=true)")
-    check_outputs([output], model_files(model))
+    check_outputs({"--output": (output, FASTA)}, model_files(model))
     network = load_network(model, device)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     drawn = ended = residues = 0

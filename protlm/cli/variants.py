@@ -11,7 +11,6 @@ from protlm.cli.console import (
     Model,
     Nucleotides,
     Precision,
-    check_outputs,
     load_network,
     model_files,
     named,
@@ -19,6 +18,7 @@ from protlm.cli.console import (
     say,
     warn,
 )
+from protlm.cli.outputs import FOLDER, PICTURE, TABLE, check_outputs
 from protlm.errors import UserError, counted
 
 Method = Annotated[
@@ -81,7 +81,7 @@ def score(
     opened = open_proteins(protein, allow_nucleotides)
     typed = isinstance(opened, list)
     inputs = [*model_files(model), *filter(None, [variants]), *([] if typed else [Path(protein)])]
-    check_outputs([output, heatmap], inputs)
+    check_outputs({"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE)}, inputs)
     if pseudo_perplexity:
         from protlm.inference.perplexity import write_perplexities
 
@@ -136,7 +136,7 @@ def proteingym(
     from protlm.proteingym.assays import Published, find_assays, split_columns
     from protlm.proteingym.benchmark import benchmark
     from protlm.proteingym.correlation import format_correlations, to_rows
-    from protlm.tables import write_table
+    from protlm.tables import STDOUT, text_output, write_table
 
     if columns is not None and published is None:
         raise UserError("--columns requires --published")
@@ -145,14 +145,17 @@ def proteingym(
     assays = find_assays(folder, reference, [published] if published else [])
     inputs = [path for path in (named(model), reference, published) if path]
     inputs += [folder / "wt.fasta", folder / "DMS_substitutions.csv", *(msa.glob("*") if msa else ())]
-    check_outputs([output], [*inputs, *(assay.path for assay in assays.found)])
+    inputs += [assay.path for assay in assays.found]
+    check_outputs({"--output": (output, TABLE), "--scores": (scores, FOLDER)}, inputs)
     figures = Published(published, None if columns is None else split_columns(columns)) if published else None
     computer = Computer(load_network(model, device), token_budget, precision)
     with progress("scoring", "assays") as report:
         results = list(benchmark(computer, assays, method, scores, figures, msa, report))
     if output:
         write_table(output, *to_rows(results))
-    print(format_correlations(results))
+    if str(output) != STDOUT:
+        with text_output() as file:
+            print(format_correlations(results), file=file)
     if assays.missing:
         say(f"{counted(assays.missing, 'assay')} of the reference table without a file in {folder}")
     if foreign := [name for name in assays.foreign if not (output and (folder / name).resolve() == output.resolve())]:

@@ -9,7 +9,8 @@ exp(-1/L sum_i log p(x_i | x_1 ... x_(i-1))), without the end-of-sequence token.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from protlm.performer import Performer
 from protlm.progress import Advance
 from protlm.sequence.alphabet import IS_STANDARD
 from protlm.sequence.fasta import FastaFile, Record
-from protlm.tables import text_output
+from protlm.tables import write_table
 
 
 def pseudo_perplexity(
@@ -79,12 +80,12 @@ def write_perplexities(
     masking: Masking | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Writes a tab-separated table: identifier, length and (pseudo-)perplexity of each record, in their order.
+    """Writes a table, by default tab-separated: identifier, length, (pseudo-)perplexity of each record, in order.
 
     Args:
         computer: of the model.
         records: any number; only a few thousand are in memory at a time.
-        path: of the table, written atomically; None is standard output.
+        path: of the table, see `write_table`.
         exact, masking: see `pseudo_perplexity`.
         progress: called with the number of residues done, and 0 for the unknown total.
 
@@ -102,21 +103,23 @@ def write_perplexities(
         if progress:
             progress(done, 0)
 
-    name = "perplexity" if computer.model.config.causal else "pseudo_perplexity"
-    with text_output(path) as file:
+    def rows() -> Iterator[tuple[str, int, str]]:
+        nonlocal proteins, residues, without
         for window in windows(records, lambda record: len(record.sequence)):
-            rows = [row[1:-1] for row in encoded(computer.model, [record.sequence for record in window])]
-            values = perplexities(computer, rows, exact, masking, count).tolist()
-            if not proteins:
-                print("id", "length", name, sep="\t", file=file)
+            tokens = [row[1:-1] for row in encoded(computer.model, [record.sequence for record in window])]
+            values = perplexities(computer, tokens, exact, masking, count).tolist()
             for record, value in zip(window, values, strict=True):
-                print(record.id, len(record.sequence), f"{value:.4f}", sep="\t", file=file)
+                yield record.id, len(record.sequence), f"{value:.4f}"
                 without += math.isnan(value)
             proteins += len(window)
-            residues += sum(map(len, rows))
+            residues += sum(map(len, tokens))
             count(residues - done)
         if not proteins:
             raise UserError("no record has a sequence; expected at least one protein")
+
+    name = "perplexity" if computer.model.config.causal else "pseudo_perplexity"
+    lines = rows()
+    write_table(path, ["id", "length", name], chain([next(lines)], lines), "\t")  # no header before an error
     lines = [f"{counted(proteins, 'protein')}, {counted(residues, 'residue')}"]
     if without:
         lines.append(f"nan for {counted(without, 'protein')} without any of the twenty amino acids")

@@ -36,7 +36,7 @@ _LEAST = 0.01  # smaller shares of the tallest letter are invisible
 
 def check_picture(path: Path, length: int | None = None) -> None:
     """Raises a UserError for a file format that is not supported or a protein that is too long to draw."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: expected a picture, with a name that ends in {', '.join(SUFFIXES)}")
     if length is not None and length > LONGEST:
         what = f"{length:,} residues are too many for a readable picture"

@@ -84,10 +84,10 @@ def test_shards_and_merge(protlm, fasta: str) -> None:
         ("embed FASTA --model model -o out.h5 --duplicates last", "duplicates 'last'"),
         ("embed FASTA --model model -o out.h5 --shard 3/2", "shard 3/2"),
         ("embed FASTA --model model -o out.h5 --shard half", "--shard 'half'"),
-        ("embed FASTA --model model -o proteins.fasta --overwrite", "different files"),
-        ("embed FASTA --model model -o model", "is the model"),
-        ("embed FASTA --model model -o model/model.safetensors --overwrite", "is the model"),
-        ("embed FASTA --model model --per-residue model/config.json", "is the model"),
+        ("embed FASTA --model model -o proteins.fasta --overwrite", "an HDF5 file is written"),
+        ("embed FASTA --model model -o model --layout esm-pt", "is an input or another output"),
+        ("embed FASTA --model model -o model --overwrite", "--output model: is a folder"),
+        ("embed FASTA --model model --per-residue model/config.json", "an HDF5 file is written"),
         ("embed FASTA --model model -o absent/out.h5", "there is no folder absent"),
         ("embed absent.fasta --model model -o out.h5", "absent.fasta: no such file"),
         ("merge absent.h5 -o out.h5", "absent.h5: no such file"),
@@ -102,12 +102,12 @@ def test_wrong_arguments(protlm, fasta: str, tmp_path: Path, arguments: str, wor
 
 
 def test_only_files_are_replaced(protlm, fasta: str, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.h5")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("precious")
     command = ("embed", fasta, "--model", "model", "--device", "cpu", "-o")
     for more in ((), ("--overwrite",)):
-        assert_refused(protlm(*command, "pipe", *more), "pipe: is neither a file nor a folder")
+        assert_refused(protlm(*command, "pipe.h5", *more), "pipe.h5: is neither a file nor a folder")
         refused = protlm(*command, "notes", "--layout", "esm-pt", *more)
         assert_refused(refused, "a folder that protlm has not written; choose another one")
     assert (tmp_path / "notes" / "mine.txt").read_text() == "precious"

@@ -1,0 +1,118 @@
+"""Outputs of all commands follow one rule."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from protlm.checkpoint import export
+from protlm.cli.outputs import FOLDER, HDF5, PICTURE, TABLE, Kind, check_outputs
+from protlm.errors import UserError
+from protlm.performer import Performer
+from tests.command import assert_refused
+
+PROTEIN = "MKTAYIAKQR"
+# command with the option last, and the suffix of what it writes; the text ones also write to standard output
+BINARY = {
+    "prepare proteins.fasta -o": ".h5",
+    "info corpus.h5 --histogram": ".png",
+    "embed proteins.fasta -m model -o": ".h5",
+    "embed proteins.fasta -m model --per-residue": ".h5",
+    "merge part.h5 -o": ".h5",
+    f"fill {PROTEIN} -m model --logo": ".svg",
+    f"fill {PROTEIN} -m model --heatmap": ".pdf",
+    f"score {PROTEIN} -m model --all --heatmap": ".png",
+}
+TEXT = {
+    "fill M<mask>K -m model -o": ".tsv",
+    f"fill {PROTEIN} -m model --matrix": ".tsv",
+    "generate -m causal --max-length 9 -o": ".fasta",
+    f"score {PROTEIN} -m model --variant M1L -o": ".csv",
+    f"score {PROTEIN} -m model --pseudo-perplexity --one-pass -o": ".tsv",
+    "evaluate corpus.h5 -m model --split train --json": ".json",
+    "proteingym assays -m model -o": ".csv",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path, causal_model: Performer, write_fasta, protlm
+) -> None:
+    """Commands run in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    export(causal_model, "causal")
+    write_fasta((name, PROTEIN) for name in "abc")
+    assert protlm("prepare", "proteins.fasta", "-o", "corpus.h5", "--test", 0, "--valid", 0).code == 0
+    Path("assays").mkdir()
+    Path("assays/wt.fasta").write_text(f">a\n{PROTEIN}\n")
+    Path("assays/a.csv").write_text("mutant,DMS_score\nM1L,1\nK2R,2\nT3A,3\n")
+    Path("part.h5").touch()
+
+
+@pytest.mark.parametrize("command", [*BINARY, *TEXT])
+def test_names_and_folders_are_checked_in_every_command(protlm, tmp_path: Path, command: str) -> None:
+    suffix = {**BINARY, **TEXT}[command]
+    before = sorted(tmp_path.rglob("*"))
+    for name, words in {
+        "out.zip": "ends in .",
+        "out": "ends in .",
+        "assays": "assays: is a folder; expected a file name that ends in .",
+        f"typo/out{suffix}": "there is no folder typo; create it first",
+        f"proteins.fasta/out{suffix}": "proteins.fasta is a file, not a folder",
+        f"{'x' * 300}{suffix}": "cannot be written (File name too long)",
+        **({"-": "cannot be written to standard output"} if command in BINARY else {}),
+    }.items():
+        assert_refused(protlm(*command.split(), name), f"{command.split()[-1].replace('-o', '--output')} {name}", words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", TEXT)
+def test_text_goes_to_standard_output_alone(protlm, tmp_path: Path, command: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    written = protlm(*command.split(), "-")
+    assert written.code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    name = f"out{TEXT[command]}"
+    assert protlm(*command.split(), name).code == 0
+    if "fill M<" not in command:  # there, standard output is aligned
+        assert written.out == Path(name).read_text()
+        if name.endswith(".json"):
+            json.loads(written.out)
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t"), (".txt", "\t")])
+@pytest.mark.parametrize("options", ["--variant M1L", "--pseudo-perplexity --one-pass"])
+def test_the_suffix_of_a_table_sets_the_delimiter(protlm, suffix: str, delimiter: str, options: str) -> None:
+    assert protlm(*f"score {PROTEIN} -m model {options} -o out{suffix}".split()).code == 0
+    header, row = csv.reader(Path(f"out{suffix}").read_text().splitlines(), delimiter=delimiter)
+    assert len(header) == len(row) == 3
+
+
+def test_folders_to_write_are_checked_in_every_command(protlm, tmp_path: Path) -> None:
+    shutil.copytree("model", "old")
+    for command in (
+        "export -m model",
+        "embed proteins.fasta -m model --layout esm-pt -o",
+        "proteingym assays --scores",
+    ):
+        for name, words in {
+            "typo/out": "there is no folder typo",
+            "part.h5": "",
+            "out.safetensors": "looks like a file; expected the name of a folder",
+            "-": "cannot be written to standard output",
+        }.items():
+            before = sorted(tmp_path.rglob("*"))
+            assert_refused(protlm(*command.split(), name), name, words)
+            assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", [HDF5, PICTURE, TABLE, FOLDER])
+def test_a_folder_without_permission_is_named_before_anything_is_computed(monkeypatch, kind: Kind) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "assays")  # root may write everywhere
+    path = Path(f"assays/out{kind.suffixes[0] if kind.suffixes else ''}")
+    with pytest.raises(UserError, match=r"^--output assays/out.*: cannot be written \(Permission denied in folder"):
+        check_outputs({"--output": (path, kind)})
+    check_outputs({"--output": (Path(path.name), kind)})
