@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class ProtlmWarning(UserWarning):
+    """Results may be unreliable; the `protlm` command prints the message once."""
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, for messages.
 

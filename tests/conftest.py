@@ -63,7 +63,7 @@ def tiny_model() -> Performer:
         width=16,
         feed_forward=32,
         num_features=16,
-        max_length=64,
+        max_length=256,
         dropout=0.0,
     )
     with torch.random.fork_rng():

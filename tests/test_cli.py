@@ -62,7 +62,6 @@ def test_prepare_embed_fill_evaluate_export(protlm, fasta: Path, model_folder: P
     assert embedded.code == 0
     assert f"{proteins}, {residues}: 3 proteins, 96 residues, width 16" in embedded.err
     assert "1 identifier: stored under another name" in embedded.err
-    assert "warning: 1 protein longer than the 64 learned positions" in embedded.err
     with h5py.File(proteins) as means, h5py.File(residues) as rows:
         assert list(means) == list(rows) == ["P1", "b_c", "d"]
 
@@ -197,7 +196,7 @@ def test_evaluate_reports_test_and_ood_and_writes_json(protlm, corpus_path, mode
     assert sorted(tmp_path.iterdir()) == sorted([*names, tmp_path / "e.json"])
     content = json.loads((tmp_path / "e.json").read_text())
     assert list(content["splits"]) == ["test", "ood"]
-    assert content["options"] == {"max_length": 64, "token_budget": 16_384, "share": 0.15, "seed": 1, "device": "cpu"}
+    assert content["options"] == {"max_length": 256, "token_budget": 16_384, "share": 0.15, "seed": 1, "device": "cpu"}
     assert content["model"]["path"] == str(model_folder)
     assert content["corpus"]["fingerprint"] == Corpus(corpus_path).fingerprint
     assert protlm(*command, "--json", tmp_path / "e.json").out == plain.out  # replacing an earlier one

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import protlm
 from protlm import UserError
 from protlm.checkpoint import export
 from protlm.embedding.in_memory import embed
+from protlm.errors import ProtlmWarning
 from protlm.inference.fill import predict_masked
+from protlm.inference.generate import generate
 from protlm.inference.perplexity import pseudo_perplexity
+from protlm.interpret.attention_maps import attention_matrices
 from protlm.model_api import ProteinModel, example
 from protlm.performer import Performer
 from protlm.sequence.alphabet import STANDARD, encode, with_ends
@@ -72,6 +76,81 @@ def test_predictions_scores_and_perplexities_are_those_of_the_functions(model: P
     assert every[1, STANDARD.index("K")] == 0
     np.testing.assert_array_equal(model.pseudo_perplexity(PROTEINS), pseudo_perplexity(model, PROTEINS))
     assert not np.allclose(model.pseudo_perplexity(PROTEINS, one_pass=True), model.pseudo_perplexity(PROTEINS))
+
+
+LONG = "MKTAYIAKQR" * 30
+EVERY_METHOD = {
+    "embed": lambda model, protein: model.embed([protein]),
+    "embed_residues": lambda model, protein: model.embed_residues([protein]),
+    "predict_masked": lambda model, protein: model.predict_masked(f"<mask>{protein}")[0].probabilities,
+    "probabilities": lambda model, protein: model.probabilities(protein, one_pass=True),
+    "score": lambda model, protein: model.score(protein, ["M1A"]),
+    "pseudo_perplexity": lambda model, protein: model.pseudo_perplexity([protein], one_pass=True),
+    "attention_matrices": lambda model, protein: attention_matrices(model, protein),
+}
+
+
+@pytest.fixture
+def dropping(tiny_model: Performer, tmp_path: Path) -> ProteinModel:
+    """A model with dropout, and attention that observes in training."""
+    config = dataclasses.replace(tiny_model.config, dropout=0.5, attention="optimal")
+    export(Performer(config), tmp_path / "dropping")
+    return protlm.load(tmp_path / "dropping")
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_every_method_evaluates_and_restores_the_mode(dropping: ProteinModel, method: str) -> None:
+    expected = EVERY_METHOD[method](dropping, PROTEINS[0])
+    dropping.train()
+    dropping.blocks[1].eval()
+    modes = [module.training for module in dropping.modules()]
+    state = {name: value.clone() for name, value in dropping.state_dict().items()}
+    np.testing.assert_array_equal(EVERY_METHOD[method](dropping, PROTEINS[0]), expected)
+    assert [module.training for module in dropping.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in dropping.state_dict().items())
+    with torch.no_grad():
+        dropping.norm.weight.fill_(torch.nan)
+    if method not in ("embed", "embed_residues", "attention_matrices"):  # which return what they find
+        with pytest.raises(UserError, match="not finite"):
+            EVERY_METHOD[method](dropping, PROTEINS[0])
+    assert [module.training for module in dropping.modules()] == modes
+
+
+def test_the_mode_is_restored_after_an_error_inside_the_model(dropping: ProteinModel) -> None:
+    dropping.train()
+    dropping.norm.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dropping.embed(["MKT"])
+    assert all(module.training for module in dropping.modules())
+
+
+def test_generation_evaluates_and_restores_the_mode() -> None:
+    model = Performer(dataclasses.replace(example(causal=True).config, dropout=0.5))
+    expected = list(generate(model.eval(), 2, max_length=12))
+    model.train()
+    found = []
+    for protein in generate(model, 2, max_length=12):
+        assert all(module.training for module in model.modules())  # also between two proteins
+        found.append(protein)
+    assert found == expected
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_every_method_warns_of_extrapolated_positions(model: ProteinModel, method: str) -> None:
+    with pytest.warns(ProtlmWarning, match="longer than the 256 positions that this model has learned"):
+        EVERY_METHOD[method](model, LONG)
+    EVERY_METHOD[method](model, LONG[:250])  # a warning would be an error
+
+
+def test_generation_warns_of_extrapolated_positions() -> None:
+    model = example(causal=True)
+    rotary = dataclasses.replace(model.config, max_length=20)
+    learned = Performer(dataclasses.replace(rotary, positions="learned"))
+    for network, length, warned in ((Performer(rotary), 40, 0), (learned, 20, 0), (learned, 40, 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            list(generate(network, 2, min_length=length, max_length=length))
+        assert len(caught) == warned
 
 
 def test_generation_is_reproducible() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from protlm import __version__
-from protlm.cli.console import fail, say
+from protlm.cli.console import fail, say, warnings_as_lines
 from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
 from protlm.cli.models import export, import_esm
@@ -40,7 +40,8 @@ def main() -> None:
     # raises, so that partial files are removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        interrupted = app(standalone_mode=False) == 130
+        with warnings_as_lines():
+            interrupted = app(standalone_mode=False) == 130
     except UserError as error:
         fail(str(error))
     except OSError as error:

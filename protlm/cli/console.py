@@ -1,12 +1,15 @@
 """Shared by all commands: options, loading the model, messages and progress on standard error."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
+
+from protlm.errors import ProtlmWarning
 
 Model = Annotated[
     Path | None,
@@ -83,6 +86,25 @@ def say(*lines: str) -> None:
 
 def warn(message: str) -> None:
     typer.echo(typer.style("warning: ", fg="yellow") + message, err=True)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Prints each `ProtlmWarning` of the library once, as one line."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, ProtlmWarning):
+                other(message, category, *where)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                warn(str(message))
+
+        warnings.simplefilter("always", ProtlmWarning)
+        warnings.showwarning = show
+        yield
 
 
 def fail(message: str) -> NoReturn:

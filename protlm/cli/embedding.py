@@ -16,7 +16,6 @@ from protlm.cli.console import (
     model_files,
     progress,
     say,
-    warn,
 )
 from protlm.cli.outputs import FOLDER, HDF5, check_outputs
 from protlm.errors import UserError, counted
@@ -91,11 +90,6 @@ def embed(
         return
     outputs = ", ".join(dict.fromkeys(str(path) for path in (output, per_residue) if path))
     say(*_described(summary, outputs, network.config.width))
-    if summary.beyond_positions:
-        warn(
-            f"{counted(summary.beyond_positions, 'protein')} longer than the {network.config.max_length:,} learned "
-            "positions of this model; their embeddings are less reliable"
-        )
 
 
 def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
@@ -111,6 +105,7 @@ def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
         (summary.copied, "protein", "identical to an earlier sequence, computed once"),
         (summary.renamed, "identifier", "stored under another name ('/' becomes '_'; suffixes); the original is kept"),
         (summary.left_out, "record", "left out, duplicate identifier"),
+        (summary.beyond_positions, "protein", "longer than the positions that the model has learned"),
     ):
         if count:
             lines.append(f"{counted(count, noun)}: {what}")

@@ -16,7 +16,6 @@ from protlm.cli.console import (
     named,
     progress,
     say,
-    warn,
 )
 from protlm.cli.outputs import FOLDER, PICTURE, TABLE, check_outputs
 from protlm.errors import UserError, counted
@@ -104,11 +103,6 @@ def score(
         scan.draw(heatmap, scores)
     scan.write(output, scores, not no_sequences)
     say(*scan.describe(scores))
-    if network.config.learned_positions and scan.longest + 2 > network.config.max_length:
-        warn(
-            f"the protein is longer than the {network.config.max_length:,} positions learned by this model; its "
-            "scores may be unreliable"
-        )
 
 
 def proteingym(

@@ -146,7 +146,7 @@ def embed_fasta(
     call, with the same result to the bit. Outputs made from the same input are left alone.
 
     Args:
-        model: in evaluation mode.
+        model: evaluates, whatever its mode.
         fasta: the proteins; "-" is standard input.
         per_protein: file of pooled vectors; with the layout esm-pt a folder. None for none.
         per_residue: file of all residues; with the layout esm-pt a folder, possibly the same. None for none.

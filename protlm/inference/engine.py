@@ -1,6 +1,8 @@
 """Runs a model on many sequences, in batches of similar length that are halved when memory runs out."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protlm.batching.batches import pad
-from protlm.errors import UserError
+from protlm.errors import ProtlmWarning, UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, encode, with_ends
 
@@ -73,6 +75,35 @@ def check_length(model: Performer, tokens: int) -> None:
         )
 
 
+def warn_beyond_positions(model: Performer, tokens: int) -> None:
+    """Warns if a sequence of this many tokens, ends included, is longer than the positions that the model has learned.
+
+    The text is the same for all sequences, so that Python shows it once.
+    """
+    learned = model.config.max_length
+    if model.config.learned_positions and tokens > learned:
+        warnings.warn(
+            f"a protein is longer than the {learned:,} positions that this model has learned, including start and end; "
+            "positions beyond are extrapolated, so that its results are less reliable",
+            ProtlmWarning,
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def evaluating(model: Performer) -> Iterator[None]:
+    """Evaluation mode, without gradients; at the end, each module is in its earlier mode, also after an error."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def check_finite(values: np.ndarray, source: str = "") -> None:
     """Raises a UserError if a model's output contains NaN or infinity; `source`, such as "protein P69905", is named."""
     if not np.isfinite(values).all():
@@ -86,7 +117,7 @@ class Computer:
     """Runs a function of the model on batches of rows of tokens.
 
     Args:
-        model: in evaluation mode; computes where its parameters are.
+        model: evaluates, whatever its mode, where its parameters are.
         token_budget: maximum number of tokens in a batch, including padding; a longer row is computed alone. Halved,
             for all later batches, when memory runs out.
         precision: "float32", or "bfloat16" for matrix products in 16 bits (autocast).
@@ -110,7 +141,9 @@ class Computer:
             skip: number of batches to skip, which an earlier run over the same rows has computed.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        check_length(self.model, int(lengths.max(initial=0)))
+        longest = int(lengths.max(initial=0))
+        check_length(self.model, longest)
+        warn_beyond_positions(self.model, longest)
         waiting = batches(lengths, self.token_budget)[skip:][::-1]
         while waiting:
             batch = waiting.pop()
@@ -138,7 +171,7 @@ class Computer:
     ) -> Result:
         tokens = torch.from_numpy(pad([rows[i] for i in batch], PAD)).to(self.device).long()
         with (
-            torch.inference_mode(),
+            evaluating(self.model),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
             return function(tokens, tokens != PAD, batch)

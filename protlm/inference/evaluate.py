@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from protlm import __version__
 from protlm.batching.batches import ProteinBatches, Question
@@ -15,7 +14,7 @@ from protlm.batching.masking import Masking
 from protlm.corpus.reader import Corpus, Unigram
 from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
-from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length
+from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length, evaluating, warn_beyond_positions
 from protlm.metrics import Breakdown, ResidueMetrics, format_row
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
@@ -60,7 +59,7 @@ def evaluate(
     A bidirectional model predicts masked residues (all selected residues are masked), a causal model the next residue.
 
     Args:
-        model: in evaluation mode.
+        model: evaluates, whatever its mode.
         corpus: its training split provides the unigram baseline.
         splits: by default "test" and "ood", if they have proteins.
         max_length: in tokens; longer proteins are cropped at random. By default the model's.
@@ -86,7 +85,8 @@ def evaluate(
         proteins = np.zeros(len(LONGEST) + 1, dtype=np.int64)
         for key in batches.plan(0):
             inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batches[key][:4])
-            with torch.inference_mode():
+            warn_beyond_positions(model, inputs.shape[1])
+            with evaluating(model):
                 logits = model(inputs, key_mask)
             bins = np.searchsorted(LONGEST, corpus.lengths_of(key[:, 1]))  # of whole proteins, not of crops
             proteins += np.bincount(bins, minlength=len(proteins))

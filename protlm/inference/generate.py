@@ -18,7 +18,7 @@ import torch
 
 from protlm.batching.randomness import KeyedGenerator
 from protlm.errors import UserError
-from protlm.inference.engine import check_finite
+from protlm.inference.engine import check_finite, evaluating, warn_beyond_positions
 from protlm.inference.probabilities import log_softmax
 from protlm.performer import Performer
 from protlm.sequence.alphabet import EOS, STANDARD_TOKENS, ResidueError, decode, encode
@@ -84,7 +84,7 @@ def generate(
     protein does not depend on `n` or `batch_size`, apart from rounding in the model.
 
     Args:
-        model: causal, in evaluation mode.
+        model: causal; evaluates, whatever its mode.
         n: number of proteins.
         prefix: amino acids with which each protein starts, in one-letter code.
         temperature: at least 0; see the top of this file.
@@ -111,7 +111,7 @@ def generate(
         drawn = np.full((len(numbers), steps), -1)  # indices into DRAWN
         likelihood = np.zeros(len(numbers))
         rows = np.arange(len(numbers))  # of the proteins that have not ended
-        with torch.inference_mode():
+        with evaluating(model):
             copies = torch.zeros(len(rows), dtype=torch.long, device=device)
             state, logits = state.select(copies), logits[copies]
             for step in range(steps):
@@ -132,6 +132,7 @@ def generate(
                 if len(stay) < len(rows):
                     rows, chosen = rows[stay], chosen[stay]
                     state = state.select(torch.from_numpy(stay).to(device))
+                warn_beyond_positions(model, len(tokens) + step + 2)
                 logits, state = model.step(torch.from_numpy(DRAWN[chosen]).to(device)[:, None], state)
                 logits = logits[:, -1]
         for number, row, log_likelihood in zip(numbers.tolist(), drawn, likelihood.tolist(), strict=True):
@@ -142,7 +143,7 @@ def generate(
 
     def batches() -> Iterator[Generated]:
         start = torch.from_numpy(np.append(np.uint8(model.config.start_id), tokens)).to(device).long()[None]
-        with torch.inference_mode():
+        with evaluating(model):
             logits, state = model.step(start)
         for first in range(0, n, batch_size):
             yield from sampled(np.arange(first, min(n, first + batch_size)), logits[:, -1], state)

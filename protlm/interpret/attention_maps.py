@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.inference.engine import encoded
+from protlm.inference.engine import encoded, evaluating, warn_beyond_positions
 from protlm.performer import Performer
 
 COLUMNS = 512
@@ -62,7 +62,6 @@ def chosen_blocks(model: Performer, layers: Sequence[int] | None) -> tuple[int, 
     return chosen
 
 
-@torch.inference_mode()
 def attention_matrices(
     model: Performer, sequence: str, layers: Sequence[int] | None = None, columns: int = COLUMNS
 ) -> np.ndarray:
@@ -73,7 +72,7 @@ def attention_matrices(
     residues. Entries are non-negative unless the features can be negative ("trig", "cos", "identity").
 
     Args:
-        model: in evaluation mode.
+        model: evaluates, whatever its mode.
         sequence: amino acids in one-letter code.
         layers: 1 is the first block, -1 the last; None for all.
         columns: number of columns computed together; memory beyond the result is proportional to columns x L.
@@ -100,6 +99,7 @@ def attention_matrices(
             values[:, :, start : start + width] = torch.eye(width, dtype=weight.dtype, device=weight.device)
             result[chosen.index(layer), :, :, start : start + width] = attend(values)[0].float().cpu().numpy()
 
-    with watched(model, chosen, see):
+    warn_beyond_positions(model, length)
+    with evaluating(model), watched(model, chosen, see):
         model.hidden(tokens)
     return result

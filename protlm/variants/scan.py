@@ -53,7 +53,6 @@ class Scan:
         self.count = sum(len(variants) for _, variants in self.groups.values())
         if not self.count:
             raise UserError(f"{source}: none of the twenty amino acids occurs; there is nothing to substitute")
-        self.longest = max(len(variants.sequence) for _, variants in self.groups.values())
 
     def only(self, where: str) -> str:
         """The sequence of the only protein; raises a UserError that ends with `where` if there are several."""

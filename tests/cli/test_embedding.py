@@ -43,17 +43,19 @@ def values(path: str | Path) -> dict[str, bytes]:
 
 
 def test_embed_reports_counts_and_changes(protlm, write_fasta, tmp_path: Path) -> None:
-    write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 8), ("d", "MKTAYIAKQR")])
+    write_fasta([("sp|P1|A_B", "MKTAYIAKQR"), ("b/c", "mkT-LLI*"), ("d", "GAVLIMCFYW" * 30), ("d", "MKTAYIAKQR")])
     command = ("embed", "proteins.fasta", "--model", "model", *OUTPUT, "--duplicates", "suffix")
     first = protlm(*command, "--per-residue", "rows.h5")
     assert (first.code, first.out) == (0, "")
     lines = first.err.splitlines()
-    assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 106 residues, width 16; ")
+    warning, *lines = lines
+    assert warning.startswith("warning: a protein is longer than the 256 positions that this model has learned")
+    assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 326 residues, width 16; ")
     assert lines[0].endswith(" residues/s")
     assert lines[1].startswith("1 protein: identical to an earlier sequence")
     assert lines[2].startswith("2 identifiers: stored under another name")
     assert "1 record: lower case made upper case (2 residues)" in lines
-    assert lines[-1].startswith("warning: 1 protein longer than the 64 learned positions")
+    assert "1 protein: longer than the positions that the model has learned" in lines
     assert list(values("out.h5")) == list(values("rows.h5")) == ["P1", "b_c", "d", "d_2"]
     again = protlm(*command)
     assert (again.code, again.err) == (0, "out.h5: already complete; nothing was done\n")

@@ -178,9 +178,9 @@ def test_inputs_are_not_overwritten(protlm, model_folder: Path, variants: Path, 
 
 
 def test_proteins_beyond_the_learned_positions_are_computed_with_a_warning(protlm, model_folder: Path) -> None:
-    outcome = protlm("score", SEQUENCE * 7, "-m", model_folder, "--variant", "M1L")
+    outcome = protlm("score", SEQUENCE * 30, "-m", model_folder, "--variant", "M1L", "--variant", "K2R")
     assert outcome.code == 0
-    assert "longer than the 64 positions" in outcome.err
+    assert outcome.err.count("warning: a protein is longer than the 256 positions") == 1
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpus
 from protlm.corpus.splits import SPLITS, SplitRule
-from protlm.errors import UserError
+from protlm.errors import ProtlmWarning, UserError
 from protlm.inference.evaluate import evaluate, format_details, to_json
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
@@ -105,12 +105,26 @@ def test_scored_residues_cannot_be_copied(tiny_model: Performer, corpus: Corpus)
     assert {row["accuracy"] for row in evaluate(Copy(), corpus).values()} == {0}
 
 
+def test_a_model_in_training_mode_is_evaluated_and_trained_on(tiny_model: Performer, corpus: Corpus) -> None:
+    model = Performer(dataclasses.replace(tiny_model.config, dropout=0.5))
+    expected = evaluate(model.eval(), corpus)
+    assert evaluate(model.train(), corpus) == expected
+    assert all(module.training for module in model.modules())
+
+
+def test_extrapolated_positions_are_warned_of(tiny_model: Performer, corpus: Corpus) -> None:
+    model = Performer(dataclasses.replace(tiny_model.config, max_length=20)).eval()
+    evaluate(model, corpus)  # crops to the learned positions
+    with pytest.warns(ProtlmWarning, match="longer than the 20 positions"):
+        evaluate(model, corpus, max_length=40)
+
+
 class Constant(torch.nn.Module):
     """Predicts the same at every position: A with probability 1/2, L with 1/4, the others with 1/124 each."""
 
     def __init__(self, model: Performer, causal: bool = False) -> None:
         super().__init__()
-        self.config = dataclasses.replace(model.config, causal=causal)
+        self.config = dataclasses.replace(model.config, causal=causal, positions="rotary")
         probabilities = torch.full((33,), 1 / 124)
         probabilities[INDEX["A"]], probabilities[INDEX["L"]] = 1 / 2, 1 / 4
         self.logits = torch.nn.Parameter(probabilities.log())

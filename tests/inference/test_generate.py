@@ -19,7 +19,7 @@ def model(request: pytest.FixtureRequest) -> Performer:
 
 
 def random_model(attention: str = "relu", **options: object) -> Performer:
-    sizes = {"layers": 2, "heads": 2, "width": 16, "feed_forward": 32, "num_features": 16, "max_length": 16}
+    sizes = {"layers": 2, "heads": 2, "width": 16, "feed_forward": 32, "num_features": 16, "max_length": 256}
     config = PerformerConfig(33, 1, **{**sizes, "attention": attention, "causal": True, "dropout": 0.1, **options})
     with torch.random.fork_rng():
         torch.manual_seed(0)
