@@ -1,62 +1,15 @@
-"""Accuracy and perplexity per residue with the unigram baseline, for training and evaluation; rank correlation."""
+"""Accuracy and perplexity by group of proteins and by residue, with the unigram baseline; rank correlation."""
 
 import math
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 from protlm.corpus.reader import Unigram
 from protlm.sequence.alphabet import TOKENS
 from protlm.tables import aligned
-
-_UNITS = 1 << 20  # per nat
-
-
-class ResidueMetrics(Metric):
-    """Accuracy and perplexity over the scored positions, and those of the unigram baseline over the same residues."""
-
-    correct: Tensor
-    negative_log: Tensor
-    infinite: Tensor
-    targets: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # integers: float32 would lose small terms of a long sum, and some devices have no float64
-        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("negative_log", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("infinite", torch.tensor(0), dist_reduce_fx="sum")  # batches whose loss is not finite
-        self.add_state("targets", torch.zeros(len(TOKENS), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
-        """Adds logits (B, L, V), targets (B, L) and the positions to score, (B, L) bool."""
-        logits, targets = logits[scored].float(), targets[scored]
-        self.correct += (logits.argmax(-1) == targets).sum()
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        self.infinite += ~loss.isfinite()  # NaN has no integer
-        self.negative_log += (loss.nan_to_num(0, 0, 0) * _UNITS).round().long()
-        self.targets += torch.bincount(targets, minlength=len(TOKENS))
-
-    def compute(self) -> dict[str, float]:
-        """{"accuracy", "perplexity"} of the model; NaN if nothing was scored.
-
-        Perplexity is infinite if any output of the model was not finite.
-        """
-        count = self.targets.sum().item()
-        if not count:
-            return {"accuracy": math.nan, "perplexity": math.nan}
-        mean = self.negative_log.item() / _UNITS / count
-        return {"accuracy": self.correct.item() / count, "perplexity": math.inf if self.infinite else _perplexity(mean)}
-
-    def beside(self, unigram: Unigram) -> dict[str, float]:
-        """`compute`, plus "unigram_accuracy" and "unigram_perplexity" over the same residues."""
-        with self.sync_context():  # of all ranks, as in compute
-            counts = self.targets.cpu().numpy().copy()
-        return {**self.compute(), **_baseline(unigram, counts)}
 
 
 class Breakdown:
@@ -93,16 +46,16 @@ class Breakdown:
         accuracy = perplexity = math.nan
         if scored:
             accuracy = float(self.correct[part].sum() / scored)
-            perplexity = _perplexity(float(self.negative_log[part].sum()) / scored)
-        return {"asked": scored, "accuracy": accuracy, "perplexity": perplexity, **_baseline(unigram, counts)}
+            perplexity = perplexity_of(float(self.negative_log[part].sum()) / scored)
+        return {"asked": scored, "accuracy": accuracy, "perplexity": perplexity, **baseline(unigram, counts)}
 
 
-def _perplexity(mean: float) -> float:
+def perplexity_of(mean: float) -> float:
     """Of a mean negative log-probability; finite even for a diverged model."""
     return math.exp(min(mean, 700))
 
 
-def _baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
+def baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
     if not counts.any():
         return {"unigram_accuracy": math.nan, "unigram_perplexity": math.nan}
     return {"unigram_accuracy": unigram.accuracy(counts), "unigram_perplexity": unigram.perplexity(counts)}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from protlm.corpus.reader import Unigram
-from protlm.metrics import Breakdown, ResidueMetrics, format_metrics
+from protlm.metrics import Breakdown, format_metrics
+from protlm.residue_metrics import ResidueMetrics
 from protlm.sequence.alphabet import SCORED
 
 

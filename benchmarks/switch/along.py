@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks.tables import replace_json
-from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
+from protlm.residue_metrics import ResidueMetrics
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.task import LanguageModelTask
 

@@ -15,8 +15,9 @@ from protlm.corpus.reader import Corpus, Unigram
 from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length, evaluating, warn_beyond_positions
-from protlm.metrics import Breakdown, ResidueMetrics, format_row
+from protlm.metrics import Breakdown, format_row
 from protlm.performer import Performer
+from protlm.residue_metrics import ResidueMetrics
 from protlm.sequence.alphabet import INDEX, STANDARD
 from protlm.tables import aligned
 

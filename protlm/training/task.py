@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from protlm.batching.batches import Batch
 from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
-from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer, PerformerConfig
+from protlm.residue_metrics import ResidueMetrics
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.strategies import FullySharded
 

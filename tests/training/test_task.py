@@ -11,9 +11,9 @@ import torch
 from protlm.batching.batches import Batch
 from protlm.checkpoint import KEY
 from protlm.errors import UserError
-from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer
 from protlm.performer.config import ADDED
+from protlm.residue_metrics import ResidueMetrics
 from protlm.training.task import LanguageModelTask
 
 
