@@ -1,8 +1,9 @@
-"""The Python API: a trained model as a `Performer` that takes sequences and returns numpy arrays."""
+"""The Python API: a trained model as a `Performer` that takes proteins and returns numpy arrays."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +13,32 @@ from protlm.embedding import in_memory
 from protlm.errors import UserError
 from protlm.inference import fill, generate, perplexity
 from protlm.inference.engine import TOKEN_BUDGET
-from protlm.inference.fill import Prediction
 from protlm.performer import Performer, PerformerConfig
+from protlm.sequence.containers import proteins_of
 from protlm.variants import score
 
 
 class ProteinModel(Performer):
     """A trained protein language model, loaded by `protlm.load`.
 
-    Sequences are strings of amino acids in one-letter code; lower case is accepted, and J is read as X. Proteins are
-    computed whole, never cropped, on the device of the model, in batches of similar length. Results do not depend on
-    the other proteins in a batch, apart from rounding. All methods raise a `UserError` for arguments that cannot be
+    All methods take proteins in the same ways, and the form of their results follows:
+
+    | proteins | results of n proteins |
+    |---|---|
+    | one: a string, `Bio.Seq` or `SeqRecord` | that of the protein, without the first axis |
+    | a list, tuple, generator or array of these | an array or list of n |
+    | `{id: protein}` | `{id: result}` |
+    | a pandas Series | a Series with the same index; for `embed`, a DataFrame |
+    | a pandas DataFrame with a column "sequence" | the same; a column "id" appears in messages |
+
+    Sequences are cleaned as those in FASTA files: lower case becomes upper case; white space, gaps (`-`, `.`) and `*`
+    at the end are removed; J and other `*` become X. Anything else is a `UserError`, as are arguments that cannot be
     used.
+
+    Proteins are computed whole, never cropped, on the device of the model, in batches of similar length. Results do not
+    depend on the other proteins in a batch, apart from rounding. All methods evaluate (without dropout), also in the
+    middle of training, and leave the model in the mode it was in. A `ProtlmWarning` says that a protein is longer than
+    the positions that the model has learned.
 
     Methods that compute many proteins share two arguments:
 
@@ -33,18 +48,19 @@ class ProteinModel(Performer):
 
     def embed(
         self,
-        sequences: Sequence[str],
+        proteins: Any,
         pool: str = "mean",
-        layers: Sequence[int] = (-1,),
+        layers: int | Sequence[int] = (-1,),
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
-    ) -> np.ndarray:
+    ) -> Any:
         """Embeds each protein as one vector.
 
         Args:
-            sequences: n proteins.
+            proteins: n proteins, see `ProteinModel`.
             pool: "mean" or "max" over the residues, or "bos" for the start token.
-            layers: 0 is the token embedding, i the output of block i, -1 the last block after the final LayerNorm.
+            layers: one or more; 0 is the token embedding, i the output of block i, -1 the last block after the final
+                LayerNorm.
             token_budget, precision: see `ProteinModel`.
 
         Returns:
@@ -53,23 +69,28 @@ class ProteinModel(Performer):
         >>> model = example()
         >>> model.embed(["MKT", "MKTAYIAK"]).shape
         (2, 16)
+        >>> model.embed({"a": "MKT"})["a"].shape
+        (16,)
         """
-        _check_list(sequences)
-        rows = in_memory.embed(self, sequences, token_budget, layers, pool, precision)
-        shape = (len(sequences), *((len(layers),) if len(layers) > 1 else ()), self.config.width)
-        return np.stack(list(rows)) if len(sequences) else np.zeros(shape, dtype=np.float32)
+        container, layers = proteins_of(proteins), _several(layers)
+        rows = list(in_memory.embed(self, container.sequences, token_budget, layers, pool, precision))
+        axes = {"layer": layers, "dimension": range(self.config.width)}
+        if len(layers) == 1:
+            del axes["layer"]
+        shape = (len(rows), *map(len, axes.values()))
+        return container.stacked(np.stack(rows) if rows else np.zeros(shape, dtype=np.float32), axes)
 
     def embed_residues(
         self,
-        sequences: Sequence[str],
-        layers: Sequence[int] = (-1,),
+        proteins: Any,
+        layers: int | Sequence[int] = (-1,),
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
-    ) -> list[np.ndarray]:
+    ) -> Any:
         """Embeds each residue of each protein.
 
         Args:
-            sequences: n proteins of L_i residues.
+            proteins: n proteins of L_i residues, see `ProteinModel`.
             layers, token_budget, precision: see `embed`.
 
         Returns:
@@ -79,47 +100,51 @@ class ProteinModel(Performer):
         >>> [rows.shape for rows in model.embed_residues(["MKT", "MKTAYIAK"])]
         [(3, 16), (8, 16)]
         """
-        _check_list(sequences)
-        return list(in_memory.embed(self, sequences, token_budget, layers, None, precision))
+        container = proteins_of(proteins)
+        rows = in_memory.embed(self, container.sequences, token_budget, _several(layers), None, precision)
+        return container.arranged(rows)
 
-    def predict_masked(self, sequence: str, top: int = 5) -> list[Prediction]:
+    def predict_masked(self, proteins: Any, top: int = 5) -> Any:
         """Predicts the amino acids at each `<mask>`, most probable first. Requires a bidirectional model.
 
         Args:
-            sequence: a protein with `<mask>` in place of one or more residues.
+            proteins: one or more, see `ProteinModel`, with `<mask>` in place of one or more residues of each.
             top: number of amino acids per mask, 1 to 20.
+
+        Returns:
+            For each protein, a list of `Prediction`.
 
         >>> model = example()
         >>> (prediction,) = model.predict_masked("MK<mask>LLI", top=2)
         >>> prediction.position, len(prediction.residues), len(prediction.probabilities)
         (3, 2, 2)
         """
-        return fill.predict_masked(self, sequence, top)
+        return fill.predict_masked(self, proteins, top)
 
     def probabilities(
-        self, sequence: str, one_pass: bool = False, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
-    ) -> np.ndarray:
+        self, proteins: Any, one_pass: bool = False, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
+    ) -> Any:
         """Probabilities of the twenty amino acids at every position. Requires a bidirectional model.
 
         Args:
-            sequence: a protein of L residues, which may contain `<mask>`.
+            proteins: one or more, see `ProteinModel`, of L residues, which may contain `<mask>`.
             one_pass: predict all positions from the unmasked sequence in one forward pass, instead of masking each
                 position in turn.
             token_budget, precision: see `ProteinModel`.
 
         Returns:
-            (L, 20) float64 in the order ACDEFGHIKLMNPQRSTVWY; rows sum to 1.
+            For each protein (L, 20) float64 in the order ACDEFGHIKLMNPQRSTVWY; rows sum to 1.
 
         >>> model = example()
         >>> model.probabilities("MKTAYIAK").shape
         (8, 20)
         """
-        return fill.probabilities(self, sequence, one_pass, token_budget, precision)
+        return fill.probabilities(self, proteins, one_pass, token_budget, precision)
 
     def score(
         self,
-        sequence: str,
-        variants: Sequence[str] | None = None,
+        sequence: Any,
+        variants: Iterable[str] | None = None,
         method: str | None = None,
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
@@ -127,8 +152,10 @@ class ProteinModel(Performer):
         """Scores variants zero-shot: log p(variant) - log p(wild type), in nats, by one of several methods.
 
         Args:
-            sequence: the wild type, L residues.
-            variants: n variants such as "A42G" or "A42G:L50P", positions from 1; None for all single substitutions.
+            sequence: the wild type, L residues; one protein, see `ProteinModel`. It must not contain gaps, since
+                variants count its residues.
+            variants: n variants such as "A42G" or "A42G:L50P", positions from 1, in a list, tuple, generator, array or
+                Series; None for all single substitutions.
             method: "masked-marginals" (default), "wt-marginals" or "pseudo-log-likelihood"; for a causal model
                 "likelihood". Formulas are in `protlm.variants.score`.
             token_budget, precision: see `ProteinModel`.
@@ -144,20 +171,19 @@ class ProteinModel(Performer):
         """
         if variants is None:
             return score.score_matrix(self, sequence, method, token_budget, precision)
-        _check_list(variants)
         return score.score(self, sequence, variants, method, token_budget, precision)
 
     def pseudo_perplexity(
         self,
-        sequences: Sequence[str],
+        proteins: Any,
         one_pass: bool = False,
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
-    ) -> np.ndarray:
+    ) -> Any:
         """Pseudo-perplexity of each protein; for a causal model, its perplexity.
 
         Args:
-            sequences: n proteins.
+            proteins: n proteins, see `ProteinModel`.
             one_pass: estimate from one forward pass per protein, instead of one per residue.
             token_budget, precision: see `ProteinModel`.
 
@@ -168,13 +194,12 @@ class ProteinModel(Performer):
         >>> model.pseudo_perplexity(["MKT", "MKTAYIAK"]).shape
         (2,)
         """
-        _check_list(sequences)
-        return perplexity.pseudo_perplexity(self, sequences, not one_pass, token_budget, precision)
+        return perplexity.pseudo_perplexity(self, proteins, not one_pass, token_budget, precision)
 
     def generate(
         self,
         n: int = 1,
-        prefix: str = "",
+        prefix: Any = "",
         temperature: float = 1.0,
         top_p: float = 1.0,
         max_length: int = 1_000,
@@ -184,7 +209,7 @@ class ProteinModel(Performer):
 
         Args:
             n: number of proteins.
-            prefix: amino acids with which each protein starts.
+            prefix: amino acids with which each protein starts; one protein, see `ProteinModel`, or "".
             temperature: divides the logits; 0 always takes the most probable residue.
             top_p: nucleus sampling: draw from the most probable residues with at least this total probability.
             max_length: maximum length in residues, including the prefix; longer proteins are cut.
@@ -234,6 +259,10 @@ def example(causal: bool = False) -> ProteinModel:
         return ProteinModel(PerformerConfig(33, 1, 1, 2, 16, 16, causal=causal, positions="rotary", dropout=0.0)).eval()
 
 
-def _check_list(sequences: Sequence[str]) -> None:
-    if isinstance(sequences, str):
-        raise UserError("expected a list of strings, got a single string; put it in brackets: [...]")
+def _several(layers: int | Sequence[int]) -> tuple[int, ...]:
+    """Layers as a tuple; a single number is accepted."""
+    if isinstance(layers, int):
+        return (layers,)
+    if isinstance(layers, str) or not all(isinstance(layer, int) for layer in layers):
+        raise UserError(f"layers {layers!r}: expected integers such as (0, -1)")
+    return tuple(layers)

@@ -6,8 +6,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from Bio.Seq import Seq
+from Bio.SeqRecord import SeqRecord
 
 import protlm
 from protlm import UserError
@@ -76,6 +79,80 @@ def test_predictions_scores_and_perplexities_are_those_of_the_functions(model: P
     assert every[1, STANDARD.index("K")] == 0
     np.testing.assert_array_equal(model.pseudo_perplexity(PROTEINS), pseudo_perplexity(model, PROTEINS))
     assert not np.allclose(model.pseudo_perplexity(PROTEINS, one_pass=True), model.pseudo_perplexity(PROTEINS))
+
+
+MANY = {
+    "list": list,
+    "tuple": tuple,
+    "generator": iter,
+    "array": np.array,
+    "Bio.Seq": lambda proteins: [Seq(protein) for protein in proteins],
+    "SeqRecord": lambda proteins: [SeqRecord(Seq(protein), id="r") for protein in proteins],
+    "as found": lambda proteins: [f"{protein.lower()[:2]} -\n{protein[2:]}.**" for protein in proteins],
+}
+ROWS = {
+    "embed": lambda model, proteins: model.embed(proteins),
+    "embed layers": lambda model, proteins: model.embed(proteins, layers=(0, -1)),
+    "embed_residues": lambda model, proteins: model.embed_residues(proteins, layers=-1),
+    "probabilities": lambda model, proteins: model.probabilities(proteins, one_pass=True),
+    "predict_masked": lambda model, proteins: [
+        [(one.position, *one.probabilities) for one in found] for found in model.predict_masked(proteins)
+    ],
+    "pseudo_perplexity": lambda model, proteins: model.pseudo_perplexity(proteins),
+}
+
+
+def masked_if_needed(method: str, proteins: list[str]) -> list[str]:
+    return [f"{protein}<mask>" for protein in proteins] if method == "predict_masked" else proteins
+
+
+@pytest.mark.parametrize("container", MANY)
+@pytest.mark.parametrize("method", ROWS)
+def test_proteins_are_accepted_in_all_containers(model: ProteinModel, method: str, container: str) -> None:
+    proteins = masked_if_needed(method, PROTEINS)
+    expected, found = ROWS[method](model, proteins), ROWS[method](model, MANY[container](proteins))
+    assert type(found) is type(expected)
+    assert len(found) == 3
+    for row, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(row, same)
+
+
+@pytest.mark.parametrize("method", ["embed", "embed layers", "embed_residues", "probabilities", "pseudo_perplexity"])
+def test_identifiers_are_kept(model: ProteinModel, method: str) -> None:
+    call, names = ROWS[method], ["x", "y", "x"]
+    expected = call(model, PROTEINS)
+    by_id = call(model, dict(zip("abc", PROTEINS, strict=True)))
+    assert list(by_id) == ["a", "b", "c"]
+    series = pandas.Series(PROTEINS, index=names)
+    frame = pandas.DataFrame({"id": [7, 8, 9], "Sequence": PROTEINS}, index=names)
+    for pandas_object in (series, frame):
+        found = call(model, pandas_object)
+        assert list(found.index) == names
+        for row, same, own in zip(range(3), expected, by_id.values(), strict=True):
+            np.testing.assert_array_equal(np.reshape(found.iloc[row], np.shape(same)), same)
+            np.testing.assert_array_equal(own, same)
+    single = call(model, PROTEINS[1])
+    np.testing.assert_allclose(single, expected[1], rtol=1e-4, atol=1e-6)
+    assert np.shape(single) == np.shape(expected[1])
+    if method == "embed layers":
+        assert list(found.columns[:2]) == [(0, 0), (0, 1)]
+        assert found.columns.names == ["layer", "dimension"]
+
+
+def test_a_frame_joins_its_embeddings(model: ProteinModel) -> None:
+    frame = pandas.DataFrame({"sequence": PROTEINS, "label": [1, 2, 3]})[::-1]
+    joined = frame.join(model.embed(frame))
+    np.testing.assert_array_equal(joined[list(range(16))], model.embed(PROTEINS)[::-1])
+    frame["perplexity"] = model.pseudo_perplexity(frame)
+    assert frame["perplexity"].dtype == np.float64
+    assert model.embed(frame[:0]).shape == (0, 16)
+
+
+def test_the_wild_type_and_its_variants_may_be_any_objects(model: ProteinModel) -> None:
+    expected = model.score("MKTLLI", ["K2R", "M1A"])
+    for wild_type in (Seq("MKTLLI"), SeqRecord(Seq("mktlli*"), id="w"), "MKT LLI"):
+        for variants in (pandas.Series(["K2R", "M1A"]), ("K2R", "M1A"), np.array(["K2R", "M1A"]), iter(["K2R", "M1A"])):
+            np.testing.assert_array_equal(model.score(wild_type, variants), expected)
 
 
 LONG = "MKTAYIAKQR" * 30
@@ -171,17 +248,24 @@ def test_another_attention_with_the_same_weights(model_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda model: model.embed("MKT"), "a list of strings"),
-        (lambda model: model.embed_residues("MKT"), "a list of strings"),
         (lambda model: model.score("MKT", "M1A"), "a list of strings"),
-        (lambda model: model.pseudo_perplexity("MKT"), "a list of strings"),
         (lambda model: model.embed(["MKT", ""]), "sequence 2 is empty"),
-        (lambda model: model.embed(["MKT", None]), "sequence 2: expected a string, got NoneType"),
-        (lambda model: model.pseudo_perplexity([1]), "sequence 1: expected a string, got int"),
+        (
+            lambda model: model.embed(["MKT", None]),
+            "sequence 2: expected .* got None .a missing value.",
+        ),
+        (lambda model: model.pseudo_perplexity([1]), "sequence 1: expected a string, Bio.Seq or SeqRecord, got int"),
         (lambda model: model.embed(["MKT", "M1T"]), "sequence 2: '1' at position 2"),
         (lambda model: model.embed(["MKT\u0131"]), "sequence 1"),
         (lambda model: model.embed(["MKT"], pool="median"), "median"),
         (lambda model: model.embed(["MKT"], layers=(3,)), "3"),
+        (lambda model: model.embed(["MKT"], layers="-1"), "layers '-1': expected integers"),
+        (lambda model: model.embed(7), "expected one protein or a list of them, got int"),
+        (lambda model: model.predict_masked(["M<mask>", "MKT"]), "sequence 2: no <mask>"),
+        (lambda model: model.score(["MKT"]), "the wild type: expected one protein as a string.*got list"),
+        (lambda model: model.score("M-KT", ["K3R"]), "the wild type: '-' at position 2 .*no gaps"),
+        (lambda model: model.score("MKT", ["M1A", None]), "variant 2: expected a string such as 'A42G', got None"),
+        (lambda model: model.score("MKT", pandas.DataFrame({"mutant": ["M1A"]})), "list of strings.*got DataFrame"),
         (lambda model: model.embed(["MKT"], precision="float8"), "float8"),
         (lambda model: model.predict_masked("MKT"), "<mask>"),
         (lambda model: model.score("MKT", ["A1G"]), "position 1"),

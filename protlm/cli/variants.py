@@ -77,7 +77,7 @@ def score(
     from protlm.inference.engine import Computer
     from protlm.inference.proteins import open_proteins
 
-    opened = open_proteins(protein, allow_nucleotides)
+    opened = open_proteins(protein, allow_nucleotides, gaps=pseudo_perplexity)
     typed = isinstance(opened, list)
     inputs = [*model_files(model), *filter(None, [variants]), *([] if typed else [Path(protein)])]
     check_outputs({"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE)}, inputs)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from protlm.batching.batches import pad
 from protlm.errors import ProtlmWarning, UserError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, encode, with_ends
+from protlm.sequence.containers import proteins_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,24 +32,9 @@ def framed(model: Performer, tokens: np.ndarray) -> np.ndarray:
     return with_ends(tokens, model.config.start_id)
 
 
-def encoded(model: Performer, sequences: Sequence[str]) -> list[np.ndarray]:
-    """Framed tokens of sequences in one-letter code; lower case is accepted, and J is read as X.
-
-    Raises:
-        UserError: for an empty sequence or a letter without a token; names the number of the sequence.
-    """
-    rows = []
-    for number, sequence in enumerate(sequences, start=1):
-        if not isinstance(sequence, str):
-            raise UserError(f"sequence {number}: expected a string, got {type(sequence).__name__}")
-        if not sequence:
-            raise UserError(f"sequence {number} is empty; expected amino acids in one-letter code")
-        try:
-            letters = sequence.upper().replace("J", "X") if sequence.isascii() else sequence
-            rows.append(framed(model, encode(letters)))
-        except ValueError as error:
-            raise UserError(f"sequence {number}: {error}") from error
-    return rows
+def encoded(model: Performer, proteins: Any) -> list[np.ndarray]:
+    """Framed tokens of proteins in any container; see `proteins_of`, also for errors."""
+    return [framed(model, encode(sequence)) for sequence in proteins_of(proteins).sequences]
 
 
 def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[list[Item]]:

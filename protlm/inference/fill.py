@@ -5,7 +5,7 @@ Legend: L residues of a protein, including masks; M its masked positions.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,10 +16,8 @@ from protlm.inference.probabilities import check_bidirectional, log_softmax, mas
 from protlm.inference.probabilities import one_pass as log_p_of_one_pass
 from protlm.performer import Performer
 from protlm.progress import Advance
-from protlm.sequence.alphabet import LETTERS, MASK, STANDARD, TOKENS, encode_with_special
-
-_MASK = TOKENS[MASK]
-_ALLOWED = frozenset((*LETTERS, _MASK))
+from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, encode_masked
+from protlm.sequence.containers import protein_of, proteins_of
 
 
 @dataclass(frozen=True)
@@ -41,37 +39,39 @@ class Protein(NamedTuple):
     """(L,) uint8."""
 
 
-def masked_tokens(text: str) -> np.ndarray:
-    """Tokens (L,) uint8 of a protein as typed: letters of either case, `<mask>` and white space."""
-    tokens = encode_with_special(text, [_MASK])
-    for position, token in enumerate(map(TOKENS.__getitem__, tokens), start=1):
-        if token not in _ALLOWED:
-            raise UserError(f"{token!r} at position {position} of the sequence; expected amino acids and {_MASK} only")
-    return tokens
+def masked_tokens(protein: Any) -> np.ndarray:
+    """Tokens (L,) uint8 of one protein with `<mask>`; see `proteins_of`."""
+    return encode_masked(protein_of(protein, masked=True))
 
 
-def predict_masked(model: Performer, text: str, top: int = 5) -> list[Prediction]:
-    """Predicts the amino acids at each `<mask>`."""
-    ((_, predictions),) = predict_proteins(Computer(model), [Protein("", masked_tokens(text))], top)
-    return predictions
+def predict_masked(model: Performer, proteins: Any, top: int = 5) -> Any:
+    """Predicts the amino acids at each `<mask>`: a list for each protein, as `Container.arranged` returns them."""
+    container = proteins_of(proteins, masked=True)
+    rows = [Protein(container.name(i), encode_masked(text)) for i, text in enumerate(container.sequences)]
+    return container.arranged(found for _, found in predict_proteins(Computer(model), rows, top))
 
 
 def probabilities(
-    model: Performer, text: str, one_pass: bool = False, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
-) -> np.ndarray:
+    model: Performer,
+    proteins: Any,
+    one_pass: bool = False,
+    token_budget: int = TOKEN_BUDGET,
+    precision: str = "float32",
+) -> Any:
     """Probabilities (L, 20) float64 of the amino acids at every position, in the order of `STANDARD`.
 
     Row i is p(. | x) if i is in M, and p(. | x with i masked as well) otherwise; with `one_pass`, always p(. | x).
+    Several proteins have one array each, as `Container.arranged` returns them.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, 1, 2, 8, 8)).eval()
     >>> probabilities(model, "MK<mask>LLI").shape
     (6, 20)
     """
-    tokens = masked_tokens(text)
-    if not len(tokens):
-        raise UserError("empty sequence; expected amino acids in one-letter code")
-    return position_probabilities(Computer(model, token_budget, precision), tokens, one_pass)
+    container, computer = proteins_of(proteins, masked=True), Computer(model, token_budget, precision)
+    return container.arranged(
+        position_probabilities(computer, encode_masked(sequence), one_pass) for sequence in container.sequences
+    )
 
 
 def position_probabilities(
@@ -105,8 +105,8 @@ def predict_proteins(
     for window in windows(proteins, lambda protein: len(protein.tokens)):
         for protein in window:
             if MASK not in protein.tokens:
-                where = f"{source}, protein {protein.name!r}: " if source else ""
-                raise UserError(f"{where}no {_MASK} in the sequence; put one in place of each residue to predict")
+                where = f"{source}, protein {protein.name!r}" if source else protein.name
+                raise UserError(f"{where}: no {TOKENS[MASK]}; put one in place of each residue to predict")
         for protein, p in zip(window, _at_masks(computer, [protein.tokens for protein in window]), strict=True):
             yield protein, most_probable(protein, p, top)
 

@@ -21,7 +21,8 @@ from protlm.errors import UserError
 from protlm.inference.engine import check_finite, evaluating, warn_beyond_positions
 from protlm.inference.probabilities import log_softmax
 from protlm.performer import Performer
-from protlm.sequence.alphabet import EOS, STANDARD_TOKENS, ResidueError, decode, encode
+from protlm.sequence.alphabet import EOS, STANDARD_TOKENS, decode, encode
+from protlm.sequence.containers import protein_of
 
 DRAWN = np.append(STANDARD_TOKENS, EOS)
 """(21,) the tokens that can be drawn; `<eos>` is the last."""
@@ -68,7 +69,7 @@ class Generated:
 def generate(
     model: Performer,
     n: int = 1,
-    prefix: str = "",
+    prefix: Any = "",
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_length: int = 1_000,
@@ -192,14 +193,9 @@ def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: 
         raise UserError(f"top_p {top_p}: expected a number above 0, at most 1")
 
 
-def _prefix_tokens(prefix: str, min_length: int, max_length: int) -> np.ndarray:
+def _prefix_tokens(prefix: Any, min_length: int, max_length: int) -> np.ndarray:
     """Tokens (length,) uint8 of the prefix."""
-    try:
-        # some letters outside ASCII become I, K or S in upper case
-        tokens = encode(prefix.upper() if prefix.isascii() else prefix)
-    except ResidueError as error:
-        where = f"{error.character!r} at position {error.position + 1}"
-        raise UserError(f"prefix: {where}; expected amino acids in one-letter code") from error
+    tokens = encode(protein_of(prefix, name="the prefix") if len(prefix) else "")
     if not len(tokens) < max_length:
         raise UserError(f"max_length {max_length}: expected more than the {len(tokens)} residues of the prefix")
     if min_length > max_length:

@@ -12,29 +12,33 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from protlm.batching.masking import Masking
 from protlm.errors import UserError, counted
-from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, encoded, windows
+from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, windows
 from protlm.inference.probabilities import causal_own, masked_own, unmasked_own
 from protlm.performer import Performer
 from protlm.progress import Advance
-from protlm.sequence.alphabet import IS_STANDARD
+from protlm.sequence.alphabet import IS_STANDARD, encode
+from protlm.sequence.containers import proteins_of
 from protlm.sequence.fasta import FastaFile, Record
 from protlm.tables import write_table
 
 
 def pseudo_perplexity(
     model: Performer,
-    sequences: Sequence[str],
+    proteins: Any,
     exact: bool = True,
     token_budget: int = TOKEN_BUDGET,
     precision: str = "float32",
     masking: Masking | None = None,
-) -> np.ndarray:
+) -> Any:
     """Pseudo-perplexity of each of n proteins, (n,) float64; NaN without any of the twenty amino acids.
+
+    Proteins are in any container, see `proteins_of`; results as `Container.stacked` returns them, or a Series.
 
     Args:
         exact: mask one residue at a time; otherwise estimate from one pass, see `unmasked_own`.
@@ -45,8 +49,10 @@ def pseudo_perplexity(
     >>> pseudo_perplexity(model, ["MKT", "MKTAYIAK"]).shape
     (2,)
     """
-    proteins = [row[1:-1] for row in encoded(model, sequences)]
-    return perplexities(Computer(model, token_budget, precision), proteins, exact, masking)
+    container = proteins_of(proteins)
+    rows = [encode(sequence) for sequence in container.sequences]
+    values = perplexities(Computer(model, token_budget, precision), rows, exact, masking)
+    return values if container.kind == "many" else container.arranged(values.tolist())
 
 
 def perplexities(
@@ -57,6 +63,8 @@ def perplexities(
     progress: Advance | None = None,
 ) -> np.ndarray:
     """As `pseudo_perplexity`, for proteins given as tokens (L_i,) uint8; `progress` counts masked residues."""
+    if not proteins:
+        return np.empty(0)
     if computer.model.config.causal:
         own = [log_p[:-1] for log_p in causal_own(computer, proteins)]
     elif exact:
@@ -106,7 +114,7 @@ def write_perplexities(
     def rows() -> Iterator[tuple[str, int, str]]:
         nonlocal proteins, residues, without
         for window in windows(records, lambda record: len(record.sequence)):
-            tokens = [row[1:-1] for row in encoded(computer.model, [record.sequence for record in window])]
+            tokens = [encode(record.sequence) for record in window]
             values = perplexities(computer, tokens, exact, masking, count).tolist()
             for record, value in zip(window, values, strict=True):
                 yield record.id, len(record.sequence), f"{value:.4f}"

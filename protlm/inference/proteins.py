@@ -1,21 +1,21 @@
 """Input proteins: a FASTA file, standard input, or a sequence given directly."""
 
-import re
 from pathlib import Path
 
 from protlm.errors import UserError
-from protlm.sequence.alphabet import LETTERS
+from protlm.sequence.alphabet import ResidueError, clean
 from protlm.sequence.fasta import FastaFile, Record
 from protlm.sequence.stream import STDIN
 
 
-def open_proteins(source: str, allow_nucleotides: bool = False, masked: bool = False) -> FastaFile | list[Record]:
+def open_proteins(
+    source: str, allow_nucleotides: bool = False, masked: bool = False, gaps: bool = True
+) -> FastaFile | list[Record]:
     """The proteins of a file or of standard input, or `source` itself as a sequence.
 
     Args:
         source: a FASTA file, "-" for standard input, or a sequence in one-letter code.
-        allow_nucleotides: accept a file that looks like DNA or RNA.
-        masked: accept `<mask>` in place of residues; a sequence is then given as typed.
+        allow_nucleotides, masked, gaps: see `FastaFile`.
 
     Raises:
         UserError: if `source` is neither a file nor a sequence.
@@ -25,11 +25,15 @@ def open_proteins(source: str, allow_nucleotides: bool = False, masked: bool = F
     except OSError:  # longer than a file name can be
         exists = False
     if exists:
-        return FastaFile(source, allow_nucleotides, masked=masked)
-    if masked and ("<" in source or source.isalpha() or not source.strip()):
-        return [Record("sequence", "", source)]
-    if re.fullmatch(f"[{LETTERS}]+", source.upper()) and source.isascii():
-        return [Record("sequence", "", source.upper())]
+        return FastaFile(source, allow_nucleotides, masked=masked, gaps=gaps)
     shown = source if len(source) <= 60 else f"{source[:57]}..."
+    typed = masked and "<" in source
+    try:
+        # a file that does not exist must not become a sequence with gaps
+        if (typed or not {*source} & {*".-"}) and (sequence := clean(source, masked, gaps)):
+            return [Record("sequence", "", sequence)]
+    except ResidueError as error:
+        if typed:
+            raise UserError(f"{shown}: {error}") from error
     example = ", such as MKT<mask>LLI" if masked else " of amino acids in one-letter code"
     raise UserError(f"{shown or repr(shown)}: neither an existing file nor a sequence{example}")

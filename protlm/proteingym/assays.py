@@ -125,7 +125,7 @@ def split_columns(text: str) -> list[str]:
 
 def _wild_types(path: Path) -> dict[str, str]:
     sequences: dict[str, str] = {}
-    for record in FastaFile(path, identifier="word"):
+    for record in FastaFile(path, identifier="word", gaps=False):
         if record.id in sequences:
             raise UserError(f"{path}: duplicate identifier {record.id!r}; expected one wild type per assay")
         sequences[record.id] = record.sequence

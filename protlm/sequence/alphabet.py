@@ -5,11 +5,8 @@ Source of the order: fair-esm 2.0, `Alphabet.from_architecture("ESM-1b")`, which
 
 import re
 from collections import Counter
-from collections.abc import Collection
 
 import numpy as np
-
-from protlm.errors import UserError
 
 TOKENS = (*("<cls>", "<pad>", "<eos>", "<unk>"), *"LAGVSERTIDPKQNFYMHWCXBUZO.-", *("<null_1>", "<mask>"))
 INDEX = {token: index for index, token in enumerate(TOKENS)}
@@ -35,7 +32,9 @@ _COUNTED = 1 << 18  # tokens counted at a time; intermediate arrays fit in the p
 _TO_TOKEN = bytes(INDEX[chr(byte)] if chr(byte) in LETTERS else NOT_A_TOKEN for byte in range(256))
 _STANDARD_BYTES = STANDARD.encode()
 _NOT_IN_FASTA = re.compile(r"[^A-Za-z*.-]")
-_TOKEN_PATTERN = re.compile(r"<[a-z_0-9]+>|.", re.DOTALL)
+_SPECIAL = re.compile(r"<[a-z_0-9]+>")
+_GAP = re.compile(r"[.-]")
+_EXPECTED = "the letters A to Z, '*' for a stop or '-' and '.' for gaps"
 
 
 class ResidueError(ValueError):
@@ -46,19 +45,20 @@ class ResidueError(ValueError):
         offset: the same, counting `<mask>` as six characters.
     """
 
-    def __init__(self, position: int, character: str, offset: int | None = None) -> None:
+    def __init__(self, position: int, character: str, offset: int | None = None, expected: str = _EXPECTED) -> None:
         self.position, self.character = position, character
         self.offset = position if offset is None else offset
-        super().__init__(
-            f"{character!r} at position {position + 1} is not a residue: expected the letters A to Z, "
-            "'*' for a stop or '-' and '.' for gaps"
-        )
+        super().__init__(f"{character!r} at position {position + 1} is not a residue: expected {expected}")
 
 
-def normalise(sequence: str) -> tuple[str, Counter[str]]:
-    """Normalises a sequence from a FASTA file to upper-case letters that have a token.
+def normalise(sequence: str, gaps: bool = True) -> tuple[str, Counter[str]]:
+    """Normalises a sequence to upper-case letters that have a token.
 
-    Lower case becomes upper case, gaps (`-`, `.`) and a final `*` are removed, J and an internal `*` become X.
+    Lower case becomes upper case, gaps (`-`, `.`) and `*` at the end are removed, J and an internal `*` become X.
+
+    Args:
+        sequence: as in a FASTA file, without white space.
+        gaps: whether gaps are removed; if not they are refused, for the sake of positions that count residues.
 
     Returns:
         The sequence, and the number of characters changed or removed for each reason.
@@ -74,7 +74,8 @@ def normalise(sequence: str) -> tuple[str, Counter[str]]:
     """
     changes: Counter[str] = Counter()
     if odd := _NOT_IN_FASTA.search(sequence):
-        raise ResidueError(odd.start(), odd[0])
+        special = _SPECIAL.match(sequence, odd.start())
+        raise ResidueError(odd.start(), (special or odd)[0])
     raw = sequence.encode()
     odd = raw.translate(None, _STANDARD_BYTES)
     if not odd:
@@ -82,12 +83,14 @@ def normalise(sequence: str) -> tuple[str, Counter[str]]:
     if lower := sum(odd.count(byte) for byte in set(odd) if 97 <= byte <= 122):
         changes["lower case made upper case"] = lower
         raw = raw.upper()
-    if gaps := raw.count(b"-") + raw.count(b"."):
-        changes["gap removed"] = gaps
+    if removed := raw.count(b"-") + raw.count(b"."):
+        if not gaps and (gap := _GAP.search(sequence)):
+            raise ResidueError(gap.start(), gap[0], expected="no gaps, which would shift the positions after them")
+        changes["gap removed"] = removed
         raw = raw.translate(None, b"-.")
-    if raw.endswith(b"*"):
-        changes["final stop removed"] = 1
-        raw = raw[:-1]
+    if stops := len(raw) - len(raw.rstrip(b"*")):
+        changes["final stop removed"] = stops
+        raw = raw[:-stops]
     for letter, reason in ((b"J", "J replaced by X"), (b"*", "inner stop replaced by X")):
         if count := raw.count(letter):
             changes[reason] = count
@@ -110,11 +113,29 @@ def normalise_masked(sequence: str) -> tuple[str, Counter[str]]:
         except ResidueError as error:
             position = before + error.position
             offset = position + (len(TOKENS[MASK]) - 1) * len(parts)
-            raise ResidueError(position, error.character, offset) from error
+            raise ResidueError(position, error.character, offset, f"{_EXPECTED}, and {TOKENS[MASK]}") from error
         changes += found
         parts.append(part)
         before += len(piece)  # the A counts as the mask does
     return TOKENS[MASK].join((*(part[:-1] for part in parts[:-1]), parts[-1])), changes
+
+
+def clean(text: str, masked: bool = False, gaps: bool = True) -> str:
+    """A sequence as typed or pasted, normalised; white space is removed.
+
+    Args:
+        text: letters of either case.
+        masked: accept `<mask>`.
+        gaps: as in `normalise`.
+
+    Raises:
+        ResidueError: as `normalise`.
+
+    >>> clean("mkt ayi-\\nakj*")
+    'MKTAYIAKX'
+    """
+    text = "".join(text.split())
+    return (normalise_masked(text) if masked else normalise(text, gaps))[0]
 
 
 def encode(sequence: str) -> np.ndarray:
@@ -148,41 +169,24 @@ def count_tokens(tokens: np.ndarray) -> np.ndarray:
     return square.sum(0) + square.sum(1) + np.bincount(tokens[whole:], minlength=size)
 
 
-def encode_with_special(text: str, allowed: Collection[str] | None = None) -> np.ndarray:
-    """Encodes letters and special tokens such as `<mask>`, as typed by a user, as tokens (length,) uint8.
+def encode_masked(sequence: str) -> np.ndarray:
+    """As `encode`, of a normalised sequence that may contain `<mask>`.
 
-    Args:
-        text: white space is ignored.
-        allowed: the special tokens it may contain; all by default.
-
-    >>> encode_with_special("mk<mask>").tolist()
+    >>> encode_masked("MK<mask>").tolist()
     [20, 15, 32]
     """
-    allowed = special() if allowed is None else allowed
-    tokens = []
-    for token in _TOKEN_PATTERN.findall(re.sub(r"\s", "", text)):
-        if len(token) == 1 and token.isascii():  # some letters outside ASCII become I, K or S in upper case
-            token = token.upper().replace("J", "X")
-        if token not in INDEX or (token.startswith("<") and token not in allowed):
-            raise UserError(
-                f"{token!r} is not in the alphabet: expected amino acids in one-letter code and {' '.join(allowed)}"
-            )
-        tokens.append(INDEX[token])
-    return np.array(tokens, dtype=np.uint8)
+    first, *others = (encode(piece) for piece in sequence.split(TOKENS[MASK]))
+    mask = np.array([MASK], dtype=np.uint8)
+    return np.concatenate([first, *(part for piece in others for part in (mask, piece))])
 
 
 def decode(tokens: np.ndarray) -> str:
     """Decodes tokens (length,) of any integer dtype.
 
-    >>> decode(encode_with_special("MK<mask>"))
+    >>> decode(encode_masked("MK<mask>"))
     'MK<mask>'
     """
     return "".join(TOKENS[token] for token in tokens)
-
-
-def special() -> list[str]:
-    """The special tokens a user may type inside a sequence."""
-    return [token for token in TOKENS if token.startswith("<")]
 
 
 def with_ends(tokens: np.ndarray, start: int = CLS) -> np.ndarray:

@@ -91,6 +91,7 @@ class FastaFile:
         allow_nucleotides: accept a file that looks like DNA or RNA.
         identifier: "accession", "word" or "header", see `IDENTIFIERS`.
         masked: accept `<mask>` in place of residues; `Chunk.tokens` and `Chunk.lengths` then count its characters.
+        gaps: whether gaps are removed; if not they are refused, see `normalise`.
 
     Attributes:
         size, position: bytes of the (compressed) file, and bytes read so far; a size of 0 means unknown.
@@ -101,13 +102,18 @@ class FastaFile:
     """
 
     def __init__(
-        self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession", masked: bool = False
+        self,
+        path: str | Path,
+        allow_nucleotides: bool = False,
+        identifier: str = "accession",
+        masked: bool = False,
+        gaps: bool = True,
     ) -> None:
         if identifier not in IDENTIFIERS:
             raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
-        self._masked = masked
+        self._masked, self._gaps = masked, gaps
         self.tally = Tally()
         self._source: Source | None = None
         check_readable(path)
@@ -115,7 +121,7 @@ class FastaFile:
 
     def again(self) -> "FastaFile":
         """The same file, to be read from the start."""
-        file = FastaFile(self._path, self._allow_nucleotides, self._identifier, self._masked)
+        file = FastaFile(self._path, self._allow_nucleotides, self._identifier, self._masked, self._gaps)
         file.path = self.path
         return file
 
@@ -233,7 +239,7 @@ class FastaFile:
         for number, (header, letters) in enumerate(pairs, start=before + 1):
             names.append(self._name(number, header))
             try:
-                sequence, changes = normalise_masked(letters) if self._masked else normalise(letters)
+                sequence, changes = normalise_masked(letters) if self._masked else normalise(letters, self._gaps)
             except ResidueError as error:
                 line = self._line_of(number, error.offset)
                 where = f", line {line}" if line else ""

@@ -20,7 +20,8 @@ Probabilities are over the whole vocabulary; marginals would be the same over th
 of any length are computed whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,24 +30,29 @@ from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite
 from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass
 from protlm.performer import Performer
 from protlm.progress import Progress, summed
-from protlm.sequence.alphabet import IS_STANDARD, LETTERS, STANDARD, STANDARD_TOKENS, encode
+from protlm.sequence.alphabet import IS_STANDARD, STANDARD, STANDARD_TOKENS, encode
+from protlm.sequence.containers import protein_of
 from protlm.variants.notation import Variants, all_singles, parse
 
 METHODS = ("masked-marginals", "wt-marginals", "pseudo-log-likelihood", "likelihood")
 
+WILD_TYPE = "the wild type"
 _RESIDUES = 1 << 18  # of variants that are in memory together
 
 
 def score(
     model: Performer,
-    sequence: str,
-    variants: Sequence[str],
+    sequence: Any,
+    variants: Iterable[str],
     method: str | None = None,
     token_budget: int = TOKEN_BUDGET,
     precision: str = "float32",
     offset: int = 0,
 ) -> np.ndarray:
     """Scores (n,) float64 of variants of one protein, by one of `METHODS`; formulas at the top of this file.
+
+    The wild type may be any object of one protein, see `proteins_of`. Gaps are refused: without them, positions would
+    shift.
 
     `offset` is the number of residues before the sequence, if variants are numbered on a longer one.
 
@@ -56,12 +62,14 @@ def score(
     (2,)
     """
     computer = Computer(model, token_budget, precision)
-    return score_variants(computer, parse(_wild_type(sequence), variants, offset), method)
+    return score_variants(
+        computer, parse(protein_of(sequence, gaps=False, name=WILD_TYPE), variant_names(variants), offset), method
+    )
 
 
 def score_matrix(
     model: Performer,
-    sequence: str,
+    sequence: Any,
     method: str | None = None,
     token_budget: int = TOKEN_BUDGET,
     precision: str = "float32",
@@ -70,7 +78,7 @@ def score_matrix(
 
     The wild type scores 0; a position that is not one of the twenty has NaN. Arguments and errors as in `score`.
     """
-    variants = all_singles(_wild_type(sequence))
+    variants = all_singles(protein_of(sequence, gaps=False, name=WILD_TYPE))
     return matrix_of(variants, score_variants(Computer(model, token_budget, precision), variants, method))
 
 
@@ -112,14 +120,23 @@ def chosen_method(model: Performer, method: str | None = None) -> str:
     return method
 
 
-def _wild_type(sequence: str) -> str:
-    """Upper-case letters with a token; none is removed, so positions are kept."""
-    letters = sequence.upper().replace("J", "X")
-    if not letters:
-        raise UserError("empty wild type; expected amino acids in one-letter code")
-    if odd := sorted(set(letters) - set(LETTERS)):
-        raise UserError(f"{odd[0]!r} in the wild type; expected amino acids in one-letter code")
-    return letters
+def variant_names(variants: Iterable[str]) -> list[str]:
+    """The names of variants in a list, tuple, generator, array or pandas Series.
+
+    Raises:
+        UserError: for another object, or one that holds anything but strings.
+    """
+    if (
+        isinstance(variants, str | bytes | Mapping)
+        or hasattr(variants, "columns")
+        or not isinstance(variants, Iterable)
+    ):
+        raise UserError(f"variants: expected a list of strings such as 'A42G', got {type(variants).__name__}")
+    names = list(variants)
+    for number, name in enumerate(names, start=1):
+        if not isinstance(name, str):
+            raise UserError(f"variant {number}: expected a string such as 'A42G', got {name!r}")
+    return names
 
 
 def _marginals(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:

@@ -115,7 +115,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("fill MK<cls> -m MODEL", "'<cls>' is not in the alphabet: expected amino acids in one-letter code and <mask>"),
+        ("fill MK<cls> -m MODEL", "'<cls>' at position 3 is not a residue: expected the letters A to Z, '*'"),
         ("fill absent.fasta -m MODEL", "absent.fasta: neither an existing file nor a sequence, such as MKT<mask>LLI"),
         ("fill . -m MODEL", ".: is a folder"),
         ("fill empty.fasta -m MODEL", "empty.fasta: is empty"),
@@ -152,7 +152,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("generate -m CAUSAL --temperature -1", "temperature -1.0: expected a number of at least 0"),
         ("generate -m CAUSAL --temperature nan -o out.fasta", "temperature nan"),
         ("generate -m CAUSAL --top-p 0 -o out.fasta", "top_p 0.0"),
-        ("generate -m CAUSAL --prefix MK* -o out.fasta", "prefix: '*' at position 3"),
+        ("generate -m CAUSAL --prefix MK1 -o out.fasta", "the prefix: '1' at position 3"),
         ("generate -m CAUSAL --prefix MKT --max-length 3", "max_length 3: expected more than the 3 residues"),
         ("generate -m CAUSAL -o .", "is a folder"),
         ("generate -m CAUSAL -o absent/out.fasta", "there is no folder absent"),

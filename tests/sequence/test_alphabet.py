@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protlm.errors import UserError
 from protlm.sequence import alphabet
 from protlm.sequence.alphabet import (
     INDEX,
@@ -14,9 +13,10 @@ from protlm.sequence.alphabet import (
     SCORED,
     TOKENS,
     ResidueError,
+    clean,
     decode,
     encode,
-    encode_with_special,
+    encode_masked,
     normalise,
     normalise_masked,
     translate,
@@ -44,10 +44,10 @@ def test_letters_round_trip_through_tokens(sequence: str) -> None:
     assert decode(with_ends(tokens)) == f"<cls>{sequence}<eos>"
 
 
-@given(st.lists(st.sampled_from(TOKENS)))
-def test_text_with_special_tokens_round_trips(tokens: list[str]) -> None:
+@given(st.lists(st.sampled_from([*LETTERS, "<mask>"])))
+def test_masked_sequences_round_trip_through_tokens(tokens: list[str]) -> None:
     text = "".join(tokens)
-    assert decode(encode_with_special(text)) == text
+    assert decode(encode_masked(text)) == text
 
 
 @given(residues)
@@ -72,7 +72,7 @@ def test_normalising_leaves_only_letters_with_tokens(found: str) -> None:
         ("MKT*", "MKT", {"final stop removed": 1}),
         ("MKT*-", "MKT", {"gap removed": 1, "final stop removed": 1}),
         ("M*K", "MXK", {"inner stop replaced by X": 1}),
-        ("M*KT**", "MXKTX", {"final stop removed": 1, "inner stop replaced by X": 2}),
+        ("M*KT**", "MXKT", {"final stop removed": 2, "inner stop replaced by X": 1}),
         ("MJjT", "MXXT", {"lower case made upper case": 1, "J replaced by X": 2}),
         ("*", "", {"final stop removed": 1}),
         ("MBZUOX", "MBZUOX", {}),
@@ -109,20 +109,23 @@ def test_bytes_are_tokens_where_they_are_upper_case_letters_of_the_alphabet(foun
     assert NOT_A_TOKEN not in INDEX.values()
 
 
-@pytest.mark.parametrize("text", ["MK<nope>T", "MK<mask", "MK1", "MKé", "<MASK>"])
+@pytest.mark.parametrize("text", ["MK<nope>T", "MK<mask", "MK1", "MKé", "<MASK>", "<cls>M"])
 def test_typed_text_outside_the_alphabet_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="not in the alphabet"):
-        encode_with_special(text)
+    for masked in (False, True):
+        with pytest.raises(ResidueError, match="is not a residue"):
+            clean(text, masked)
 
 
 def test_typed_text_may_be_lower_case_and_wrapped() -> None:
-    assert decode(encode_with_special("mk t\n<mask>j")) == "MKT<mask>X"
+    assert clean("mk t\n<mask>j**", masked=True) == "MKT<mask>X"
+    assert clean(" mk\tt\r\nj*a.-*") == "MKTXXA"
 
 
-def test_the_special_tokens_of_typed_text_can_be_restricted() -> None:
-    assert decode(encode_with_special("M<mask>K", ["<mask>"])) == "M<mask>K"
-    with pytest.raises(UserError, match="'<cls>' is not in the alphabet: expected [^<]* and <mask>$"):
-        encode_with_special("<cls>M<mask>", ["<mask>"])
+def test_gaps_are_refused_where_positions_count() -> None:
+    assert clean("mkt*", gaps=False) == "MKT"
+    for text, position in (("-MK", 1), ("MK.", 3), ("M-K-", 2)):
+        with pytest.raises(ResidueError, match=f"at position {position} .* no gaps, which would shift"):
+            clean(text, gaps=False)
 
 
 @given(st.lists(st.text("MKjx*-.", max_size=5), min_size=1, max_size=4))
