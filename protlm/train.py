@@ -41,8 +41,8 @@ from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
 from protlm.training.loggers import RunLogger
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_jobs
+from protlm.training.options import choices, explained, meant
 from protlm.training.run import (
-    check_options,
     describe_run,
     is_first,
     lock_run_folder,
@@ -52,12 +52,17 @@ from protlm.training.run import (
     time_limit_message,
     write_run,
 )
+from protlm.training.supported import check_callbacks, check_options
 from protlm.training.task import takes_optimizer
 from protlm.training.warm_start import load_initial_weights
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
 if not CONF.is_dir():
     CONF = Path(__file__).parent.parent / "conf"  # in a checkout
+OPTIONAL = {"callbacks": "~callbacks", "schedule": "~schedule", "logger": "logger=[]"}
+"""Groups that can be left out, and how Hydra wants that to be said."""
+REPLACED = ("optimizer", "schedule")
+"""Groups of which a `_target_` on the command line leaves nothing."""
 
 
 @dataclass
@@ -82,8 +87,9 @@ ConfigStore.instance().store("schema", Config)
 
 def train(config: DictConfig) -> float:
     """Trains and tests a model; returns the best validation perplexity, or infinity without a validation."""
-    if odd := set(config) - {field.name for field in fields(Config)}:
-        raise UserError(f"unknown option {', '.join(map(str, sorted(odd)))}; expected one of those in conf/config.yaml")
+    known = [field.name for field in fields(Config)]
+    if odd := sorted(str(name) for name in config if name not in known):
+        raise UserError(f"unknown option {odd[0]!r}; {meant(odd[0], known) or 'expected one of ' + ', '.join(known)}")
     check_options(config.seed, config.trainer)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -94,6 +100,7 @@ def train(config: DictConfig) -> float:
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
     task = instantiate(config.task)(model, optimizer, instantiate_schedule(config.schedule))
     callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
+    check_callbacks(callbacks)
     loggers = list(named_loggers.values())
     if not config.trainer.get("enable_progress_bar", True):
         callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}
@@ -106,7 +113,7 @@ def train(config: DictConfig) -> float:
     }
     if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
         options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
-    trainer = instantiate(config.trainer, **options)
+    trainer = instantiate(config.trainer, _convert_="all", **options)
     # last, so that missing data does not hide other errors
     data = instantiate(config.data, _convert_="all")
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -131,6 +138,10 @@ def train(config: DictConfig) -> float:
     except UnwritableError as error:
         saved = getattr(callbacks.get("checkpoint"), "saved", None)
         raise UserError(f"{error}; last good checkpoint: {saved or 'none'}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UserError(str(error)) from error
     if trainer.is_global_zero:
         demo = hydra_config.runtime.choices.get("experiment") == "demo"
         stopped = time_limit_message(trainer, "README's" if demo else "those of the full run")
@@ -188,15 +199,14 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError, MisconfigurationException) as error:
         message = str(error)
-        if isinstance(error, InstantiationException) and error.__cause__:
-            where = "" if isinstance(error.__cause__, UserError) else message.rpartition("full_key: ")[2] + ": "
-            message = f"{where}{error.__cause__}"
-        # Hydra's search path, and its advice to append unknown options, do not help here
-        message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
-        if plugin := re.search(r"Could not load 'hydra/\w+/(submitit|optuna)", message):
-            extra = "slurm" if plugin[1] == "submitit" else "optuna"
-            message += f" Install it: pip install -e '.[{extra}]' -c constraints.txt"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        if isinstance(error, InstantiationException) and (cause := error.__cause__):
+            where = message.rpartition("full_key: ")[2]
+            # the parts of protlm name their options themselves
+            own = isinstance(cause, UserError) or str(cause).startswith(f"{where}.")
+            message = str(cause) if own else f"{where}: {cause}"
+        elif message.startswith("Error merging override") and error.__context__:
+            message = f"{message.removeprefix('Error merging override ')}: {str(error.__context__).splitlines()[0]}"
+        print(f"error: {explained(message, CONF)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.filename is None:
@@ -208,6 +218,8 @@ def errors_in_one_line() -> Iterator[None]:
 def job(config: DictConfig) -> float:
     """`train`, as called by Hydra, in this process or in that of a launcher."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("profilers", "callbacks"):  # which report when asked to
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
     folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
@@ -216,6 +228,32 @@ def job(config: DictConfig) -> float:
     reporting = nullcontext() if multirun else errors_in_one_line()
     with reporting, lock_run_folder(folder, remove_unused=not multirun) if is_first() else nullcontext():
         return train(config)
+
+
+def accepted(arguments: list[str]) -> list[str]:
+    """The command line in the form that Hydra accepts.
+
+    Hydra rejects GROUP=null and GROUP=false, and would pass the options of the default optimizer or schedule to another
+    one that is named by `_target_`.
+    """
+    own = {name for name in REPLACED if any(re.match(rf"\+?{name}(\._target_=|=\{{)", one) for one in arguments)}
+    own = {name for name in own if not any(re.match(rf"~{name}$|{name}=[^{{]", one) for one in arguments)}
+    result = [f"~{name}" for name in sorted(own)]
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--") and "." in name:
+            raise UserError(f"{argument}: options have no dashes; write {argument.lstrip('-')}")
+        if name.partition(".")[0] in own:
+            result.append(f"+{argument}")
+        elif not equals or value.lower() not in ("null", "none", "false", "true", ""):
+            result.append(argument)
+        elif value.lower() != "true" and name in OPTIONAL:
+            result.append(OPTIONAL[name])
+        elif found := choices(CONF, name):
+            raise UserError(f"{argument}: expected {name}=NAME, with one of {', '.join(found)}")
+        else:
+            result.append(argument)
+    return result
 
 
 def main() -> None:
@@ -227,10 +265,8 @@ def main() -> None:
             signal.signal(number, exit_on_signal)
     if len(sys.argv) == 1:
         sys.argv.append("+experiment=demo")
-    # Hydra rejects GROUP=null
-    omitted = {"callbacks=null": "~callbacks", "schedule=null": "~schedule", "logger=null": "logger=[]"}
-    sys.argv[1:] = [omitted.get(argument, argument) for argument in sys.argv[1:]]
     with errors_in_one_line():
+        sys.argv[1:] = accepted(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         finally:

@@ -95,7 +95,7 @@ def test_the_papers_model_is_the_papers_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["+experiment=nonsense"], "experiment/nonsense"),
+        (["+experiment=nonsense"], "experiment 'nonsense'"),
         (["model.layrs=3"], "layrs"),
         (["modle.layers=3"], "modle"),
         (["+modle=3"], "modle"),

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -33,22 +33,6 @@ OUTPUTS = ("checkpoints", "metrics", "tensorboard", "wandb", *FILES)
 RECORD = "run.json"
 LOCK = ".run.lock"
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "h5py", "biopython")
-
-
-def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
-    """Refuses a seed, or options of `Trainer`, that Lightning accepts silently or rejects with a stack trace."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed {seed}: expected an integer from 0 to 4,294,967,295")
-    for name in ("max_steps", "log_every_n_steps", "accumulate_grad_batches"):
-        value = trainer.get(name, 1)
-        if not isinstance(value, int) or (value < 1 and (name, value) != ("max_steps", -1)):
-            raise UserError(f"trainer.{name} {value}: expected a positive integer")
-    for name in ("val_check_interval", "gradient_clip_val"):
-        value = trainer.get(name)
-        if isinstance(value, int | float) and (value < 0 or (value == 0 and name == "val_check_interval")):
-            raise UserError(f"trainer.{name} {value}: expected a positive number")
-    if str(precision := trainer.get("precision")).startswith("16"):
-        raise UserError(f"trainer.precision {precision}: expected bf16-mixed or 32-true")
 
 
 def is_first() -> bool:

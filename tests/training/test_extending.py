@@ -93,7 +93,29 @@ def test_torchs_optimizers_and_schedulers_train_and_resume(
     assert rates == pytest.approx([0.1 * factor for factor in factors])
 
 
-@pytest.mark.parametrize("removed", ["schedule=null", "callbacks=null", "logger=null"])
+ADAMW = ["optimizer=adamw", "optimizer._target_=torch.optim.AdamW", "~optimizer.decay"]
+SGD = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", "optimizer.nesterov=true", "optimizer.momentum=0.9"]
+STEP = ["schedule._target_=torch.optim.lr_scheduler.StepLR", "schedule.step_size=1"]
+COSINE = ["schedule={_target_: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: 4}"]
+CSV = ["logger=[]", "+logger.theirs._target_=pytorch_lightning.loggers.CSVLogger", "+logger.theirs.save_dir=theirs"]
+BOARD = ["+logger.theirs={_target_: pytorch_lightning.loggers.TensorBoardLogger, save_dir: theirs}"]
+RATES = ["+callbacks.rates._target_=pytorch_lightning.callbacks.LearningRateMonitor"]
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "second"),
+    [(SGD, 1e-3, 2e-3), ([*SGD, *STEP, *CSV], 0.1, 0.01), ([*ADAMW, *COSINE, *BOARD, *RATES], 2e-3, 1.707e-3)],
+)
+def test_parts_of_torch_and_lightning_named_on_the_command_line_get_only_the_given_options(
+    options: list[str], first: float, second: float, corpus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_training(*RUN, corpus, *options, "trainer.max_steps=2", "callbacks.lines.every_n_steps=1")
+    rates = re.findall(r"learning rate (\S+),", capsys.readouterr().out)
+    assert list(map(float, rates)) == pytest.approx([first, second], rel=1e-2)
+    assert ("theirs" in " ".join(options)) == Path("theirs").exists()
+
+
+@pytest.mark.parametrize("removed", ["schedule=null", "callbacks=null", "logger=null", "logger=false"])
 def test_parts_can_be_left_out(removed: str, corpus: str, capsys: pytest.CaptureFixture[str]) -> None:
     own = [option for option in RUN if not option.startswith("callbacks.")] if "callbacks" in removed else RUN
     run_training(*own, corpus, removed, "trainer.max_steps=2")
@@ -137,7 +159,11 @@ def test_lightnings_loggers_and_a_group_with_a_single_part(corpus: str, tmp_path
 @pytest.mark.parametrize(
     ("group", "text", "expected"),
     [
-        ("optimizer", "{_target_: torch.optim.SGD, lrr: 0.1}", "optimizer: got an unexpected keyword argument 'lrr'"),
+        (
+            "optimizer",
+            "{_target_: torch.optim.SGD, lrr: 0.1}",
+            "unknown option 'optimizer.lrr'; did you mean optimizer.lr?",
+        ),
         ("optimizer", "{_target_: torch.optim.SGD, lr: -1}", "optimizer: Invalid learning rate: -1"),
         (
             "optimizer",

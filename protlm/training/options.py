@@ -1,0 +1,108 @@
+"""Options and choices that the configuration does not have, and what was probably meant."""
+
+import inspect
+import pydoc
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LIST = "'python -m protlm.train --help' lists all; one that only a class of your own takes is added with a + before it"
+WORDS = {
+    "batch_size": "data.token_budget",
+    "epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "learning_rate": "optimizer.lr",
+    "resume": "ckpt_path",
+    "steps": "trainer.max_steps",
+}
+"""Names of options in other programs."""
+_CHOICE = re.compile(r"Could not (?:find|load) '(?!hydra/)([^']+)/([^/']+)'(?: Available options in '\S+ (.*))?")
+_UNEXPECTED = re.compile(r"(?:([\w.+/]+): )?(?:\S+ )?got an unexpected keyword argument '(\w+)'")
+
+
+def explained(message: str, conf: Path) -> str:
+    """A message of Hydra about an option or choice in the words of this program; other messages are only shortened.
+
+    Args:
+        message: the message of an exception.
+        conf: folder of the configuration.
+    """
+    # Hydra's search path, and its advice to append unknown options, do not help here
+    message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
+    message = " ".join(message.split())
+    if plugin := re.search(r"Could not load 'hydra/\w+/(submitit|optuna)", message):
+        extra = "slurm" if plugin[1] == "submitit" else "optuna"
+        return f"{message} Install it: pip install -e '.[{extra}]' -c constraints.txt"
+    if found := re.search(r"Could not override '([^']+)'\. No match", message):
+        return (
+            f"{found[1]}: has no default; use +{found[1]}=NAME" if choices(conf, found[1]) else unknown(found[1], conf)
+        )
+    if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", message):
+        return unknown(found[1], conf)
+    if found := re.search(
+        r"Could not (?:find|load) '(?!hydra/)([^']+)/([^/']+)'(?: Available options in '\S+ (.*))?", message
+    ):
+        return unknown_choice(found[1], found[2], (found[3] or "").split() or choices(conf, found[1]))
+    if found := _UNEXPECTED.search(message):
+        name = f"{found[1]}.{found[2]}" if found[1] else found[2]
+        known = any(name == one for one, _ in known_options(conf))
+        return f"{found[1]}: takes no option {found[2]!r}; leave it out with ~{name}" if known else unknown(name, conf)
+    if found := re.search(r"Error parsing override '(.*?)' missing EQUAL", message):
+        return f"{found[1]!r}: expected OPTION=VALUE, without spaces"
+    return message
+
+
+def unknown(name: str, conf: Path) -> str:
+    """The message about an unknown option."""
+    known = dict(known_options(conf))
+    parent, _, last = name.rpartition(".")
+    path = known.get(f"{parent}._target_")
+    target: Any = pydoc.locate(path) if path else None
+    if callable(target) and last in inspect.signature(target).parameters:
+        return f"{name}: is not in the configuration; to add it, write +{name}=VALUE"
+    return f"unknown option {name!r}; {meant(name, [one for one in known if not one.endswith('_')]) or LIST}"
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """A question after a misspelt name; empty if nothing is similar.
+
+    >>> meant("optimizer.lrr", ["optimizer.lr", "seed"]), meant("lr", ["optimizer.lr", "seed"]), meant("x", ["seed"])
+    ('did you mean optimizer.lr?', 'did you mean optimizer.lr?', '')
+    """
+    found = [WORDS[name]] if name in WORDS else [one for one in known if one.endswith(f".{name}")]
+    found = found or get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
+    """The message about a file that a group does not have."""
+    question = meant(name, options)
+    return f"{group} {name!r}: " + (f"{question} " if question else "") + f"expected one of {', '.join(options)}"
+
+
+def choices(conf: Path, group: str) -> list[str]:
+    """The files of a group."""
+    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+
+
+def known_options(conf: Path) -> Iterator[tuple[str, Any]]:
+    """The options of all groups with their values, and the groups themselves."""
+    for path in sorted(conf.rglob("*.yaml")):
+        group = path.relative_to(conf).parent.parts
+        if group[:1] not in (("hydra",), ("experiment",)):
+            content = yaml.safe_load(path.read_text()) or {}
+            yield from _flat({name: x for name, x in content.items() if name not in ("defaults", "hydra")}, group)
+
+
+def _flat(node: dict[str, Any], prefix: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    if prefix:
+        yield ".".join(prefix), None
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, (*prefix, name))
+        else:
+            yield ".".join((*prefix, name)), value

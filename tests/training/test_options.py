@@ -1,0 +1,75 @@
+"""Unknown options, choices and parts of the command line: what is said about them."""
+
+from pathlib import Path
+
+import pytest
+
+from protlm.train import CONF
+from protlm.training.options import explained, known_options
+from tests.tiny import FAST, run_training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["optimizer.lrr=1"], "unknown option 'optimizer.lrr'; did you mean optimizer.lr?"),
+        (["optimizr.lr=1"], "unknown option 'optimizr.lr'; did you mean optimizer.lr?"),
+        (["+optimizr.lr=1"], "unknown option 'optimizr'; did you mean optimizer?"),
+        (["+data.masking.shre=1"], "unknown option 'data.masking.shre'; did you mean data.masking.share?"),
+        (["~model.layer"], "unknown option 'model.layer'; did you mean model.layers?"),
+        (["lr=0.1"], "unknown option 'lr'; did you mean optimizer.lr?"),
+        (["epochs=3"], "unknown option 'epochs'; did you mean trainer.max_epochs?"),
+        (["nonsense=3"], "unknown option 'nonsense'; 'python -m protlm.train --help' lists all"),
+        (
+            ["trainer.detect_anomaly=true"],
+            "is not in the configuration; to add it, write +trainer.detect_anomaly=VALUE",
+        ),
+        (["optimizer=adam"], "optimizer 'adam': did you mean adamw? expected one of adamw, muon, paper"),
+        (["+experiment=demos"], "experiment 'demos': did you mean demo? expected one of box, demo, quality, trembl,"),
+        (["logger=[csv,tensorbord]"], "logger 'tensorbord': did you mean tensorboard? expected one of csv,"),
+        (["model/attention=rel"], "model/attention 'rel': did you mean relu?"),
+        (["experiment=demo"], "experiment: has no default; use +experiment=NAME"),
+        (["optimizer=null"], "optimizer=null: expected optimizer=NAME, with one of adamw, muon, paper"),
+        (["--data.fasta=x"], "--data.fasta=x: options have no dashes; write data.fasta=x"),
+        (["data.fasta", "=x"], "'data.fasta': expected OPTION=VALUE, without spaces"),
+        (["seed=abc"], "seed=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        (
+            ["optimizer=adamw", "optimizer._target_=torch.optim.AdamW"],
+            "takes no option 'decay'; leave it out with ~opt",
+        ),
+        (["model.attention=nonsense"], "error: model.attention 'nonsense': expected one of"),
+        (["model.dropout=2"], "error: model.dropout 2: expected a number"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_meant(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run_training(*FAST, "data.corpus=none.h5", *arguments)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+
+
+def test_the_configuration_itself_is_the_list_of_names() -> None:
+    known = dict(known_options(CONF))
+    assert known["trainer.log_every_n_steps"] == 10
+    assert {"data.masking.share", "model.attention", "logger.csv.folder", "seed", "trainer"} <= known.keys()
+    assert not [name for name in known if name.startswith(("hydra", "experiment", "defaults"))]
+
+
+def test_other_messages_stay(tmp_path: Path) -> None:
+    assert explained("two\n  lines", CONF) == "two lines"
+    assert "pip install -e '.[slurm]'" in explained("Could not load 'hydra/launcher/submitit_slurm'", CONF)
+
+
+def test_help_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_training("--help")
+    printed = capsys.readouterr().out
+    assert "experiment: box, demo, quality, trembl," in printed
+    assert "_small," in printed
+    assert " _small" not in printed
+    assert "3 to 5 minutes" in printed
