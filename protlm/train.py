@@ -187,10 +187,11 @@ def errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError, MisconfigurationException) as error:
-        message = str(error)
+        message = error.renamed("data.{}".format) if isinstance(error, UserError) else str(error)
         if isinstance(error, InstantiationException) and error.__cause__:
             where = "" if isinstance(error.__cause__, UserError) else message.rpartition("full_key: ")[2] + ": "
-            message = f"{where}{error.__cause__}"
+            cause = error.__cause__
+            message = f"{where}{cause.renamed('data.{}'.format) if isinstance(cause, UserError) else cause}"
         # Hydra's search path, and its advice to append unknown options, do not help here
         message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
         if plugin := re.search(r"Could not load 'hydra/\w+/(submitit|optuna)", message):

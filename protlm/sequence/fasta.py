@@ -104,7 +104,7 @@ class FastaFile:
         self, path: str | Path, allow_nucleotides: bool = False, identifier: str = "accession", masked: bool = False
     ) -> None:
         if identifier not in IDENTIFIERS:
-            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}", "identifier")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
         self._masked = masked
@@ -286,7 +286,8 @@ class FastaFile:
         if nucleotides >= 0.95 * residues:
             raise UserError(
                 f"{self.path}: looks like nucleotides, not proteins ({nucleotides / residues:.0%} of the letters are "
-                "A, C, G, T, U or N); translate it first, or if these are proteins, set allow_nucleotides"
+                "A, C, G, T, U or N); translate it first, or if these are proteins, set allow_nucleotides",
+                "allow_nucleotides",
             )
 
 
