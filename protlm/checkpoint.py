@@ -83,7 +83,9 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
     except ValueError as error:
         raise UserError(str(error).removeprefix("model.")) from error
     if num_features is not None and not model.config.kind.uses_random_features:
-        raise UserError(f"num_features {num_features}: {model.config.attention} attention has no random features")
+        raise UserError(
+            f"num_features {num_features}: {model.config.attention} attention has no random features", "num_features"
+        )
 
 
 def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None:
@@ -111,13 +113,13 @@ def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
     those drawn from the seed, orthogonal in float32.
     """
     if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}", "dtype")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = model.state_dict()
     for name in weights.keys() & parameters.keys():
         rounded = weights[name].to(DTYPES[dtype])
         if (rounded.isinf() & weights[name].isfinite()).any():
-            raise UserError(f"dtype {dtype}: too narrow for a weight of {name}; use bfloat16 or float32")
+            raise UserError(f"dtype {dtype}: too narrow for a weight of {name}; use bfloat16 or float32", "dtype")
         weights[name] = rounded
     return weights
 

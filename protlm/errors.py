@@ -1,12 +1,42 @@
 """Exceptions for user errors, and counts for messages."""
 
+import re
+from collections.abc import Callable
+
 
 class UserError(ValueError):
     """A file, argument or value given by the user cannot be used.
 
     The message says what was expected, what was found and what to do. The `protlm` command prints it without a
     traceback and exits with code 2.
+
+    Args:
+        message: in the library's words.
+        arguments: names of arguments in the message, for which command lines put their options.
+
+    >>> str(UserError("top_p 2: expected a number above 0, at most 1", "top_p"))
+    'top_p 2: expected a number above 0, at most 1'
     """
+
+    def __init__(self, message: str = "", *arguments: str) -> None:
+        super().__init__(message)
+        self.arguments = arguments
+
+    def renamed(self, option: Callable[[str], str]) -> str:
+        """The message with `option(argument)` in place of each argument, also of an error that caused this one.
+
+        >>> UserError("top_p 2: expected a number above 0, at most 1", "top_p").renamed("--{}".format)
+        '--top_p 2: expected a number above 0, at most 1'
+        """
+        message, error = str(self), self
+        while isinstance(error, UserError):
+            for argument in error.arguments:
+                found = [match.span() for match in re.finditer(rf"\b{re.escape(argument)}\b", message)]
+                if found:  # at the start, else the last, since a path comes first
+                    start, stop = found[0 if message.startswith((f"{argument} ", f"{argument}:")) else -1]
+                    message = message[:start] + option(argument) + message[stop:]
+            error = error.__cause__
+        return message
 
 
 class ProtlmWarning(UserWarning):

@@ -67,6 +67,8 @@ def atomic_output(target: Path) -> Iterator[Path]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield folder / target.name
             publish(folder / target.name, target)
+        except BrokenPipeError:  # of standard output
+            raise
         except OSError as error:
             raise UnwritableError.of(target, error) from error
         finally:

@@ -249,7 +249,7 @@ def load(
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device}: not available ({str(error).splitlines()[0]})") from error
+        raise UserError(f"device {device}: not available ({str(error).splitlines()[0]})", "device") from error
 
 
 def example(causal: bool = False) -> ProteinModel:

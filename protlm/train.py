@@ -198,12 +198,13 @@ def errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError, MisconfigurationException) as error:
-        message = str(error)
+        message = error.renamed("data.{}".format) if isinstance(error, UserError) else str(error)
         if isinstance(error, InstantiationException) and (cause := error.__cause__):
             where = message.rpartition("full_key: ")[2]
+            said = cause.renamed("data.{}".format) if isinstance(cause, UserError) else str(cause)
             # the parts of protlm name their options themselves
-            own = isinstance(cause, UserError) or str(cause).startswith(f"{where}.")
-            message = str(cause) if own else f"{where}: {cause}"
+            own = isinstance(cause, UserError) or said.startswith(f"{where}.")
+            message = said if own else f"{where}: {said}"
         elif message.startswith("Error merging override") and error.__context__:
             message = f"{message.removeprefix('Error merging override ')}: {str(error.__context__).splitlines()[0]}"
         print(f"error: {explained(message, CONF)}", file=sys.stderr)

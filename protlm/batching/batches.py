@@ -91,7 +91,7 @@ class Batches(Dataset[Batch]):
     ) -> None:
         if not 3 <= max_length <= token_budget:
             sizes = f"max_length {max_length}, token_budget {token_budget}"
-            raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget")
+            raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget", "max_length", "token_budget")
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
         self.split, self.question, self.seed = split, question, seed
         self.max_length, self.token_budget = max_length, token_budget

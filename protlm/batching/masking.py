@@ -35,7 +35,8 @@ class Masking:
         if not (0 < self.share <= 1 and min(parts) >= 0 and abs(sum(parts) - 1) <= 1e-6):
             raise UserError(
                 f"masking share {self.share:g} with mask {self.mask:g}, random {self.random:g}, keep {self.keep:g}: "
-                "expected 0 < share <= 1 and three non-negative shares that sum to 1"
+                "expected 0 < share <= 1 and three non-negative shares that sum to 1",
+                "masking",
             )
 
     def for_evaluation(self) -> "Masking":

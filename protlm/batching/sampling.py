@@ -41,7 +41,7 @@ class Draws:
         min_cluster_size: int | Sequence[int] = 1,
     ) -> None:
         if by not in UNITS:
-            raise UserError(f"sample_by {by!r}: expected one of {', '.join(UNITS)}")
+            raise UserError(f"sample_by {by!r}: expected one of {', '.join(UNITS)}", "sample_by")
         self.corpora, self.split, self.seed = corpora, split, seed
         self._by, self._weights, self._least = by, weights, min_cluster_size
         parts = self._parts(min_cluster_size)
@@ -72,9 +72,13 @@ class Draws:
         number = len(self.corpora.corpora)
         sizes = [least] * number if isinstance(least, int | str) or not isinstance(least, Sequence) else list(least)
         if not all(isinstance(size, int) and size >= 1 for size in sizes):
-            raise UserError(f"min_cluster_size {least!r}: expected an integer of at least 1, or several")
+            raise UserError(
+                f"min_cluster_size {least!r}: expected an integer of at least 1, or several", "min_cluster_size"
+            )
         if (number > 1 and len(sizes) != number) or not sizes:
-            raise UserError(f"min_cluster_size {least!r}: expected one number, or {number}, one for each corpus")
+            raise UserError(
+                f"min_cluster_size {least!r}: expected one number, or {number}, one for each corpus", "min_cluster_size"
+            )
         return [(shard if number > 1 else 0, size) for shard, size in enumerate(sizes)]
 
     def _weighted(self, weights: Sequence[float]) -> np.ndarray:
@@ -85,7 +89,7 @@ class Draws:
         if shares.shape != self._units.shape or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
             of = "corpus" if len(self._units) == len(self.corpora.corpora) else "number in min_cluster_size"
             expected = f"a non-negative number for each {of} ({len(self._units)}), not all 0"
-            raise UserError(f"weights {weights}: expected {expected}")
+            raise UserError(f"weights {weights}: expected {expected}", "weights")
         shares = np.where(self._units > 0, shares, 0.0)
         if not shares.any():
             return np.zeros_like(self._units)

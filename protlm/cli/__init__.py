@@ -1,7 +1,10 @@
 """The `protlm` command; each subcommand is a thin layer over functions of the package."""
 
+import io
+import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -36,14 +39,20 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Entry point. User errors are one line and exit code 2; Ctrl-C is exit code 130, SIGTERM 143."""
+    """Entry point. User errors are one line and exit code 2; Ctrl-C exits with 130, SIGTERM 143, a closed pipe 141."""
     # raises, so that partial files are removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _prepare_streams()
+    command: Any = typer.main.get_command(app)
     try:
         with warnings_as_lines():
-            interrupted = app(standalone_mode=False) == 130
+            interrupted = command(standalone_mode=False) == 130
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
-        fail(str(error))
+        fail(error.renamed(_options(command)))
+    except BrokenPipeError:  # such as that of `| head`
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except _UsageError as error:
@@ -53,6 +62,34 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
+    finally:
+        _discard_unwritten()
     if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
         say("interrupted; no partial output was left")
         sys.exit(130)
+
+
+def _options(command: Any) -> Callable[[str], str]:
+    """Argument of the library -> option of the command that runs; other names stay as they are."""
+    parameters = getattr(command.commands.get(sys.argv[1] if len(sys.argv) > 1 else ""), "params", ())
+    options = {p.name: max(p.opts, key=len) for p in parameters if p.param_type_name == "option"}
+    return lambda name: options.get(name, name)
+
+
+def _prepare_streams() -> None:
+    """Prints letters that the terminal's encoding lacks as escapes, and nothing where standard error is closed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _discard_unwritten() -> None:
+    """Drops what standard output did not take; at exit, the interpreter would try again and print a traceback."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -30,7 +30,7 @@ def prepare(
     deduplicate: Annotated[
         bool, Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others.")
     ] = False,
-    id_from: Annotated[
+    identifier: Annotated[
         str, Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
     ] = "accession",
     workers: Annotated[int, Option(help="Number of processes; each file is read by one.")] = 1,
@@ -48,7 +48,7 @@ def prepare(
     if split_by == "cluster" and not clusters:
         raise UserError("--split-by cluster requires --clusters")
     rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(ood) if ood else frozenset())
-    selection = Selection(min_length, max_length, not drop_fragments, nonstandard, id_from, allow_nucleotides)
+    selection = Selection(min_length, max_length, not drop_fragments, nonstandard, identifier, allow_nucleotides)
     with progress("reading", "bytes") as report:
         summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
     say(*summary.describe(output))

@@ -48,7 +48,7 @@ def embed(
         ),
     ] = "",
     precision: Precision = "float32",
-    id_from: Annotated[
+    identifier: Annotated[
         str, Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
     ] = "accession",
     duplicates: Annotated[str, Option(help="Duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")] = "error",
@@ -71,7 +71,7 @@ def embed(
         [fasta, *model_files(model)],
     )
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
-    options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
+    options = EmbedOptions(*stored, precision, layout, identifier, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta

@@ -20,6 +20,7 @@ from protlm.sequence.tally import Tally
 START = 4096
 """Bytes kept free before the tokens, for the head of the HDF5 file."""
 
+LIMITS = ("min_length", "max_length")
 NONSTANDARD = ("keep", "drop")
 _STANDARD = np.isin(np.array(TOKENS), list(STANDARD))
 _BUFFER = 1 << 21  # tokens counted and written at a time
@@ -47,11 +48,12 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.nonstandard not in NONSTANDARD:
-            raise UserError(f"nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}")
-        if self.min_length < 1 or (self.max_length is not None and self.max_length < self.min_length):
             raise UserError(
-                f"min_length {self.min_length}, max_length {self.max_length}: expected 1 <= min_length <= max_length"
+                f"nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}", "nonstandard"
             )
+        if self.min_length < 1 or (self.max_length is not None and self.max_length < self.min_length):
+            limits = f"min_length {self.min_length}, max_length {self.max_length}"
+            raise UserError(f"{limits}: expected at least 1, and no minimum above the maximum", *LIMITS)
 
     def __call__(self, chunk: Chunk, tally: Tally) -> Chunk:
         """The records to keep; each of the others is counted in `tally` for the first reason that applies."""

@@ -48,7 +48,7 @@ def prepare_corpus(
     """
     rule, selection, out = rule or SplitRule(), selection or Selection(), Path(out)
     if workers < 1:
-        raise UserError(f"workers {workers}: expected at least 1")
+        raise UserError(f"workers {workers}: expected at least 1", "workers")
     used = (*fastas, *([rule.clusters] if rule.clusters else []))
     if list(map(str, used)).count(STDIN) > 1:
         raise UserError("standard input (-) can be read only once")

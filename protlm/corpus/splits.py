@@ -32,8 +32,8 @@ class SplitRule:
     """Assigns each protein a split, independently of its position in the files.
 
     Args:
-        valid: share of the proteins (or clusters) in the validation split, 0 to 1.
-        test: share in the test split.
+        valid: fraction of the proteins (or clusters) in the validation split, 0 to 1.
+        test: fraction in the test split.
         clusters: cluster table (representative, tab, member), optionally compressed; None for no clusters.
         whole_clusters: keep each cluster within one of train, valid and test.
         held_out: identifiers of proteins or clusters for the `ood` split.
@@ -47,9 +47,8 @@ class SplitRule:
 
     def __post_init__(self) -> None:
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
-            raise UserError(
-                f"shares valid {self.valid:g}, test {self.test:g}: expected numbers from 0 that leave some for training"
-            )
+            fractions = f"valid {self.valid:g}, test {self.test:g}"
+            raise UserError(f"{fractions}: expected fractions of at least 0 with a sum below 1", "valid", "test")
 
     def by_hash(self, high: np.ndarray) -> np.ndarray:
         """Split codes (n,) uint8 from the high halves (n,) uint64 of hashes: below `test`, then `valid`, then train."""

@@ -54,7 +54,7 @@ def merge_shards(
     existing = read_description(output)
     if existing is not None:
         if not overwrite:
-            raise UserError(f"{output}: already exists; choose another output, or set overwrite")
+            raise UserError(f"{output}: already exists; choose another output, or set overwrite", "overwrite")
         check_replaceable(output, existing)
         if output.is_dir() != path.is_dir():
             raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; choose another output")

@@ -73,11 +73,11 @@ class EmbedOptions:
             ("duplicates", self.duplicates, DUPLICATES),
         ):
             if value not in known:
-                raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
+                raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}", name)
         check_pools(self.pools)
         part, parts = self.shard
         if not 1 <= part <= parts:
-            raise UserError(f"shard {part}/{parts}: expected i/n with i from 1 to n")
+            raise UserError(f"shard {part}/{parts}: expected i/n with i from 1 to n", "shard")
 
     def resolved(self, model: Performer) -> "EmbedOptions":
         """The same options with layers counted from 0, and a dtype."""
@@ -116,16 +116,16 @@ def chosen_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
             raise UserError(f"layer {layer}: expected 0 (the embedding) to {depth} (the last), or -1 to {-depth - 1}")
     chosen = tuple(layer % (depth + 1) for layer in layers)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"layers {', '.join(map(str, layers)) or 'none'}: expected at least one, each once")
+        raise UserError(f"layers {', '.join(map(str, layers)) or 'none'}: expected at least one, each once", "layers")
     return chosen
 
 
 def check_pools(pools: Sequence[str]) -> None:
     """Raises a UserError for a pooling that is unknown or given twice."""
     if unknown := [pool for pool in pools if pool not in POOLS]:
-        raise UserError(f"pooling {unknown[0]!r}: expected one of {', '.join(POOLS)}")
+        raise UserError(f"pool {unknown[0]!r}: expected one of {', '.join(POOLS)}", "pool")
     if len(set(pools)) < len(pools):
-        raise UserError(f"pooling {', '.join(pools)}: expected each once")
+        raise UserError(f"pool {', '.join(pools)}: expected each once", "pool")
 
 
 def embed_fasta(
@@ -260,7 +260,8 @@ class _Job:
                 if not self.overwrite:
                     raise UserError(
                         f"{partial.output.path}: {partial.folder.name} beside it is of an unfinished run with other "
-                        f"options or input ({different}); resume that run, choose another output, or set overwrite"
+                        f"options or input ({different}); resume that run, choose another output, or set overwrite",
+                        "overwrite",
                     )
                 partial.clear()
         return complete

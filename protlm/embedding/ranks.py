@@ -71,7 +71,9 @@ class Ranks:
         self._store = PrefixStore(f"protlm-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         try:
             if options.shard != (1, 1):
-                raise UserError("shard requires a single process; under torchrun each process computes its own shard")
+                raise UserError(
+                    "shard requires a single process; under torchrun each process computes its own shard", "shard"
+                )
             if str(fasta) == STDIN:
                 raise UserError("standard input cannot be read by several processes; name a file")
             options = options.resolved(model)

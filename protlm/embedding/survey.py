@@ -217,7 +217,7 @@ def _resolve(file: FastaFile, names: Names, hashes: np.ndarray, duplicates: str)
             continue
         same = names.original(first) == names.original(index)
         if duplicates == "error" or (duplicates == "first" and not same):
-            raise UserError(_duplicate(file, names, first, index))
+            raise UserError(_duplicate(file, names, first, index), "duplicates")
         if duplicates == "first":
             keep[index] = False
             continue

@@ -111,7 +111,7 @@ class Computer:
 
     def __init__(self, model: Performer, token_budget: int = TOKEN_BUDGET, precision: str = "float32") -> None:
         if precision not in PRECISIONS:
-            raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+            raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}", "precision")
         self.model, self.token_budget, self.precision = model, token_budget, precision
         self.device = next(model.parameters()).device
 

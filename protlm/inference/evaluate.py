@@ -105,7 +105,7 @@ def _chosen(corpus: Corpus, splits: Sequence[str]) -> list[str]:
     present = [split for split in SPLITS if len(corpus.members(split))]
     for split in splits:
         if split not in SPLITS:
-            raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+            raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}", "split")
     chosen = list(dict.fromkeys(splits)) or [split for split in ("test", "ood") if split in present]
     absent = [split for split in chosen if split not in present]
     if absent or not chosen:

@@ -123,7 +123,7 @@ def most_probable(protein: Protein, p: np.ndarray, top: int) -> list[Prediction]
 def check_top(top: int) -> None:
     """Raises a UserError for a number of amino acids that is not 1 to 20."""
     if not 1 <= top <= len(STANDARD):
-        raise UserError(f"top {top}: expected 1 to {len(STANDARD)}")
+        raise UserError(f"top {top}: expected 1 to {len(STANDARD)}", "top")
 
 
 def _check_model(model: Performer) -> None:

@@ -184,20 +184,23 @@ def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: 
         raise UserError(f"{model.config.attention_name} attention cannot run token by token; it cannot generate")
     for name, value in counts.items():
         if value < 1:
-            raise UserError(f"{name} {value}: expected an integer of at least 1")
+            raise UserError(f"{name} {value}: expected an integer of at least 1", name)
     if seed < 0:
-        raise UserError(f"seed {seed}: expected an integer of at least 0")
+        raise UserError(f"seed {seed}: expected an integer of at least 0", "seed")
     if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature {temperature}: expected a number of at least 0")
+        raise UserError(f"temperature {temperature}: expected a number of at least 0", "temperature")
     if not 0 < top_p <= 1:
-        raise UserError(f"top_p {top_p}: expected a number above 0, at most 1")
+        raise UserError(f"top_p {top_p}: expected a number above 0, at most 1", "top_p")
 
 
 def _prefix_tokens(prefix: Any, min_length: int, max_length: int) -> np.ndarray:
     """Tokens (length,) uint8 of the prefix."""
-    tokens = encode(protein_of(prefix, name="the prefix") if len(prefix) else "")
+    tokens = encode(protein_of(prefix, name="prefix") if len(prefix) else "")
     if not len(tokens) < max_length:
-        raise UserError(f"max_length {max_length}: expected more than the {len(tokens)} residues of the prefix")
+        expected = f"expected more than the {len(tokens)} residues of the prefix"
+        raise UserError(f"max_length {max_length}: {expected}", "max_length")
     if min_length > max_length:
-        raise UserError(f"min_length {min_length}: expected at most max_length, {max_length}")
+        raise UserError(
+            f"min_length {min_length}: expected at most max_length, {max_length}", "min_length", "max_length"
+        )
     return tokens

@@ -90,7 +90,8 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
     if keep and not exchanged:
         raise UserError(
             "one_pass requires a model that was trained with randomly replaced residues (masking.random above 0): "
-            "others copy the residues that they see; mask one residue at a time"
+            "others copy the residues that they see; mask one residue at a time",
+            "one_pass",
         )
 
     def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:

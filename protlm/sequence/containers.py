@@ -125,7 +125,7 @@ def _sequence(item: Any, name: str, masked: bool, gaps: bool) -> str:
     try:
         sequence = clean(text, masked, gaps)
     except ResidueError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}", name) from error
     if not sequence:
         raise UserError(f"{name} is empty; expected amino acids in one-letter code")
     return sequence

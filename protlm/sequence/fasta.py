@@ -110,7 +110,7 @@ class FastaFile:
         gaps: bool = True,
     ) -> None:
         if identifier not in IDENTIFIERS:
-            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}", "identifier")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
         self._masked, self._gaps = masked, gaps
@@ -292,7 +292,8 @@ class FastaFile:
         if nucleotides >= 0.95 * residues:
             raise UserError(
                 f"{self.path}: looks like nucleotides, not proteins ({nucleotides / residues:.0%} of the letters are "
-                "A, C, G, T, U or N); translate it first, or if these are proteins, set allow_nucleotides"
+                "A, C, G, T, U or N); translate it first, or if these are proteins, set allow_nucleotides",
+                "allow_nucleotides",
             )
 
 

@@ -108,7 +108,7 @@ def parse(sequence: str, names: Sequence[str], offset: int = 0, locate: Locate |
             text = f"{where} is outside the wild type of {len(sequence):,} residues"
         if (others := len(set(owner[wrong].tolist())) - 1) > 0:
             text += f"; {others:,} more variants do not match"
-        raise UserError(text + _advice(found, number, wild_type))
+        raise UserError(text + _advice(found, number, wild_type), "offset")
     return Variants(sequence, list(names), owner, position, wild_type, mutant)
 
 
@@ -163,4 +163,4 @@ def _advice(found: np.ndarray, number: np.ndarray, wild_type: np.ndarray) -> str
         offsets = offsets[found[n - 1 - offsets] == letter]
     if len(offsets) == 1 and len(pairs) >= _SURE:
         return f"; all would match with an offset of {offsets[0]}"
-    return "; check that the variants are numbered on this wild type, or set an offset"
+    return "; check that the variants are numbered on this wild type, or set offset"

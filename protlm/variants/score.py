@@ -112,11 +112,14 @@ def chosen_method(model: Performer, method: str | None = None) -> str:
     if method is None:
         return "likelihood" if causal else "masked-marginals"
     if method not in METHODS:
-        raise UserError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: expected one of {', '.join(METHODS)}", "method")
     if causal and method != "likelihood":
-        raise UserError(f"method {method} requires a bidirectional model; expected likelihood for this causal one")
+        raise UserError(
+            f"method {method} requires a bidirectional model; expected likelihood for this causal one", "method"
+        )
     if not causal and method == "likelihood":
-        raise UserError(f"method {method} requires a causal model; expected {', '.join(METHODS[:2])} or {METHODS[2]}")
+        expected = f"expected {', '.join(METHODS[:2])} or {METHODS[2]}"
+        raise UserError(f"method {method} requires a causal model; {expected}", "method")
     return method
 
 

@@ -91,7 +91,7 @@ def test_no_sequences_give_no_embeddings(tiny_model: Performer) -> None:
         ({"layers": (-4,)}, "layer -4"),
         ({"layers": (2, -1)}, "each once"),
         ({"layers": ()}, "at least one"),
-        ({"pool": "sum"}, "pooling 'sum'"),
+        ({"pool": "sum"}, "pool 'sum'"),
         ({"precision": "half"}, "precision 'half'"),
     ],
 )

@@ -79,7 +79,7 @@ def test_an_offset_that_fits_all_variants_is_suggested() -> None:
 
 
 def test_no_offset_is_suggested_unless_it_fits_all_variants() -> None:
-    with pytest.raises(UserError, match="numbered on this wild type, or set an offset"):
+    with pytest.raises(UserError, match="numbered on this wild type, or set offset"):
         parse(WILD_TYPE, ["M24L", "T26A", "Y28F", "W31R"])
 
 
