@@ -172,8 +172,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
 logits = model(**tokenizer("{text}", return_tensors="pt")).logits
 ```
 
-Write residues as upper-case letters, with X for J and for unknown residues, and pad on the right, the default of the
-tokeniser. The Python files are copied from protlm (Apache License 2.0) and need torch and numpy.
+Write residues as upper-case letters, with X for J and for unknown residues. Padding may be on either side. The Python
+files are copied from protlm (Apache License 2.0) and need torch and numpy.
 """
 
 

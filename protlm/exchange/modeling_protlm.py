@@ -1,5 +1,6 @@
 """The Performer with the interface of Hugging Face's transformers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,20 +67,44 @@ class ProtlmPreTrainedModel(PreTrainedModel):
 
     def _representations(
         self, input_ids: Tensor, attention_mask: Tensor | None, all_layers: bool | None
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Final representations (B, L, D), and on request those of the embedding and each layer."""
+    ) -> tuple[Tensor, Sequence[Tensor] | None, "_Shift"]:
+        """Final representations (B, L, D), and on request those of the embedding and each layer; all are shifted."""
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}: expected that of input_ids")
-        last = len(self.performer.blocks)
-        key_mask = None if attention_mask is None else attention_mask.bool()
+        key_mask = input_ids != self.performer.config.pad_id if attention_mask is None else attention_mask.bool()
+        shift, last = _Shift(key_mask), len(self.performer.blocks)
         every = self.config.output_hidden_states if all_layers is None else all_layers
         layers = range(last + 1) if every else (last,)
-        kept = self.performer.representations(input_ids, layers, key_mask)
-        return kept[last], tuple(kept[layer] for layer in layers) if every else None
+        kept = self.performer.representations(shift(input_ids), layers, shift(key_mask))
+        return kept[last], [kept[layer] for layer in layers] if every else None, shift
 
     def _returned(self, output: Any, return_dict: bool | None) -> Any:
         keep = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
         return output if keep else output.to_tuple()
+
+
+class _Shift:
+    """Moves the padding at the left end of each row to its right end, since positions count from the first real token.
+
+    Args:
+        key_mask: (B, L) bool, true where a token is real.
+    """
+
+    def __init__(self, key_mask: Tensor) -> None:
+        self._first = key_mask.long().argmax(1, keepdim=True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, L, ...), with padding on the right."""
+        return self._moved(x, self._first)
+
+    def back(self, x: Tensor) -> Tensor:
+        """The reverse."""
+        return self._moved(x, -self._first)
+
+    def _moved(self, x: Tensor, by: Tensor) -> Tensor:
+        length = x.shape[1]
+        index = (torch.arange(length, device=x.device) + by) % length
+        return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x))
 
 
 class ProtlmModel(ProtlmPreTrainedModel):
@@ -96,12 +121,13 @@ class ProtlmModel(ProtlmPreTrainedModel):
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 1 where a token is real; by default all but padding.
+            attention_mask: (B, L), 1 where a token is real; by default all but padding, which may be at either end.
             output_hidden_states: whether to return those of the embedding and of each layer.
             return_dict: whether to return a `ModelOutput` instead of a tuple.
         """
-        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
-        return self._returned(BaseModelOutput(last_hidden_state=last, hidden_states=layers), return_dict)  # type: ignore[arg-type]
+        last, layers, shift = self._representations(input_ids, attention_mask, output_hidden_states)
+        hidden: Any = None if layers is None else tuple(map(shift.back, layers))
+        return self._returned(BaseModelOutput(last_hidden_state=shift.back(last), hidden_states=hidden), return_dict)  # type: ignore[arg-type]
 
 
 class _LanguageModel(ProtlmPreTrainedModel):
@@ -128,12 +154,14 @@ class _LanguageModel(ProtlmPreTrainedModel):
 
         A causal model predicts each next token; labels are shifted here, so they are usually the input itself.
         """
-        last, layers = self._representations(input_ids, attention_mask, output_hidden_states)
-        logits = self.performer.logits(last)
-        if labels is not None and self.causal:
-            labels = F.pad(labels[:, 1:], (0, 1), value=-100)
-        loss = None if labels is None else self.performer.loss(logits, labels)
-        return self._returned(self.output(loss=loss, logits=logits, hidden_states=layers), return_dict)
+        last, layers, shift = self._representations(input_ids, attention_mask, output_hidden_states)
+        logits, loss = self.performer.logits(last), None
+        if labels is not None:
+            labels = shift(labels)
+            labels = F.pad(labels[:, 1:], (0, 1), value=-100) if self.causal else labels
+            loss = self.performer.loss(logits, labels)
+        hidden = None if layers is None else tuple(map(shift.back, layers))
+        return self._returned(self.output(loss=loss, logits=shift.back(logits), hidden_states=hidden), return_dict)
 
 
 class ProtlmForMaskedLM(_LanguageModel):

@@ -133,6 +133,30 @@ def test_the_attention_mask_says_which_tokens_are_keys(exported: dict[str, Path]
         theirs(tokens, attention_mask=mask[:, :5])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_on_the_left_changes_nothing(exported: dict[str, Path], kind: str) -> None:
+    theirs, tokenizer = load(auto(kind), exported[kind]), load(AutoTokenizer, exported[kind])
+    outputs, rows = {}, {}
+    for side in ("right", "left"):
+        inputs = tokenizer(PROTEINS, padding=True, return_tensors="pt", padding_side=side)
+        labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == PAD, -100)
+        with torch.inference_mode():
+            outputs[side] = theirs(**inputs, labels=labels, output_hidden_states=True)
+            assert torch.equal(theirs(inputs["input_ids"]).logits, outputs[side].logits)
+            bare = load(AutoModel, exported[kind])(**inputs).last_hidden_state
+            assert torch.equal(bare, outputs[side].hidden_states[-1])
+        rows[side] = inputs["attention_mask"].bool()
+    assert not rows["left"][1, 0]
+    assert torch.equal(outputs["left"].logits[rows["left"]], outputs["right"].logits[rows["right"]])
+    assert torch.equal(outputs["left"].loss, outputs["right"].loss)
+    for left, right in zip(outputs["left"].hidden_states, outputs["right"].hidden_states, strict=True):
+        assert torch.equal(left[rows["left"]], right[rows["right"]])
+    for number, protein in enumerate(PROTEINS):
+        with torch.inference_mode():
+            alone = theirs(**tokenizer([protein], return_tensors="pt")).logits[0]
+        torch.testing.assert_close(outputs["left"].logits[number][rows["left"][number]], alone, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["relu", "causal relu"])
 def test_the_loss_is_cross_entropy_over_the_labels(exported: dict[str, Path], kind: str) -> None:
     theirs, inputs = load(auto(kind), exported[kind]), batch(kind, exported[kind])
