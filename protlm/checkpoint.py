@@ -143,7 +143,10 @@ def check_absent(folder: Path) -> None:
 def save(weights: dict[str, Tensor], folder: Path) -> None:
     """Writes model.safetensors, with the permissions of the folder."""
     # transformers requires the format
-    save_file({name: w.contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+    try:
+        save_file({name: w.contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(str(error)) from error
     (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors makes it readable only by its owner
 
 

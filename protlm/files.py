@@ -5,12 +5,14 @@ redrawn or appended to, do not. Whatever happens in the meantime (an error, a ki
 stays as it was, and no half-written file ever has the final name.
 """
 
+import io
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from protlm.errors import UserError
 
@@ -19,7 +21,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_HDF5_ERRNO = re.compile(r"errno = (\d+)")
+_NUMBER = re.compile(r"(?:errno = |os error )(\d+)")  # of the operating system, as HDF5 and safetensors report it
 
 
 class BusyError(UserError):
@@ -31,8 +33,10 @@ class UnwritableError(UserError):
 
     @classmethod
     def of(cls, target: Path | str, error: Exception) -> "UnwritableError":
-        """The error to raise for one of the operating system, or one in which HDF5 reports such an error."""
-        number = _HDF5_ERRNO.search(str(error))
+        """The error to raise for one of the operating system, or one in which a library reports such an error."""
+        if isinstance(error, UnwritableError) and isinstance(error.__cause__, OSError):
+            error = error.__cause__  # a part of this output
+        number = _NUMBER.search(str(error))
         reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
         return cls(f"{target}: cannot be written ({reason.splitlines()[0]})")
 
@@ -83,6 +87,13 @@ def publish(partial: Path, target: Path) -> None:
     elif target.is_dir():
         os.replace(target, partial.with_name(f"{partial.name}.old"))  # a folder that is not empty cannot be replaced
     os.replace(partial, target)
+
+
+def write_picture(path: Path, figure: Any, dpi: int = 150) -> None:
+    """Writes a matplotlib figure, drawn in memory first: on a full disk matplotlib would raise errors of its own."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=dpi)
+    path.write_bytes(drawn.getvalue())
 
 
 @contextmanager

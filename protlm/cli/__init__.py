@@ -39,7 +39,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Entry point. User errors are one line and exit code 2; Ctrl-C exits with 130, SIGTERM 143, a closed pipe 141."""
+    """Entry point. User errors are one line and exit code 2; Ctrl-C exits with 130, SIGTERM 143, a closed pipe 1."""
     # raises, so that partial files are removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     _prepare_streams()
@@ -51,10 +51,10 @@ def main() -> None:
             sys.stdout.flush()
     except UserError as error:
         fail(error.renamed(_options(command)))
-    except BrokenPipeError:  # such as that of `| head`
-        sys.exit(128 + signal.SIGPIPE)
+    except BrokenPipeError:  # such as that of `| head`; typer does the same
+        sys.exit(1)
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except _UsageError as error:
         # without arguments the message is empty: the help has been printed
         if text := error.format_message().strip().rstrip("."):

@@ -7,6 +7,7 @@ import numpy as np
 
 from protlm.corpus.reader import Corpus
 from protlm.corpus.splits import SPLITS
+from protlm.files import write_picture
 from protlm.sequence.alphabet import SCORED, TOKENS
 from protlm.sequence.tally import Tally
 from protlm.tables import aligned
@@ -164,4 +165,4 @@ def draw_lengths(corpus: Corpus, path: str | Path) -> None:
     panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 50 * shortest else (1,)))
     panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panels[-1].xaxis.set_minor_formatter(NullFormatter())
-    figure.savefig(path, dpi=150)
+    write_picture(path, figure)

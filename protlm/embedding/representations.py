@@ -144,7 +144,7 @@ class PartialOutput:
             if needed > free:
                 reason = f"{needed / 1e9:,.1f} GB are needed, half of them temporarily; {free / 1e9:,.1f} GB are free"
                 raise OSError(ENOSPC, reason)
-        except OSError as error:
+        except (OSError, UnwritableError) as error:
             raise UnwritableError.of(self.output.path, error) from error
         self.description = description
 

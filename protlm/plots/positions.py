@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from protlm.errors import UserError
+from protlm.files import write_picture
 from protlm.sequence.alphabet import STANDARD
 
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -100,7 +101,7 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
     bar.set_label(label, fontsize=size)
     bar.ax.tick_params(labelsize=size)
     bar.outline.set_visible(False)
-    figure.savefig(path, dpi=150)
+    write_picture(path, figure)
 
 
 def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
@@ -133,7 +134,7 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
         axes.set(xlim=(start + 0.5, start + len(part) + 0.5), ylim=(0, top), ylabel="bits")
         axes.spines[["left", "bottom"]].set_visible(True)
         _positions(axes, start, letters, columns, cell)
-    figure.savefig(path, dpi=150)
+    write_picture(path, figure)
 
 
 def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], int]:

@@ -3,7 +3,11 @@
 import csv
 import json
 import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,3 +120,77 @@ def test_a_folder_without_permission_is_named_before_anything_is_computed(monkey
     with pytest.raises(UserError, match=r"^--output assays/out.*: cannot be written \(Permission denied in folder"):
         check_outputs({"--output": (path, kind)})
     check_outputs({"--output": (Path(path.name), kind)})
+
+
+FOLDERS = ("export -m model", "export -m model --format hf", "embed proteins.fasta -m model --layout esm-pt -o")
+
+
+@pytest.mark.parametrize("command", [*BINARY, *TEXT, *FOLDERS])
+def test_a_full_disk_is_one_line_in_every_command(protlm, tmp_path: Path, command: str) -> None:
+    if command.startswith("merge"):
+        Path("part.h5").unlink()
+        assert (
+            protlm(
+                *["embed", "proteins.fasta", "-m", "model", "--device", "cpu", "--shard", "1/1", "-o", "part.h5"]
+            ).code
+            == 0
+        )
+    name = f"out{({**BINARY, **TEXT}).get(command, '')}"
+    before = sorted(tmp_path.rglob("*"))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # the size of files has the effect of a full disk
+    try:
+        refused = protlm(*command.split(), name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert refused.code == 2
+    *_, message = refused.err.splitlines()
+    assert message.startswith(f"error: {name}: cannot be written (File too large)")
+    assert "Traceback" not in refused.err
+    if "embed" not in command:  # which keeps what it has computed
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_standard_output_that_is_full_closed_or_ascii() -> None:
+    Path("proteins.fasta").write_text(f">Ä{'x' * 200}\n{PROTEIN * 30}\n")
+
+    def run(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        script = f'"$0" -m protlm "$@" {redirection}'
+        command = ["bash", "-o", "pipefail", "-c", script, sys.executable, *arguments]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    scan = ("score", "proteins.fasta", "-m", "model", "--all", "--method", "wt-marginals")
+    perplexity = ("score", "proteins.fasta", "-m", "model", "--pseudo-perplexity", "--one-pass")
+    line = "error: standard output: cannot be written (No space left on device)\n"
+    full = run("> /dev/full", *scan)
+    assert (full.returncode, full.stderr) == (2, line)
+    closed = run(">&-", *scan)
+    assert (closed.returncode, closed.stderr) == (2, "error: standard output is closed; choose a file for the output\n")
+    head = run("| head -n 1", *scan)
+    assert (head.returncode, head.stdout, head.stderr) == (1, "mutant,mutated_sequence,protlm_score\n", "")
+    ascii_only = run("", *perplexity)
+    assert ascii_only.returncode == 0
+    assert ascii_only.stdout.splitlines()[1].startswith(f"\\xc4{'x' * 200}\t300\t")  # not wrapped either
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [True, False])
+def test_ctrl_c_is_the_same_for_the_module_and_the_console_script(early: bool) -> None:
+    module = "import runpy; sys.argv[0] = 'protlm'; runpy.run_module('protlm', run_name='__main__', alter_sys=True)"
+    script = "from protlm.__main__ import main; sys.exit(main())"
+    # a background job of a shell would ignore the signal; the import is interrupted at its start, or the command later
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    if early:
+        finder = "staticmethod(lambda name, *_: signal.raise_signal(signal.SIGINT) if name == 'protlm.cli' else None)"
+        start += f"sys.meta_path.insert(0, type('Finder', (), {{'find_spec': {finder}}}))\n"
+    for form in (module, script):
+        command = [sys.executable, "-c", start + form, "prepare", "-", "-o", "out.h5"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            if not early:
+                while not Path(".out.h5.partial").exists():
+                    assert process.poll() is None
+                process.send_signal(signal.SIGINT)
+            err = process.communicate(timeout=60)[1]
+        assert (process.returncode, err) == (130, "interrupted; no partial output was left\n")
