@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from protlm.embedding.survey import EmbedSummary
 
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace outputs made from other input or with other options.")]
+Format = Annotated[str, Option("--format", help="h5, npz, csv or parquet. Default: by the suffix of each output.")]
 Layout = Annotated[
-    str, Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files).")
+    str,
+    Option(
+        help="'uniprot' (HDF5, one dataset each; default of h5), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files)."
+    ),
 ]
+FORMATS = ("h5", "npz", "csv", "parquet")
+LAYOUTS = ("uniprot", "packed", "esm-pt")
 
 
 def embed(
-    fasta: Annotated[Path, Argument(help="FASTA file, plain or compressed; - for standard input.")],
+    fasta: Annotated[list[Path], Argument(help="FASTA files, plain or compressed; - for standard input.")],
     model: Model = None,
     output: Annotated[Path | None, Option("--output", "-o", help="File for one vector per protein.")] = None,
     per_residue: Annotated[Path | None, Option(help="File for one vector per residue.")] = None,
@@ -40,12 +46,11 @@ def embed(
     pool: Annotated[
         list[str] | None, Option(help="'mean', 'max' or 'bos' (first token); repeatable. Default: mean.")
     ] = None,
-    layout: Layout = "uniprot",
+    file_format: Format = "",
+    layout: Layout = "",
     dtype: Annotated[
         str,
-        Option(
-            help="Data type of the stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16."
-        ),
+        Option(help="Stored values: 'float16' or 'float32'. Default: float16 in h5 and npz; float32 in other formats."),
     ] = "",
     precision: Precision = "float32",
     id_from: Annotated[
@@ -68,6 +73,7 @@ def embed(
         if path and path.resolve() in {file.resolve() for file in model_files(model)}:
             raise UserError(f"{path}: is the model; choose another file to write")
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
+    layout = _chosen_layout(file_format, layout)
     options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
@@ -111,6 +117,17 @@ def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
         if count:
             lines.append(f"{counted(count, noun)}: {what}")
     return [*lines, *summary.tally.describe()]
+
+
+def _chosen_layout(file_format: str, layout: str) -> str:
+    """The layout of the outputs; empty to go by their suffixes."""
+    if file_format and file_format not in FORMATS:
+        raise UserError(f"--format {file_format!r}: expected one of {', '.join(FORMATS)}")
+    if layout and layout not in LAYOUTS:
+        raise UserError(f"--layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    if layout and file_format and (file_format != "h5" or layout == "esm-pt"):
+        raise UserError(f"--layout {layout} does not apply to --format {file_format}; leave out one of them")
+    return layout or ("uniprot" if file_format == "h5" else file_format)
 
 
 def _parsed_layers(text: str) -> tuple[int, ...]:
