@@ -1,5 +1,6 @@
-"""Reports of progress, which library functions make and the command line shows as a bar."""
+"""Reports of progress: library functions make them; a terminal shows them as a bar, a log as plain lines."""
 
+import time
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
@@ -19,3 +20,55 @@ def summed(progress: Progress | None, total: int = 0) -> Advance:
             progress(done, total)
 
     return advance
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, for messages.
+
+    >>> duration(59.6), duration(3725), duration(200_000)
+    ('1:00', '1:02:05', '2 d 7:33:20')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    clock = f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+    return f"{days} d {clock}" if days else clock
+
+
+def plain_lines(
+    show: Callable[[str], None], label: str, unit: str, seconds: float = 60, clock: Callable[[], float] = time.monotonic
+) -> Progress:
+    """A `Progress` that shows a line at most every `seconds`: for a log, in which a bar cannot move.
+
+    Args:
+        show: prints a line.
+        label, unit: what is done, and what is counted, such as "embedding" and "residues".
+        seconds: between two lines; the first comes after as many. Rates count from the first report, since a resumed
+            run does not start at 0.
+        clock: tells the time in seconds.
+
+    >>> now = iter([0, 30, 60, 61, 130])
+    >>> report = plain_lines(print, "embedding", "residues", clock=lambda: next(now))
+    >>> for done in (100, 200, 201, 300):
+    ...     report(done, 1000)
+    embedding: 200 of 1,000 residues (20 %), 3 residues/s, 4:00 left
+    embedding: 300 of 1,000 residues (30 %), 2 residues/s, 5:50 left
+    """
+    start = shown = clock()
+    before: int | None = None  # by an earlier run
+
+    def report(done: int, total: int) -> None:
+        nonlocal start, shown, before
+        now = clock()
+        if before is None:
+            start, before = now, done
+        if now - shown < seconds:
+            return
+        shown, rate = now, (done - before) / max(now - start, 1e-9)
+        line = f"{label}: {done:,} {unit}, {rate:,.0f} {unit}/s"
+        if total:
+            left = f", {duration((total - done) / rate)} left" if rate else ""
+            line = f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {rate:,.0f} {unit}/s{left}"
+        show(line)
+
+    return report

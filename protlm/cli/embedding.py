@@ -1,5 +1,6 @@
 """Commands about embeddings: embed, merge."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from protlm.cli.console import (
     say,
     warn,
 )
+from protlm.embedding.array_job import shard_of_array_task
 from protlm.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -57,7 +59,13 @@ def embed(
         str, Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
     ] = "accession",
     duplicates: Annotated[str, Option(help="Duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")] = "error",
-    shard: Annotated[str, Option(help="Embed only the i-th of n shards, such as 2/8; see merge.")] = "1/1",
+    shard: Annotated[
+        str,
+        Option(
+            help="Embed only the i-th of n shards, such as 2/8; see merge. 'auto' or 'auto/n': that of the task of a "
+            "SLURM, PBS, SGE or LSF array job."
+        ),
+    ] = "1/1",
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
@@ -138,9 +146,18 @@ def _parsed_layers(text: str) -> tuple[int, ...]:
 
 
 def _parsed_shard(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
+    part, slash, parts = text.partition("/")
+    if part == "auto" and (not slash or (parts.isascii() and parts.isdigit())):
+        try:
+            found = shard_of_array_task(os.environ, int(parts) if slash else None)
+        except UserError as error:
+            raise UserError(
+                f"--shard {text}: {error}{'' if slash else ', such as --shard auto/100, or i/n'}"
+            ) from error
+        say(f"shard {found.part}/{found.parts} ({found.source})")
+        return found.part, found.parts
     if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
-        raise UserError(f"--shard {text!r}: expected i/n, such as 2/8")
+        raise UserError(f"--shard {text!r}: expected i/n, such as 2/8, auto or auto/n")
     return int(part), int(parts)
 
 

@@ -152,7 +152,7 @@ def embed_fasta(
         UserError: for a FASTA that cannot be used, before anything is computed; for an output that was made from
             something else or cannot be written; for a model whose output is not finite, or too large for float16.
         BusyError: if another process is writing the same output.
-        ResumableInterrupt: for Ctrl-C after something was computed.
+        ResumableInterrupt: for Ctrl-C after something was computed. A `SystemExit` gets a note that says the same.
     """
     options = (options or EmbedOptions()).resolved(model)
     inputs = checked_inputs(fasta)
@@ -165,6 +165,10 @@ def embed_fasta(
         except KeyboardInterrupt as error:
             if kept := job.kept():
                 raise ResumableInterrupt(f"stopped; {kept}") from error
+            raise
+        except SystemExit as error:  # the signal SIGTERM
+            if kept := job.kept():
+                error.add_note(f"terminated; {kept}")
             raise
         except UserError as error:
             if job.computing and (kept := job.kept()):

@@ -90,5 +90,5 @@ def _joined(sources: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": f"{sources[0]['name']} and {len(sources) - 1:,} more",
         "bytes": sum(source["bytes"] for source in sources),
-        "xxh3_128": xxhash.xxh3_128_hexdigest("".join(source["xxh3_128"] for source in sources)),
+        "xxh3_128": xxhash.xxh3_128_hexdigest("".join(source["xxh3_128"] for source in sources).encode()),
     }
