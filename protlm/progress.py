@@ -43,7 +43,8 @@ def plain_lines(
     Args:
         show: prints a line.
         label, unit: what is done, and what is counted, such as "embedding" and "residues".
-        seconds: between two lines; the first comes after as many.
+        seconds: between two lines; the first comes after as many. Rates count from the first report, since a resumed
+            run does not start at 0.
         clock: tells the time in seconds.
 
     >>> now = iter([0, 30, 60, 61, 130])
@@ -51,15 +52,19 @@ def plain_lines(
     >>> for done in (100, 200, 201, 300):
     ...     report(done, 1000)
     embedding: 200 of 1,000 residues (20 %), 3 residues/s, 4:00 left
-    embedding: 300 of 1,000 residues (30 %), 2 residues/s, 5:03 left
+    embedding: 300 of 1,000 residues (30 %), 2 residues/s, 5:50 left
     """
     start = shown = clock()
+    before: int | None = None  # by an earlier run
 
     def report(done: int, total: int) -> None:
-        nonlocal shown
-        if (now := clock()) - shown < seconds:
+        nonlocal start, shown, before
+        now = clock()
+        if before is None:
+            start, before = now, done
+        if now - shown < seconds:
             return
-        shown, rate = now, done / (now - start)
+        shown, rate = now, (done - before) / max(now - start, 1e-9)
         line = f"{label}: {done:,} {unit}, {rate:,.0f} {unit}/s"
         if total:
             left = f", {duration((total - done) / rate)} left" if rate else ""

@@ -60,6 +60,10 @@ def main() -> None:
         if text := error.format_message().strip().rstrip("."):
             fail(f"{text}; see: {error.ctx.command_path} --help" if error.ctx else text)
         sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            say(*getattr(stop, "__notes__", ["terminated; no partial output was left"]))
+        raise
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
     finally:

@@ -10,6 +10,10 @@ from typing import Annotated, Any, NoReturn, Protocol
 import typer
 
 from protlm.errors import ProtlmWarning
+from protlm.progress import Progress, plain_lines
+
+LINE_EVERY = 30.0
+"""Seconds between two lines of progress in a log."""
 
 Model = Annotated[
     Path | None,
@@ -49,15 +53,18 @@ class Report(Protocol):
 
 @contextmanager
 def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """A progress bar on standard error, removed at the end.
+    """A progress bar on standard error, removed at the end; without a terminal, a line every half minute.
 
     Args:
         label: shown before the bar.
         unit: that is counted; "bytes" are formatted as such, "residues" are also shown per second.
         quiet: show nothing.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield lambda done, total, stage="": None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(label, unit)
         return
     from rich import progress as rich
     from rich.console import Console
@@ -77,6 +84,18 @@ def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
             bar.update(task, completed=done, total=total or None, amount=amount)
 
         yield move
+
+
+def _lines(label: str, unit: str) -> Report:
+    """Lines for a log; a stage, such as reading, is counted in bytes."""
+    reports: dict[str, Progress] = {}
+
+    def report(done: int, total: int, stage: str = "") -> None:
+        if stage not in reports:
+            reports[stage] = plain_lines(say, stage or label, "bytes" if stage else unit, LINE_EVERY)
+        reports[stage](done, total)
+
+    return report
 
 
 def say(*lines: str) -> None:

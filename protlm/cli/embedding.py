@@ -1,5 +1,6 @@
 """Commands about embeddings: embed, merge."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,20 +18,27 @@ from protlm.cli.console import (
     progress,
     say,
 )
-from protlm.cli.outputs import FOLDER, HDF5, check_outputs
+from protlm.cli.outputs import EMBEDDINGS, FOLDER, check_outputs
+from protlm.embedding.array_job import shard_of_array_task
 from protlm.errors import UserError, counted
 
 if TYPE_CHECKING:
     from protlm.embedding.survey import EmbedSummary
 
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace outputs made from other input or with other options.")]
+Format = Annotated[str, Option("--format", help="h5, npz, csv or parquet. Default: by the suffix of each output.")]
 Layout = Annotated[
-    str, Option(help="'uniprot' (HDF5, one dataset each), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files).")
+    str,
+    Option(
+        help="'uniprot' (HDF5, one dataset each; default of h5), 'packed' (HDF5, one matrix) or 'esm-pt' (.pt files)."
+    ),
 ]
+FORMATS = ("h5", "npz", "csv", "parquet")
+LAYOUTS = ("uniprot", "packed", "esm-pt")
 
 
 def embed(
-    fasta: Annotated[Path, Argument(help="FASTA file, plain or compressed; - for standard input.")],
+    fasta: Annotated[list[Path], Argument(help="FASTA files, plain or compressed; - for standard input.")],
     model: Model = None,
     output: Annotated[Path | None, Option("--output", "-o", help="File for one vector per protein.")] = None,
     per_residue: Annotated[Path | None, Option(help="File for one vector per residue.")] = None,
@@ -40,19 +48,24 @@ def embed(
     pool: Annotated[
         list[str] | None, Option(help="'mean', 'max' or 'bos' (first token); repeatable. Default: mean.")
     ] = None,
-    layout: Layout = "uniprot",
+    file_format: Format = "",
+    layout: Layout = "",
     dtype: Annotated[
         str,
-        Option(
-            help="Data type of the stored values: 'float16' or 'float32'. Default: float32 for esm-pt, else float16."
-        ),
+        Option(help="Stored values: 'float16' or 'float32'. Default: float16 in h5 and npz; float32 in other formats."),
     ] = "",
     precision: Precision = "float32",
     identifier: Annotated[
         str, Option("--id", help="Identifier: UniProt 'accession', first 'word' or whole 'header'.")
     ] = "accession",
     duplicates: Annotated[str, Option(help="Duplicate identifiers: 'error', 'suffix' (X, X_2) or 'first'.")] = "error",
-    shard: Annotated[str, Option(help="Embed only the i-th of n shards, such as 2/8; see merge.")] = "1/1",
+    shard: Annotated[
+        str,
+        Option(
+            help="Embed only the i-th of n shards, such as 2/8; see merge. 'auto' or 'auto/n': that of the task of a "
+            "SLURM, PBS, SGE or LSF array job."
+        ),
+    ] = "1/1",
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
@@ -64,14 +77,15 @@ def embed(
 
     if pool and not output:
         raise UserError("--pool requires --output")
-    kind = FOLDER if layout == "esm-pt" else HDF5
-    both = kind == HDF5 or output != per_residue  # a folder can hold both
+    chosen = _chosen_layout(file_format, layout)
+    kind = EMBEDDINGS[chosen]
+    both = kind != FOLDER or output != per_residue  # a folder can hold both
     check_outputs(
         {"--output": (output, kind), "--per-residue": (per_residue if both else None, kind)},
-        [fasta, *model_files(model)],
+        [*fasta, *model_files(model)],
     )
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
-    options = EmbedOptions(*stored, precision, layout, identifier, duplicates, _parsed_shard(shard))
+    options = EmbedOptions(*stored, precision, chosen, identifier, duplicates, _parsed_shard(shard))
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
@@ -112,6 +126,17 @@ def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
     return [*lines, *summary.tally.describe()]
 
 
+def _chosen_layout(file_format: str, layout: str) -> str:
+    """The layout of the outputs; empty to go by their suffixes."""
+    if file_format and file_format not in FORMATS:
+        raise UserError(f"--format {file_format!r}: expected one of {', '.join(FORMATS)}")
+    if layout and layout not in LAYOUTS:
+        raise UserError(f"--layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    if layout and file_format and (file_format != "h5" or layout == "esm-pt"):
+        raise UserError(f"--layout {layout} does not apply to --format {file_format}; leave out one of them")
+    return layout or ("uniprot" if file_format == "h5" else file_format)
+
+
 def _parsed_layers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
@@ -120,9 +145,18 @@ def _parsed_layers(text: str) -> tuple[int, ...]:
 
 
 def _parsed_shard(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
+    part, slash, parts = text.partition("/")
+    if part == "auto" and (not slash or (parts.isascii() and parts.isdigit())):
+        try:
+            found = shard_of_array_task(os.environ, int(parts) if slash else None)
+        except UserError as error:
+            raise UserError(
+                f"--shard {text}: {error}{'' if slash else ', such as --shard auto/100, or i/n'}"
+            ) from error
+        say(f"shard {found.part}/{found.parts} ({found.source})")
+        return found.part, found.parts
     if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
-        raise UserError(f"--shard {text!r}: expected i/n, such as 2/8")
+        raise UserError(f"--shard {text!r}: expected i/n, such as 2/8, auto or auto/n")
     return int(part), int(parts)
 
 
@@ -134,7 +168,7 @@ def merge(
     """Join shards written by 'embed --shard' into one file or folder."""
     from protlm.embedding.merge import merge_shards
 
-    check_outputs({"--output": (output, FOLDER if any(path.is_dir() for path in shards) else HDF5)}, shards)
+    check_outputs({"--output": (output, EMBEDDINGS["esm-pt" if any(path.is_dir() for path in shards) else ""])}, shards)
     with progress("merging", "proteins") as report:
         description = merge_shards(shards, output, overwrite, report)
     found = f"{counted(description['proteins'], 'protein')}, {counted(description['residues'], 'residue')}"

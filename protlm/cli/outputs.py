@@ -34,6 +34,16 @@ TSV = Kind("a table", (".tsv", ".txt"), text=True)
 JSON = Kind("a JSON file", (".json",), text=True)
 FASTA = Kind("a FASTA file", (".fasta", ".fa", ".faa", ".fas"), text=True)
 FOLDER = Kind("a folder")
+EMBEDDINGS = {
+    "": Kind("a file of embeddings", (".h5", ".hdf5", ".npz", ".csv", ".parquet")),
+    "uniprot": HDF5,
+    "packed": HDF5,
+    "npz": Kind("an npz file", (".npz",)),
+    "csv": Kind("a CSV file", (".csv",)),
+    "parquet": Kind("a Parquet file", (".parquet",)),
+    "esm-pt": FOLDER,
+}
+"""Layout -> what is written; without a layout the suffix decides."""
 
 _FILES = {".h5", ".hdf5", ".npz", ".npy", ".parquet", ".csv", ".tsv", ".json", ".pt", ".ckpt", ".safetensors", ".bin"}
 """Suffixes that a folder does not have."""

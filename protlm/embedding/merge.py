@@ -1,31 +1,19 @@
 """Joins the shards of an embedding into what a single run would have written."""
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
-from protlm.embedding.layouts import (
-    DESCRIPTION,
-    check_replaceable,
-    differences,
-    new_file,
-    read_description,
-    write_description,
-    write_names,
-)
+from protlm.embedding.csv_table import check_about
+from protlm.embedding.description import differences
+from protlm.embedding.layouts import LAYOUTS, publish_description, read_description
+from protlm.embedding.outputs import check_replaceable, layout_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.progress import Progress, summed
 
-Count = Callable[[int], None]
 _COUNTS = ("proteins", "residues", "copied", "renamed")
-_BLOCK = 1 << 24  # bytes copied at a time
 
 
 def merge_shards(
@@ -46,8 +34,10 @@ def merge_shards(
         UserError: for shards that do not belong together, are missing, repeated or unfinished; for an existing output.
     """
     output = Path(output)
-    ordered = _ordered([(Path(shard), _description(Path(shard))) for shard in shards])
+    ordered = _ordered(_described([Path(shard) for shard in shards]))
     path, first = ordered[0]
+    if layout_of(output, first["layout"]) == "csv":
+        check_about(output)
     description = {**first, "shard": "1/1", **{name: sum(each[name] for _, each in ordered) for name in _COUNTS}}
     if output.resolve() in [shard.resolve() for shard, _ in ordered]:
         raise UserError(f"{output}: is one of the shards; choose another output")
@@ -58,21 +48,29 @@ def merge_shards(
         check_replaceable(output, existing)
         if output.is_dir() != path.is_dir():
             raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; choose another output")
-    join = {"uniprot": _join_uniprot, "packed": _join_packed, "esm-pt": _join_files}[description["layout"]]
+    join = LAYOUTS[description["layout"]].join
     with atomic_output(output) as partial:
         join([shard for shard, _ in ordered], partial, description, summed(progress, description["proteins"]))
+        publish_description(partial, output, description)
     return description
 
 
-def _description(shard: Path) -> dict[str, Any]:
-    description = read_description(shard)
-    if description is None:
-        if shard.with_name(f".{shard.name}.partial").is_dir():
-            raise UserError(f"{shard}: is unfinished; run the command that writes it again")
-        raise UserError(f"{shard}: no such file; expected a shard of embeddings")
-    if not description:
-        raise UserError(f"{shard}: not embeddings of protlm; expected a shard of embeddings")
-    return description
+def _described(shards: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """The shards with their descriptions; one error for all that cannot be used."""
+    found, problems = [], []
+    for shard in shards:
+        description = read_description(shard)
+        if description:
+            found.append((shard, description))
+        elif description is not None:
+            problems.append(f"{shard}: not embeddings of protlm; expected a shard of embeddings")
+        elif shard.with_name(f".{shard.name}.partial").is_dir():
+            problems.append(f"{shard}: is unfinished; run the command that writes it again")
+        else:
+            problems.append(f"{shard}: no such file; expected a shard of embeddings")
+    if problems:
+        raise UserError("; ".join(problems))
+    return found
 
 
 def _ordered(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, dict[str, Any]]]:
@@ -90,56 +88,17 @@ def _ordered(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, d
             both = f"{shard} and {by_number[int(number)][0]}"
             raise UserError(f"{both}: are both shard {description['shard']}; give each shard once")
         by_number[int(number)] = (shard, description)
-    if missing := [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]:
-        raise UserError(f"{len(missing)} of {count} shards missing: {', '.join(missing[:9])}; give all of them")
+    if missing := [number for number in range(1, count + 1) if number not in by_number]:
+        raise UserError(f"{len(missing):,} of {count:,} shards missing: {_ranges(missing)}; give all of them")
     return [by_number[number] for number in range(1, count + 1)]
 
 
-def _join_uniprot(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
-    low: Any = h5py  # its stubs do not know of copying
-    link = low.h5p.create(low.h5p.LINK_CREATE)
-    link.set_char_encoding(low.h5t.CSET_UTF8)
-    with new_file(partial, description) as file:
-        for shard in shards:
-            with h5py.File(shard) as source:
-                for name in map(str.encode, source):
-                    low.h5o.copy(source.id, name, file.id, name, lcpl=link)
-                    count(1)
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as the option --array of SLURM takes them.
 
-
-def _join_packed(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
-    with ExitStack() as stack:
-        sources: list[Any] = [stack.enter_context(h5py.File(shard)) for shard in shards]
-        file = stack.enter_context(new_file(partial, description))
-        matrices = [source["embeddings"] for source in sources]
-        rows = sum(matrix.shape[0] for matrix in matrices)
-        joined = file.create_dataset("embeddings", (rows, *matrices[0].shape[1:]), matrices[0].dtype)
-        begin, pointers = 0, []
-        for source, matrix in zip(sources, matrices, strict=True):
-            if "pointers" in source:
-                pointers.append(source["pointers"][:] + np.array([begin, 0]))
-            step = max(1, _BLOCK // (matrix.dtype.itemsize * int(np.prod(matrix.shape[1:]))))
-            for start in range(0, matrix.shape[0], step):
-                block = matrix[start : start + step]
-                joined[begin : begin + len(block)] = block
-                begin += len(block)
-            count(source["ids"].shape[0])
-        if pointers:
-            file["pointers"] = np.concatenate(pointers)
-        else:
-            file["lengths"] = np.concatenate([source["lengths"][:] for source in sources])
-        for dataset in ("ids", "original_ids"):
-            if any(dataset in source for source in sources):
-                names = [n for source in sources for n in source[dataset if dataset in source else "ids"][:].tolist()]
-                write_names(file, dataset, len(names), names.__getitem__)
-
-
-def _join_files(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
-    partial.mkdir()
-    write_description(partial, description)
-    for shard in shards:
-        with os.scandir(shard) as entries:
-            for entry in entries:
-                if entry.name != DESCRIPTION:
-                    shutil.copyfile(entry.path, partial / entry.name)
-                    count(1)
+    >>> _ranges([1, 4, 5, 6, 9])
+    '1,4-6,9'
+    """
+    edges = [i for i, (one, other) in enumerate(pairwise(numbers), start=1) if other > one + 1]
+    runs = [numbers[begin:end] for begin, end in pairwise([0, *edges, len(numbers)])]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

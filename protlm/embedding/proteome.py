@@ -10,16 +10,9 @@ from typing import Any
 
 from protlm import __version__
 from protlm.checkpoint import fingerprint
-from protlm.embedding.layouts import (
-    FORMAT,
-    LAYOUTS,
-    VERSION,
-    Output,
-    checked_outputs,
-    differences,
-    is_complete,
-    refusal,
-)
+from protlm.embedding.description import FORMAT, VERSION, differences
+from protlm.embedding.layouts import LAYOUTS
+from protlm.embedding.outputs import checked_outputs, is_complete
 from protlm.embedding.representations import POOLS, PartialOutput, compute_windows
 from protlm.embedding.survey import EmbedSummary, Proteins, Survey, read_rows, survey
 from protlm.errors import UserError
@@ -27,8 +20,9 @@ from protlm.files import UnwritableError
 from protlm.inference.engine import PRECISIONS, Computer, check_length
 from protlm.performer import Performer
 from protlm.progress import Progress
-from protlm.sequence.fasta import IDENTIFIERS, FastaFile
-from protlm.sequence.stream import STDIN, Source, read_through
+from protlm.sequence.fasta import IDENTIFIERS
+from protlm.sequence.fasta_files import FastaFiles, checked_inputs, described_inputs
+from protlm.sequence.stream import STDIN, Source
 
 DTYPES = ("float16", "float32")
 DUPLICATES = ("error", "suffix", "first")
@@ -47,9 +41,9 @@ class EmbedOptions:
     Args:
         layers: 0 is the embedding, i the output of block i, -1 the last block after the final LayerNorm.
         pools: "mean", "bos" or "max", for the file with one vector per protein.
-        dtype: "float16" or "float32"; by default float16, but float32 for the layout esm-pt.
+        dtype: "float16" or "float32"; by default float16 in HDF5 and npz, else float32.
         precision: "float32" or "bfloat16", of the computation.
-        layout: "uniprot", "packed" or "esm-pt", see docs/formats.md.
+        layout: one of `LAYOUTS`, see docs/formats.md; by default by the suffix of each file, and "uniprot" for HDF5.
         identifier: "accession", "word" or "header".
         duplicates: for duplicate identifiers "error", "suffix" (X_2, X_3) or "first" (leave out the others).
         shard: (i, n) for the i-th of n parts of the proteins, counted from 1.
@@ -59,7 +53,7 @@ class EmbedOptions:
     pools: tuple[str, ...] = ("mean",)
     dtype: str | None = None
     precision: str = "float32"
-    layout: str = "uniprot"
+    layout: str = ""
     identifier: str = "accession"
     duplicates: str = "error"
     shard: tuple[int, int] = (1, 1)
@@ -68,7 +62,7 @@ class EmbedOptions:
         for name, value, known in (
             ("dtype", self.dtype or "float16", DTYPES),
             ("precision", self.precision, PRECISIONS),
-            ("layout", self.layout, LAYOUTS),
+            ("layout", self.layout or "uniprot", LAYOUTS),
             ("identifier", self.identifier, IDENTIFIERS),
             ("duplicates", self.duplicates, DUPLICATES),
         ):
@@ -80,12 +74,11 @@ class EmbedOptions:
             raise UserError(f"shard {part}/{parts}: expected i/n with i from 1 to n", "shard")
 
     def resolved(self, model: Performer) -> "EmbedOptions":
-        """The same options with layers counted from 0, and a dtype."""
-        dtype = self.dtype or ("float32" if self.layout == "esm-pt" else "float16")
-        return replace(self, layers=chosen_layers(self.layers, model.config.layers), dtype=dtype)
+        """The same options with layers counted from 0."""
+        return replace(self, layers=chosen_layers(self.layers, model.config.layers))
 
     def description(self, model: Performer) -> dict[str, Any]:
-        """What is stored in each file, ready for JSON; pooling, source and counts are added later.
+        """What is stored in each file, ready for JSON; see `Output.described` for the rest.
 
         The options have to be `resolved`.
         """
@@ -96,9 +89,7 @@ class EmbedOptions:
             "model": fingerprint(model),
             "width": model.config.width,
             "layers": list(self.layers),
-            "dtype": self.dtype,
             "precision": self.precision,
-            "layout": self.layout,
             "id": self.identifier,
             "duplicates": self.duplicates,
             "shard": "{}/{}".format(*self.shard),
@@ -130,7 +121,7 @@ def check_pools(pools: Sequence[str]) -> None:
 
 def embed_fasta(
     model: Performer,
-    fasta: str | Path,
+    fasta: str | Path | Sequence[str | Path],
     per_protein: str | Path | None = None,
     per_residue: str | Path | None = None,
     options: EmbedOptions | None = None,
@@ -140,15 +131,15 @@ def embed_fasta(
     progress: Progress | None = None,
     reading: Progress | None = None,
 ) -> EmbedSummary:
-    """Writes embeddings of all proteins of a FASTA file, see docs/formats.md.
+    """Writes embeddings of all proteins of FASTA files, see docs/formats.md.
 
     The outputs appear under their names once they are complete. A run that is stopped or killed is resumed by the same
     call, with the same result to the bit. Outputs made from the same input are left alone.
 
     Args:
         model: evaluates, whatever its mode.
-        fasta: the proteins; "-" is standard input.
-        per_protein: file of pooled vectors; with the layout esm-pt a folder. None for none.
+        fasta: the proteins, in one file or several; "-" is standard input.
+        per_protein: file of pooled vectors (.h5, .npz, .csv, .parquet); with the layout esm-pt a folder. None for none.
         per_residue: file of all residues; with the layout esm-pt a folder, possibly the same. None for none.
         options: what is stored, and how.
         token_budget: as in `embed`.
@@ -161,30 +152,28 @@ def embed_fasta(
         UserError: for a FASTA that cannot be used, before anything is computed; for an output that was made from
             something else or cannot be written; for a model whose output is not finite, or too large for float16.
         BusyError: if another process is writing the same output.
-        ResumableInterrupt: for Ctrl-C after something was computed.
+        ResumableInterrupt: for Ctrl-C after something was computed. A `SystemExit` gets a note that says the same.
     """
     options = (options or EmbedOptions()).resolved(model)
-    outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
-    if str(fasta) != STDIN:
-        FastaFile(fasta, allow_nucleotides, options.identifier)  # reports a missing file before anything else
+    inputs = checked_inputs(fasta)
+    outputs = checked_outputs(options.layout, options.dtype, options.pools, inputs, per_protein, per_residue)
     with ExitStack() as stack:
         partials = [stack.enter_context(PartialOutput.opened(output)) for output in outputs]
         job = _Job(model, options, partials, overwrite, progress)
         try:
-            return job.run(fasta, token_budget, allow_nucleotides, reading)
+            return job.run(inputs, token_budget, allow_nucleotides, reading)
         except KeyboardInterrupt as error:
             if kept := job.kept():
                 raise ResumableInterrupt(f"stopped; {kept}") from error
+            raise
+        except SystemExit as error:  # the signal SIGTERM
+            if kept := job.kept():
+                error.add_note(f"terminated; {kept}")
             raise
         except UserError as error:
             if job.computing and (kept := job.kept()):
                 raise UserError(f"{error}; {kept}") from error
             raise
-
-
-def described(output: Output, description: dict[str, Any]) -> dict[str, Any]:
-    """The description of one of the outputs."""
-    return {**description, "pool": [*output.pools, *(["residues"] * output.per_residue)]}
 
 
 @dataclass
@@ -201,21 +190,21 @@ class _Job:
     """Residues computed, by this run or an earlier one, and in total."""
 
     def run(
-        self, fasta: str | Path, token_budget: int, allow_nucleotides: bool, reading: Progress | None
+        self, inputs: list[Path], token_budget: int, allow_nucleotides: bool, reading: Progress | None
     ) -> EmbedSummary:
         description = self.options.description(self.model)
         complete = self._compare(description)
-        path, name = (self._copied_stdin(), STDIN) if str(fasta) == STDIN else (Path(fasta), Path(fasta).name)
-        if all(complete) and all(self._compare({**description, "source": {**read_through(path), "name": name}})):
+        name = STDIN if inputs == [Path(STDIN)] else ""
+        paths = [self._copied_stdin()] if name else inputs
+        if all(complete) and all(self._compare({**description, "source": described_inputs(paths, name)})):
             return EmbedSummary(complete=True)
-        file = FastaFile(path, allow_nucleotides, self.options.identifier)
-        file.path = "standard input" if str(fasta) == STDIN else file.path
+        file = FastaFiles(paths, allow_nucleotides, self.options.identifier, name and "standard input")
         first = self.partials[0]
         try:
-            found = survey(file, first.folder, self.options.duplicates, refusal(self.options.layout), reading)
+            found = survey(file, first.folder, self.options.duplicates, self._refusal, reading)
         except OSError as error:
             raise UnwritableError.of(first.output.path, error) from error
-        description["source"] = {**found.source, "name": name}
+        description["source"] = {**found.source, **({"name": name} if name else {})}
         complete = self._compare(description)
         check_length(self.model, int(found.lengths.max(initial=0)) + 2)
         edges = found.shard(*self.options.shard)
@@ -224,7 +213,7 @@ class _Job:
         counts = {name: getattr(summary, name) for name in ("proteins", "residues", "copied", "renamed")}
         partials = [partial for partial, is_complete in zip(self.partials, complete, strict=True) if not is_complete]
         for partial in partials:
-            partial.start({**described(partial.output, description), **counts}, proteins, edges - edges[0])
+            partial.start({**partial.output.described(description), **counts}, proteins, edges - edges[0])
         if partials:
             self.computing, started = True, time.monotonic()
             computer = Computer(self.model, token_budget, self.options.precision)
@@ -235,6 +224,11 @@ class _Job:
                 partial.finish()
             summary.seconds = time.monotonic() - started
         return summary
+
+    def _refusal(self, name: bytes) -> str | None:
+        """Why one of the outputs cannot hold a protein of this name; None if all can."""
+        reasons = (LAYOUTS[partial.output.layout].refuse(name) for partial in self.partials)
+        return next((reason for reason in reasons if reason), None)
 
     def kept(self) -> str:
         """How an interrupted run resumes, for its message; empty if nothing was computed."""
@@ -252,7 +246,7 @@ class _Job:
         """Which outputs are complete; refuses, or removes, partial outputs made from something else."""
         complete = []
         for partial in self.partials:
-            expected = described(partial.output, description)
+            expected = partial.output.described(description)
             complete.append(is_complete(partial.output, expected, self.overwrite))
             if complete[-1] and "source" in description:
                 partial.clear()  # a run was killed after its last step

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from protlm.embedding.layouts import checked_outputs, is_complete
 from protlm.embedding.merge import merge_shards
-from protlm.embedding.proteome import EmbedOptions, described, embed_fasta
+from protlm.embedding.outputs import checked_outputs, is_complete
+from protlm.embedding.proteome import EmbedOptions, embed_fasta
 from protlm.embedding.survey import EmbedSummary
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.progress import Progress
-from protlm.sequence.stream import STDIN, read_through
+from protlm.sequence.fasta_files import checked_inputs, described_inputs
+from protlm.sequence.stream import STDIN
 
 _PATIENCE = timedelta(minutes=10)
 _SUMMED = ("proteins", "residues", "computed", "resumed", "copied", "renamed", "beyond_positions")
@@ -54,7 +56,7 @@ class Ranks:
     def embed_fasta(
         self,
         model: Performer,
-        fasta: str | Path,
+        fasta: str | Path | Sequence[str | Path],
         per_protein: Path | None,
         per_residue: Path | None,
         options: EmbedOptions,
@@ -74,17 +76,18 @@ class Ranks:
                 raise UserError(
                     "shard requires a single process; under torchrun each process computes its own shard", "shard"
                 )
-            if str(fasta) == STDIN:
+            inputs = checked_inputs(fasta)
+            if inputs == [Path(STDIN)]:
                 raise UserError("standard input cannot be read by several processes; name a file")
             options = options.resolved(model)
-            outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
-            source = read_through(fasta) if any(output.path.exists() for output in outputs) else None
+            outputs = checked_outputs(options.layout, options.dtype, options.pools, inputs, per_protein, per_residue)
+            source = described_inputs(inputs) if any(output.path.exists() for output in outputs) else None
             about = {**options.description(model), "source": source}
-            targets = [one.path for one in outputs if not is_complete(one, described(one, about), overwrite)]
+            targets = [one.path for one in outputs if not is_complete(one, one.described(about), overwrite)]
             self._wait_for_all("checked")
             if not targets:
                 return EmbedSummary(complete=True) if self.rank == 0 else None
-            arguments = (model, fasta, *(p if p in targets else None for p in (per_protein, per_residue)), options)
+            arguments = (model, inputs, *(p if p in targets else None for p in (per_protein, per_residue)), options)
             return self._computed(arguments, targets, overwrite, progress, more)
         except UserError:
             if self._store.add("errors", 1) == 1:
@@ -99,7 +102,7 @@ class Ranks:
         progress: Progress | None,
         more: dict[str, Any],
     ) -> EmbedSummary | None:
-        model, fasta, per_protein, per_residue, options = arguments
+        model, inputs, per_protein, per_residue, options = arguments
         began = time.monotonic()
         parts = {target: self._part(target, self.rank) for target in targets}
         for part in parts.values():
@@ -116,7 +119,7 @@ class Ranks:
             (parts.get(per_protein), parts.get(per_residue)),
             replace(options, shard=(self.rank + 1, self.count)),
         )
-        summary = embed_fasta(model, fasta, *files, own, overwrite=True, progress=report, **more)
+        summary = embed_fasta(model, inputs, *files, own, overwrite=True, progress=report, **more)
         for name in _SUMMED:
             self._store.add(name, getattr(summary, name))
         self._wait_for_all("computed")
@@ -132,7 +135,7 @@ class Ranks:
         return summary if self.rank == 0 else None
 
     def _part(self, target: Path, rank: int) -> Path:
-        return target.with_name(f".{target.name}.ranks") / f"{rank + 1}-of-{self.count}"
+        return target.with_name(f".{target.name}.ranks") / f"{rank + 1}-of-{self.count}{target.suffix}"
 
     def _check_others(self) -> None:
         try:

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protlm.embedding.layouts import DESCRIPTION, WRITERS, Output, stored_dtype
+from protlm.embedding.description import stored_dtype
+from protlm.embedding.layouts import LAYOUTS, publish_description
+from protlm.embedding.outputs import Output
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.files import UnwritableError, atomic_output, partial_folder, publish
@@ -29,6 +31,7 @@ POOLS = ("mean", "bos", "max")
 Representations = tuple[np.ndarray | None, list[np.ndarray]]
 """Of a batch: pooled vectors (B, P, K, D) float32 or None, and for each layer the residues (B, L - 2, D), or none."""
 
+_DESCRIPTION = "protlm.json"  # of a partial output
 _OVERHEAD = 400  # bytes per protein that HDF5 needs besides the values
 
 
@@ -90,7 +93,7 @@ class PartialOutput:
         self._opened: tuple[int, BinaryIO] | None = None
         self.description: dict[str, Any] | None = None
         with suppress(OSError, ValueError):  # a new folder, or one of an earlier version
-            self.description = json.loads((folder / DESCRIPTION).read_text())
+            self.description = json.loads((folder / _DESCRIPTION).read_text())
 
     @classmethod
     @contextmanager
@@ -119,7 +122,7 @@ class PartialOutput:
         """Removes all values."""
         self.close()
         self.description = None
-        (self.folder / DESCRIPTION).unlink(missing_ok=True)  # first: without it the rest does not count
+        (self.folder / _DESCRIPTION).unlink(missing_ok=True)  # first: without it the rest does not count
         for path in self.folder.iterdir():
             if path != self.standard_input:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -128,15 +131,16 @@ class PartialOutput:
         """Prepares to write windows with edges (w + 1,); those that an earlier run has finished are kept."""
         self.proteins, self._edges = proteins, edges
         self.layers, self.dtype = description["layers"], stored_dtype(description)
-        self._layer_axis = int(description["layout"] == "packed")
+        layout = LAYOUTS[description["layout"]]
+        self._layer_axis = int(layout.rows_of_residues)
         per_protein = len(self.output.pools) + proteins.lengths * self.output.per_residue
         row = self.dtype.itemsize * len(description["layers"]) * description["width"]
         self._offsets = np.concatenate(([0], np.cumsum(per_protein * proteins.is_distinct * row)))
-        self._size = int((per_protein * row + _OVERHEAD).sum())
+        self._size = int((per_protein * row * (3 if layout.text else 1) + _OVERHEAD).sum())
         try:
             if self.description is None:
                 self.clear()
-                with atomic_output(self.folder / DESCRIPTION) as partial:
+                with atomic_output(self.folder / _DESCRIPTION) as partial:
                     partial.write_text(json.dumps(description))
             self._windows.mkdir(exist_ok=True)
             done = sum(path.stat().st_size for path in self._windows.iterdir())
@@ -190,7 +194,8 @@ class PartialOutput:
                 with path.open("wb") as file:
                     os.posix_fallocate(file.fileno(), 0, max(1, self._size))
                 path.unlink()
-            WRITERS[self.description["layout"]](path, self.description, self.proteins, self._read)
+            LAYOUTS[self.output.layout].write(path, self.description, self.proteins, self._read)
+            publish_description(path, self.output.path, self.description)
             publish(path, self.output.path)
             self.clear()
         except (OSError, RuntimeError) as error:  # HDF5 and torch report a full disk as either
@@ -231,12 +236,12 @@ def compute_windows(
     """
     ends, distinct, computed = np.concatenate(([0], np.cumsum(proteins.lengths))), proteins.is_distinct, 0
     pools = next((partial.output.pools for partial in partials if partial.output.pools), ())
-    any_residues = any(partial.output.per_residue for partial in partials)
-    dtype = getattr(torch, partials[0].dtype.name) if any_residues else None
+    of_residues = [partial.dtype for partial in partials if partial.output.per_residue]
+    dtype = getattr(torch, max(of_residues, key=lambda one: one.itemsize).name) if of_residues else None
     for begin, end in pairwise(edges.tolist()):
         window = list(islice(rows, end - begin))
         if [len(row) - 2 for row in window] != proteins.lengths[begin:end].tolist():
-            raise UserError("the FASTA file has changed while it was read; start again")
+            raise UserError("the FASTA has changed while it was read; start again")
         lacking = [partial for partial in partials if not partial.has(begin, end)]
         if not lacking:
             continue

@@ -17,7 +17,7 @@ from protlm.corpus.splits import digests
 from protlm.errors import UserError
 from protlm.inference.engine import framed
 from protlm.performer import Performer
-from protlm.sequence.fasta import FastaFile
+from protlm.sequence.fasta_files import FastaFiles
 from protlm.sequence.tally import Tally
 
 WINDOW_TOKENS = 1 << 18
@@ -45,6 +45,10 @@ class Names:
     def __getitem__(self, index: int) -> bytes:
         """The name it is stored under; '/' becomes '_', since it would create a group or folder."""
         return self.renamed.get(index) or self.original(index).replace(b"/", b"_")
+
+    def unchanged(self, index: int) -> bytes:
+        """The name in a table, where '/' needs no replacement: the identifier, or that of a renamed duplicate."""
+        return self.renamed.get(index) or self.original(index)
 
     def select(self, start: int, stop: int) -> "Names":
         """Those from `start` to before `stop`."""
@@ -142,13 +146,13 @@ class Survey:
 
 
 def survey(
-    file: FastaFile,
+    file: FastaFiles,
     folder: Path,
     duplicates: str = "error",
     refuse: Callable[[bytes], str | None] = lambda name: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Reads a FASTA file once.
+    """Reads FASTA files once.
 
     Args:
         file: not standard input, since it is read again later.
@@ -188,7 +192,7 @@ def survey(
     return Survey(keep, names, every, digest, file.describe(), file.tally)
 
 
-def read_rows(model: Performer, file: FastaFile, keep: np.ndarray, skip: int) -> Iterator[np.ndarray]:
+def read_rows(model: Performer, file: FastaFiles, keep: np.ndarray, skip: int) -> Iterator[np.ndarray]:
     """The framed tokens (length + 2,) uint8 of each protein of a FASTA file but the first `skip`; see `Survey.keep`."""
     before = 0
     for chunk in file.chunks():
@@ -200,7 +204,7 @@ def read_rows(model: Performer, file: FastaFile, keep: np.ndarray, skip: int) ->
         skip = max(0, skip - len(kept))
 
 
-def _resolve(file: FastaFile, names: Names, hashes: np.ndarray, duplicates: str) -> np.ndarray:
+def _resolve(file: FastaFiles, names: Names, hashes: np.ndarray, duplicates: str) -> np.ndarray:
     """(records,) bool, which to keep; renames duplicates if they get a suffix."""
     keep = np.ones(len(names), dtype=bool)
     order = np.argsort(hashes, kind="stable")
@@ -237,10 +241,19 @@ def _contains(ordered: np.ndarray, name: bytes) -> bool:
     return position < len(ordered) and ordered[position] == value
 
 
-def _duplicate(file: FastaFile, names: Names, first: int, second: int) -> str:
-    """The error message; the file is read again for the numbers of the records, which only an error needs."""
-    numbers = np.concatenate([chunk.numbers for chunk in file.again().chunks()])[[first, second]]
+def _duplicate(file: FastaFiles, names: Names, first: int, second: int) -> str:
+    """The error message; the files are read again for the numbers of the records, which only an error needs."""
+    places: list[tuple[str, int]] = []
+    again, before = file.again(), 0
+    for chunk in again.chunks():
+        own = [index - before for index in (first, second) if 0 <= index - before < len(chunk.numbers)]
+        places += [(again.path, int(chunk.numbers[index])) for index in own]
+        before += len(chunk.numbers)
+    (path, number), (path_again, number_again) = places
+    where = f"{path}: ", f"records {number:,} and {number_again:,}"
+    if path != path_again:
+        where = "", f"record {number:,} of {path} and record {number_again:,} of {path_again}"
     one, other = names.original(first).decode(), names.original(second).decode()
     what = f"duplicate identifier {one!r}" if one == other else f"identifiers {one!r} and {other!r} become the same"
     ways = "'suffix' or 'first'" if one == other else "'suffix'"
-    return f"{file.path}: {what} (records {numbers[0]:,} and {numbers[1]:,}); rename one, or set duplicates to {ways}"
+    return f"{where[0]}{what} ({where[1]}); rename one, or set duplicates to {ways}"

@@ -61,10 +61,15 @@ def test_embed_reports_counts_and_changes(protlm, write_fasta, tmp_path: Path) -
     assert (again.code, again.err) == (0, "out.h5: already complete; nothing was done\n")
 
 
-def test_shards_and_merge(protlm, fasta: str) -> None:
+def test_shards_and_merge(protlm, fasta: str, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("embed", fasta, "--model", "model", "--device", "cpu", "--layout", "packed", "--pool", "max")
     for part in (1, 2):
         assert protlm(*command, "-o", f"{part}.h5", "--shard", f"{part}/2").code == 0
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    refused = protlm(*command, "-o", "2.h5", "--shard", "auto")
+    assert_refused(refused, "--shard auto: SLURM does not say how many tasks", "such as --shard auto/100")
+    again = protlm(*command, "-o", "2.h5", "--shard", "auto/2")
+    assert again.err == "shard 2/2 (SLURM task 2)\n2.h5: already complete; nothing was done\n"
     merged = protlm("merge", "2.h5", "1.h5", "-o", "out.h5")
     assert (merged.code, merged.err) == (0, "out.h5: 300 proteins, 9,000 residues from 2 shards\n")
     assert "already complete" in protlm(*command, "-o", "out.h5").err
@@ -79,17 +84,29 @@ def test_shards_and_merge(protlm, fasta: str) -> None:
         ("embed FASTA --model model -o out.h5 --pool sum", "--pool 'sum'"),
         ("embed FASTA --model model -o out.h5 --pool max --pool max", "each once"),
         ("embed FASTA --model model --per-residue out.h5 --pool max", "--pool requires --output"),
-        ("embed FASTA --model model -o out.h5 --layout zip", "--layout 'zip'"),
+        ("embed FASTA --model model -o out.h5 --layout zip", "--layout 'zip': expected one of uniprot"),
+        ("embed FASTA --model model -o out.h5 --format xlsx", "--format 'xlsx': expected one of h5"),
+        ("embed FASTA --model model -o out.csv --format csv --layout packed", "--layout packed does not apply"),
+        ("embed FASTA --model model -o out.npz --layout packed", "an HDF5 file is written"),
+        (
+            "embed FASTA --model model -o out.txt",
+            "expected a file name that ends in .h5, .hdf5, .npz, .csv or .parquet",
+        ),
+        ("embed FASTA --model model -o out.csv --format npz", "an npz file is written"),
+        ("embed FASTA FASTA --model model -o out.h5", "is given twice"),
+        ("embed FASTA - --model model -o out.h5", "standard input cannot be combined"),
+        ("embed FASTA absent.fasta --model model -o out.h5", "absent.fasta: no such file"),
         ("embed FASTA --model model -o out.h5 --dtype float8", "--dtype 'float8'"),
         ("embed FASTA --model model -o out.h5 --precision float8", "--precision 'float8'"),
         ("embed FASTA --model model -o out.h5 --id name", "--id 'name'"),
         ("embed FASTA --model model -o out.h5 --duplicates last", "--duplicates 'last'"),
         ("embed FASTA --model model -o out.h5 --shard 3/2", "--shard 3/2"),
         ("embed FASTA --model model -o out.h5 --shard half", "--shard 'half'"),
-        ("embed FASTA --model model -o proteins.fasta --overwrite", "an HDF5 file is written"),
+        ("embed FASTA --model model -o proteins.fasta --overwrite", "a file of embeddings is written"),
+        ("embed FASTA --model model -o proteins.fasta --format h5 --overwrite", "an HDF5 file is written"),
         ("embed FASTA --model model -o model --layout esm-pt", "is an input or another output"),
         ("embed FASTA --model model -o model --overwrite", "--output model: is a folder"),
-        ("embed FASTA --model model --per-residue model/config.json", "an HDF5 file is written"),
+        ("embed FASTA --model model --per-residue model/config.json", "a file of embeddings is written"),
         ("embed FASTA --model model -o absent/out.h5", "there is no folder absent"),
         ("embed absent.fasta --model model -o out.h5", "absent.fasta: no such file"),
         ("merge absent.h5 -o out.h5", "absent.h5: no such file"),
@@ -151,7 +168,10 @@ def test_standard_input_is_like_a_file_and_is_resumed(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "message"),
-    [(signal.SIGINT, 130, "stopped; computed results are kept"), (signal.SIGTERM, 143, "")],
+    [
+        (signal.SIGINT, 130, "stopped; computed results are kept"),
+        (signal.SIGTERM, 143, "terminated; computed results are kept"),
+    ],
 )
 def test_a_run_stopped_by_a_signal_is_resumed_by_the_same_command(
     protlm, write_fasta, tmp_path: Path, number: signal.Signals, code: int, message: str
@@ -172,7 +192,7 @@ def test_a_run_stopped_by_a_signal_is_resumed_by_the_same_command(
         err = process.communicate(timeout=60)[1]
     assert process.returncode == code
     assert err.startswith(message)
-    assert err.count("\n") == (1 if message else 0)
+    assert err.count("\n") == 1
     assert any(windows.iterdir())
     assert not (tmp_path / "out.h5").exists()
     done = protlm("embed", "proteins.fasta", "--model", "model", *OUTPUT)

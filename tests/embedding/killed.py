@@ -18,12 +18,12 @@ import torch
 import torch._dynamo
 
 from protlm.checkpoint import load
-from protlm.embedding import layouts, survey
+from protlm.embedding import hdf5, layouts, survey
 from protlm.embedding.proteome import EmbedOptions, embed_fasta
 
 survey.WINDOW_TOKENS = 1_000
 os.sync = lambda: None  # would wait for the writes of all processes
-CALLS = ((os, "replace", 1), (os, "fsync", 1), (shutil, "rmtree", 1), (layouts.h5d, "create", 15), (torch, "save", 15))
+CALLS = ((os, "replace", 1), (os, "fsync", 1), (shutil, "rmtree", 1), (hdf5.h5d, "create", 15), (torch, "save", 15))
 """Module, function, and how many of its calls make a moment."""
 
 
@@ -100,7 +100,9 @@ def main() -> None:
                 break
             if deaths[-1] == "done":
                 for path in killed:
-                    path.rename(f"{path}-{deaths.count('done')}")
+                    for each in (path, path.with_name(f"{path.name}.json")):  # the second one is of a CSV table
+                        if each.exists():
+                            each.rename(f"{path}-{deaths.count('done')}{each.name[len(path.name) :]}")
         print(layout, *deaths, flush=True)
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from protlm.embedding import proteome, survey
 from protlm.embedding.in_memory import embed
-from protlm.embedding.layouts import LAYOUTS
+from protlm.embedding.layouts import LAYOUTS, read_description
 from protlm.embedding.merge import merge_shards
 from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
 from protlm.embedding.representations import PartialOutput
@@ -24,6 +26,8 @@ from protlm.files import BusyError
 from protlm.performer import Performer
 
 LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+TABLES = ("npz", "csv", "parquet")
+"""Layouts in which "/" need not be replaced in an identifier."""
 SEQUENCES = ["MKT", "M", "GAVLIMCFYWHKRQNEDSTPXBZUO" * 5, "MKTAYIAKQRQISFVKSHFSRQ", "W" * 62, "MKT"]
 
 
@@ -47,18 +51,55 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Protein -> its values, in order, from any layout."""
+    """Protein -> its values, in order, from any layout; residues are the last axis but one, except in "packed"."""
     if path.is_dir():
         return {file.stem: torch.load(file, weights_only=True) for file in sorted(path.glob("*.pt"))}
+    start = path.read_bytes()[:4]
+    if start == b"PAR1":
+        return parquet_content(path)
+    if start == b"PK\x03\x04":
+        with np.load(path) as file:
+            return packed_content(dict(file))
+    if start != b"\x89HDF":
+        return csv_content(path)
     with h5py.File(path) as file:
         if "embeddings" not in file:
             return {name: dataset[:] for name, dataset in file.items()}
-        names, matrix = [name.decode() for name in file["ids"][:]], file["embeddings"][:]
-        if "pointers" not in file:
-            return dict(zip(names, matrix, strict=True))
-        return {
-            name: matrix[start : start + count] for name, (start, count) in zip(names, file["pointers"][:], strict=True)
-        }
+        return packed_content({name: file[name][:] for name in file})
+
+
+def packed_content(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [name if isinstance(name, str) else name.decode() for name in arrays["ids"].tolist()]
+    matrix = arrays["embeddings"]
+    if "pointers" not in arrays:
+        return dict(zip(names, matrix, strict=True))
+    return {name: matrix[start : start + count] for name, (start, count) in zip(names, arrays["pointers"], strict=True)}
+
+
+def parquet_content(path: Path) -> dict[str, np.ndarray]:
+    table = pq.read_table(path)
+    vectors = [name for name in table.column_names if name not in ("id", "original_id", "length")]
+    shape = (len(about(path)["pool"]), len(about(path)["layers"]))
+    found = {}
+    for row in table.to_pylist():
+        values = np.array([row[name] for name in vectors], dtype=about(path)["dtype"])  # (P x K, [L,] D)
+        values = values.reshape(*(size for size in shape if size > 1), *values.shape[1:])
+        if "residues" in about(path)["pool"]:
+            assert row["length"] == values.shape[-2]
+        found[row["id"]] = values
+    return found
+
+
+def csv_content(path: Path) -> dict[str, np.ndarray]:
+    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+    description = about(path)
+    numbers = [name for name in table.columns if name not in ("id", "original_id", "length", "position")]
+    shape = tuple(size for size in (len(description["pool"]), len(description["layers"])) if size > 1)
+    found = {}
+    for name, rows in table.groupby("id", sort=False):
+        values = rows[numbers].to_numpy().astype(description["dtype"]).reshape(len(rows), *shape, -1)
+        found[str(name)] = values if "position" in table else values[0]
+    return found
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -98,12 +139,12 @@ def assert_near(one: Path, other: Path) -> None:
 def about(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return json.loads((path / "protlm.json").read_text())
-    with h5py.File(path) as file:
-        return json.loads(file.attrs["about"])
+    return read_description(path) or {}
 
 
 def listing(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """The names in a folder, without the descriptions beside CSV tables."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".json")
 
 
 @pytest.mark.parametrize("token_budget", [1, 64, 150, 100_000])
@@ -118,9 +159,10 @@ def test_all_layouts_hold_the_output_of_embed_in_order(
     options = EmbedOptions(layout=layout, dtype=dtype, layers=(0, -1), pools=("mean", "bos", "max"))
     summary = embed_fasta(tiny_model, path, proteins, residues, options, token_budget)
     pooled, rows = content(proteins), content(residues)
-    stored = ["Q9", "b", "a_b", "zz", "P1", "c"]
+    slash = "a/b" if layout in TABLES else "a_b"
+    stored = ["Q9", "b", slash, "zz", "P1", "c"]
     assert list(pooled) == list(rows) == (sorted(stored) if layout == "esm-pt" else stored)
-    half = (dtype or ("float32" if layout == "esm-pt" else "float16")) == "float16"
+    half = (dtype or LAYOUTS[layout].dtype) == "float16"
     for name, sequence in zip(stored, SEQUENCES, strict=True):
         (expected,) = embed(tiny_model, [sequence], layers=(0, -1))
         vectors = np.stack([next(embed(tiny_model, [sequence], pool=p, layers=(0, -1))) for p in options.pools])
@@ -129,7 +171,7 @@ def test_all_layouts_hold_the_output_of_embed_in_order(
             assert one["label"] == every["label"] == ("a/b" if name == "a_b" else name)
             one = torch.stack([torch.stack(list(one[f"{p}_representations"].values())) for p in options.pools]).numpy()
             every = torch.stack(list(every["representations"].values())).numpy()
-        elif layout == "packed":
+        elif LAYOUTS[layout].rows_of_residues:
             every = every.swapaxes(0, 1)
         assert one.dtype == every.dtype == (np.float16 if half else np.float32)
         np.testing.assert_allclose(one, vectors, atol=2e-3 if half else 1e-5)
@@ -168,6 +210,84 @@ def test_one_folder_of_pt_files_may_hold_all(tiny_model: Performer, write_fasta,
     assert list(found) == ["label", "representations", "mean_representations", "bos_representations"]
     assert found["representations"][2].shape == (3, 16)
     torch.testing.assert_close(found["mean_representations"][2], found["representations"][2].mean(0))
+
+
+def test_the_suffix_of_each_output_chooses_its_format(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    fasta = write_fasta([("NA/1", "MKT"), ('a,"b"', "MKTAY")])
+    outputs = [tmp_path / name for name in ("p.CSV", "r.parquet", "p.npz", "r.h5")]
+    for pair in (outputs[:2], outputs[2:]):
+        embed_fasta(tiny_model, fasta, *pair)
+    assert [about(path)["layout"] for path in outputs] == ["csv", "parquet", "npz", "uniprot"]
+    assert [about(path)["dtype"] for path in outputs] == ["float32", "float32", "float16", "float16"]
+    table = pd.read_csv(outputs[0], index_col="id", keep_default_na=False)
+    assert table.index.tolist() == ["NA/1", 'a,"b"']
+    assert table.columns.tolist() == ["length", *(f"embedding_{i}" for i in range(16))]
+    (exact,) = embed(tiny_model, ["MKT"], pool="mean")
+    np.testing.assert_allclose(table.loc["NA/1"].to_numpy()[1:].astype(np.float32), exact, atol=1e-6)
+    rows = pq.read_table(outputs[1])
+    assert str(rows.schema.field("embedding").type) == "list<element: fixed_size_list<element: float>[16]>"
+    assert (rows["id"].to_pylist(), rows["length"].to_pylist()) == (["NA/1", 'a,"b"'], [3, 5])
+    with np.load(outputs[2]) as arrays:
+        assert sorted(arrays) == ["about", "embeddings", "ids", "lengths"]
+        assert arrays["ids"].tolist() == ["NA/1", 'a,"b"']
+    assert list(content(outputs[3])) == ["NA_1", 'a,"b"']
+
+
+def test_tables_keep_the_identifier_of_renamed_duplicates(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    fasta = write_fasta([("X", "MKT"), ("X", "MKTAY")])
+    for suffix in TABLES:
+        embed_fasta(tiny_model, fasta, tmp_path / f"p.{suffix}", options=EmbedOptions(duplicates="suffix"))
+    for table in (pd.read_csv(tmp_path / "p.csv"), pd.read_parquet(tmp_path / "p.parquet")):
+        assert (table["id"].tolist(), table["original_id"].tolist()) == (["X", "X_2"], ["X", "X"])
+    with np.load(tmp_path / "p.npz") as arrays:
+        assert (arrays["ids"].tolist(), arrays["original_ids"].tolist()) == (["X", "X_2"], ["X", "X"])
+
+
+def test_a_csv_table_is_described_beside_it(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    beside = tmp_path / "out.csv.json"
+    beside.write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"out.csv.json: not written by protlm, and would be replaced"):
+        embed_fasta(tiny_model, fasta, out)
+    assert beside.read_text() == "[1, 2]"
+    beside.unlink()
+    embed_fasta(tiny_model, fasta, out)
+    assert embed_fasta(tiny_model, fasta, out).complete
+    out.write_text(out.read_text().replace("p0,", "mine,"))  # an edited table is the user's
+    with pytest.raises(UserError, match="was not written by protlm"):
+        embed_fasta(tiny_model, fasta, out)
+    assert "mine," in out.read_text()
+
+
+def test_parquet_without_pyarrow_is_refused_at_once(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "pyarrow.parquet", None)
+        with pytest.raises(UserError, match="pip install pyarrow"):
+            embed_fasta(tiny_model, fasta, tmp_path / "out.parquet")
+    assert listing(tmp_path) == [fasta.name]
+
+
+def test_several_files_are_like_one(tiny_model: Performer, write_fasta, tmp_path: Path, small_windows) -> None:
+    records = [(f"p{i}", "MKTAYIAKQR"[: i % 9 + 2] * (i % 5 + 1)) for i in range(120)]
+    whole = write_fasta(records)
+    parts = [write_fasta(records[:50], "a.fasta"), write_fasta(records[50:51], "b.fasta")]
+    parts.append(write_fasta(records[51:], "c.fasta"))
+    one, several = tmp_path / "one.h5", tmp_path / "several.h5"
+    embed_fasta(tiny_model, whole, one)
+    embed_fasta(tiny_model, parts, several)
+    first, second = content(one), content(several)
+    assert list(first) == list(second)
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+    assert embed_fasta(tiny_model, parts, several).complete
+    with pytest.raises(UserError, match="source: "):
+        embed_fasta(tiny_model, parts[::-1], several)
+    again = write_fasta([("new", "MKT"), ("p3", "MKT")], "d.fasta")
+    with pytest.raises(UserError, match=r"'p3' \(record 4 of .*a.fasta and record 2 of .*d.fasta\)"):
+        embed_fasta(tiny_model, [*parts, again], tmp_path / "other.h5")
+    with pytest.raises(UserError, match="is given twice"):
+        embed_fasta(tiny_model, [whole, whole], tmp_path / "other.h5")
+    with pytest.raises(UserError, match="different files"):
+        embed_fasta(tiny_model, [whole, again], again, options=EmbedOptions(layout="packed"))
 
 
 @LAYOUT
@@ -293,7 +413,7 @@ def test_a_run_killed_at_any_time_gives_the_same_result_bit_for_bit(
     for layout, *ends in lines:
         assert "failed" not in ends
         assert len(ends) - ends.count("done") == kills
-        assert len(set(ends)) >= 4 - (layout == "packed")
+        assert len(set(ends)) >= 4 - (layout in ("packed", *TABLES))
         for kind in ("proteins", "residues"):
             for number in range(ends.count("done")):
                 assert_same(folder / f"{layout}-whole-{kind}", folder / f"{layout}-killed-{kind}-{number + 1}")
@@ -376,7 +496,7 @@ def test_a_file_not_written_by_protlm_is_refused(tiny_model: Performer, fasta: P
             embed_fasta(tiny_model, fasta, folder, None, EmbedOptions(layout="esm-pt"), overwrite=overwrite)
         with pytest.raises(UserError, match="is a folder"):
             embed_fasta(tiny_model, fasta, folder, overwrite=overwrite)
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="expected the name of a folder"):
         embed_fasta(tiny_model, fasta, out, None, EmbedOptions(layout="esm-pt"), overwrite=True)
     assert out.read_text() == (folder / "thesis.tex").read_text() == "precious"
     assert listing(tmp_path) == ["folder", "out.h5", fasta.name]
@@ -387,7 +507,10 @@ def test_a_file_not_written_by_protlm_is_refused(tiny_model: Performer, fasta: P
 @pytest.mark.parametrize(
     ("records", "match"),
     [
-        ([("a", "MKT"), ("sp|b|X_Y", "MK"), ("c", "M"), ("b", "MKV")], "duplicate identifier 'b' .records 2 and 4"),
+        (
+            [("a", "MKT"), ("sp|b|X_Y", "MK"), ("c", "M"), ("b", "MKV")],
+            "duplicate identifier 'b' .record 2 of .* and record 4 of ",
+        ),
         ([("a", "MKT"), (".", "MK")], "cannot be the name of an HDF5 dataset"),
         ([("a", "MKT"), ("b", "M1")], r"record 2 \(b\), line 4"),
         ([("a", "ACGT" * 20)], "nucleotides"),

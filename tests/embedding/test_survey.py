@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from protlm.embedding import survey as module
 from protlm.embedding.survey import Survey, survey
 from protlm.errors import UserError
-from protlm.sequence.fasta import FastaFile
+from protlm.sequence.fasta_files import FastaFiles
 
 
 def surveyed(path: Path, duplicates: str = "error", identifier: str = "accession") -> Survey:
-    return survey(FastaFile(path, identifier=identifier), path.parent, duplicates)
+    return survey(FastaFiles([path], identifier=identifier), path.parent, duplicates)
 
 
 def names(found: Survey) -> list[str]:
@@ -112,4 +112,4 @@ def test_shards_are_consecutive_and_of_about_equal_size(lengths: list[int], part
 def test_a_refused_name_is_reported_with_its_record(write_fasta) -> None:
     path = write_fasta([("a", "MKT"), ("none", ""), ("bad", "MK")])
     with pytest.raises(UserError, match=r"record 3 \(bad\): not this one"):
-        survey(FastaFile(path), path.parent, refuse=lambda name: "not this one" if name == b"bad" else None)
+        survey(FastaFiles([path]), path.parent, refuse=lambda name: "not this one" if name == b"bad" else None)
