@@ -57,7 +57,7 @@ def test_a_softmax_performer_with_many_features_starts_as_the_transformer(tiny_m
         ({"layers": 1}, "model.layers 2 is now 1"),
         ({"width": 32, "heads": 4}, "model.heads 2 is now 4, model.width 16 is now 32"),
         ({"positions": "rotary"}, "model.positions learned is now rotary"),
-        ({"max_length": 99}, "model.max_length 64 is now 99"),
+        ({"max_length": 99}, "model.max_length 256 is now 99"),
     ],
 )
 def test_other_sizes_are_refused(changes: dict, expected: str, tiny_model: Performer, model_folder: Path) -> None:
