@@ -18,7 +18,9 @@ def prepare(
     split_by: Annotated[
         str, Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash.")
     ] = "",
-    ood: Annotated[Path | None, Option(help="File of protein or cluster ids to hold out as 'ood'.")] = None,
+    held_out: Annotated[
+        Path | None, Option("--ood", help="File of protein or cluster ids to hold out as 'ood', one per line.")
+    ] = None,
     valid: Annotated[float, Option(help="Share of the validation split.")] = 0.05,
     test: Annotated[float, Option(help="Share of the test split.")] = 0.1,
     min_length: Annotated[int, Option(help="Minimum length in residues.")] = 1,
@@ -41,13 +43,13 @@ def prepare(
     from protlm.corpus.prepare import prepare_corpus
     from protlm.corpus.splits import SplitRule, read_ids
 
-    check_outputs({"--output": (output, HDF5)}, [*fasta, *filter(None, [clusters, ood])])
+    check_outputs({"--output": (output, HDF5)}, [*fasta, *filter(None, [clusters, held_out])])
     split_by = split_by or ("cluster" if clusters else "sequence")
     if split_by not in ("cluster", "sequence"):
         raise UserError(f"--split-by {split_by!r}: expected 'cluster' or 'sequence'")
     if split_by == "cluster" and not clusters:
         raise UserError("--split-by cluster requires --clusters")
-    rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(ood) if ood else frozenset())
+    rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(held_out) if held_out else frozenset())
     selection = Selection(min_length, max_length, not drop_fragments, nonstandard, identifier, allow_nucleotides)
     with progress("reading", "bytes") as report:
         summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from protlm.corpus.external_sort import Column, Partitions, groups, parts_for
+from protlm.corpus.identifiers import Match, count_duplicates, keys
 from protlm.corpus.ingest import Part
 from protlm.corpus.splits import OOD, SplitRule, digests, read_clusters
 from protlm.corpus.summary import PrepareSummary
@@ -23,17 +24,34 @@ ROWS = 1 << 16
 _TABLE_ROW = 8  # minimum bytes of a row in a compressed cluster table
 
 
-def cluster_partitions(path: str | Path, folder: Path, records: int) -> tuple[Partitions, dict[str, Any]]:
+@dataclass(frozen=True)
+class ClusterTable:
+    """A cluster table on disk.
+
+    Attributes:
+        partitions: hashes (member high, low, representative high, low) of the identifiers' `keys`.
+        match: of its members.
+        description: name, size and checksum.
+    """
+
+    partitions: Partitions
+    match: Match
+    description: dict[str, Any]
+
+
+def read_table(path: str | Path, folder: Path, records: int, spaces: bool = False) -> ClusterTable:
     """Reads a cluster table, to be joined with `records` records, into partitions in a folder.
 
-    Returns hashes (member high, low, representative high, low), and the table's name, size and checksum.
+    `spaces`: identifiers of records may contain spaces.
     """
-    source = Source(path)
+    source, match = Source(path), Match(str(path))
     table = Partitions(folder / "table", 4, parts_for(max(records, source.size // _TABLE_ROW)))
     for members, representatives in read_clusters(source):
-        member, representative = digests(members), digests(representatives)
+        match.names = match.names or members
+        match.total += len(members)
+        member, representative = digests(keys(members, spaces)), digests(keys(representatives, whole=True))
         table.add(table.by_hash(member[:, 0]), *member.T, *representative.T)
-    return table, source.describe()
+    return ClusterTable(table, match, source.describe())
 
 
 @dataclass(frozen=True)
@@ -63,28 +81,35 @@ class Assignment:
 
 def assign(
     parts: Sequence[Part],
-    table: Partitions | None,
+    table: ClusterTable | None,
     folder: Path,
     rule: SplitRule,
     deduplicate: bool,
     summary: PrepareSummary,
+    spaces: bool = False,
 ) -> Assignment:
     """Assigns all records.
 
     Args:
         parts: in the order of their records.
-        table: of clusters, from `cluster_partitions`, which is consumed; None without clusters.
+        table: of clusters, whose partitions are consumed; None without clusters.
         folder: for temporary columns.
         rule: how splits are assigned.
         deduplicate: keep the first record of each sequence.
         summary: receives the counts.
+        spaces: identifiers may contain spaces.
+
+    Raises:
+        UserError: if the identifiers of the table or those to hold out are not those of the records.
     """
+    count = sum(part.records for part in parts)
+    hashes = (digests(names)[:, 0] for part in parts for names in names_of(part))
+    summary.duplicates = count_duplicates(hashes, folder / "identifiers", parts_for(count))
     if table is None and not rule.held_out and not deduplicate:
         return Assignment(rule, deduplicate, False)
-    assigner = _Assigner(parts, folder, rule, summary)
+    assigner = _Assigner(parts, folder, rule, summary, spaces)
     columns = assigner.by_index(assigner.united(assigner.clustered(table) if table else assigner.alone()))
-    names = {int(digests([name.encode()])[0, 0]): name for name in rule.held_out}
-    summary.not_found = sorted(names[int(value)] for value in assigner.held[~assigner.seen])
+    assigner.check_held_out()
     return Assignment(rule, deduplicate, table is not None, columns)
 
 
@@ -110,10 +135,17 @@ def _hashes(part: Part) -> Iterator[np.ndarray]:
 class _Assigner:
     """The steps of `assign`, each a stream of blocks of rows."""
 
-    def __init__(self, parts: Sequence[Part], folder: Path, rule: SplitRule, summary: PrepareSummary) -> None:
+    def __init__(
+        self, parts: Sequence[Part], folder: Path, rule: SplitRule, summary: PrepareSummary, spaces: bool
+    ) -> None:
         self._parts, self._folder, self._rule, self._summary = parts, folder, rule, summary
         self._count = sum(part.records for part in parts)
-        self.held = np.sort(digests([name.encode() for name in sorted(rule.held_out)])[:, 0])
+        self._spaces = spaces
+        self._names = sorted(rule.held_out)
+        encoded = [name.encode() for name in self._names]
+        # the name of a cluster may contain spaces; a protein's may be followed by its description
+        self._hashes = np.stack([digests(keys(encoded, whole))[:, 0] for whole in (True, spaces)])
+        self.held = np.unique(self._hashes)
         self.seen = np.zeros(len(self.held), dtype=bool)
 
     def _records(self) -> Iterator[tuple[tuple[int, int], np.ndarray, list[bytes]]]:
@@ -134,27 +166,49 @@ class _Assigner:
         self.seen[row[found]] = True
         return found
 
+    def check_held_out(self) -> None:
+        """Reports identifiers to hold out that were not found, or raises a UserError if they are most of them.
+
+        Those of records that the selection has left out cannot be found.
+        """
+        absent = ~self.seen[np.searchsorted(self.held, self._hashes)].any(0)
+        missing = [name for name, gone in zip(self._names, absent.tolist(), strict=True) if gone]
+        names, total = [name.encode() for name in missing], len(self._names)
+        match = Match("held_out", names, total, total - len(missing))
+        if match.poor and len(missing) > self._summary.left_out:
+            raise match.error(self._examples())
+        self._summary.not_found = missing
+
+    def _examples(self) -> list[bytes]:
+        """The first identifiers of the records."""
+        return next(names for part in self._parts for names in names_of(part))
+
     def alone(self) -> Iterator[tuple[np.ndarray, ...]]:
         """Without clusters: (digest high, low, record, split, cluster 0)."""
         for (start, stop), hashes, names in self._records():
             split = self._rule.by_hash(hashes[:, 0])
             if len(self.held):
-                split[self._is_held(digests(names)[:, 0])] = OOD
+                split[self._is_held(digests(keys(names, self._spaces))[:, 0])] = OOD
             yield hashes[:, 0], hashes[:, 1], np.arange(start, stop), split, np.zeros_like(split)
 
-    def clustered(self, table: Partitions) -> Iterator[tuple[np.ndarray, ...]]:
+    def clustered(self, table: ClusterTable) -> Iterator[tuple[np.ndarray, ...]]:
         """As `alone`, with the cluster from the table, which is joined by hashes of identifiers."""
-        named = Partitions(self._folder / "named", 5, table.count)
+        rows, match = table.partitions, table.match
+        named = Partitions(self._folder / "named", 5, rows.count)
         for (start, stop), hashes, names in self._records():
-            name = digests(names)
+            name = digests(keys(names, self._spaces))
             named.add(named.by_hash(name[:, 0]), *name.T, np.arange(start, stop), *hashes.T)
         clusters = self._partitions("clusters", 7)
-        for known, (high, low, record, *sequence) in zip(table.sorted([0, 1]), named.sorted([0, 1]), strict=True):
+        for known, (high, low, record, *sequence) in zip(rows.sorted([0, 1]), named.sorted([0, 1]), strict=True):
             cluster_high, cluster_low, found = _look_up(known, high, low)
+            match.found += int(np.isin(known[0], high).sum())
             self._summary.without_cluster += int((~found).sum())
             held = self._is_held(high)
             numbers = clusters.by_hash(cluster_high)
             clusters.add(numbers, cluster_high, cluster_low, record, *sequence, found, held)
+        # a table of more proteins, or of fewer, is no mistake
+        if match.poor and 2 * self._summary.without_cluster > self._count:
+            raise match.error(self._examples())
         for high, low, record, digest_high, digest_low, found, held in clusters.sorted([0, 1, 2]):
             first = groups(high, low)
             number = self._summary.clusters + np.cumsum(first) - 1

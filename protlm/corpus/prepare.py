@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
-from protlm.corpus.assignment import assign, cluster_partitions
+from protlm.corpus.assignment import assign, read_table
 from protlm.corpus.ingest import Selection, read_parts
 from protlm.corpus.splits import SplitRule, read_clusters
 from protlm.corpus.summary import PrepareSummary
@@ -44,7 +44,8 @@ def prepare_corpus(
         progress: called regularly with the bytes read and the total (0 if unknown).
 
     Raises:
-        UserError: for a file that is missing or not FASTA, an output that cannot be written, or no protein at all.
+        UserError: for a file that is missing or not FASTA, an output that cannot be written, or no protein at all, or a
+            cluster table or list of identifiers to hold out that is not of these proteins.
     """
     rule, selection, out = rule or SplitRule(), selection or Selection(), Path(out)
     if workers < 1:
@@ -76,9 +77,8 @@ def prepare_corpus(
         if not any(part.records for part in parts):
             reasons = "; ".join(["no record is left", *summary.tally.describe()])
             raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected at least one protein")
-        table, described = None, None
-        if rule.clusters:
-            table, described = cluster_partitions(rule.clusters, folder, sum(part.records for part in parts))
+        spaces, records = selection.identifier == "header", sum(part.records for part in parts)
+        table = read_table(rule.clusters, folder, records, spaces) if rule.clusters else None
         attributes = {
             "sources": [source for part in parts for source in part.sources],
             "changes": summary.tally.to_dict(),
@@ -87,11 +87,11 @@ def prepare_corpus(
                 "deduplicate": deduplicate,
                 "valid": rule.valid,
                 "test": rule.test,
-                "clusters": described,
+                "clusters": table.description if table else None,
                 "whole_clusters": rule.clusters is not None and rule.whole_clusters,
                 "held_out": {"ids": len(rule.held_out), "xxh3_128": xxh3_128_hexdigest(held_out)},
             },
         }
-        assignment = assign(parts, table, folder, rule, deduplicate, summary)
+        assignment = assign(parts, table, folder, rule, deduplicate, summary, spaces)
         os.replace(write_corpus(parts, assignment, folder, attributes, crew, summary), partial)
     return summary

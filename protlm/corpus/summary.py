@@ -20,6 +20,8 @@ class PrepareSummary:
     """Records left out because an earlier one has the same sequence."""
     moved_to_identical: int = 0
     """Records moved into the split of an identical sequence."""
+    duplicates: int = 0
+    """Records with the identifier of an earlier one, which is no reason to leave them out."""
     not_found: list[str] = field(default_factory=list)
     """Identifiers to hold out that are neither a protein nor a cluster of the files."""
     without_cluster: int = 0
@@ -27,12 +29,22 @@ class PrepareSummary:
     clusters: int = 0
     """Clusters of the records, including those of merged records."""
 
+    @property
+    def left_out(self) -> int:
+        """Number of records that the selection has left out."""
+        return sum(count for reason, count in self.tally.records.items() if reason.startswith("left out"))
+
     def describe(self, out: str | Path) -> list[str]:
         """Lines to print: what the corpus `out` contains, and what was changed, left out, moved or not found."""
         splits = ", ".join(f"{name} {count:,}" for name, count in self.proteins_by_split.items())
         lines = [f"{out}: {counted(self.proteins, 'protein')}, {counted(self.residues, 'residue')} ({splits})"]
         lines += self.tally.describe()
         for number, what in (
+            (
+                self.duplicates,
+                "identifier of an earlier record; all are kept"
+                + ", apart from identical sequences" * bool(self.merged),
+            ),
             (self.merged, "merged with an identical sequence"),
             (self.moved_to_identical, "moved to the split of an identical sequence"),
             (self.without_cluster, "not in the cluster table; each is a cluster of its own"),

@@ -103,10 +103,20 @@ def test_a_corpus_equals_a_plain_implementation_with_dictionaries(
         in_blocks_of(patch, rows)
         patch.setattr("protlm.corpus.workers.Workers.__enter__", lambda self: self)  # all parts in this process
         rule, selection = SplitRule(0.3, 0.3, table, whole, held_out), Selection(allow_nucleotides=True)
+        records = list(chain.from_iterable(files))
+        present, rows_of_table = {name for name, _ in records}, clusters or {}
+        found = present | {rows_of_table.get(name, name) for name, _ in records}
+        outside = sum(name not in rows_of_table for name, _ in records)
+        if (clusters and 2 * len(present & clusters.keys()) < len(clusters) and 2 * outside > len(records)) or (
+            2 * len(held_out & found) < len(held_out)
+        ):
+            with pytest.raises(UserError, match="expected the same identifiers"):
+                prepare_corpus(paths, folder / "c.h5", rule, selection, deduplicate, parts)
+            assert not (folder / "c.h5").exists()
+            return
         summary = prepare_corpus(paths, folder / "c.h5", rule, selection, deduplicate, parts)
     corpus = Corpus(folder / "c.h5")
 
-    records = list(chain.from_iterable(files))
     cluster_of = [(clusters or {}).get(name, name) for name, _ in records]
     own: list[int] = []
     for (name, letters), cluster in zip(records, cluster_of, strict=True):
@@ -133,7 +143,7 @@ def test_a_corpus_equals_a_plain_implementation_with_dictionaries(
     assert corpus.offsets.tolist() == np.cumsum([0, *(len(records[i][1]) for i in kept)]).tolist()
     assert (summary.proteins, summary.residues) == (len(kept), int(corpus.offsets[-1]))
     assert summary.merged == len(records) - len(kept)
-    found = {name for name, _ in records} | (set(cluster_of) if clusters is not None else set())
+    assert summary.duplicates == len(records) - len(present)
     assert summary.not_found == sorted(held_out - found)
     if not deduplicate:
         moved = sum(code != united[letters] for (_, letters), code in zip(records, own, strict=True))
