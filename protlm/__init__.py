@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protlm.embedder import Embedder
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "__version__", "load"]
+__all__ = ["Embedder", "UserError", "__version__", "load"]
 
 
 def load(
