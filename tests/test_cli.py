@@ -205,7 +205,10 @@ def test_evaluate_reports_test_and_ood_and_writes_json(protlm, corpus_path, mode
     assert protlm(*command, "--seed", 2).out != plain.out
 
 
-def test_evaluate_checks_arguments_before_it_computes(protlm, corpus_path, model_folder, fasta, tmp_path):
+def test_evaluate_checks_arguments_before_it_loads_the_model(
+    protlm, corpus_path, model_folder, fasta, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("protlm.model_api.load", None)
     command = ("--model", model_folder, "--device", "cpu")
     assert protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--valid", 0, "--test", 0).code == 0
     names = sorted(tmp_path.iterdir())

@@ -94,15 +94,17 @@ def evaluate(
     """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
     from protlm.corpus.reader import Corpus
     from protlm.files import atomic_output
+    from protlm.inference.evaluate import checked_splits, format_details, to_json
     from protlm.inference.evaluate import evaluate as measure
-    from protlm.inference.evaluate import format_details, to_json
     from protlm.metrics import format_metrics
 
     if json and json.exists() and (not json.is_file() or json.resolve() in (corpus.resolve(), named(model).resolve())):
         raise UserError(
             f"--json {json}: is {'an input' if json.is_file() else 'not a file'}; choose another file to write"
         )
-    opened, network = Corpus(corpus), load_network(model, device)
+    opened = Corpus(corpus)
+    checked_splits(opened, split or (), share)  # before the model is loaded
+    network = load_network(model, device)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # opened first, so that a file that cannot be written is reported at once
