@@ -194,10 +194,10 @@ def peptides(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         lengths = generator.integers(8, 51, options.proteins)
         rows = (letters[generator.integers(0, 20, length)].tobytes().decode() for length in lengths)
         fasta.write_text("".join(f">peptide{i}\n{row}\n" for i, row in enumerate(rows)))
-        process(["-m", "protlm", "prepare", fasta, "-o", corpus, "--valid", "0", "--test", "1"])
+        process(["-m", "protlm", "prepare", fasta, "-o", corpus])
         commands = {
             "embed": ["embed", fasta, "-o", folder / "embeddings.h5", "--layout", "packed"],
-            "evaluate": ["evaluate", corpus, "--split", "test"],
+            "evaluate": ["evaluate", corpus, *(f"--split={split}" for split in ("train", "valid", "test"))],
         }
         for command, arguments in commands.items():
             seconds, peak, _ = process(["-m", "protlm", *arguments, "--model", model])
