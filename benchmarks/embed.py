@@ -5,7 +5,8 @@ longest of these alone. Each measurement runs in its own process, in turns, and 
 of the whole process, including imports; for the two others, of the forward pass only. The models have random weights
 and the same depth and width.
 
-`python -m benchmarks.embed many` embeds short random proteins into both HDF5 layouts, a tenth of them and all.
+`python -m benchmarks.embed many` embeds short random proteins into each layout, a tenth of them and all.
+`python -m benchmarks.embed peptides` embeds and evaluates the same peptides of 8 to 50 residues.
 `python -m benchmarks.embed invariance FASTA` compares proteins computed alone and in batches.
 """
 
@@ -35,6 +36,7 @@ from protlm.sequence.alphabet import MASK, PAD, STANDARD, TOKENS, encode, with_e
 from protlm.sequence.fasta import FastaFile, Record
 
 MIB = 1 << 20
+MANY_LAYOUTS = {"uniprot": ".h5", "packed": ".h5", "npz": ".npz", "csv": ".csv", "parquet": ".parquet"}
 KINDS = ("protlm embed", "bare forward", "EsmModel")
 ESM_HEAD = 16  # width of a head in ESM-2 of 8 M parameters
 
@@ -163,13 +165,14 @@ def many(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         export(performer(1, 64), folder / "model")
-        for proteins, layout in itertools.product((options.proteins // 10, options.proteins), ("uniprot", "packed")):
-            fasta, output = folder / f"{proteins}.fasta", folder / f"{layout}{proteins}.h5"
+        for proteins, layout in itertools.product((options.proteins // 10, options.proteins), MANY_LAYOUTS):
+            fasta, output = folder / f"{proteins}.fasta", folder / f"{layout}{proteins}{MANY_LAYOUTS[layout]}"
             if not fasta.exists():
                 rows = letters[generator.integers(0, len(letters), (proteins, options.length))]
                 fasta.write_text("".join(f">protein{i}\n{row.tobytes().decode()}\n" for i, row in enumerate(rows)))
+            chosen = ["--layout", layout] if layout in ("uniprot", "packed") else ["--format", layout]
             seconds, peak, _ = process(
-                ["-m", "protlm", "embed", fasta, "-o", output, "--layout", layout, "--model", folder / "model"]
+                ["-m", "protlm", "embed", fasta, "-o", output, *chosen, "--model", folder / "model"]
             )
             yield {
                 "layout": layout,
@@ -179,6 +182,27 @@ def many(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "peak MiB": round(peak / MIB),
                 "file MiB": round(output.stat().st_size / MIB, 1),
             }
+
+
+def peptides(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for embedding and one for evaluating, with the seconds of the whole commands, in turns."""
+    generator, letters = np.random.default_rng(0), np.frombuffer(STANDARD.encode(), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        fasta, corpus, model = folder / "peptides.fasta", folder / "peptides.h5", folder / "model"
+        export(performer(options.layers, options.width), model)
+        lengths = generator.integers(8, 51, options.proteins)
+        rows = (letters[generator.integers(0, 20, length)].tobytes().decode() for length in lengths)
+        fasta.write_text("".join(f">peptide{i}\n{row}\n" for i, row in enumerate(rows)))
+        process(["-m", "protlm", "prepare", fasta, "-o", corpus])
+        commands = {
+            "embed": ["embed", fasta, "-o", folder / "embeddings.h5", "--layout", "packed"],
+            "evaluate": ["evaluate", corpus, *(f"--split={split}" for split in ("train", "valid", "test"))],
+        }
+        for command, arguments in commands.items():
+            seconds, peak, _ = process(["-m", "protlm", *arguments, "--model", model])
+            sizes = {"layers": options.layers, "width": options.width, "peptides": options.proteins}
+            yield {"command": command, **sizes, "seconds": round(seconds, 1), "peak MiB": round(peak / MIB)}
 
 
 def invariance(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -235,6 +259,8 @@ def main() -> None:
     part = parts.add_parser("many", help="time, memory and file size for many short proteins")
     part.add_argument("--proteins", type=positive, default=100_000)
     part.add_argument("--length", type=positive, default=30)
+    part = parts.add_parser("peptides", help="embedding and evaluating the same peptides")
+    part.add_argument("--proteins", type=positive, default=100_000)
     part = parts.add_parser("invariance", help="proteins alone and in batches")
     part.add_argument("fasta", type=Path)
     part.add_argument("--proteins", type=positive, default=200)
@@ -255,7 +281,7 @@ def main() -> None:
             forward_alone(*(getattr(options, n) for n in ("kind", "fasta", "model", "layers", "width", "token_budget")))
         )
     else:
-        rows = {"compare": compare, "many": many, "invariance": invariance}[options.part](options)
+        rows = {"compare": compare, "many": many, "peptides": peptides, "invariance": invariance}[options.part](options)
         print_and_write(rows, options.csv)
 
 

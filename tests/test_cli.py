@@ -204,20 +204,23 @@ def test_evaluate_reports_test_and_ood_and_writes_json(protlm, corpus_path, mode
     assert protlm(*command, "--seed", 2).out != plain.out
 
 
-def test_evaluate_checks_arguments_before_it_computes(protlm, corpus_path, model_folder, fasta, tmp_path):
+def test_evaluate_checks_arguments_before_it_loads_the_model(
+    protlm, corpus_path, model_folder, fasta, tmp_path, monkeypatch
+):
     command = ("--model", model_folder, "--device", "cpu")
     assert protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--valid", 0, "--test", 0).code == 0
     names = sorted(tmp_path.iterdir())
     target = tmp_path / "e.json"
     train = "proteins: train\n"
+    absent = tmp_path / "absent" / "e.json"
+    assert_refused(protlm("evaluate", corpus_path, *command, "--json", absent), f"{absent}: there is no folder")
+    monkeypatch.setattr("protlm.model_api.load", None)
     assert_refused(
         protlm("evaluate", tmp_path / "c.h5", *command, "--json", target), "no proteins in test or ood", train
     )
     assert_refused(protlm("evaluate", tmp_path / "c.h5", *command, "--split", "ood"), "no proteins in ood", train)
     assert_refused(protlm("evaluate", corpus_path, *command, "--split", "tset", "--json", target), "split 'tset'")
     assert_refused(protlm("evaluate", corpus_path, *command, "--share", 2), "share 2")
-    absent = tmp_path / "absent" / "e.json"
-    assert_refused(protlm("evaluate", corpus_path, *command, "--json", absent), f"{absent}: there is no folder")
     assert sorted(tmp_path.iterdir()) == names
 
 

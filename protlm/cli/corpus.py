@@ -98,13 +98,15 @@ def evaluate(
 ) -> None:
     """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
     from protlm.corpus.reader import Corpus
+    from protlm.inference.evaluate import checked_splits, format_details, to_json
     from protlm.inference.evaluate import evaluate as measure
-    from protlm.inference.evaluate import format_details, to_json
     from protlm.metrics import format_metrics
     from protlm.tables import STDOUT, text_output
 
     check_outputs({"--json": (json, JSON)}, [corpus, *model_files(model)])
-    opened, network = Corpus(corpus), load_network(model, device)
+    opened = Corpus(corpus)
+    checked_splits(opened, split or (), share)  # before the model is loaded
+    network = load_network(model, device)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # opened first, so that a file that cannot be written is reported at once

@@ -72,8 +72,10 @@ def embed(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
+    from protlm.embedding.outputs import checked_outputs
     from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
+    from protlm.sequence.fasta_files import checked_inputs
 
     if pool and not output:
         raise UserError("--pool requires --output")
@@ -86,6 +88,8 @@ def embed(
     )
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
     options = EmbedOptions(*stored, precision, chosen, identifier, duplicates, _parsed_shard(shard))
+    stored_in = (options.layout, options.dtype, options.pools)
+    checked_outputs(*stored_in, checked_inputs(fasta), output, per_residue)  # before the model is loaded
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta

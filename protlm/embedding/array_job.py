@@ -14,7 +14,7 @@ class _Scheduler(NamedTuple):
     first: str = ""
     last: str = ""
     step: str = ""
-    count: str = ""
+    tasks: str = ""
 
 
 _SLURM = [f"SLURM_ARRAY_TASK_{part}" for part in ("ID", "MIN", "MAX", "STEP", "COUNT")]
@@ -22,7 +22,7 @@ _SGE = [f"SGE_TASK_{part}" for part in ("ID", "FIRST", "LAST", "STEPSIZE")]
 _LSF = [f"LSB_JOBINDEX{part}" for part in ("_END", "_STEP")]
 SCHEDULERS = (
     _Scheduler("SLURM", *_SLURM),
-    _Scheduler("PBS", "PBS_ARRAY_INDEX", count="PBS_ARRAY_COUNT"),
+    _Scheduler("PBS", "PBS_ARRAY_INDEX", tasks="PBS_ARRAY_COUNT"),
     _Scheduler("Torque", "PBS_ARRAYID"),
     _Scheduler("SGE", *_SGE),
     _Scheduler("LSF", "LSB_JOBINDEX", "", *_LSF),
@@ -63,7 +63,7 @@ def shard_of_array_task(environment: Mapping[str, str], parts: int | None = None
         if parts is not None:
             return _checked(task, parts, f"{scheduler.name} task {task}")
         first, last = number(scheduler.first, 1), number(scheduler.last)
-        step, count = number(scheduler.step, 1) or 1, number(scheduler.count)
+        step, count = number(scheduler.step, 1) or 1, number(scheduler.tasks)
         assert first is not None
         if last is None and count is not None:
             last = first + count - 1

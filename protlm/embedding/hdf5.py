@@ -39,6 +39,13 @@ def _new_file(path: Path, description: dict[str, Any]) -> Iterator[h5py.File]:
         yield file
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An HDF5 file to read, whose datasets need no type checks: protlm has written it."""
+    with h5py.File(path) as file:
+        yield file
+
+
 def _link() -> Any:
     link = h5p.create(h5p.LINK_CREATE)
     link.set_char_encoding(h5t.CSET_UTF8)
@@ -131,7 +138,7 @@ def join_packed(shards: Sequence[Path], partial: Path, description: dict[str, An
     dtype, changed = stored_dtype(description), False
     part = "pointers" if of_residues(description) else "lengths"
     for shard in shards:
-        with h5py.File(shard) as source:
+        with _opened(shard) as source:
             matrix, own = source["embeddings"], source["ids"][:].tolist()
             beside.append(source[part][:] + (np.array([rows, 0]) if part == "pointers" else 0))
             rows, shape = rows + matrix.shape[0], matrix.shape[1:]
@@ -144,7 +151,7 @@ def join_packed(shards: Sequence[Path], partial: Path, description: dict[str, An
         joined, begin = file.create_dataset("embeddings", (rows, *shape), dtype), 0
         step = max(1, _COPIED // (dtype.itemsize * int(np.prod(shape))))
         for shard in shards:
-            with h5py.File(shard) as source:
+            with _opened(shard) as source:
                 matrix = source["embeddings"]
                 for start in range(0, matrix.shape[0], step):
                     block = matrix[start : start + step]

@@ -74,7 +74,7 @@ def checked_outputs(
         return Output(Path(path), pools, residues, chosen, dtype or LAYOUTS[chosen].dtype)
 
     both = per_protein and per_residue and Path(per_protein).resolve() == Path(per_residue).resolve()
-    if layout == "esm-pt" and both:
+    if layout == "esm-pt" and both and per_protein:
         outputs = [output(per_protein, pools, True)]
     else:
         outputs = [output(per_protein, pools, False)] if per_protein else []

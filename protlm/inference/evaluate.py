@@ -72,7 +72,7 @@ def evaluate(
     Raises:
         UserError: for an unknown or empty split, or a model whose output is not finite.
     """
-    splits = _chosen(corpus, splits)
+    splits = checked_splits(corpus, splits, share)
     max_length = max_length or model.config.max_length
     check_length(model, max_length)
     question = Question(model.config.causal, Masking(share)).for_evaluation()
@@ -101,7 +101,10 @@ def evaluate(
     return results
 
 
-def _chosen(corpus: Corpus, splits: Sequence[str]) -> list[str]:
+def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -> list[str]:
+    """The splits to evaluate, by default "test" and "ood"; what is wrong with them or the share needs no model."""
+    if not 0 < share <= 1:
+        raise UserError(f"share {share:g}: expected a number above 0 and at most 1")
     present = [split for split in SPLITS if len(corpus.members(split))]
     for split in splits:
         if split not in SPLITS:

@@ -72,6 +72,23 @@ def test_compare(protlm, monkeypatch: pytest.MonkeyPatch, write_fasta, tmp_path:
     assert all(row["peak MiB"] == "200" for row in found if row["what"] != "protlm embed")
 
 
+def test_the_same_peptides_are_embedded_and_evaluated(protlm, monkeypatch, tmp_path: Path) -> None:
+    commands = []
+
+    def in_process(command: Sequence[str | Path]) -> tuple[float, float, str]:
+        commands.append(str(command[2]))
+        assert protlm(*command[2:], *(["--device", "cpu"] if command[2] != "prepare" else [])).code == 0
+        return float(len(commands)), 1 << 20, ""
+
+    monkeypatch.setattr(benchmark, "process", in_process)
+    run(monkeypatch, "peptides", "--proteins", 40, *SIZES, "--csv", tmp_path / "table.csv")
+    assert commands == ["prepare", "embed", "evaluate"]
+    assert [(row["command"], row["peptides"], row["seconds"]) for row in rows(tmp_path / "table.csv")] == [
+        ("embed", "40", "2.0"),
+        ("evaluate", "40", "3.0"),
+    ]
+
+
 def test_invariance(monkeypatch, write_fasta, tmp_path: Path) -> None:
     fasta = write_fasta([("a", "MKTAYIAKQR" * 3), ("b", "MKT"), ("c", "GAVLI" * 5)])
     run(monkeypatch, "invariance", fasta, "--proteins", 3, *SIZES, "--csv", tmp_path / "table.csv")
