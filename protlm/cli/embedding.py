@@ -9,6 +9,7 @@ from typer import Argument, Option
 from protlm.cli.console import (
     Budget,
     Device,
+    Invalid,
     Model,
     Nucleotides,
     Precision,
@@ -55,6 +56,7 @@ def embed(
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
+    invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
@@ -67,7 +69,7 @@ def embed(
         if path and path.resolve() in {file.resolve() for file in model_files(model)}:
             raise UserError(f"{path}: is the model; choose another file to write")
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
-    options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard))
+    options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard), invalid)
     ranks = Ranks.of_environment()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
@@ -105,7 +107,7 @@ def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
     ):
         if count:
             lines.append(f"{counted(count, noun)}: {what}")
-    return [*lines, *summary.tally.describe()]
+    return [*lines, *summary.tally.lines()]
 
 
 def _parsed_layers(text: str) -> tuple[int, ...]:

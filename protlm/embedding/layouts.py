@@ -146,7 +146,10 @@ def is_complete(output: Output, expected: dict[str, Any], overwrite: bool) -> bo
 
 
 def refusal(layout: str) -> Callable[[bytes], str | None]:
-    """A function that says why a layout cannot hold a protein of a certain name; None if it can."""
+    """A function that says why a layout cannot hold a protein of a certain name; None if it can.
+
+    The name is an identifier; it is stored with "_" for "/", which changes nothing here.
+    """
 
     def of_dataset(name: bytes) -> str | None:
         return "cannot be the name of an HDF5 dataset; rename the record" if name in (b".", b"..") else None

@@ -27,7 +27,9 @@ from protlm.files import UnwritableError
 from protlm.inference.engine import PRECISIONS, Computer, check_length
 from protlm.performer import Performer
 from protlm.progress import Progress
-from protlm.sequence.fasta import IDENTIFIERS, FastaFile
+from protlm.sequence.fasta import FastaFile
+from protlm.sequence.headers import IDENTIFIERS
+from protlm.sequence.invalid import INVALID
 from protlm.sequence.stream import STDIN, Source, read_through
 
 DTYPES = ("float16", "float32")
@@ -52,6 +54,7 @@ class EmbedOptions:
         layout: "uniprot", "packed" or "esm-pt", see docs/formats.md.
         identifier: "accession", "word" or "header".
         duplicates: for duplicate identifiers "error", "suffix" (X_2, X_3) or "first" (leave out the others).
+        invalid: "error" refuses a file with an invalid record, "skip" leaves these records out and lists them.
         shard: (i, n) for the i-th of n parts of the proteins, counted from 1.
     """
 
@@ -63,6 +66,7 @@ class EmbedOptions:
     identifier: str = "accession"
     duplicates: str = "error"
     shard: tuple[int, int] = (1, 1)
+    invalid: str = "error"
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -71,6 +75,7 @@ class EmbedOptions:
             ("layout", self.layout, LAYOUTS),
             ("identifier", self.identifier, IDENTIFIERS),
             ("duplicates", self.duplicates, DUPLICATES),
+            ("invalid", self.invalid, INVALID),
         ):
             if value not in known:
                 raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
@@ -166,7 +171,7 @@ def embed_fasta(
     options = (options or EmbedOptions()).resolved(model)
     outputs = checked_outputs(options.layout, options.pools, fasta, per_protein, per_residue)
     if str(fasta) != STDIN:
-        FastaFile(fasta, allow_nucleotides, options.identifier)  # reports a missing file before anything else
+        FastaFile(fasta)  # reports a missing file before anything else
     with ExitStack() as stack:
         partials = [stack.enter_context(PartialOutput.opened(output)) for output in outputs]
         job = _Job(model, options, partials, overwrite, progress)
@@ -208,11 +213,12 @@ class _Job:
         path, name = (self._copied_stdin(), STDIN) if str(fasta) == STDIN else (Path(fasta), Path(fasta).name)
         if all(complete) and all(self._compare({**description, "source": {**read_through(path), "name": name}})):
             return EmbedSummary(complete=True)
-        file = FastaFile(path, allow_nucleotides, self.options.identifier)
+        file = FastaFile(path, allow_nucleotides, self.options.identifier, invalid=self.options.invalid)
+        file.unusable = refusal(self.options.layout)
         file.path = "standard input" if str(fasta) == STDIN else file.path
         first = self.partials[0]
         try:
-            found = survey(file, first.folder, self.options.duplicates, refusal(self.options.layout), reading)
+            found = survey(file, first.folder, self.options.duplicates, reading)
         except OSError as error:
             raise UnwritableError.of(first.output.path, error) from error
         description["source"] = {**found.source, "name": name}

@@ -289,7 +289,7 @@ def test_long_proteins_round_trip(tmp_path: Path, length: int, compress: Callabl
         (b">a\nMKT\n>b\nMK1\n", "record 2 (b), line 4: '1'"),
         (b">a\nMKT\n>b\nM\0T\n", "record 2 (b), line 4"),
         (b">a\nMKT\n>\0b\nMKT\n", "record 2: NUL"),
-        (b">a\nMKT\n>\nMKT\n", "record 2: no identifier"),
+        (b">a\nMKT\n>\nMKT\n", "record 2, line 3: no identifier"),
         (b">a\n" + b"ACGTN" * 10, "nucleotides"),
         (b">a\nMKT\n>b\n" + b"M" * 1_200_000, "record 2: longer than 1,000,000 characters"),
         (gzip.compress(b">a\nMKT\n" * 99, mtime=0)[:-9], "damaged or cut short"),
