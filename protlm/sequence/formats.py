@@ -1,6 +1,9 @@
 """Files that are given in the place of others, recognised by their first bytes, for messages."""
 
 import re
+from pathlib import Path
+
+from protlm.errors import UserError
 
 LOOKED_AT = 1024
 """Number of bytes that suffice."""
@@ -60,7 +63,15 @@ def recognised(start: bytes) -> tuple[str, str] | None:
     return next(((name, advice) for pattern, name, advice in _KINDS if re.match(pattern, start, re.DOTALL)), None)
 
 
-def found(start: bytes) -> str:
-    """The end of a message: what a file is, if that is known."""
-    kind = recognised(start)
-    return f", found {kind[0]}" if kind else ""
+def found_in(path: Path) -> str:
+    """The end of a message about a file of another kind: what it is, if that is known.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            kind = recognised(file.read(LOOKED_AT))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return f" (found {kind[0]})" if kind else ""
