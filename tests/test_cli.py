@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from protlm import __version__
-from protlm.checkpoint import load
+from protlm.checkpoint import export, load
 from protlm.corpus.reader import Corpus
 from tests.command import Outcome, assert_refused
 
@@ -421,3 +421,35 @@ def test_interrupted_prepare_leaves_nothing(tmp_path: Path, number: signal.Signa
         assert process.communicate() == ("", message)
     assert list(tmp_path.iterdir()) == [output]
     assert output.read_text() == "precious"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [["relu"], ["exact", "window"]])
+def test_inference_imports_no_more_than_it_needs(
+    kind: list[str], tiny_model, causal_model, write_fasta, tmp_path: Path
+) -> None:
+    """torch._dynamo, torchmetrics (which imports transformers) and others take seconds of each command."""
+    commands = []
+    for number, attention in enumerate(kind):
+        for name, model in (("model", tiny_model), ("causal", causal_model)):
+            model.switch_attention(attention)
+            export(model, tmp_path / f"{name}{number}")
+        commands += [
+            ["score", "MKTAYIAKQR", "--variant", "A4G", "-m", f"model{number}"],
+            ["score", "MKTAYIAKQR", "--variant", "A4G", "-m", f"causal{number}"],
+            ["fill", "MK<mask>LLI", "-m", f"model{number}"],
+            ["embed", str(write_fasta([("a", "MKTAYIAKQR")])), "-o", f"out{number}.h5", "-m", f"model{number}"],
+            ["generate", "--max-length", "9", "-m", f"causal{number}"],
+        ]
+    script = (
+        "import sys, protlm.cli\n"
+        f"for command in {commands!r}:\n"
+        "    sys.argv = ['protlm', *command, '--device', 'cpu']\n"
+        "    protlm.cli.main()\n"
+        "print('loaded', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("loaded ")[2].split())
+    assert "torch" in loaded
+    unneeded = {"torch._dynamo", "torchmetrics", "transformers", "scipy", "matplotlib", "sympy", "pandas", "Bio"}
+    assert not unneeded & loaded

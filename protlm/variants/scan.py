@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from protlm.correlation import spearman
 from protlm.errors import UserError, counted
 from protlm.files import atomic_output
 from protlm.inference.engine import Computer
-from protlm.metrics import spearman
 from protlm.plots.positions import heat_map
 from protlm.progress import Progress
 from protlm.sequence.fasta import FastaFile, Record, none_left
