@@ -423,6 +423,20 @@ def test_interrupted_prepare_leaves_nothing(tmp_path: Path, number: signal.Signa
     assert output.read_text() == "precious"
 
 
+@pytest.mark.parametrize("command", ["embed -o out.h5", "fill", "score --all", "score --pseudo-perplexity"])
+@pytest.mark.parametrize("content", ["some words", ">a\nM1\n", ">P1;a\ntext\nMKT*\n"])
+def test_inputs_are_checked_before_a_model_is_loaded(protlm, tmp_path, monkeypatch, command: str, content: str) -> None:
+    """Neither the notice of the bundled model nor an error about the model comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.fasta").write_text(content)
+    name, *options = command.split()
+    for model in ([], ["-m", "absent"]):
+        assert_refused(protlm(name, "in.fasta", *options, *model), "in.fasta")
+    if name == "embed":
+        (tmp_path / "in.fasta").write_text(">a\nMKT\n")
+        assert_refused(protlm("embed", "in.fasta", "-o", "absent/out.h5"), "there is no folder absent")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [["relu"], ["exact", "window"]])
 def test_inference_imports_no_more_than_it_needs(

@@ -60,8 +60,10 @@ def embed(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
+    from protlm.embedding.layouts import checked_outputs
     from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
+    from protlm.sequence.fasta import FastaFile
 
     if pool and not output:
         raise UserError("--pool requires --output")
@@ -71,6 +73,9 @@ def embed(
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
     options = EmbedOptions(*stored, precision, layout, id_from, duplicates, _parsed_shard(shard), invalid)
     ranks = Ranks.of_environment()
+    if not ranks:  # or all of them would report the error
+        checked_outputs(layout, options.pools, fasta, output, per_residue)
+        FastaFile(fasta, allow_nucleotides, id_from, invalid=invalid).check_start()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:

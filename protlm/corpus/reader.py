@@ -61,7 +61,9 @@ class Corpus:
         except (OSError, KeyError, ValueError, TypeError) as error:
             found = found_in(self.path)
             if found == f" (found {FASTA})":
-                raise UserError(f"{path}: is FASTA; make a corpus of it with: protlm prepare {path} -o C.h5") from error
+                raise UserError(
+                    f"{path}: not a corpus but FASTA; make one with: protlm prepare {path} -o CORPUS.h5"
+                ) from error
             raise UserError(f"{path}: not a corpus, or damaged{found}; prepare it again from the FASTA file") from error
 
     def _map(self) -> None:

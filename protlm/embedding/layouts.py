@@ -122,6 +122,8 @@ def checked_outputs(
     if len({path.resolve() for path in (Path(fasta), *paths)}) <= len(paths):
         raise UserError(f"{paths[0]}: input and outputs must be different files")
     for path in paths:
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: there is no folder {path.parent}; create it first")
         if path.exists() and not (path.is_dir() or path.is_file()):
             raise UserError(f"{path}: is neither a file nor a folder; choose another output")
         if path.exists() and path.is_dir() != folders:

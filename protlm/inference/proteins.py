@@ -25,7 +25,9 @@ def open_proteins(
     except OSError:  # longer than a file name can be
         exists = False
     if exists:
-        return FastaFile(source, allow_nucleotides, masked=masked, gaps=gaps, invalid=invalid)
+        file = FastaFile(source, allow_nucleotides, masked=masked, gaps=gaps, invalid=invalid)
+        file.check_start()  # before a model is loaded
+        return file
     shown = source if len(source) <= 60 else f"{source[:57]}..."
     typed = masked and "<" in source
     try:

@@ -105,10 +105,9 @@ class FastaFile:
         gaps: bool = True,
         invalid: str = "error",
     ) -> None:
-        if invalid not in INVALID:
-            raise UserError(f"invalid {invalid!r}: expected one of {', '.join(INVALID)}")
-        if identifier not in IDENTIFIERS:
-            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}")
+        for name, value, known in (("identifier", identifier, IDENTIFIERS), ("invalid", invalid, INVALID)):
+            if value not in known:
+                raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
         self._masked, self._gaps, self._skips = masked, gaps, invalid == "skip"
@@ -125,6 +124,10 @@ class FastaFile:
         file = FastaFile(self._path, self._allow_nucleotides, self._identifier, *options)
         file.path, file.unusable = self.path, self.unusable
         return file
+
+    def check_start(self) -> None:
+        """Raises the error, if any, of the first records, unless the file is a pipe, which can be read only once."""
+        next(self.again().chunks() if self.size else iter(()), None)
 
     @property
     def position(self) -> int:
@@ -271,9 +274,8 @@ class FastaFile:
         return chunk.select(lengths > 0), count
 
     def _check_format(self, start: bytes) -> None:
-        kind = recognised(start)
-        if kind and kind[0] != FASTA:
-            what, advice = kind
+        what, advice = recognised(start) or (FASTA, "")
+        if what != FASTA:
             raise UserError(f"{self.path}: expected FASTA, found {what}{'; ' * bool(advice)}{advice}")
 
     def _refuse(self) -> None:
