@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.measure import model_path, positive, program
 from benchmarks.tables import check_outputs, markdown
 from protlm.corpus.reader import Corpus, Unigram
+from protlm.correlation import spearman
 from protlm.errors import UserError
 from protlm.inference.engine import Computer
 from protlm.inference.evaluate import SplitResults, evaluate
-from protlm.metrics import spearman
 from protlm.model_api import load
 from protlm.performer import Performer
 from protlm.proteingym.assays import UNKNOWN, Assays, find_assays

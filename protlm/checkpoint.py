@@ -5,6 +5,7 @@ No pickle is ever executed: Lightning checkpoints are read with torch's `weights
 
 import hashlib
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
+from protlm.sequence.formats import found_in
 
 FORMAT = "protlm model"
 VERSION = 1
@@ -51,7 +53,8 @@ def load(path: str | Path, attention: str | None = None, num_features: int | Non
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: no such model; expected a folder from 'protlm export' or a checkpoint from training")
+        advice = esm_advice(path) or "; expected a folder from 'protlm export' or a checkpoint from training"
+        raise UserError(f"{path}: no such model{advice}")
     described, weights = _read_folder(path) if path.is_dir() else _read_lightning(path)
     config = _configuration(path, described)
     try:
@@ -61,6 +64,21 @@ def load(path: str | Path, attention: str | None = None, num_features: int | Non
         raise UserError(f"{path}: weights that do not fit the configuration; the model is damaged") from error
     switch(model, attention, num_features)
     return model.eval()
+
+
+def esm_advice(path: Path) -> str:
+    """How to get a model of ESM-2 that is named as on the Hugging Face Hub; empty for another name.
+
+    >>> esm_advice(Path("proteins/model"))
+    ''
+    """
+    if not re.fullmatch(r"esm2_t\d+_\d+[MB]_UR50D(\.pt)?", path.name):
+        return ""
+    name = path.name.removesuffix(".pt")
+    return (
+        f"; to use ESM-2, download it: hf download facebook/{name} --local-dir {name}; then convert it: "
+        f"protlm import-esm {name} MODEL"
+    )
 
 
 def switch(model: Performer, attention: str | None = None, num_features: int | None = None) -> None:
@@ -163,7 +181,8 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles raise almost anything: IndexError, struct.error, AssertionError
-        raise UserError(f"{path}: not a checkpoint, or damaged or cut short; use an earlier one") from error
+        advice = esm_advice(path) or "; use an earlier one"
+        raise UserError(f"{path}: not a checkpoint, or damaged or cut short{found_in(path)}{advice}") from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict) or "state_dict" not in content:
         raise UserError(f"{path}: a checkpoint, but not of a protlm model")
     _configuration(path, content[KEY])
@@ -185,6 +204,8 @@ def _checksum(path: Path) -> str:
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if best := next(path.glob("checkpoints/best.ckpt"), None):
+        raise UserError(f"{path}: the folder of a run, not a model; use {best}")
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise UserError(f"{path}: not a model folder, {name} is missing; make one with 'protlm export'")
@@ -192,12 +213,30 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         described = json.loads((path / CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{path / CONFIG}: not JSON ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path / CONFIG}: cannot be read ({error.strerror})") from error
+    _check_kind(path, described)
+    found_in(path / WEIGHTS)  # reports a file that cannot be read
     try:
         if isinstance(described, dict) and described.get("sha256", "") not in ("", _checksum(path / WEIGHTS)):
             raise UserError(f"{path / WEIGHTS}: damaged or cut short, or not of this {CONFIG}; export the model again")
         return described, load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path / WEIGHTS}: damaged or cut short ({error}); export the model again") from error
+
+
+def _check_kind(path: Path, described: Any) -> None:
+    """Raises a UserError for a folder of Hugging Face's transformers."""
+    kind = described.get("model_type") if isinstance(described, dict) else None
+    if kind == "protlm":
+        raise UserError(
+            f"{path}: exported for Hugging Face's transformers, which loads it with trust_remote_code=True; for "
+            "protlm, export the model in its own format"
+        )
+    if kind == "esm":
+        raise UserError(f"{path}: ESM-2 of Hugging Face's transformers; convert it: protlm import-esm {path} MODEL")
+    if kind:
+        raise UserError(f"{path}: a model of Hugging Face's transformers ({kind}), not of protlm")
 
 
 def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -61,17 +61,6 @@ def baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
     return {"unigram_accuracy": unigram.accuracy(counts), "unigram_perplexity": unigram.perplexity(counts)}
 
 
-def spearman(scores: np.ndarray, measured: np.ndarray) -> float:
-    """Spearman's rank correlation of two arrays (n,), where both are finite; NaN if either is constant."""
-    from scipy.stats import spearmanr
-
-    both = np.isfinite(scores) & np.isfinite(measured)
-    scores, measured = scores[both], measured[both]
-    if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(measured) == 0:
-        return math.nan
-    return float(np.asarray(spearmanr(scores, measured)[0]))
-
-
 def format_metrics(results: Mapping[str, Mapping[str, float]]) -> str:
     """A table of split -> metrics, those of `ResidueMetrics.beside`.
 

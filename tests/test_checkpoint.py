@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from protlm.checkpoint import CONFIG, DTYPES, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning, switch
 from protlm.errors import UserError
+from protlm.exchange.esm import load_esm
 from protlm.performer import Performer
 from protlm.sequence.alphabet import TOKENS
 
@@ -349,3 +351,56 @@ def test_switching_keeps_device_dtype_and_mode(tiny_model: Performer) -> None:
     for name, tensor in model.state_dict().items():
         assert tensor.device.type == "meta"
         assert not tensor.is_floating_point() or tensor.dtype == torch.float64, name
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"model_type": "protlm"}, "exported for Hugging Face's transformers"),
+        ({"model_type": "esm"}, "convert it: protlm import-esm"),
+        ({"model_type": "bert"}, "a model of Hugging Face's transformers (bert)"),
+    ],
+)
+def test_a_folder_of_transformers_is_named(model_folder: Path, about: dict[str, str], words: str) -> None:
+    (model_folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError) as caught:
+        load(model_folder)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["facebook/esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D", "esm2_t6_8M_UR50D.pt"])
+def test_the_name_of_esm_explains_how_to_download_and_import_it(name: str, tmp_path: Path) -> None:
+    model = Path(name).stem
+    words = f"hf download facebook/{model} --local-dir {model}; then convert it: protlm import-esm {model} MODEL"
+    for call in (load, load_esm):
+        with pytest.raises(UserError) as caught:
+            call(name)
+        assert words in str(caught.value)
+
+
+def test_other_files_and_folders_given_as_a_model_are_named(tmp_path: Path, corpus_path: Path, sample: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").touch()
+    (tmp_path / "a.fasta").write_text(">a\nMKT\n")
+    for path, words in (
+        (tmp_path / "run", "the folder of a run, not a model; use "),
+        (tmp_path / "a.fasta", "(found a FASTA file)"),
+        (corpus_path, "(found an HDF5 file, such as a corpus or embeddings)"),
+        (sample, "(found compressed)"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert words in str(caught.value)
+
+
+def test_files_without_permission_are_not_called_damaged(model_folder: Path, monkeypatch, tmp_path: Path) -> None:
+    real = Path.open
+
+    def denied(path: Path, *arguments, **named):
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match=r"model.safetensors: cannot be read \(Permission denied\)"):
+        load(model_folder)

@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from protlm import __version__
-from protlm.checkpoint import load
+from protlm.checkpoint import export, load
 from protlm.corpus.reader import Corpus
 from tests.command import Outcome, assert_refused
 
@@ -183,6 +183,33 @@ def test_paths_are_printed_verbatim(protlm, fasta: Path, tmp_path: Path) -> None
     assert_refused(protlm("evaluate", odd.with_name("[none]"), "--model", "m"), odd.with_name("[none]"))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prepare FASTA -o out.h5",
+        "embed FASTA -o out.h5 -m MODEL",
+        "fill FASTA --matrix out.tsv -m MODEL",
+        "score FASTA --pseudo-perplexity -m MODEL -o out.tsv",
+        "score FASTA --all -m MODEL -o out.csv",
+    ],
+)
+def test_invalid_records_are_skipped_on_request(protlm, write_fasta, model_folder, monkeypatch, command: str) -> None:
+    monkeypatch.chdir(model_folder.parent)
+    fasta = write_fasta([("one", "M1"), ("two", "<mask>K" if "fill" in command else "MKT"), ("three", "M?")])
+    words = command.replace("FASTA", fasta.name).replace("MODEL", "model").split()
+    assert_refused(protlm(*words), f"{fasta.name}, record 1 (one), line 2: '1' at position 2", "1 other record")
+    outcome = protlm(*words, "--invalid", "skip")
+    assert outcome.code == 0
+    *others, first, second = outcome.err.splitlines()
+    assert "2 records: skipped, invalid" in others
+    assert first.startswith(f"skipped: {fasta.name}, record 1 (one), line 2: '1' at position 2 ")
+    assert second.startswith(f"skipped: {fasta.name}, record 3 (three), line 6: '?' at position 2 ")
+    assert_refused(protlm(*words, "--invalid", "ignore"), "'ignore': expected one of error, skip")
+    write_fasta([("one", "M1")])
+    refused = protlm(*words, "--invalid", "skip", *(["--overwrite"] if "embed" in words else []))
+    assert_refused(refused, "1 record: skipped, invalid")
+
+
 def test_evaluate_reports_test_and_ood_and_writes_json(protlm, corpus_path, model_folder, tmp_path: Path) -> None:
     command = ("evaluate", corpus_path, "--model", model_folder, "--device", "cpu")
     plain = protlm(*command)
@@ -233,12 +260,12 @@ NASTY = {
     "cut short": (gzip.compress(b">a\nMKT\n" * 99)[:-9], "damaged or cut short"),
     "text before": (b"\n;comment\n>a\nMKT\n", "line 2: not FASTA"),
     "NUL": (b">a\nMKT\n>b\nM\0T\n", "record 2 (b), line 4"),
-    "NUL in a name": (b">a\0\nMKT\n", "record 1: NUL"),
+    "NUL in a name": (b">a\0\nMKT\n", "record 1, line 1: NUL"),
     "blank line that is not empty": (b">a\nMKT\n \nM1\n", "record 1 (a), line 4: '1'"),
     "too long": (b">a\n" + b"M" * 1_200_000, "record 1: longer than 1,000,000 characters"),
     "empty": (b"", "is empty"),
     "blank": (b"\n \n", "is empty"),
-    "no FASTA": (b"ID   P1\nSQ   MKT\n", "not FASTA"),
+    "no FASTA": (b"ID   P1\nSQ   MKT\n", "expected FASTA, found UniProt's text format; convert it to FASTA"),
     "nucleotides": (b">a\n" + b"ACGT" * 30, "nucleotides"),
     "digit": (b">a\nMK\nM1\n", "record 1 (a), line 3: '1'"),
     "no identifier": (b">\nMKT\n", "no identifier"),
@@ -403,3 +430,49 @@ def test_interrupted_prepare_leaves_nothing(tmp_path: Path, number: signal.Signa
         assert process.communicate() == ("", message)
     assert list(tmp_path.iterdir()) == [output]
     assert output.read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", ["embed -o out.h5", "fill", "score --all", "score --pseudo-perplexity"])
+@pytest.mark.parametrize("content", ["some words", ">a\nM1\n", ">P1;a\ntext\nMKT*\n"])
+def test_inputs_are_checked_before_a_model_is_loaded(protlm, tmp_path, monkeypatch, command: str, content: str) -> None:
+    """Neither the notice of the bundled model nor an error about the model comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.fasta").write_text(content)
+    name, *options = command.split()
+    for model in ([], ["-m", "absent"]):
+        assert_refused(protlm(name, "in.fasta", *options, *model), "in.fasta")
+    if name == "embed":
+        (tmp_path / "in.fasta").write_text(">a\nMKT\n")
+        assert_refused(protlm("embed", "in.fasta", "-o", "absent/out.h5"), "there is no folder absent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [["relu"], ["exact", "window"]])
+def test_inference_imports_no_more_than_it_needs(
+    kind: list[str], tiny_model, causal_model, write_fasta, tmp_path: Path
+) -> None:
+    """torch._dynamo, torchmetrics (which imports transformers) and others take seconds of each command."""
+    commands = []
+    for number, attention in enumerate(kind):
+        for name, model in (("model", tiny_model), ("causal", causal_model)):
+            model.switch_attention(attention)
+            export(model, tmp_path / f"{name}{number}")
+        commands += [
+            ["score", "MKTAYIAKQR", "--variant", "A4G", "-m", f"model{number}"],
+            ["score", "MKTAYIAKQR", "--variant", "A4G", "-m", f"causal{number}"],
+            ["fill", "MK<mask>LLI", "-m", f"model{number}"],
+            ["embed", str(write_fasta([("a", "MKTAYIAKQR")])), "-o", f"out{number}.h5", "-m", f"model{number}"],
+            ["generate", "--max-length", "9", "-m", f"causal{number}"],
+        ]
+    script = (
+        "import sys, protlm.cli\n"
+        f"for command in {commands!r}:\n"
+        "    sys.argv = ['protlm', *command, '--device', 'cpu']\n"
+        "    protlm.cli.main()\n"
+        "print('loaded', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("loaded ")[2].split())
+    assert "torch" in loaded
+    unneeded = {"torch._dynamo", "torchmetrics", "transformers", "scipy", "matplotlib", "sympy", "pandas", "Bio"}
+    assert not unneeded & loaded

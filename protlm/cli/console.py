@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
+from typer import Option
 
 from protlm.errors import ProtlmWarning
 from protlm.progress import Progress, plain_lines
@@ -23,6 +24,10 @@ Budget = Annotated[int, typer.Option(min=1, help="Maximum number of tokens in a 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16 for 16-bit matrix products.")]
 Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Accept a file that looks like DNA or RNA.")]
+
+Invalid = Annotated[
+    str, Option(help="Invalid records: 'error' stops at the first, 'skip' leaves them out and lists them at the end.")
+]
 
 
 def load_network(path: Path | None, device: str, quiet: bool = False, **attention: Any) -> Any:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from protlm.cli.console import Budget, Device, Model, Nucleotides, load_network, model_files, named, progress, say
+from protlm.cli.console import (
+    Budget,
+    Device,
+    Invalid,
+    Model,
+    Nucleotides,
+    load_network,
+    model_files,
+    named,
+    progress,
+    say,
+)
 from protlm.cli.outputs import HDF5, JSON, PICTURE, check_outputs
 from protlm.errors import UserError
 
@@ -36,6 +47,7 @@ def prepare(
         str, Option("--id", help="Identifier: the UniProt 'accession', the first 'word', or the whole 'header'.")
     ] = "accession",
     workers: Annotated[int, Option(help="Number of processes; each file is read by one.")] = 1,
+    invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Turn FASTA files into a corpus for training."""
@@ -50,7 +62,8 @@ def prepare(
     if split_by == "cluster" and not clusters:
         raise UserError("--split-by cluster requires --clusters")
     rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(held_out) if held_out else frozenset())
-    selection = Selection(min_length, max_length, not drop_fragments, nonstandard, identifier, allow_nucleotides)
+    fragments = not drop_fragments
+    selection = Selection(min_length, max_length, fragments, nonstandard, identifier, allow_nucleotides, invalid)
     with progress("reading", "bytes") as report:
         summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
     say(*summary.describe(output))

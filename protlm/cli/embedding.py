@@ -10,6 +10,7 @@ from typer import Argument, Option
 from protlm.cli.console import (
     Budget,
     Device,
+    Invalid,
     Model,
     Nucleotides,
     Precision,
@@ -69,13 +70,14 @@ def embed(
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
+    invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
     from protlm.embedding.outputs import checked_outputs
     from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
-    from protlm.sequence.fasta_files import checked_inputs
+    from protlm.sequence.fasta_files import FastaFiles, checked_inputs
 
     if pool and not output:
         raise UserError("--pool requires --output")
@@ -87,10 +89,12 @@ def embed(
         [*fasta, *model_files(model)],
     )
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
-    options = EmbedOptions(*stored, precision, chosen, identifier, duplicates, _parsed_shard(shard))
-    stored_in = (options.layout, options.dtype, options.pools)
-    checked_outputs(*stored_in, checked_inputs(fasta), output, per_residue)  # before the model is loaded
+    options = EmbedOptions(*stored, precision, chosen, identifier, duplicates, _parsed_shard(shard), invalid)
     ranks = Ranks.of_environment()
+    if not ranks:  # before the model is loaded; of several ranks, all would report the error
+        inputs = checked_inputs(fasta)
+        checked_outputs(options.layout, options.dtype, options.pools, inputs, output, per_residue)
+        FastaFiles(inputs, allow_nucleotides, identifier, invalid=invalid).check_start()
     network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
@@ -127,7 +131,7 @@ def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
     ):
         if count:
             lines.append(f"{counted(count, noun)}: {what}")
-    return [*lines, *summary.tally.describe()]
+    return [*lines, *summary.tally.lines()]
 
 
 def _chosen_layout(file_format: str, layout: str) -> str:

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from protlm.cli.console import (
     Budget,
     Device,
+    Invalid,
     Model,
     Nucleotides,
     Precision,
@@ -51,6 +52,7 @@ def fill(
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
     device: Device = "auto",
+    invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Predict amino acids at each <mask>, or their probabilities at every position."""
@@ -64,7 +66,7 @@ def fill(
     if output and layout == "table":
         raise UserError("--format table is for standard output; expected --format tsv or json with --output")
     outputs = Outputs(output, layout, matrix, logo, heatmap)
-    opened = open_proteins(proteins, allow_nucleotides, masked=True)
+    opened = open_proteins(proteins, allow_nucleotides, masked=True, invalid=invalid)
     inputs = [] if isinstance(opened, list) else [Path(proteins)]
     check_outputs(
         {
@@ -87,7 +89,7 @@ def fill(
             cells = ([name, str(i), str(rank), residue, f"{p:.3f}"] for name, i, rank, residue, p in rows)
             print(aligned(COLUMNS, cells, left=(0, 3)), file=file)
     if not isinstance(opened, list):
-        say(*opened.tally.describe())
+        say(*opened.tally.lines())
 
 
 def generate(

@@ -8,6 +8,7 @@ from typer import Argument, Option
 from protlm.cli.console import (
     Budget,
     Device,
+    Invalid,
     Model,
     Nucleotides,
     Precision,
@@ -62,6 +63,7 @@ def score(
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
+    invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Score variants of a protein, or the pseudo-perplexity of whole proteins."""
@@ -77,7 +79,7 @@ def score(
     from protlm.inference.engine import Computer
     from protlm.inference.proteins import open_proteins
 
-    opened = open_proteins(protein, allow_nucleotides, gaps=pseudo_perplexity)
+    opened = open_proteins(protein, allow_nucleotides, gaps=pseudo_perplexity, invalid=invalid)
     typed = isinstance(opened, list)
     inputs = [*model_files(model), *filter(None, [variants]), *([] if typed else [Path(protein)])]
     check_outputs({"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE)}, inputs)

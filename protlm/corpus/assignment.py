@@ -171,8 +171,8 @@ class _Assigner:
 
         Those of records that the selection has left out cannot be found.
         """
-        absent = ~self.seen[np.searchsorted(self.held, self._hashes)].any(0)
-        missing = [name for name, gone in zip(self._names, absent.tolist(), strict=True) if gone]
+        found = self.seen[np.searchsorted(self.held, self._hashes)].any(0)
+        missing = [self._names[index] for index in np.flatnonzero(~found)]
         names, total = [name.encode() for name in missing], len(self._names)
         match = Match("held_out", names, total, total - len(missing))
         if match.poor and len(missing) > self._summary.left_out:

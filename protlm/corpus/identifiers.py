@@ -8,7 +8,7 @@ import numpy as np
 
 from protlm.corpus.external_sort import Partitions
 from protlm.errors import UserError
-from protlm.sequence.fasta import accession
+from protlm.sequence.headers import accession
 
 _EXAMPLES = 3
 _SPECIAL = b"|\"'> \t"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from protlm.errors import UserError
 from protlm.progress import Progress
 from protlm.sequence.alphabet import STANDARD, TOKENS, count_tokens
 from protlm.sequence.fasta import Chunk, FastaFile
+from protlm.sequence.invalid import INVALID
 from protlm.sequence.tally import Tally
 
 START = 4096
@@ -37,6 +38,7 @@ class Selection:
         nonstandard: "keep" or "drop" records with letters other than the twenty amino acids (B, J, O, U, X, Z).
         identifier: the UniProt "accession", the first "word", or the whole "header".
         allow_nucleotides: accept files that look like DNA or RNA.
+        invalid: see `FastaFile`.
     """
 
     min_length: int = 1
@@ -45,15 +47,22 @@ class Selection:
     nonstandard: str = "keep"
     identifier: str = "accession"
     allow_nucleotides: bool = False
+    invalid: str = "error"
 
     def __post_init__(self) -> None:
         if self.nonstandard not in NONSTANDARD:
             raise UserError(
                 f"nonstandard {self.nonstandard!r}: expected one of {', '.join(NONSTANDARD)}", "nonstandard"
             )
+        if self.invalid not in INVALID:
+            raise UserError(f"invalid {self.invalid!r}: expected one of {', '.join(INVALID)}", "invalid")
         if self.min_length < 1 or (self.max_length is not None and self.max_length < self.min_length):
             limits = f"min_length {self.min_length}, max_length {self.max_length}"
             raise UserError(f"{limits}: expected at least 1, and no minimum above the maximum", *LIMITS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON; `invalid` only if records may be skipped, as in corpora of earlier versions."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("invalid", "error")}
 
     def __call__(self, chunk: Chunk, tally: Tally) -> Chunk:
         """The records to keep; each of the others is counted in `tally` for the first reason that applies."""
@@ -179,7 +188,7 @@ def read_parts(
 
 def open_fasta(path: str | Path, selection: Selection) -> FastaFile:
     """Opens a file with the options of the selection."""
-    return FastaFile(path, selection.allow_nucleotides, selection.identifier)
+    return FastaFile(path, selection.allow_nucleotides, selection.identifier, invalid=selection.invalid)
 
 
 def _read_part(paths: Sequence[str | Path], folder: Path, selection: Selection, report: Callable[[int], None]) -> Part:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
@@ -83,7 +82,7 @@ def prepare_corpus(
             "sources": [source for part in parts for source in part.sources],
             "changes": summary.tally.to_dict(),
             "options": {
-                **asdict(selection),
+                **selection.to_dict(),
                 "deduplicate": deduplicate,
                 "valid": rule.valid,
                 "test": rule.test,

@@ -18,6 +18,7 @@ from protlm.corpus.layout import FORMAT, VERSION
 from protlm.corpus.splits import SPLITS, TRAIN
 from protlm.errors import UserError
 from protlm.sequence.alphabet import SCORED, TOKENS
+from protlm.sequence.formats import FASTA, found_in
 from protlm.sequence.stream import STDIN, check_readable
 
 _MAPPED = ("tokens", "offsets", "split", "members", "member_offsets", "clusters", "groups", "group_offsets")
@@ -51,13 +52,19 @@ class Corpus:
         if not self.path.exists():
             raise UserError(f"{path}: no such corpus; make one with: protlm prepare FASTA -o {path}")
         if not self.path.is_file():
-            raise UserError(f"{path}: not a corpus but a folder; make a corpus with: protlm prepare FASTA -o CORPUS.h5")
+            what = "a model folder" if (self.path / "model.safetensors").is_file() else "a folder"
+            raise UserError(f"{path}: not a corpus but {what}; make a corpus with: protlm prepare FASTA -o CORPUS.h5")
         try:
             self._map()
         except UserError:
             raise
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: not a corpus, or damaged; prepare it again from the FASTA file") from error
+            found = found_in(self.path)
+            if found == f" (found {FASTA})":
+                raise UserError(
+                    f"{path}: not a corpus but FASTA; make one with: protlm prepare {path} -o CORPUS.h5"
+                ) from error
+            raise UserError(f"{path}: not a corpus, or damaged{found}; prepare it again from the FASTA file") from error
 
     def _map(self) -> None:
         with h5py.File(self.path, "r") as file:

@@ -165,4 +165,4 @@ def draw_lengths(corpus: Corpus, path: str | Path) -> None:
     panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 50 * shortest else (1,)))
     panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panels[-1].xaxis.set_minor_formatter(NullFormatter())
-    write_picture(path, figure)
+    write_picture(Path(path), figure)

@@ -54,4 +54,5 @@ class PrepareSummary:
         if self.not_found:
             some = ", ".join(self.not_found[:3]) + (", ..." if len(self.not_found) > 3 else "")
             lines.append(f"warning: {counted(len(self.not_found), 'identifier')} to hold out not in the files: {some}")
+        lines += self.tally.skipped
         return lines

@@ -20,8 +20,9 @@ from protlm.files import UnwritableError
 from protlm.inference.engine import PRECISIONS, Computer, check_length
 from protlm.performer import Performer
 from protlm.progress import Progress
-from protlm.sequence.fasta import IDENTIFIERS
 from protlm.sequence.fasta_files import FastaFiles, checked_inputs, described_inputs
+from protlm.sequence.headers import IDENTIFIERS
+from protlm.sequence.invalid import INVALID
 from protlm.sequence.stream import STDIN, Source
 
 DTYPES = ("float16", "float32")
@@ -46,6 +47,7 @@ class EmbedOptions:
         layout: one of `LAYOUTS`, see docs/formats.md; by default by the suffix of each file, and "uniprot" for HDF5.
         identifier: "accession", "word" or "header".
         duplicates: for duplicate identifiers "error", "suffix" (X_2, X_3) or "first" (leave out the others).
+        invalid: "error" refuses a file with an invalid record, "skip" leaves these records out and lists them.
         shard: (i, n) for the i-th of n parts of the proteins, counted from 1.
     """
 
@@ -57,6 +59,7 @@ class EmbedOptions:
     identifier: str = "accession"
     duplicates: str = "error"
     shard: tuple[int, int] = (1, 1)
+    invalid: str = "error"
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -65,6 +68,7 @@ class EmbedOptions:
             ("layout", self.layout or "uniprot", LAYOUTS),
             ("identifier", self.identifier, IDENTIFIERS),
             ("duplicates", self.duplicates, DUPLICATES),
+            ("invalid", self.invalid, INVALID),
         ):
             if value not in known:
                 raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}", name)
@@ -198,10 +202,12 @@ class _Job:
         paths = [self._copied_stdin()] if name else inputs
         if all(complete) and all(self._compare({**description, "source": described_inputs(paths, name)})):
             return EmbedSummary(complete=True)
-        file = FastaFiles(paths, allow_nucleotides, self.options.identifier, name and "standard input")
+        label = name and "standard input"
+        file = FastaFiles(paths, allow_nucleotides, self.options.identifier, label, self.options.invalid)
+        file.refuse(self._refusal)
         first = self.partials[0]
         try:
-            found = survey(file, first.folder, self.options.duplicates, self._refusal, reading)
+            found = survey(file, first.folder, self.options.duplicates, reading)
         except OSError as error:
             raise UnwritableError.of(first.output.path, error) from error
         description["source"] = {**found.source, **({"name": name} if name else {})}

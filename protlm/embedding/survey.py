@@ -17,6 +17,7 @@ from protlm.corpus.splits import digests
 from protlm.errors import UserError
 from protlm.inference.engine import framed
 from protlm.performer import Performer
+from protlm.sequence.fasta import none_left
 from protlm.sequence.fasta_files import FastaFiles
 from protlm.sequence.tally import Tally
 
@@ -149,7 +150,6 @@ def survey(
     file: FastaFiles,
     folder: Path,
     duplicates: str = "error",
-    refuse: Callable[[bytes], str | None] = lambda name: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey:
     """Reads FASTA files once.
@@ -158,7 +158,6 @@ def survey(
         file: not standard input, since it is read again later.
         folder: for an anonymous temporary file.
         duplicates: see `EmbedOptions`.
-        refuse: returns why nothing can be stored under an identifier, in which "_" replaces "/"; None if it can.
         progress: called with the bytes read and in total.
     """
     sizes, hashes, lengths, sequences = [], [], [], []
@@ -169,9 +168,6 @@ def survey(
             spool.write(chunk.names.replace(b"\n", b""))
             originals = chunk.names.split(b"\n")
             names = chunk.names.replace(b"/", b"_").split(b"\n")
-            for number, name in zip(chunk.numbers, names, strict=True):
-                if why := refuse(name):
-                    raise UserError(f"{file.path}, record {number} ({name.decode()[:40]}): {why}")
             sizes.append(np.fromiter(map(len, originals), np.int64, len(names)))
             hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, names), np.uint64, len(names)))
             lengths.append(chunk.lengths)
@@ -179,7 +175,7 @@ def survey(
             if progress:
                 progress(file.position, file.size)
         if not lengths:
-            raise UserError(f"{file.path}: no record has a sequence; expected at least one protein")
+            raise none_left(file.path, file)
         spool.flush()
         text = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)  # outlives the file
     ends = np.cumsum(np.concatenate(sizes))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from protlm.checkpoint import CONFIG
+from protlm.checkpoint import CONFIG, esm_advice
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.config import ROUNDED
@@ -73,6 +73,8 @@ def load_esm(folder: str | Path) -> Performer:
     """
     folder = Path(folder)
     if not folder.is_dir():
+        if advice := esm_advice(folder):
+            raise UserError(f"{folder}: no such folder{advice}")
         raise UserError(f"{folder}: no such folder; expected a Hugging Face folder with {CONFIG} and model.safetensors")
     about = _json(folder / CONFIG)
     _check_alphabet(folder, about)

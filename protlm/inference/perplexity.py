@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from protlm.batching.masking import Masking
-from protlm.errors import UserError, counted
+from protlm.errors import counted
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, windows
 from protlm.inference.probabilities import causal_own, masked_own, unmasked_own
 from protlm.performer import Performer
 from protlm.progress import Advance
 from protlm.sequence.alphabet import IS_STANDARD, encode
 from protlm.sequence.containers import proteins_of
-from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.fasta import FastaFile, Record, none_left
 from protlm.tables import write_table
 
 
@@ -123,7 +123,7 @@ def write_perplexities(
             residues += sum(map(len, tokens))
             count(residues - done)
         if not proteins:
-            raise UserError("no record has a sequence; expected at least one protein")
+            raise none_left("the input", records)
 
     name = "perplexity" if computer.model.config.causal else "pseudo_perplexity"
     lines = rows()
@@ -131,4 +131,4 @@ def write_perplexities(
     lines = [f"{counted(proteins, 'protein')}, {counted(residues, 'residue')}"]
     if without:
         lines.append(f"nan for {counted(without, 'protein')} without any of the twenty amino acids")
-    return lines + (records.tally.describe() if isinstance(records, FastaFile) else [])
+    return lines + (records.tally.lines() if isinstance(records, FastaFile) else [])

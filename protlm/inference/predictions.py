@@ -26,7 +26,7 @@ from protlm.plots.positions import check_picture, heat_map
 from protlm.plots.positions import logo as sequence_logo
 from protlm.progress import summed
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, decode
-from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.fasta import FastaFile, Record, none_left
 from protlm.tables import text_output
 
 COLUMNS = ("protein", "position", "rank", "residue", "probability")
@@ -136,7 +136,7 @@ def write_predictions(
         else:
             unwritten = list(rows())
         if not count:
-            raise UserError(f"{source or 'sequence'}: no record has a sequence; expected proteins")
+            raise none_left(source or "sequence", records)
         for protein, p in pictures:
             letters = decode(protein.tokens).replace(TOKENS[MASK], "?")
             if outputs.logo:

@@ -9,13 +9,13 @@ from protlm.sequence.stream import STDIN
 
 
 def open_proteins(
-    source: str, allow_nucleotides: bool = False, masked: bool = False, gaps: bool = True
+    source: str, allow_nucleotides: bool = False, masked: bool = False, gaps: bool = True, invalid: str = "error"
 ) -> FastaFile | list[Record]:
     """The proteins of a file or of standard input, or `source` itself as a sequence.
 
     Args:
         source: a FASTA file, "-" for standard input, or a sequence in one-letter code.
-        allow_nucleotides, masked, gaps: see `FastaFile`.
+        allow_nucleotides, masked, gaps, invalid: see `FastaFile`.
 
     Raises:
         UserError: if `source` is neither a file nor a sequence.
@@ -25,7 +25,9 @@ def open_proteins(
     except OSError:  # longer than a file name can be
         exists = False
     if exists:
-        return FastaFile(source, allow_nucleotides, masked=masked, gaps=gaps)
+        file = FastaFile(source, allow_nucleotides, masked=masked, gaps=gaps, invalid=invalid)
+        file.check_start()  # before a model is loaded
+        return file
     shown = source if len(source) <= 60 else f"{source[:57]}..."
     typed = masked and "<" in source
     try:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from protlm.checkpoint import fingerprint
+from protlm.correlation import spearman
 from protlm.errors import UserError
 from protlm.inference.engine import Computer
-from protlm.metrics import spearman
 from protlm.proteingym.alignment import site_independent
 from protlm.proteingym.assays import SITE_INDEPENDENT, Assays, Published
 from protlm.proteingym.correlation import Result

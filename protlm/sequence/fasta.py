@@ -1,7 +1,8 @@
 """FASTA as users have it: streamed in constant memory; errors name file, record and line."""
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -11,19 +12,19 @@ import numpy as np
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, normalise_masked, translate
+from protlm.sequence.formats import FASTA, LOOKED_AT, recognised
+from protlm.sequence.headers import IDENTIFIERS, HeaderError, identifier_of, plain_identifiers
+from protlm.sequence.invalid import INVALID, InvalidRecords
 from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
-IDENTIFIERS = ("accession", "word", "header")
-"""What identifies a protein: the UniProt accession if the header has one, its first word, or the whole header."""
-
 _NUCLEOTIDES = b"ACGTUNacgtun"
 _JUDGED_AFTER = 10_000  # residues: enough to tell proteins from nucleotides, few enough to fail early
-_MAX_ID = 1_000  # characters
 _MAX_RECORD = 1_000_000  # characters; the longest known proteins have fewer than 50,000 residues
 _BLOCK = 1 << 17  # bytes read at a time, small enough for the processor's cache
-_PRINTABLE = bytes(range(ord(" "), 127)) + b"\n"
-_NO_BARS = bytes({*range(256)} - {*b"|\n"})
+_NUCLEIC_ACID = re.compile(rb">[^\n]*\smol:na\s[^\n]*\n?(?:(?!>)[^\n]*\n?)*")
+"""A record of DNA or RNA in the sequences of the PDB (pdb_seqres.txt)."""
+_COUNTED_AFTER = 1 << 26  # bytes of a file read after an invalid record, to count the others
 
 
 class _TooLongError(Exception):
@@ -66,18 +67,10 @@ class Chunk:
         return Chunk(names, headers, sequences, tokens, self.lengths[keep], self.numbers[keep])
 
 
-def accession(word: str) -> str:
-    """The accession in the first word of a UniProt header (`db|ACCESSION|NAME`); any other word is returned unchanged.
-
-    UniRef (`UniRef50_P69905`), UniParc (`UPI0000000001`) and plain accessions are whole words.
-
-    >>> accession("sp|P69905|HBA_HUMAN")
-    'P69905'
-    >>> accession("UniRef50_P69905")
-    'UniRef50_P69905'
-    """
-    parts = word.split("|")
-    return parts[1] if len(parts) == 3 and parts[0] in ("sp", "tr") and parts[1] else word
+def none_left(source: str, records: object) -> UserError:
+    """The error for an input without proteins, with the reasons."""
+    reasons = f" ({'; '.join(records.tally.describe())})" if isinstance(records, FastaFile) else ""
+    return UserError(f"{source}: no record has a sequence{reasons}; expected at least one protein")
 
 
 class FastaFile:
@@ -92,9 +85,11 @@ class FastaFile:
         identifier: "accession", "word" or "header", see `IDENTIFIERS`.
         masked: accept `<mask>` in place of residues; `Chunk.tokens` and `Chunk.lengths` then count its characters.
         gaps: whether gaps are removed; if not they are refused, see `normalise`.
+        invalid: "error" refuses a file with an invalid record, "skip" leaves these records out and lists them.
 
     Attributes:
         size, position: bytes of the (compressed) file, and bytes read so far; a size of 0 means unknown.
+        unusable: a function that says why an identifier makes a record invalid; None if it does not.
 
     Raises:
         UserError: for a missing file; while iterating, for a file that is empty, damaged, not FASTA, or looks like
@@ -108,22 +103,31 @@ class FastaFile:
         identifier: str = "accession",
         masked: bool = False,
         gaps: bool = True,
+        invalid: str = "error",
     ) -> None:
-        if identifier not in IDENTIFIERS:
-            raise UserError(f"identifier {identifier!r}: expected one of {', '.join(IDENTIFIERS)}", "identifier")
+        for name, value, known in (("identifier", identifier, IDENTIFIERS), ("invalid", invalid, INVALID)):
+            if value not in known:
+                raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}", name)
         self.path = "standard input" if str(path) == STDIN else str(path)
         self._path, self._identifier, self._allow_nucleotides = path, identifier, allow_nucleotides
-        self._masked, self._gaps = masked, gaps
+        self._masked, self._gaps, self._skips = masked, gaps, invalid == "skip"
+        self.unusable: Callable[[bytes], str | None] | None = None
         self.tally = Tally()
         self._source: Source | None = None
         check_readable(path)
         self.size = Path(path).stat().st_size if str(path) != STDIN else 0
+        self.invalid = InvalidRecords(path, self.path)
 
     def again(self) -> "FastaFile":
         """The same file, to be read from the start."""
-        file = FastaFile(self._path, self._allow_nucleotides, self._identifier, self._masked, self._gaps)
-        file.path = self.path
+        options = (self._masked, self._gaps, "skip" if self._skips else "error")
+        file = FastaFile(self._path, self._allow_nucleotides, self._identifier, *options)
+        file.path, file.unusable = self.path, self.unusable
         return file
+
+    def check_start(self) -> None:
+        """Raises the error, if any, of the first records, unless the file is a pipe, which can be read only once."""
+        next(self.again().chunks() if self.size else iter(()), None)
 
     @property
     def position(self) -> int:
@@ -144,31 +148,43 @@ class FastaFile:
 
     def chunks(self) -> Iterator[Chunk]:
         """The records, a chunk at a time."""
-        self._source = Source(self._path)
+        self._source, self.invalid = Source(self._path), InvalidRecords(self._path, self.path)
+        refused_at = 0  # bytes read when the first invalid record was found
         number = seen = nucleotides = 0
         try:
             with self._source as source, source.content() as content:
+                self._check_format(content.peek(LOOKED_AT))
                 for block in self._blocks(content):
                     if not self._allow_nucleotides and seen < _JUDGED_AFTER:
-                        letters = b"".join(line for line in block.split(b"\n") if not line.startswith(b">"))
+                        proteins = _NUCLEIC_ACID.sub(b"", block) if b"mol:na" in block else block
+                        letters = b"".join(line for line in proteins.split(b"\n") if not line.startswith(b">"))
                         seen += len(letters)
                         nucleotides += len(letters) - len(letters.translate(None, _NUCLEOTIDES))
                         if seen >= _JUDGED_AFTER:
                             self._judge(seen, nucleotides)
                     chunk, count = self._chunk(number, block)
-                    yield chunk
                     number += count
+                    if self._skips or not self.invalid:
+                        yield chunk
+                        continue
+                    refused_at = refused_at or source.position
+                    if not self.size or source.position - refused_at > _COUNTED_AFTER:
+                        break
         except _TooLongError as error:
+            self._refuse()
             raise UserError(
                 f"{self.path}, record {number + 1}: longer than {_MAX_RECORD:,} characters; expected proteins, each "
                 "with a header line that starts with '>'"
             ) from error
         except DAMAGED as error:
+            self._refuse()
             raise UserError(
                 f"{self.path}: damaged or cut short after record {number} ({error}); download or compress it again"
             ) from error
+        self._refuse()
         if not self._allow_nucleotides and 30 <= seen < _JUDGED_AFTER:
             self._judge(seen, nucleotides)
+        self.invalid.list_in(self.tally)
 
     def _blocks(self, content: io.BufferedReader) -> Iterator[bytes]:
         """Whole records, starting at the first '>', with "\\n" newlines; the last block may lack its final newline."""
@@ -209,84 +225,63 @@ class FastaFile:
         headers, sequences = lines[0::2], lines[1::2]
         tokens = translate(b"".join(sequences))
         whole = len(headers) == len(sequences) and all(sequences)
-        if whole and tokens.max() < NOT_A_TOKEN and block.isascii() and (names := self._plain_names(headers)):
+        if (
+            whole
+            and tokens.max() < NOT_A_TOKEN
+            and block.isascii()
+            and b"mol:na" not in block
+            and (names := plain_identifiers(headers, self._identifier))
+            and not (self.unusable and any(map(self.unusable, names.split(b"\n"))))
+        ):
             lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
             numbers = np.arange(before + 1, before + 1 + len(headers))
             return Chunk(names, headers, sequences, tokens, lengths, numbers), len(headers)
         return self._parse(before, block)
 
-    def _plain_names(self, headers: list[bytes]) -> bytes | None:
-        """The identifiers in headers, joined by newlines; None if `_name` has to check one of them."""
-        whole = self._identifier == "header"
-        words = [b">" + header[1:].strip() if whole else header.split(None, 1)[0] for header in headers]
-        names = b"\n".join(words)[1:].replace(b"\n>", b"\n")
-        if b">" in words or max(map(len, words)) > _MAX_ID or names.translate(None, _PRINTABLE):
-            return None
-        if self._identifier != "accession" or b"|" not in names:
-            return names
-        columns = names.replace(b"\n", b"|").split(b"|")
-        bars = (b"||\n" * len(words))[:-1]
-        if names.translate(None, _NO_BARS) == bars and {*columns[::3]} <= {b"sp", b"tr"} and all(columns[1::3]):
-            return b"\n".join(columns[1::3])  # every header is UniProt's, the common case, in half the time
-        return "\n".join(map(accession, names.decode().split("\n"))).encode()
-
     def _parse(self, before: int, block: bytes) -> tuple[Chunk, int]:
         """As `_chunk`, read by Biopython, with characters that are not residues changed and counted, or refused."""
         from Bio.SeqIO.FastaIO import SimpleFastaParser  # imported here since it takes a tenth of a second
 
-        names, headers, sequences = [], [], []
+        names, headers, sequences, numbers, count = [], [], [], [], 0
         pairs = SimpleFastaParser(io.StringIO(block.decode("utf-8", "replace")))
-        for number, (header, letters) in enumerate(pairs, start=before + 1):
-            names.append(self._name(number, header))
+        for count, (header, letters) in enumerate(pairs, start=1):
+            if b" mol:na " in f"{header} ".encode():
+                self.tally.add("left out, nucleic acid (mol:na)", 0)
+                continue
+            name = ""
             try:
+                name = identifier_of(header, self._identifier)
+                if self.unusable and (why := self.unusable(name.encode())):
+                    raise HeaderError(why)
                 sequence, changes = normalise_masked(letters) if self._masked else normalise(letters, self._gaps)
             except ResidueError as error:
-                line = self._line_of(number, error.offset)
-                where = f", line {line}" if line else ""
-                raise UserError(
-                    f"{self.path}, record {number} ({names[-1]}){where}: {error}; correct or remove the record"
-                ) from error
-            for reason, count in changes.items():
-                self.tally.add(reason, count)
+                self.invalid.add(before + count, name, str(error), error.offset)
+                continue
+            except HeaderError as error:
+                self.invalid.add(before + count, name, str(error))
+                continue
+            for reason, changed in changes.items():
+                self.tally.add(reason, changed)
+            names.append(name)
             headers.append(b">" + header.encode())
             sequences.append(sequence.encode())
+            numbers.append(before + count)
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         self.tally.add("left out, no sequence", 0, int((lengths == 0).sum()))
         encoded = "\n".join(names).encode()
-        numbers = np.arange(before + 1, before + 1 + len(names))
-        chunk = Chunk(encoded, headers, sequences, translate(b"".join(sequences)), lengths, numbers)
-        return chunk.select(lengths > 0), len(names)
+        which = np.array(numbers, dtype=np.int64)
+        chunk = Chunk(encoded, headers, sequences, translate(b"".join(sequences)), lengths, which)
+        return chunk.select(lengths > 0), count
 
-    def _name(self, number: int, header: str) -> str:
-        words = header.split(None, 1)
-        if not words:
-            raise UserError(f"{self.path}, record {number}: no identifier after '>'; give every record a name")
-        name = header.strip() if self._identifier == "header" else words[0]
-        if self._identifier == "accession":
-            name = accession(name)
-        if "\0" in name:
-            raise UserError(f"{self.path}, record {number}: NUL character in the identifier; expected a text file")
-        if len(name) > _MAX_ID:
-            raise UserError(
-                f"{self.path}, record {number}: identifier of {len(name)} characters; expected a header line of one "
-                f"identifier (at most {_MAX_ID}), a space and a description"
-            )
-        return name
+    def _check_format(self, start: bytes) -> None:
+        what, advice = recognised(start) or (FASTA, "")
+        if what != FASTA:
+            raise UserError(f"{self.path}: expected FASTA, found {what}{'; ' * bool(advice)}{advice}")
 
-    def _line_of(self, record: int, position: int) -> int:
-        """The line of a residue, 0 if unknown; found by reading the file again, so only an error pays for it."""
-        if not Path(self._path).is_file():
-            return 0  # a pipe can be read only once
-        with Source(self._path) as source, source.text() as text:
-            for number, line in enumerate(text, start=1):
-                if line.startswith(">"):
-                    record -= 1
-                elif record == 0:
-                    length = len(line.rstrip().replace(" ", ""))
-                    if position < length:
-                        return number
-                    position -= length
-        return 0
+    def _refuse(self) -> None:
+        """Raises the error for invalid records, unless they are skipped."""
+        if self.invalid and not self._skips:
+            raise self.invalid.error(more_to_read=self.position < self.size or not self.size)
 
     def _judge(self, residues: int, nucleotides: int) -> None:
         if nucleotides >= 0.95 * residues:

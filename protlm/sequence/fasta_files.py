@@ -1,6 +1,6 @@
 """Several FASTA files, read as if they were one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ class FastaFiles:
 
     Args:
         paths: of the files, at least one.
-        allow_nucleotides, identifier: see `FastaFile`.
+        allow_nucleotides, identifier, invalid: see `FastaFile`.
         name: of the only file, for messages; by default its path.
 
     Attributes:
@@ -25,9 +25,14 @@ class FastaFiles:
     """
 
     def __init__(
-        self, paths: Sequence[Path], allow_nucleotides: bool = False, identifier: str = "accession", name: str = ""
+        self,
+        paths: Sequence[Path],
+        allow_nucleotides: bool = False,
+        identifier: str = "accession",
+        name: str = "",
+        invalid: str = "error",
     ) -> None:
-        self._files = [FastaFile(path, allow_nucleotides, identifier) for path in paths]
+        self._files = [FastaFile(path, allow_nucleotides, identifier, invalid=invalid) for path in paths]
         if name:
             self._files[0].path = name
         self.path = self._files[0].path
@@ -39,6 +44,16 @@ class FastaFiles:
         files._files = [file.again() for file in self._files]
         files.path, files.size = files._files[0].path, self.size
         return files
+
+    def refuse(self, unusable: Callable[[bytes], str | None]) -> None:
+        """Makes records with certain identifiers invalid, see `FastaFile.unusable`."""
+        for file in self._files:
+            file.unusable = unusable
+
+    def check_start(self) -> None:
+        """Raises the error, if any, of the first records of each file."""
+        for file in self._files:
+            file.check_start()
 
     @property
     def position(self) -> int:

@@ -9,6 +9,9 @@ from protlm.errors import counted
 class Tally:
     """Counts the records and residues changed or left out, by reason.
 
+    Attributes:
+        skipped: lines that list invalid records, which are left out on request.
+
     >>> tally = Tally()
     >>> tally.add("J replaced by X", 27, 12)
     >>> tally.describe()
@@ -18,6 +21,7 @@ class Tally:
     def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
         self.residues: Counter[str] = Counter()
         self.records: Counter[str] = Counter()
+        self.skipped: list[str] = []
         for reason, count in (counts or {}).items():
             self.add(reason, count["residues"], count["records"])
 
@@ -31,6 +35,7 @@ class Tally:
         """Adds the counts of another tally."""
         self.residues.update(other.residues)
         self.records.update(other.records)
+        self.skipped += other.skipped
 
     def to_dict(self) -> dict[str, dict[str, int]]:
         """Plain values, ready for JSON; the constructor accepts them."""
@@ -44,3 +49,7 @@ class Tally:
             tail = f" ({counted(residues, 'residue')})" if residues else ""
             lines.append(f"{counted(records, 'record')}: {reason}{tail}")
         return lines
+
+    def lines(self) -> list[str]:
+        """The lines of `describe`, then those of the records that were skipped."""
+        return [*self.describe(), *self.skipped]

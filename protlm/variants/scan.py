@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from protlm.correlation import spearman
 from protlm.errors import UserError, counted
 from protlm.files import atomic_output
 from protlm.inference.engine import Computer
-from protlm.metrics import spearman
 from protlm.plots.positions import heat_map
 from protlm.progress import Progress
-from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.fasta import FastaFile, Record, none_left
 from protlm.tables import Table, read_table, write_table
 from protlm.variants.notation import all_singles
 from protlm.variants.score import chosen_method, matrix_of, score_variants
@@ -33,10 +33,10 @@ class Scan:
         self, proteins: Iterable[Record], source: str, path: Path | None, names: Sequence[str] = (), offset: int = 0
     ) -> None:
         records = list(proteins)
-        self.notes = proteins.tally.describe() if isinstance(proteins, FastaFile) else []
+        self.notes = proteins.tally.lines() if isinstance(proteins, FastaFile) else []
         self.source, self.table = source, None
         if not records:
-            raise UserError(f"{source}: no record has a sequence; expected a protein")
+            raise none_left(source, proteins)
         self.wild_types = {record.id: record.sequence for record in records}
         if len(self.wild_types) < len(records):
             raise UserError(f"{source}: duplicate identifiers; expected unique ones")

@@ -321,3 +321,13 @@ def test_indices_beyond_the_corpus_are_refused(corpus_path: Path) -> None:
         for index in (-1, len(corpus), -len(corpus) - 1):
             with pytest.raises(IndexError, match=str(len(corpus))):
                 corpus[index]
+
+
+def test_other_files_given_as_a_corpus_are_named(tmp_path: Path, model_folder: Path) -> None:
+    (tmp_path / "a.fasta").write_text(">a\nMKT\n")
+    for path, words in (
+        (tmp_path / "a.fasta", "not a corpus but FASTA; make one with: protlm prepare"),
+        (model_folder, "not a corpus but a model folder"),
+        (model_folder / "model.safetensors", "(found a file of weights (safetensors))"),
+    ):
+        assert words in refusal(path)

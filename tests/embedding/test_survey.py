@@ -111,5 +111,14 @@ def test_shards_are_consecutive_and_of_about_equal_size(lengths: list[int], part
 
 def test_a_refused_name_is_reported_with_its_record(write_fasta) -> None:
     path = write_fasta([("a", "MKT"), ("none", ""), ("bad", "MK")])
-    with pytest.raises(UserError, match=r"record 3 \(bad\): not this one"):
-        survey(FastaFiles([path]), path.parent, refuse=lambda name: "not this one" if name == b"bad" else None)
+    for invalid in ("error", "skip"):
+        file = FastaFiles([path], invalid=invalid)
+        file.refuse(lambda name: "not this one" if name == b"bad" else None)
+        if invalid == "error":
+            with pytest.raises(UserError, match=r"record 3 \(bad\), line 5: not this one"):
+                survey(file, path.parent)
+        else:
+            found = survey(file, path.parent)
+            assert [found.names[i] for i in range(len(found.names))] == [b"a"]
+            assert found.tally.skipped == [f"skipped: {path}, record 3 (bad), line 5: not this one"]
+            assert sum(len(chunk.sequences) for chunk in file.again().chunks()) == 1

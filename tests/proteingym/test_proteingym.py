@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
+from protlm.correlation import spearman
 from protlm.errors import UserError
 from protlm.inference.engine import Computer
-from protlm.metrics import spearman
 from protlm.performer import Performer
 from protlm.proteingym import benchmark as proteingym
 from protlm.proteingym.alignment import read_alignment, site_independent, site_log_frequencies, weights

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import LETTERS, ResidueError, decode, encode, normalise
-from protlm.sequence.fasta import FastaFile, Record, accession
+from protlm.sequence.fasta import FastaFile, Record, none_left
+from protlm.sequence.headers import accession
 from protlm.sequence.tally import Tally
 
 COMPRESSIONS = {
@@ -187,7 +188,7 @@ def test_concatenated_compressed_members_are_all_read(written, compress) -> None
 
 
 def test_a_file_compressed_twice_is_not_fasta(written) -> None:
-    assert "line 1: not FASTA" in refusal(written(gzip.compress(gzip.compress(TEXT))))
+    assert "expected FASTA, found compressed; unpack it first" in refusal(written(gzip.compress(gzip.compress(TEXT))))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_an_empty_file_is_refused(written, content: bytes) -> None:
         (b"some words", 1, "some words"),
         (b"\r\n\r\n \r\nsome words\r\n", 4, "some words"),
         (b"\n\n\n\n; a comment as Pearson allowed\n>a\nMKT\n", 5, "; a comment as Pearson allowed"),
-        (b"\r\r\rID   P1\r", 4, "ID   P1"),
+        (b"\r\r\rIDP1\r", 4, "IDP1"),
         (MARK + b"\nMKT", 2, "MKT"),
         (b" >a\nMKT\n", 1, ">a"),
     ],
@@ -375,10 +376,10 @@ def test_a_header_needs_an_identifier(written, monkeypatch, header: bytes, block
     if b"some" in header:
         assert [record.id for record in FastaFile(written(content))] == ["a", "some"]
     else:
-        assert "record 2: no identifier" in refusal(written(content))
+        assert "record 2, line 3: no identifier" in refusal(written(content))
 
 
-@pytest.mark.parametrize("name", [b"A" * 1_001, b"P1\0X", b"\0", b"sp|P\0|X_Y"])
+@pytest.mark.parametrize("name", [b"A" * 1_001, b"P1\0X", b"sp|P\0|X_Y"])
 def test_an_identifier_too_long_for_any_file_is_refused(written, name: bytes) -> None:
     assert "record 1" in refusal(written(b">" + name + b"\nMKT\n"))
 
@@ -528,3 +529,66 @@ def test_any_bytes_give_records_or_one_clear_error(tmp_path_factory: pytest.Temp
         for record in FastaFile(path):
             assert record.id.split() == [record.id]
             assert decode(encode(record.sequence)) == record.sequence != ""
+
+
+NUCLEIC = b">100d_A mol:na length:10  DNA/RNA (5'-R)\nCCGGCGCCGGACGTACGTACGTACGTACGTACGT\n"
+
+
+def test_nucleic_acids_of_the_pdb_are_left_out(written) -> None:
+    protein = b">101m_A mol:protein length:3  MYOGLOBIN\nMVL\nSEG\n"
+    file = FastaFile(written(NUCLEIC + protein + NUCLEIC.replace(b"100d", b"1abc")))
+    assert [(record.id, record.sequence) for record in file] == [("101m_A", "MVLSEG")]
+    assert file.tally.describe() == ["2 records: left out, nucleic acid (mol:na)"]
+    only = FastaFile(written(NUCLEIC))
+    assert list(only) == []
+    assert "no record has a sequence (1 record: left out, nucleic acid (mol:na))" in str(none_left("some", only))
+
+
+INVALID = b">a\nMKT\n>b some\nMK\nM1T\n>\nMK\n>c\nmk-t*\n>d\n\xc3\xa9\n>e\n"
+SKIPPED = [
+    "record 2 (b), line 5: '1' at position 4 is not a residue: ",
+    "record 3, line 6: no identifier after '>'",
+    "record 5 (d), line 11: '\xe9' at position 1 is not a residue: ",
+]
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_invalid_records_are_skipped_and_listed(written, monkeypatch, block: int, name: str) -> None:
+    monkeypatch.setattr("protlm.sequence.fasta._BLOCK", block)
+    path = written(COMPRESSIONS[name](INVALID))
+    file = FastaFile(path, invalid="skip")
+    for opened in (file, file.again()):
+        chunks = list(opened.chunks())
+        assert b"\n".join(chunk.names for chunk in chunks if chunk.sequences).split() == [b"a", b"c"]
+        assert np.concatenate([chunk.numbers for chunk in chunks]).tolist() == [1, 4]
+        assert opened.tally.records["skipped, invalid"] == 3
+        for line, expected in zip(opened.tally.skipped, SKIPPED, strict=True):
+            assert line.startswith(f"skipped: {path}, {expected}")
+    message = refusal(path)
+    assert f"{path}, {SKIPPED[0]}" in message
+    assert message.endswith("correct or remove the record, or set invalid to 'skip'; 2 other records are invalid")
+
+
+def test_a_long_file_is_not_read_to_its_end_to_count_invalid_records(written, monkeypatch) -> None:
+    monkeypatch.setattr("protlm.sequence.fasta._BLOCK", 64)
+    monkeypatch.setattr("protlm.sequence.stream._BUFFER", 64)
+    monkeypatch.setattr("protlm.sequence.fasta._COUNTED_AFTER", 500)
+    path = written(b"".join(b">p%d\nM1\n" % i for i in range(500)))
+    file = FastaFile(path)
+    with pytest.raises(UserError, match="record 1 .*; at least [0-9]+ other records are invalid"):
+        list(file)
+    assert file.position < 1_000 < file.size
+
+
+def test_stops_at_the_end_are_removed(written) -> None:
+    file = FastaFile(written(b">a\nMKT**\n>b\nMKT*\n>c\nM*T\n"))
+    assert [record.sequence for record in file] == ["MKT", "MKT", "MXT"]
+    assert "2 records: final stop removed (3 residues)" in file.tally.describe()
+
+
+def test_gaps_can_be_refused(written) -> None:
+    path = written(b">a\nMKT\n>b\nMK\n-T\n")
+    with pytest.raises(UserError, match=r"record 2 \(b\), line 5: '-' at position 3 .* no gaps, which would shift"):
+        list(FastaFile(path, gaps=False))
+    assert [record.id for record in FastaFile(path, gaps=False, invalid="skip")] == ["a"]
