@@ -33,6 +33,10 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         value = trainer.get(name, 1)
         if not isinstance(value, int) or (value < 1 and (name, value) != ("max_steps", -1)):
             raise UserError(f"trainer.{name} {value}: expected a positive integer")
+    for name in ("max_epochs", "check_val_every_n_epoch"):
+        value = trainer.get(name)
+        if value is not None and (not isinstance(value, int) or (value < 1 and (name, value) != ("max_epochs", -1))):
+            raise UserError(f"trainer.{name} {value}: expected a positive integer")
     for name in ("val_check_interval", "gradient_clip_val"):
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < 0 or (value == 0 and name == "val_check_interval")):
