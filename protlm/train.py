@@ -32,6 +32,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 from yaml import YAMLError
 
 from protlm.errors import UserError
@@ -155,6 +156,8 @@ def train(config: DictConfig) -> float:
         record_end(folder, trainer.global_step, stopped)
         if stopped:
             print(stopped, flush=True)
+    # at a test, these would load the weights that are not averaged
+    trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
     best = trainer.strategy.broadcast(str(checkpoints / BEST) if (checkpoints / BEST).exists() else None)
     if data.evaluated_splits():
         trainer.test(task, data, ckpt_path=best, weights_only=True, verbose=False)
