@@ -23,6 +23,7 @@ from protlm.metrics import ResidueMetrics
 from protlm.performer import Performer, PerformerConfig
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.epochs import align_progress, plan_epochs
+from protlm.training.resumed_optimizer import check_optimizer
 from protlm.training.strategies import FullySharded
 
 _NAMED = 12  # proteins of a batch named in a message
@@ -191,6 +192,10 @@ class LanguageModelTask(pl.LightningModule):
         self.gradients.load_state(checkpoint.get("skipped_steps", (0, 0)))
         if checkpoint.get("loops") and self.trainer.state.fn == "fit":
             align_progress(checkpoint, self.trainer)
+            if not isinstance(self.trainer.strategy, FullySharded):  # has loaded its optimizer before
+                made = self.configure_optimizers()
+                scheduled = isinstance(made, dict)
+                check_optimizer(checkpoint, made["optimizer"] if scheduled else made, scheduled)
 
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
