@@ -104,7 +104,7 @@ def train(config: DictConfig) -> float:
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start))
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
     callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
-    check_callbacks(callbacks)
+    check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
     loggers = list(named_loggers.values())
     if not config.trainer.get("enable_progress_bar", True):
         callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}

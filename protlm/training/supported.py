@@ -54,11 +54,12 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         raise UserError(f"trainer.strategy {strategy}: expected ddp, whose processes start anew (trainer=ddp)")
 
 
-def check_callbacks(callbacks: Mapping[str, Callback]) -> None:
+def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) -> None:
     """Refuses callbacks that would stop the run, or spoil its results, later.
 
     Args:
         callbacks: by their names in the configuration.
+        sharded: whether each process holds only a shard of the weights.
     """
     for name, callback in callbacks.items():
         where = f"callbacks.{name}".rstrip(".")
@@ -67,6 +68,8 @@ def check_callbacks(callbacks: Mapping[str, Callback]) -> None:
                 raise UserError(f"{where}: {kind.__name__} is not supported; {REFUSED[kind.__name__]}")
         if isinstance(callback, WeightAveraging) and callback._use_buffers:
             raise UserError(f"{where}: would average the random directions too; set {where}.use_buffers=false")
+        if isinstance(callback, WeightAveraging) and sharded:
+            raise UserError(f"{where}: weights cannot be averaged with trainer=fsdp; use trainer=ddp")
         monitor = getattr(callback, "monitor", None)
         # callbacks of others may log more
         own = all(type(one).__module__.startswith(("protlm.", "pytorch_lightning.")) for one in callbacks.values())
