@@ -119,6 +119,7 @@ def train(config: DictConfig) -> float:
         options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
     trainer = instantiate(config.trainer, _convert_="all", **options)
     in_epochs = config.trainer.get("max_epochs") not in (None, -1)
+    data: Any = None
     if in_epochs:  # the number of steps has to be known before the schedule is made
         data = prepared(config.data, everywhere=True)
         plan_epochs(trainer, data)
