@@ -32,6 +32,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 from yaml import YAMLError
 
 from protlm.errors import UserError
@@ -39,6 +40,7 @@ from protlm.files import UnwritableError, atomic_output
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
+from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.loggers import RunLogger
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_jobs
 from protlm.training.options import choices, explained, meant
@@ -90,17 +92,19 @@ def train(config: DictConfig) -> float:
     known = [field.name for field in fields(Config)]
     if odd := sorted(str(name) for name in config if name not in known):
         raise UserError(f"unknown option {odd[0]!r}; {meant(odd[0], known) or 'expected one of ' + ', '.join(known)}")
-    check_options(config.seed, config.trainer)
     hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    config.trainer.update(resolve_limits(config.trainer, given))
+    check_options(config.seed, config.trainer)
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
     seed_everything(config.seed, workers=True, verbose=False)
     start = get_class(config.data._target_).batches.start
     model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start))
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
-    task = instantiate(config.task)(model, optimizer, instantiate_schedule(config.schedule))
     callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
-    check_callbacks(callbacks)
+    check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
     loggers = list(named_loggers.values())
     if not config.trainer.get("enable_progress_bar", True):
         callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}
@@ -114,10 +118,15 @@ def train(config: DictConfig) -> float:
     if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
         options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
     trainer = instantiate(config.trainer, _convert_="all", **options)
-    # last, so that missing data does not hide other errors
-    data = instantiate(config.data, _convert_="all")
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        data.prepare_data()  # before Lightning, which would report Ctrl-C as an error
+    in_epochs = config.trainer.get("max_epochs") not in (None, -1)
+    data: Any = None
+    if in_epochs:  # the number of steps has to be known before the schedule is made
+        data = prepared(config.data, everywhere=True)
+        plan_epochs(trainer, data)
+        config.trainer.max_steps = trainer.max_steps
+    task = instantiate(config.task)(model, optimizer, instantiate_schedule(config.schedule))
+    if not in_epochs:  # last, so that missing data does not hide other errors
+        data = prepared(config.data)
     resume = resume_point(config.ckpt_path, checkpoints)
     if config.init and not resume:
         load_initial_weights(model, config.init)
@@ -126,13 +135,13 @@ def train(config: DictConfig) -> float:
             move_earlier_outputs(folder)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
-        overrides = list(hydra_config.overrides.task)
         about = describe_run(resolved, overrides, folder, fingerprints, resume, trainer.world_size)
         write_run(about, folder)
         with atomic_output(folder / "config.yaml") as partial:
             partial.write_text(OmegaConf.to_yaml(config, resolve=True))
         for logger in loggers:
             logger.log_hyperparams(about)
+        print(describe_plan(trainer, data), flush=True)
     try:
         trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     except UnwritableError as error:
@@ -148,6 +157,8 @@ def train(config: DictConfig) -> float:
         record_end(folder, trainer.global_step, stopped)
         if stopped:
             print(stopped, flush=True)
+    # at a test, these would load the weights that are not averaged
+    trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
     best = trainer.strategy.broadcast(str(checkpoints / BEST) if (checkpoints / BEST).exists() else None)
     if data.evaluated_splits():
         trainer.test(task, data, ckpt_path=best, weights_only=True, verbose=False)
@@ -159,6 +170,14 @@ def train(config: DictConfig) -> float:
         print(f"everything is in {folder}" + (f"; use the model as --model {usable}" if usable else ""))
     score = getattr(callbacks.get("best"), "best_model_score", None)
     return math.inf if score is None else float(score)
+
+
+def prepared(node: DictConfig, everywhere: bool = False) -> Any:
+    """The data module, with its corpus, which the first rank of each node makes; with `everywhere`, all wait for it."""
+    data = instantiate(node, _convert_="all")
+    if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+        data.prepare_data()  # before Lightning, which would report Ctrl-C as an error
+    return data
 
 
 def instantiate_each(node: DictConfig | None) -> dict[str, Any]:

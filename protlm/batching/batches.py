@@ -113,6 +113,19 @@ class Batches(Dataset[Batch]):
         for _, batches in self.pools(epoch, self.first):
             yield from batches
 
+    def count(self, pools: int | None = None) -> tuple[int, bool]:
+        """Number of batches in the first epoch, and whether it is exact.
+
+        With `pools`, as many pools are planned at most, and the rest of the epoch is estimated from them.
+        """
+        total = 0
+        for number, (cursor, batches) in enumerate(self.pools(0, self.first)):
+            if number == pools:
+                draw = cursor[-2:][0]  # the first of the pool
+                return round(total * self.draws.size / draw), False
+            total += len(batches)
+        return total, True
+
     def __getitem__(self, key: Key) -> Batch:
         if key[0, 0] < 0:  # not scored; see `Plan`
             batch = self[~key]

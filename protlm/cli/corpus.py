@@ -73,10 +73,14 @@ def info(
     corpus: Annotated[Path, Argument(help="A corpus made by 'protlm prepare'.")],
     histogram: Annotated[Path | None, Option(help="Also draw the lengths (.png, .pdf or .svg).")] = None,
     json: Annotated[bool, Option("--json", help="Print all statistics as JSON.")] = False,
+    max_length: Annotated[int, Option(min=3, help="data.max_length of training, for the steps per epoch.")] = 512,
+    token_budget: Annotated[int, Option(min=3, help="data.token_budget of training, likewise.")] = 4000,
 ) -> None:
-    """Print statistics of a corpus: lengths by split, clusters, residue frequencies, unigram baseline."""
+    """Print statistics of a corpus: lengths, clusters, residue frequencies, unigram baseline, steps per epoch."""
     from json import dumps
 
+    from protlm.batching.batches import ProteinBatches, Question
+    from protlm.batching.masking import Masking
     from protlm.corpus.reader import Corpus
     from protlm.corpus.statistics import describe, draw_lengths, format_description
     from protlm.files import atomic_output
@@ -84,9 +88,14 @@ def info(
 
     check_outputs({"--histogram": (histogram, PICTURE)}, [corpus])
     opened = Corpus(corpus)
-    figures = describe(opened)
+    training = ProteinBatches(opened, "train", Question(False, Masking()), max_length, token_budget, seed=1)
+    steps, exact = training.count(pools=64)
+    figures = {**describe(opened), "steps_per_epoch": steps}
     with text_output() as file:
         print(dumps(figures, indent=2) if json else format_description(figures), file=file)
+        if not json:
+            where = f"--max-length {max_length}, --token-budget {token_budget} and one device"
+            print(f"training: {'' if exact else 'about '}{steps:,} steps per epoch with {where}", file=file)
     if histogram:
         with atomic_output(histogram) as partial:
             draw_lengths(opened, partial)

@@ -23,6 +23,8 @@ from protlm.sequence.stream import read_through
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
+POOLS = 64
+"""Pools of batches planned to estimate the number of batches in an epoch."""
 EVALUATION_SPLITS = ("test", "ood")
 """Splits for `trainer.test`, in the order of its dataloaders; empty ones are omitted."""
 
@@ -30,7 +32,8 @@ EVALUATION_SPLITS = ("test", "ood")
 class TremblDataModule(pl.LightningDataModule):
     """Single proteins, randomly cropped to `max_length` for training, in length-bucketed batches.
 
-    Training batches never end; `trainer.max_steps` sets the end of training. A checkpoint stores the position in the
+    Training batches never end; `trainer.max_steps`, or `trainer.max_epochs` with `protlm.training.epochs`, sets the end
+    of training. A checkpoint stores the position in the
     data, so a resumed run gets exactly the batches that it has not seen.
 
     Args:
@@ -103,6 +106,7 @@ class TremblDataModule(pl.LightningDataModule):
         self.question = Question(causal, masking or Masking())
         self._corpora: Corpora | None = None
         self._sampler: EndlessBatches | None = None
+        self._epoch_batches: int | None = None
         self._start: Position | None = None
 
     @property
@@ -160,7 +164,17 @@ class TremblDataModule(pl.LightningDataModule):
             names = ", ".join("data.split_by" if name == "whole_clusters" else f"data.{name}" for name in odd)
             raise UserError(f"{corpus.path}: was prepared with other {names}; prepare it again, or omit these options")
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def epoch_batches(self) -> int:
+        """Number of batches in the first pass over the sampled corpus, of all ranks together."""
+        if self._epoch_batches is None:
+            self._epoch_batches = self._training_batches().count()[0]
+        return self._epoch_batches
+
+    def estimated_epoch_batches(self) -> tuple[int, bool]:
+        """The same, estimated for a large corpus, and whether it is exact."""
+        return (self._epoch_batches, True) if self._epoch_batches else self._training_batches().count(POOLS)
+
+    def _training_batches(self) -> Batches:
         sampling = {name: getattr(self, name) for name in ("sample_by", "weights", "min_cluster_size")}
         samples = self._batches("train", self.question, **sampling)
         if not samples.draws.size:
@@ -168,6 +182,10 @@ class TremblDataModule(pl.LightningDataModule):
             if self.min_cluster_size != 1:
                 what = f"no cluster in the train split has data.min_cluster_size={self.min_cluster_size} proteins"
             raise UserError(f"{self.corpora}: {what}")
+        return samples
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        samples = self._training_batches()
         before = self._trained_batches()
         self._sampler = EndlessBatches(samples, *self._rank(), self._start, lambda: self._trained_batches() - before)
         return self._loader(samples, self._sampler)

@@ -33,6 +33,10 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         value = trainer.get(name, 1)
         if not isinstance(value, int) or (value < 1 and (name, value) != ("max_steps", -1)):
             raise UserError(f"trainer.{name} {value}: expected a positive integer")
+    for name in ("max_epochs", "check_val_every_n_epoch"):
+        value = trainer.get(name)
+        if value is not None and (not isinstance(value, int) or (value < 1 and (name, value) != ("max_epochs", -1))):
+            raise UserError(f"trainer.{name} {value}: expected a positive integer")
     for name in ("val_check_interval", "gradient_clip_val"):
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < 0 or (value == 0 and name == "val_check_interval")):
@@ -50,11 +54,12 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         raise UserError(f"trainer.strategy {strategy}: expected ddp, whose processes start anew (trainer=ddp)")
 
 
-def check_callbacks(callbacks: Mapping[str, Callback]) -> None:
+def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) -> None:
     """Refuses callbacks that would stop the run, or spoil its results, later.
 
     Args:
         callbacks: by their names in the configuration.
+        sharded: whether each process holds only a shard of the weights.
     """
     for name, callback in callbacks.items():
         where = f"callbacks.{name}".rstrip(".")
@@ -63,6 +68,8 @@ def check_callbacks(callbacks: Mapping[str, Callback]) -> None:
                 raise UserError(f"{where}: {kind.__name__} is not supported; {REFUSED[kind.__name__]}")
         if isinstance(callback, WeightAveraging) and callback._use_buffers:
             raise UserError(f"{where}: would average the random directions too; set {where}.use_buffers=false")
+        if isinstance(callback, WeightAveraging) and sharded:
+            raise UserError(f"{where}: weights cannot be averaged with trainer=fsdp; use trainer=ddp")
         monitor = getattr(callback, "monitor", None)
         # callbacks of others may log more
         own = all(type(one).__module__.startswith(("protlm.", "pytorch_lightning.")) for one in callbacks.values())

@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import inspect
-import math
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,8 @@ from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.residue_metrics import ResidueMetrics
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
+from protlm.training.epochs import align_progress, plan_epochs
+from protlm.training.resumed_optimizer import check_optimizer
 from protlm.training.strategies import FullySharded
 
 _NAMED = 12  # proteins of a batch named in a message
@@ -81,7 +82,9 @@ class LanguageModelTask(pl.LightningModule):
         """Split -> metrics, filled by `trainer.test`."""
 
     def setup(self, stage: str) -> None:
-        """Refuses data with sequences longer than the model's attention accepts."""
+        """Plans the epochs; refuses data with sequences longer than the model's attention accepts."""
+        if stage == "fit":
+            plan_epochs(self.trainer, self._data())
         longest = self.model.config.longest
         if longest is not None and self._data().max_length > longest:
             raise UserError(
@@ -152,14 +155,13 @@ class LanguageModelTask(pl.LightningModule):
         optimizer = _checked(
             "optimizer", lambda: self._optimizer(self.model.parameters() if parameters else self.model), Optimizer
         )
-        schedule, steps = self._schedule, self.trainer.estimated_stepping_batches
+        schedule, total = self._schedule, max(0, self.trainer.max_steps)
         if schedule is None:
             return optimizer
-        total = int(steps) if math.isfinite(steps) else 0
         if takes_optimizer(schedule):
             scheduler = _checked("schedule", lambda: schedule(optimizer), LRScheduler)
         elif not total and getattr(schedule, "decay", "none") != "none":
-            raise UserError("a schedule with decay requires trainer.max_steps; or use schedule=constant")
+            raise UserError("a schedule with decay requires trainer.max_steps or max_epochs; or use schedule=constant")
         else:
             scheduler = _checked("schedule", lambda: LambdaLR(optimizer, lambda step: schedule(step, total)))
         how: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
@@ -188,6 +190,12 @@ class LanguageModelTask(pl.LightningModule):
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
         self.gradients.load_state(checkpoint.get("skipped_steps", (0, 0)))
+        if checkpoint.get("loops") and self.trainer.state.fn == "fit":
+            align_progress(checkpoint, self.trainer)
+            if not isinstance(self.trainer.strategy, FullySharded):  # has loaded its optimizer before
+                made = self.configure_optimizers()
+                scheduled = isinstance(made, dict)
+                check_optimizer(checkpoint, made["optimizer"] if scheduled else made, scheduled)
 
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from protlm.errors import UserError
 from protlm.training.supported import METRICS, check_callbacks, check_options
@@ -60,6 +60,13 @@ class Other(Callback):
 def test_metrics_that_a_callback_of_ones_own_may_log_can_be_monitored() -> None:
     check_callbacks({"mine": EarlyStopping("mine"), "other": Other()})
     check_callbacks({"best": ModelCheckpoint(monitor=None), "stop": EarlyStopping(METRICS[0])})
+
+
+def test_sharded_weights_are_not_averaged() -> None:
+    average = {"ema": EMAWeightAveraging(use_buffers=False)}
+    check_callbacks(average)
+    with pytest.raises(UserError, match="callbacks.ema: weights cannot be averaged with trainer=fsdp"):
+        check_callbacks(average, sharded=True)
 
 
 def test_a_metric_that_is_never_logged_ends_the_run_in_one_line(monkeypatch, capsys, tmp_path, corpus_path) -> None:
