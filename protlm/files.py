@@ -89,11 +89,11 @@ def publish(partial: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def write_picture(path: Path, figure: Any, dpi: int = 150) -> None:
+def write_picture(path: str | Path, figure: Any, dpi: int = 150) -> None:
     """Writes a matplotlib figure, drawn in memory first: on a full disk matplotlib would raise errors of its own."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=dpi)
-    path.write_bytes(drawn.getvalue())
+    figure.savefig(drawn, format=Path(path).suffix[1:].lower(), dpi=dpi)
+    Path(path).write_bytes(drawn.getvalue())
 
 
 @contextmanager

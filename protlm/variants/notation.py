@@ -1,5 +1,8 @@
 """Notation of variants: `A42G` for a substitution, `A42G:L50P` for several, checked against the wild type.
 
+Also accepted: lower case, other separators (`,` `;` `/` `+` or a space), and HGVS protein notation (`p.Ala42Gly`,
+`p.(Ala42Gly)`, `p.[Ala42Gly;Leu50Pro]`, `NP_000509.1:p.Ala42Gly`); `A42A`, `A42=` and `p.Ala42=` are synonymous.
+
 Legend: L residues of the wild type, n variants, m substitutions in all variants together.
 """
 
@@ -15,7 +18,14 @@ from protlm.sequence.alphabet import STANDARD
 WILD_TYPE = "WT"
 """Name of the variant without substitutions."""
 
-_SUBSTITUTION = re.compile(r"([A-Za-z*-])(-?[0-9]{1,9})([A-Za-z*=-])")
+_SUBSTITUTION = re.compile(r"([A-Z])(-?[0-9]{1,9})([A-Z])")  # the common case
+_CODE = "[A-Za-z]{3}|[A-Za-z*]"
+_ANY = re.compile(rf"({_CODE})(-?[0-9]{{1,9}})({_CODE}|[=-])")
+_SEPARATORS = re.compile(r"\s*[:,;/+\s]\s*")
+_REFERENCE = re.compile(r"^[\w.-]+:(?=p\.)")  # of HGVS
+_WILD_TYPES = {"wt", "_wt", "wild type", "wild-type", "wild_type", "wildtype", "=", "p.=", "p.(=)"}
+_THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR"  # as in STANDARD
+_ONE = {**dict(zip(_THREE.split(), STANDARD, strict=True)), "TER": "*"}
 _NUMBER = {letter: number for number, letter in enumerate(STANDARD)}
 _SURE = 3  # number of positions that have to agree before another offset is suggested
 
@@ -72,44 +82,83 @@ def parse(sequence: str, names: Sequence[str], offset: int = 0, locate: Locate |
         UserError: for a malformed name, a letter that is not one of the twenty, and a position that is out of range,
             duplicated in one variant, or another residue in the wild type.
 
-    >>> variants = parse("MKTAY", ["K2R", "M1L:Y5F"])
+    >>> variants = parse("MKTAY", ["K2R", "M1L:Y5F", "p.(Thr3Ala)"])
     >>> list(variants.sequences())
-    ['MRTAY', 'LKTAF']
+    ['MRTAY', 'LKTAF', 'MKAAY']
     """
-    locate = locate or (lambda number: f"variant {number + 1}")
+    variants, problems, advice = examine(sequence, names, offset)
+    if problems:
+        locate = locate or (lambda number: f"variant {number + 1}")
+        first = min(problems)
+        more = f"; {len(problems) - 1:,} more variants do not match" if len(problems) > 1 else ""
+        raise UserError(f"{locate(first)}{problems[first]}{more}{advice}", "offset")
+    return variants
+
+
+def examine(sequence: str, names: Sequence[str], offset: int = 0) -> tuple[Variants, dict[int, str], str]:
+    """As `parse`, but invalid variants are left without substitutions.
+
+    Returns the variants; what is wrong with the invalid ones, by number, as the end of a message that starts with the
+    location; and advice, which is not empty if the residues of the wild type differ.
+    """
+    problems: dict[int, str] = {}
     owners, numbers, before, after = [], [], [], []
     for owner, name in enumerate(names):
-        seen = set()
-        for part in name.split(":") if name != WILD_TYPE else ():
-            try:
-                letter, number, mutant = _read(part)
-                if number in seen:
+        try:
+            substitutions = list(map(_read, parts_of(name)))
+            positions = [number for _, number, _ in substitutions]
+            for number in positions:
+                if positions.count(number) > 1:
                     raise ValueError(f"duplicate position {number}; expected one substitution per position")
-            except ValueError as error:
-                raise UserError(f"{locate(owner)}{f', variant {name}' if name else ''}: {error}") from error
-            seen.add(number)
+        except ValueError as error:
+            problems[owner] = f"{f', variant {name}' if name else ''}: {error}"
+            continue
+        for letter, number, mutant in substitutions:
             owners.append(owner)
             numbers.append(number)
             before.append(letter)
             after.append(mutant)
     owner, number, wild_type, mutant = (np.array(column, dtype=np.int64) for column in (owners, numbers, before, after))
+    mutant = np.where(mutant < 0, wild_type, mutant)
     found, position = _letters(sequence), number - 1 - offset
     inside = (position >= 0) & (position < len(sequence))
     wrong = ~inside
     wrong[inside] = found[position[inside]] != wild_type[inside]
-    if wrong.any():
-        first = int(wrong.argmax())
-        where = f"{locate(owners[first])}, variant {names[owners[first]]}: position {numbers[first]}"
+    for first in np.flatnonzero(wrong).tolist():
+        where = f", variant {names[owners[first]]}: position {numbers[first]}"
         if offset:
             where += f", with an offset of {offset},"
         if inside[first]:
-            text = f"{where} of the wild type is {sequence[position[first]]}, not {STANDARD[wild_type[first]]}"
+            where += f" of the wild type is {sequence[position[first]]}, not {STANDARD[wild_type[first]]}"
         else:
-            text = f"{where} is outside the wild type of {len(sequence):,} residues"
-        if (others := len(set(owner[wrong].tolist())) - 1) > 0:
-            text += f"; {others:,} more variants do not match"
-        raise UserError(text + _advice(found, number, wild_type), "offset")
-    return Variants(sequence, list(names), owner, position, wild_type, mutant)
+            where += f" is outside the wild type of {len(sequence):,} residues"
+        problems.setdefault(owners[first], where)
+    advice = _advice(found, number, wild_type) if wrong.any() else ""
+    if problems:
+        kept = ~np.isin(owner, list(problems))
+        owner, position, wild_type, mutant = (column[kept] for column in (owner, position, wild_type, mutant))
+    return Variants(sequence, list(names), owner, position, wild_type, mutant), problems, advice
+
+
+def parts_of(name: str) -> list[str]:
+    """The substitutions of a variant as text; none for the wild type.
+
+    >>> parts_of("A42G+L50P"), parts_of("NP_000509.1:p.[Ala4Gly;Leu5Pro]"), parts_of("wt")
+    (['A42G', 'L50P'], ['Ala4Gly', 'Leu5Pro'], [])
+    """
+    if _SUBSTITUTION.fullmatch(name):
+        return [name]
+    bare = name.strip()
+    if bare.lower() in _WILD_TYPES:
+        return []
+    bare = _bare(_REFERENCE.sub("", bare))
+    return [_bare(part) for part in _SEPARATORS.split(bare)]
+
+
+def _bare(text: str) -> str:
+    """Without HGVS's p. and brackets."""
+    text = text.removeprefix("p.")
+    return text[1:-1] if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1 else text
 
 
 def all_singles(sequence: str, offset: int = 0) -> Variants:
@@ -138,16 +187,19 @@ def name_of(wild_type: str, sequence: str, offset: int = 0) -> str:
 
 
 def _read(part: str) -> tuple[int, int, int]:
-    """Index of the wild-type amino acid, position, and index of the mutant."""
-    if not part.strip():
+    """Index of the wild-type amino acid, position, and index of the mutant, -1 if it is the same."""
+    if match := _SUBSTITUTION.fullmatch(part):
+        letters = [match[1], match[3]]
+    elif match := _ANY.fullmatch(part):
+        letters = [_ONE.get(code, code) for code in (match[1].upper(), match[3].upper())]
+    elif not part.strip():
         raise ValueError("empty; expected a substitution such as A42G")
-    match = _SUBSTITUTION.fullmatch(part)
-    if match is None:
+    else:
         raise ValueError(f"{part!r} is not a substitution; expected A42G, or A42G:L50P for several")
-    for letter in (match[1], match[3]):
-        if letter not in _NUMBER:
+    for letter in letters:
+        if letter not in _NUMBER and (letter != "=" or letter == letters[0]):
             raise ValueError(f"{letter!r} in {part} is not one of the twenty amino acids, {STANDARD}")
-    return _NUMBER[match[1]], int(match[2]), _NUMBER[match[3]]
+    return _NUMBER[letters[0]], int(match[2]), _NUMBER.get(letters[1], -1)
 
 
 def _letters(sequence: str) -> np.ndarray:

@@ -42,6 +42,19 @@ def test_positions_count_from_one() -> None:
     assert variants.variant.tolist() == [0, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["K2R:Y5F", "k2r,y5f", "K2R; Y5F", "K2R/Y5F", "K2R+Y5F", "K2R Y5F", "p.[Lys2Arg;Tyr5Phe]", "p.(K2R):Y5F"],
+)
+def test_several_mutations_in_every_notation(name: str) -> None:
+    assert list(parse(WILD_TYPE, [name]).sequences()) == ["MRTAFIAKQR"]
+
+
+@pytest.mark.parametrize("name", ["K2=", "p.Lys2=", "p.(Lys2=)", "k2k", "wt", "_wt", "p.="])
+def test_synonymous_variants_are_the_wild_type(name: str) -> None:
+    assert list(parse(WILD_TYPE, [name, "NP_000509.1:p.Lys2Arg"]).sequences()) == [WILD_TYPE, "MRTAYIAKQR"]
+
+
 def test_variants_that_change_nothing_are_accepted() -> None:
     assert list(parse(WILD_TYPE, ["A4A", "WT"]).sequences()) == [WILD_TYPE, WILD_TYPE]
 
@@ -54,13 +67,14 @@ def test_variants_that_change_nothing_are_accepted() -> None:
         (["M0L"], "position 0 is outside"),
         (["M1L:M1K"], "duplicate position 1"),
         (["M1X"], "'X' in M1X is not one of the twenty amino acids"),
-        (["m1l"], "'m' in m1l is not one of the twenty"),
+        (["m1x"], "'X' in m1x is not one of the twenty"),
         (["M1*"], r"'\*' in M1\* is not one of the twenty"),
         (["M1"], "'M1' is not a substitution; expected A42G"),
-        (["M1L,K2R"], "is not a substitution"),
+        (["M1L,K2"], "'K2' is not a substitution"),
+        (["p.Met1del"], "'DEL' in Met1del is not one of the twenty"),
         (["M1L:"], "empty; expected a substitution"),
         ([""], "variant 1: empty"),
-        (["p.Met1Leu"], "is not a substitution"),
+        (["p.Met1Ter"], r"'\*' in Met1Ter is not one of the twenty"),
         (["M99999999999L"], "is not a substitution"),
     ],
 )
@@ -102,6 +116,9 @@ def table(tmp_path):
         "\ufeffmutant,note\r\nM1L,a\r\nK2R:Y5F,b\r\n",
         '"note","mutant"\n"a","M1L"\n"b",K2R:Y5F',
         "note,mutant\n\na,M1L\n\nb,K2R:Y5F\n\n",
+        "mutant\tnote\nM1L\ta\nK2R:Y5F\tb\n",
+        "mutant;note\nM1L;a\nK2R:Y5F;b\n",
+        "# a comment\nmutant,note,\nM1L,a,\nK2R:Y5F,b,\n",
         "mutated_sequence,note\nLKTAYIAKQR,a\nMRTAFIAKQR,b\n",
         "mutant,mutated_sequence,note\nM1L,LKTAYIAKQR,a\nK2R:Y5F,MRTAFIAKQR,b\n",
     ],
@@ -122,7 +139,7 @@ def test_equivalent_csv_files_give_the_same_table(table, content: str) -> None:
         ("", "empty; expected a header"),
         ("mutant\n", "no rows after the header"),
         ("variant,score\nM1L,1\n", "no column 'mutant'; found: variant, score"),
-        ("mutant;score\nM1L;1\n", "no column 'mutant'; found: mutant;score"),
+        ("variant;score\nM1L;1\n", "no column 'mutant'; found: variant, score"),
         ("mutant,score\nM1L,1\nK2R\n", "row 2: 1 cells; expected 2 as in the header"),
         ("mutant,score\nM1L,1\n,2\n", "row 2: empty"),
         ("mutant,score\nM1L,1\nA5G,2\n", "row 2, variant A5G: position 5 of the wild type is Y, not A"),
