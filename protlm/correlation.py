@@ -1,4 +1,4 @@
-"""Rank correlation, apart from `protlm.metrics`, whose torchmetrics takes seconds to import."""
+"""Rank correlation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Accuracy and perplexity by group of proteins and by residue, with the unigram baseline; rank correlation."""
+"""Accuracy and perplexity by group of proteins and by residue, with the unigram baseline."""
 
 import math
 from collections.abc import Mapping
