@@ -32,8 +32,8 @@ def prepare(
     held_out: Annotated[
         Path | None, Option("--ood", help="File of protein or cluster ids to hold out as 'ood', one per line.")
     ] = None,
-    valid: Annotated[float, Option(help="Share of the validation split.")] = 0.05,
-    test: Annotated[float, Option(help="Share of the test split.")] = 0.1,
+    valid: Annotated[float, Option(help="Fraction of the proteins in the validation split.")] = 0.05,
+    test: Annotated[float, Option(help="Fraction of the proteins in the test split.")] = 0.1,
     min_length: Annotated[int, Option(help="Minimum length in residues.")] = 1,
     max_length: Annotated[int | None, Option(help="Maximum length in residues.")] = None,
     drop_fragments: Annotated[bool, Option("--drop-fragments", help="Drop records marked '(Fragment'.")] = False,
@@ -113,7 +113,7 @@ def evaluate(
     max_length: Annotated[
         int | None, Option(min=3, help="Crop longer proteins to this many tokens. Default: the model's maximum.")
     ] = None,
-    share: Annotated[float, Option(help="Share of residues to mask.")] = 0.15,
+    share: Annotated[float, Option(help="Fraction of the residues to mask.")] = 0.15,
     seed: Annotated[int, Option(min=0, help="Seed of crops and masks.")] = 1,
     token_budget: Budget = 16_384,
     device: Device = "auto",

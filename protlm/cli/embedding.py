@@ -53,7 +53,9 @@ def embed(
     layout: Layout = "",
     dtype: Annotated[
         str,
-        Option(help="Stored values: 'float16' or 'float32'. Default: float16 in h5 and npz; float32 in other formats."),
+        Option(
+            help="Precision of the output: 'float16' or 'float32'. Default: float16 in h5 and npz, otherwise float32."
+        ),
     ] = "",
     precision: Precision = "float32",
     identifier: Annotated[

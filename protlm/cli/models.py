@@ -19,7 +19,7 @@ Attention = Annotated[
 ]
 Features = Annotated[
     int | None,
-    Option(min=1, help="Number of random features of FAVOR+ per head, which are then redrawn. Default: no change."),
+    Option(min=1, help="New number of random features per head of FAVOR+; they are drawn anew. Default: no change."),
 ]
 
 
@@ -30,7 +30,7 @@ def export(
     attention: Attention = None,
     num_features: Features = None,
     dtype: Annotated[
-        str, Option(help="Data type of the weights on disk: float32, or float16 or bfloat16 for half the size.")
+        str, Option(help="Precision of the weights on disk: float32; float16 or bfloat16 halve the size.")
     ] = "float32",
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""

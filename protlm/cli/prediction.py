@@ -38,16 +38,24 @@ def fill(
     ],
     model: Model = None,
     top: Annotated[int, Option(min=1, max=20, help="Number of amino acids per mask.")] = 5,
-    output: Annotated[Path | None, Option("--output", "-o", help="Write the table here (.tsv or .json).")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Write the table here (.tsv, .txt or .json).")] = None,
     layout: Annotated[str, Option("--format", help="table, tsv or json; by default the suffix of --output.")] = "",
     matrix: Annotated[
         Path | None, Option(help="Write the probabilities of all amino acids at every position here (TSV).")
     ] = None,
-    logo: Annotated[Path | None, Option(help="Draw the probabilities as a sequence logo (.png, .pdf or .svg).")] = None,
-    heatmap: Annotated[Path | None, Option(help="Draw the probabilities as a heat map (.png, .pdf or .svg).")] = None,
+    logo: Annotated[
+        Path | None, Option(help="Draw every position of one protein as a sequence logo (.png, .pdf or .svg).")
+    ] = None,
+    heatmap: Annotated[
+        Path | None, Option(help="Draw every position of one protein as a heat map (.png, .pdf or .svg).")
+    ] = None,
     one_pass: Annotated[
         bool,
-        Option("--one-pass", help="Compute these probabilities in one pass without masking: faster, but biased."),
+        Option(
+            "--one-pass",
+            help="For --matrix, --logo and --heatmap: mask no position. One pass instead of one per residue, but the "
+            "model sees the residue it predicts.",
+        ),
     ] = False,
     precision: Precision = "float32",
     token_budget: Budget = 16_384,

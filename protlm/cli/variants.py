@@ -34,7 +34,7 @@ def score(
     protein: Annotated[str, Argument(help="The wild type: a FASTA file, - for standard input, or a sequence.")],
     model: Model = None,
     variants: Annotated[
-        Path | None, Option(help="CSV with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
+        Path | None, Option(help="Table with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
     ] = None,
     variant: Annotated[list[str] | None, Option(help="A variant such as A42G; repeatable.")] = None,
     all_singles: Annotated[bool, Option("--all", help="Score all 19 substitutions of each residue.")] = False,
@@ -45,12 +45,15 @@ def score(
     heatmap: Annotated[Path | None, Option(help="Draw the single substitutions here (.png, .pdf or .svg).")] = None,
     method: Method = None,
     offset: Annotated[
-        int, Option(help="Number of residues before the sequence, if variants are numbered on a longer one.")
+        int,
+        Option(
+            help="Number to subtract from the positions of variants, such as the length of a removed signal peptide."
+        ),
     ] = 0,
     pseudo_perplexity: Annotated[
         bool,
         Option(
-            "--pseudo-perplexity", help="Write the pseudo-perplexity of whole proteins (TSV) instead of variant scores."
+            "--pseudo-perplexity", help="Compute the pseudo-perplexity of each protein instead of scores of variants."
         ),
     ] = False,
     one_pass: Annotated[
@@ -58,7 +61,7 @@ def score(
     ] = False,
     masking: Annotated[
         str,
-        Option(help="For --one-pass: shares of the selected residues that training masked, replaced and kept."),
+        Option(help="For --one-pass: fractions of the selected residues that training masked, replaced and kept."),
     ] = "0.8,0.1,0.1",
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
@@ -118,7 +121,8 @@ def proteingym(
         Path | None, Option(help="ProteinGym's published results, DMS_substitutions_Spearman_DMS_level.csv.")
     ] = None,
     columns: Annotated[
-        str | None, Option(help="Published models to show, as 'ESM2 (650M),GEMME'. Default: three representative ones.")
+        str | None,
+        Option(help="With --published: models to compare with, such as 'ESM2 (650M),GEMME'. Default: three of them."),
     ] = None,
     msa: Annotated[Path | None, Option(help="Folder of alignments, for the site-independent baseline.")] = None,
     scores: Annotated[Path | None, Option(help="Folder for scores of each assay; existing ones are reused.")] = None,
@@ -165,5 +169,5 @@ def _masking(text: str) -> Any:
     try:
         mask, exchanged, kept = map(float, text.split(","))
     except ValueError as error:
-        raise UserError(f"--masking {text!r}: expected three shares, such as 0.8,0.1,0.1") from error
+        raise UserError(f"--masking {text!r}: expected three fractions, such as 0.8,0.1,0.1") from error
     return Masking(mask=mask, random=exchanged, keep=kept)

@@ -1,4 +1,4 @@
-"""The interface between a kind of attention and the model."""
+"""What the model needs to know about a kind of attention: its options, limits and modules."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple

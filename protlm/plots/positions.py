@@ -140,8 +140,8 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
 def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], int]:
     """A figure, its panels from top to bottom, and the number of residues in each; the last may have fewer.
 
-    The number of panels is that whose picture comes closest to the format of a slide. `cell` is the width of a residue
-    and `height` that of a panel with its labels, in inches.
+    The number of panels is chosen so that the picture comes closest to the proportions of a slide. `cell` is the width
+    of a residue, `height` the height of a panel with its labels, both in inches.
     """
     from matplotlib.figure import Figure  # not pyplot, which has global state
 

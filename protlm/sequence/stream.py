@@ -96,7 +96,7 @@ class Source(io.RawIOBase):
         super().close()
 
     def content(self) -> "io.BufferedReader[Any]":
-        """The decompressed bytes; gzip, bzip2, xz and zstandard are recognised by their first bytes."""
+        """The bytes, decompressed if their start shows gzip, bzip2, xz or zstandard, without a byte order mark."""
         packed = io.BufferedReader(self, _BUFFER)
         start = packed.peek(6)[:6]
         content: io.BufferedReader[Any] = packed
@@ -121,7 +121,7 @@ def read_through(path: str | Path) -> dict[str, Any]:
 
 
 def check_readable(path: str | Path) -> None:
-    """Raises `UserError` for a path that is missing or a folder; standard input is neither."""
+    """Raises `UserError` for a missing path or a folder; standard input is accepted."""
     if str(path) != STDIN and not Path(path).exists():
         raise UserError(f"{path}: no such file")
     if Path(path).is_dir():

@@ -176,9 +176,9 @@ def _replace(path: Path, content: dict[str, Any]) -> None:
 
 
 def time_limit_message(trainer: pl.Trainer, reference: str) -> str | None:
-    """The message about a run that trainer.max_time stopped before its last step; None for other runs.
+    """Says that trainer.max_time stopped a run before its last step; None for other runs.
 
-    `reference` names the results that will be better, such as "those of the full run".
+    `reference` names the results of the full run, such as "README's".
     """
     step, last = trainer.global_step, trainer.max_steps
     left = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]  # type: ignore[attr-defined]

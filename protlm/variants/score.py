@@ -51,8 +51,8 @@ def score(
 ) -> np.ndarray:
     """Scores (n,) float64 of variants of one protein, by one of `METHODS`; formulas at the top of this file.
 
-    The wild type may be any object of one protein, see `proteins_of`. Gaps are refused: without them, positions would
-    shift.
+    The wild type is a string or another object that holds one protein, see `proteins_of`. Gaps are refused, since
+    removing them would shift positions.
 
     `offset` is the number of residues before the sequence, if variants are numbered on a longer one.
 
@@ -127,7 +127,7 @@ def variant_names(variants: Iterable[str]) -> list[str]:
     """The names of variants in a list, tuple, generator, array or pandas Series.
 
     Raises:
-        UserError: for another object, or one that holds anything but strings.
+        UserError: for any other object, or if an element is not a string.
     """
     if (
         isinstance(variants, str | bytes | Mapping)

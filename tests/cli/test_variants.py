@@ -125,7 +125,7 @@ def test_one_pass_depends_on_the_masking(protlm, model_folder: Path) -> None:
     common = ("score", SEQUENCE, "-m", model_folder, "--pseudo-perplexity", "--one-pass")
     first, second = (protlm(*common, *way).out for way in ways)
     assert first != second
-    assert_refused(protlm(*common, "--masking", "0.8,0.2"), "expected three shares")
+    assert_refused(protlm(*common, "--masking", "0.8,0.2"), "expected three fractions")
     assert_refused(protlm(*common, "--masking", "0.8,0.2,0.2"), "sum to 1")
     assert_refused(protlm(*common, "--masking", "0.9,0,0.1"), "trained with randomly replaced residues")
 
