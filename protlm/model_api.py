@@ -148,6 +148,7 @@ class ProteinModel(Performer):
         method: str | None = None,
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
+        invalid: str = "error",
     ) -> np.ndarray:
         """Scores variants zero-shot: log p(variant) - log p(wild type), in nats, by one of several methods.
 
@@ -159,6 +160,8 @@ class ProteinModel(Performer):
             method: "masked-marginals" (default), "wt-marginals" or "pseudo-log-likelihood"; for a causal model
                 "likelihood". Formulas are in `protlm.variants.score`.
             token_budget, precision: see `ProteinModel`.
+            invalid: "error" refuses variants that cannot be scored, such as "A42*"; "nan" scores them, and None and
+                NaN among the variants, as NaN, with a warning.
 
         Returns:
             (n,) float64; for all single substitutions (L, 20) in the order ACDEFGHIKLMNPQRSTVWY, 0 at the wild type.
@@ -171,7 +174,7 @@ class ProteinModel(Performer):
         """
         if variants is None:
             return score.score_matrix(self, sequence, method, token_budget, precision)
-        return score.score(self, sequence, variants, method, token_budget, precision)
+        return score.score(self, sequence, variants, method, token_budget, precision, invalid=invalid)
 
     def pseudo_perplexity(
         self,

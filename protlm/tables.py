@@ -108,7 +108,8 @@ def read_table(path: str | Path, ragged: bool = False) -> Table:
 
     Args:
         path: of the file.
-        ragged: accept rows with too few or too many cells, see `Table.ragged`; they are filled up or cut.
+        ragged: accept rows with too few or too many cells, see `Table.ragged`; they are filled up or cut. Rows of
+            blank cells are skipped as blank lines are.
 
     Raises:
         UserError: for a file that is missing, empty, damaged or not a table, and for rows of unequal length.
@@ -134,6 +135,8 @@ def read_table(path: str | Path, ragged: bool = False) -> Table:
     columns = _trimmed([name.strip() for name in rows.pop(0)], 1)
     if duplicates := [name for name in columns if columns.count(name) > 1]:
         raise UserError(f"{path}: duplicate column {duplicates[0]!r}; expected unique names")
+    if ragged:
+        rows = [row for row in rows if any(map(str.strip, row))]
     table = Table(str(path), columns, [], {}, delimiter)
     for number, row in enumerate(rows):
         cells = _trimmed(row, len(columns))

@@ -8,7 +8,6 @@ from typer import Argument, Option
 from protlm.cli.console import (
     Budget,
     Device,
-    Invalid,
     Model,
     Nucleotides,
     Precision,
@@ -28,6 +27,7 @@ Method = Annotated[
         "masked-marginals, or likelihood."
     ),
 ]
+_FATES = "'error' stops, 'skip' leaves them out, 'nan' writes them without a score; both list them at the end"
 
 
 def score(
@@ -36,6 +36,7 @@ def score(
     variants: Annotated[
         Path | None, Option(help="Table with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
     ] = None,
+    column: Annotated[str | None, Option(help="Column of --variants with the variants. Default: mutant.")] = None,
     variant: Annotated[list[str] | None, Option(help="A variant such as A42G; repeatable.")] = None,
     all_singles: Annotated[bool, Option("--all", help="Score all 19 substitutions of each residue.")] = False,
     no_sequences: Annotated[
@@ -66,7 +67,9 @@ def score(
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
-    invalid: Invalid = "error",
+    invalid: Annotated[
+        str, Option(help=f"Variants that cannot be scored (stop codons, indels), and invalid records: {_FATES}.")
+    ] = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Score variants of a protein, or the pseudo-perplexity of whole proteins."""
@@ -78,11 +81,18 @@ def score(
         raise UserError("--one-pass requires --pseudo-perplexity; for variants, use --method wt-marginals")
     if no_sequences and not all_singles:
         raise UserError("--no-sequences requires --all")
+    if column is not None and not variants:
+        raise UserError("--column requires --variants")
+    _check_invalid(invalid)
+    if invalid == "nan" and not (variants or variant):
+        raise UserError("--invalid nan requires --variants or --variant")
 
     from protlm.inference.engine import Computer
     from protlm.inference.proteins import open_proteins
 
-    opened = open_proteins(protein, allow_nucleotides, gaps=pseudo_perplexity, invalid=invalid)
+    opened = open_proteins(
+        protein, allow_nucleotides, gaps=pseudo_perplexity, invalid="error" if invalid == "nan" else invalid
+    )
     typed = isinstance(opened, list)
     inputs = [*model_files(model), *filter(None, [variants]), *([] if typed else [Path(protein)])]
     check_outputs({"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE)}, inputs)
@@ -98,7 +108,7 @@ def score(
     from protlm.plots.positions import check_picture
     from protlm.variants.scan import Scan
 
-    scan = Scan(opened, "sequence" if typed else protein, variants, variant or (), offset)
+    scan = Scan(opened, "sequence" if typed else protein, variants, variant or (), offset, invalid, column)
     if heatmap:
         check_picture(heatmap, len(scan.only("for a heat map")))
     network = load_network(model, device)
@@ -130,6 +140,13 @@ def proteingym(
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
+    invalid: Annotated[
+        str,
+        Option(
+            help=f"Rows that cannot be scored: {_FATES}. By default they do not end the benchmark. Rows without a "
+            "measurement are scored, but not compared."
+        ),
+    ] = "skip",
 ) -> None:
     """Print Spearman's correlation with each ProteinGym assay, and the averages, with baselines."""
     from protlm.inference.engine import Computer
@@ -138,6 +155,7 @@ def proteingym(
     from protlm.proteingym.correlation import format_correlations, to_rows
     from protlm.tables import STDOUT, text_output, write_table
 
+    _check_invalid(invalid)
     if columns is not None and published is None:
         raise UserError("--columns requires --published")
     if msa and not msa.is_dir():
@@ -150,17 +168,25 @@ def proteingym(
     figures = Published(published, None if columns is None else split_columns(columns)) if published else None
     computer = Computer(load_network(model, device), token_budget, precision)
     with progress("scoring", "assays") as report:
-        results = list(benchmark(computer, assays, method, scores, figures, msa, report))
+        results = list(benchmark(computer, assays, method, scores, figures, msa, report, invalid))
     if output:
         write_table(output, *to_rows(results))
     if str(output) != STDOUT:
         with text_output() as file:
             print(format_correlations(results), file=file)
+    say(*(line for result in results for line in result.invalid))
     if assays.missing:
         say(f"{counted(assays.missing, 'assay')} of the reference table without a file in {folder}")
     if foreign := [name for name in assays.foreign if not (output and (folder / name).resolve() == output.resolve())]:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         say(f"skipped {counted(len(foreign), 'file')} without a known wild type: {shown}")
+
+
+def _check_invalid(invalid: str) -> None:
+    from protlm.variants.variant_table import INVALID_ROWS
+
+    if invalid not in INVALID_ROWS:
+        raise UserError(f"--invalid {invalid!r}: expected one of {', '.join(INVALID_ROWS)}")
 
 
 def _masking(text: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from protlm.checkpoint import fingerprint
 from protlm.correlation import spearman
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.inference.engine import Computer
 from protlm.proteingym.alignment import site_independent
 from protlm.proteingym.assays import SITE_INDEPENDENT, Assays, Published
@@ -18,9 +18,10 @@ from protlm.tables import read_table, text_output
 from protlm.variants.blosum import blosum62
 from protlm.variants.notation import Variants
 from protlm.variants.score import chosen_method, score_variants
-from protlm.variants.variant_table import DIGITS, SCORE, VariantTable
+from protlm.variants.variant_table import DIGITS, MEASURED, SCORE, VariantTable
 
 MODEL, BLOSUM = "protlm", "BLOSUM62"
+_LISTED = 5  # invalid rows of an assay
 RECORD = "model.json"
 """File in the folder of scores that says how they were computed."""
 
@@ -33,6 +34,7 @@ def benchmark(
     published: Published | None = None,
     alignments: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    invalid: str = "error",
 ) -> Iterator[Result]:
     """Yields the result of each assay, in order.
 
@@ -45,6 +47,7 @@ def benchmark(
         published: results to compare with.
         alignments: folder of the alignments named in the reference table.
         progress: called with the numbers of assays done and in total.
+        invalid: see `VariantTable`. Variants without a measurement are scored, but not compared.
 
     Raises:
         UserError: for an assay that cannot be read, or a folder with scores of another model.
@@ -53,17 +56,21 @@ def benchmark(
     if scores is not None:
         _claim(scores, {"model": fingerprint(computer.model), "method": method, "precision": computer.precision})
     for done, assay in enumerate(assays.found, start=1):
-        table = VariantTable(assay.path, assay.sequence)
-        measured = table.table.numbers("DMS_score")
+        table = VariantTable(assay.path, assay.sequence, invalid=invalid)
+        ((rows, variants),) = table.groups.values()
+        measured = table.table.parsed(MEASURED)[0][rows]
         kept = scores / f"{assay.id}.csv" if scores is not None else None
         values = _reused(kept, table) if kept else None
         if values is None:
-            values = score_variants(computer, table.variants, method).round(DIGITS)
+            values = table.scattered(lambda each: score_variants(computer, each, method).round(DIGITS))
             if kept:
                 table.write(kept, values)
-        result = Result(assay, len(measured), {MODEL: spearman(values, measured)})
-        result.correlations[BLOSUM] = spearman(blosum62(table.variants), measured)
-        result.correlations[SITE_INDEPENDENT] = _by_site(result, table.variants, measured, alignments, published)
+        known = int(np.isfinite(measured).sum())
+        result = Result(assay, known, {MODEL: spearman(values[rows], measured)}, invalid=table.describe(_LISTED))
+        if blank := len(rows) - known:
+            result.notes.append(f"{counted(blank, 'variant')} without a measurement")
+        result.correlations[BLOSUM] = spearman(blosum62(variants), measured)
+        result.correlations[SITE_INDEPENDENT] = _by_site(result, variants, measured, alignments, published)
         for column in published.columns if published else ():
             if published and column != SITE_INDEPENDENT:
                 result.correlations[column] = published(column, assay.id)
@@ -104,7 +111,9 @@ def _reused(path: Path, table: VariantTable) -> np.ndarray | None:
     for name, cells in table.columns().items():
         if name not in kept or kept[name] != cells:
             return None
-    return kept.numbers(SCORE)
+    values = kept.numbers(SCORE, missing=True)
+    ((rows, _),) = table.groups.values()
+    return values if np.isfinite(values[rows]).all() else None
 
 
 def _by_site(

@@ -21,7 +21,9 @@ class Result:
     variants: int
     correlations: dict[str, float]
     notes: list[str] = field(default_factory=list)
-    """Why a correlation is missing."""
+    """Why a correlation is missing, or of fewer variants."""
+    invalid: list[str] = field(default_factory=list)
+    """Lines that count and list the rows that were not scored."""
 
 
 def averages(

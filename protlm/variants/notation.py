@@ -7,12 +7,12 @@ Legend: L residues of the wild type, n variants, m substitutions in all variants
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.sequence.alphabet import STANDARD
 
 WILD_TYPE = "WT"
@@ -28,9 +28,6 @@ _THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VA
 _ONE = {**dict(zip(_THREE.split(), STANDARD, strict=True)), "TER": "*"}
 _NUMBER = {letter: number for number, letter in enumerate(STANDARD)}
 _SURE = 3  # number of positions that have to agree before another offset is suggested
-
-Locate = Callable[[int], str]
-"""Where a variant comes from, for messages, by its 0-based number."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,13 @@ class Variants:
             start = end
 
 
-def parse(sequence: str, names: Sequence[str], offset: int = 0, locate: Locate | None = None) -> Variants:
+def parse(sequence: str, names: Sequence[str], offset: int = 0) -> Variants:
     """Parses variants and checks that the wild type has the residues that they replace.
 
     Args:
         sequence: the wild type, in upper case.
         names: such as "A42G" or "A42G:L50P", positions from 1; "WT" is the wild type itself.
         offset: added to the positions in the sequence: "A42G" replaces residue 42 - offset.
-        locate: see `Locate`.
 
     Raises:
         UserError: for a malformed name, a letter that is not one of the twenty, and a position that is out of range,
@@ -88,11 +84,20 @@ def parse(sequence: str, names: Sequence[str], offset: int = 0, locate: Locate |
     """
     variants, problems, advice = examine(sequence, names, offset)
     if problems:
-        locate = locate or (lambda number: f"variant {number + 1}")
-        first = min(problems)
-        more = f"; {len(problems) - 1:,} more variants do not match" if len(problems) > 1 else ""
-        raise UserError(f"{locate(first)}{problems[first]}{more}{advice}", "offset")
+        located = {number: f"variant {number + 1}{problem}" for number, problem in problems.items()}
+        raise UserError(first_of(located, "variant") + advice, "offset")
     return variants
+
+
+def first_of(problems: Mapping[int, str], noun: str) -> str:
+    """The first of the problems, by number, and how many more there are.
+
+    >>> first_of({4: "row 5: empty", 2: "row 3: 'A4*' is not a substitution"}, "row")
+    "row 3: 'A4*' is not a substitution; 1 more row is invalid"
+    """
+    others = len(problems) - 1
+    more = f"; {counted(others, f'more {noun}')} {'is' if others == 1 else 'are'} invalid" if others else ""
+    return problems[min(problems)] + more
 
 
 def examine(sequence: str, names: Sequence[str], offset: int = 0) -> tuple[Variants, dict[int, str], str]:

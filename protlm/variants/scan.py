@@ -13,7 +13,7 @@ from protlm.plots.positions import heat_map
 from protlm.progress import Progress
 from protlm.sequence.fasta import FastaFile, Record, none_left
 from protlm.tables import Table, read_table, write_table
-from protlm.variants.notation import all_singles
+from protlm.variants.notation import Variants, all_singles
 from protlm.variants.score import chosen_method, matrix_of, score_variants
 from protlm.variants.variant_table import MEASURED, MUTANT, PROTEIN, SCORE, SEQUENCE, VariantTable, format_score
 
@@ -27,10 +27,21 @@ class Scan:
         path: of a table, see `VariantTable`.
         names: of variants, if there is no table; without either, all single substitutions are scored.
         offset: see `parse`.
+        invalid, column: see `VariantTable`.
+
+    Raises:
+        UserError: also if none of the variants is valid.
     """
 
     def __init__(
-        self, proteins: Iterable[Record], source: str, path: Path | None, names: Sequence[str] = (), offset: int = 0
+        self,
+        proteins: Iterable[Record],
+        source: str,
+        path: Path | None,
+        names: Sequence[str] = (),
+        offset: int = 0,
+        invalid: str = "error",
+        column: str | None = None,
     ) -> None:
         records = list(proteins)
         self.notes = proteins.tally.lines() if isinstance(proteins, FastaFile) else []
@@ -40,17 +51,20 @@ class Scan:
         self.wild_types = {record.id: record.sequence for record in records}
         if len(self.wild_types) < len(records):
             raise UserError(f"{source}: duplicate identifiers; expected unique ones")
-        table = read_table(path) if path else Table("variants", [MUTANT], [[name] for name in names])
+        table = read_table(path, ragged=True) if path else Table("variants", [MUTANT], [[name] for name in names])
         several = len(records) > 1 and PROTEIN in table
         if not several:
             self.only(f"unless the table of variants has a column {PROTEIN!r}" if path else "protein")
         if path or names:
-            self.table = VariantTable(table, self.wild_types if several else records[0].sequence, offset)
+            wild_type = self.wild_types if several else records[0].sequence
+            self.table = VariantTable(table, wild_type, offset, invalid, column)
             self.groups = self.table.groups
         else:
             self.groups = {"": (None, all_singles(records[0].sequence, offset))}
         self.measured = self.table.measured() if self.table else None
         self.count = sum(len(variants) for _, variants in self.groups.values())
+        if self.table and not self.count:
+            raise self.table.refusal()
         if not self.count:
             raise UserError(f"{source}: none of the twenty amino acids occurs; there is nothing to substitute")
 
@@ -61,12 +75,13 @@ class Scan:
         return next(iter(self.wild_types.values()))
 
     def score(self, computer: Computer, method: str | None, progress: Progress | None = None) -> np.ndarray:
-        """Scores (n,) float64 in the order of the table; see `score_variants`."""
+        """Scores (n,) float64 in the order of the table, NaN for invalid rows; see `score_variants`."""
         chosen_method(computer.model, method)
-        scores = np.empty(self.count)
-        for rows, variants in self.groups.values():
-            scores[slice(None) if rows is None else rows] = score_variants(computer, variants, method, progress)
-        return scores
+
+        def compute(variants: Variants) -> np.ndarray:
+            return score_variants(computer, variants, method, progress)
+
+        return self.table.scattered(compute) if self.table else compute(self.groups[""][1])
 
     def write(self, path: Path | None, scores: np.ndarray, sequences: bool = True) -> None:
         """Writes a CSV table with scores; all single substitutions optionally without the mutated sequences."""
@@ -80,15 +95,17 @@ class Scan:
 
     def draw(self, path: Path, scores: np.ndarray) -> None:
         """Draws the single substitutions of the only protein as a heat map."""
-        ((_, variants),) = self.groups.values()
+        ((rows, variants),) = self.groups.values()
+        scores = scores if rows is None else scores[rows]
         with atomic_output(path) as partial:
             label = "log p(variant) - log p(wild type)"
             heat_map(partial, matrix_of(variants, scores), variants.sequence, label, diverging=True)
 
     def describe(self, scores: np.ndarray) -> list[str]:
         """Lines that report the number of scores, with Spearman's correlation if there are measurements."""
-        lines = [f"{counted(len(scores), 'variant')} of {counted(len(self.groups), 'protein')}", *self.notes]
+        lines = [f"{counted(self.count, 'variant')} of {counted(len(self.groups), 'protein')}", *self.notes]
+        lines += self.table.describe() if self.table else []
         if self.measured is not None and np.isfinite(value := spearman(scores, self.measured)):
-            known = int(np.isfinite(self.measured).sum())
+            known = int((np.isfinite(self.measured) & np.isfinite(scores)).sum())
             lines.append(f"Spearman's correlation with {MEASURED} of {counted(known, 'variant')}: {value:.3f}")
         return lines

@@ -20,23 +20,26 @@ Probabilities are over the whole vocabulary; marginals would be the same over th
 of any length are computed whole.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import ProtlmWarning, UserError, counted
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite
 from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass
 from protlm.performer import Performer
 from protlm.progress import Progress, summed
 from protlm.sequence.alphabet import IS_STANDARD, STANDARD, STANDARD_TOKENS, encode
 from protlm.sequence.containers import protein_of
-from protlm.variants.notation import Variants, all_singles, parse
+from protlm.tables import BLANKS
+from protlm.variants.notation import Variants, all_singles, examine, parse
 
 METHODS = ("masked-marginals", "wt-marginals", "pseudo-log-likelihood", "likelihood")
 
 WILD_TYPE = "the wild type"
+_LISTED = 5  # invalid variants named in a warning
 _RESIDUES = 1 << 18  # of variants that are in memory together
 
 
@@ -48,23 +51,38 @@ def score(
     token_budget: int = TOKEN_BUDGET,
     precision: str = "float32",
     offset: int = 0,
+    invalid: str = "error",
 ) -> np.ndarray:
     """Scores (n,) float64 of variants of one protein, by one of `METHODS`; formulas at the top of this file.
 
     The wild type is a string or another object that holds one protein, see `proteins_of`. Gaps are refused, since
     removing them would shift positions.
 
-    `offset` is the number of residues before the sequence, if variants are numbered on a longer one.
+    `offset` is the number of residues before the sequence, if variants are numbered on a longer one. With `invalid`
+    "nan", variants that cannot be scored, or are missing (None, NaN), have NaN, with a warning; "error" refuses them.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
     >>> score(model, "MKTAYIAK", ["K2R", "M1L:Y5F"]).shape
     (2,)
     """
-    computer = Computer(model, token_budget, precision)
-    return score_variants(
-        computer, parse(protein_of(sequence, gaps=False, name=WILD_TYPE), variant_names(variants), offset), method
-    )
+    if invalid not in ("error", "nan"):
+        raise UserError(
+            f"invalid {invalid!r}: expected 'error' or 'nan', so that there is a score per variant", "invalid"
+        )
+    names = variant_names(variants, missing=invalid == "nan")
+    wild_type, computer = protein_of(sequence, gaps=False, name=WILD_TYPE), Computer(model, token_budget, precision)
+    if invalid == "error":
+        return score_variants(computer, parse(wild_type, names, offset), method)
+    examined, problems, _ = examine(wild_type, names, offset)
+    scores = score_variants(computer, examined, method)
+    scores[list(problems)] = np.nan
+    if problems:
+        listed = "; ".join(f"variant {number + 1}{problems[number]}" for number in sorted(problems)[:_LISTED])
+        more = "; ..." if len(problems) > _LISTED else ""
+        message = f"{len(problems):,} of {counted(len(names), 'variant')} invalid, scored as NaN: {listed}{more}"
+        warnings.warn(message, ProtlmWarning, stacklevel=2)
+    return scores
 
 
 def score_matrix(
@@ -123,8 +141,8 @@ def chosen_method(model: Performer, method: str | None = None) -> str:
     return method
 
 
-def variant_names(variants: Iterable[str]) -> list[str]:
-    """The names of variants in a list, tuple, generator, array or pandas Series.
+def variant_names(variants: Iterable[str], missing: bool = False) -> list[str]:
+    """The names of variants in a list, tuple, generator, array or pandas Series; "" for None and NaN if `missing`.
 
     Raises:
         UserError: for any other object, or if an element is not a string.
@@ -136,6 +154,8 @@ def variant_names(variants: Iterable[str]) -> list[str]:
     ):
         raise UserError(f"variants: expected a list of strings such as 'A42G', got {type(variants).__name__}")
     names = list(variants)
+    if missing:
+        names = ["" if str(name).casefold() in BLANKS else name for name in names]
     for number, name in enumerate(names, start=1):
         if not isinstance(name, str):
             raise UserError(f"variant {number}: expected a string such as 'A42G', got {name!r}")
@@ -156,13 +176,18 @@ def _marginals(computer: Computer, variants: Variants, method: str, report: Prog
 
 
 def _likelihoods(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
-    """From whole mutated sequences; identical variants are computed once."""
+    """From whole mutated sequences; identical ones, and the wild type, are computed once."""
     pseudo = method == "pseudo-log-likelihood"
-    numbers: dict[tuple[str, ...], int] = {}
-    keys = (tuple(sorted(name.split(":"))) for name in variants.names)  # whatever the order of substitutions
-    order = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-    distinct = set(np.unique(order, return_index=True)[1].tolist())
-    values = np.empty(len(numbers) + 1)  # the wild type, then the variants
+    changes: list[list[tuple[int, int]]] = [[] for _ in variants.names]
+    changed = variants.mutant != variants.wild_type
+    columns = (variants.variant, variants.position, variants.mutant)
+    for variant, position, mutant in zip(*(column[changed].tolist() for column in columns), strict=True):
+        changes[variant].append((position, mutant))
+    numbers: dict[tuple[tuple[int, int], ...], int] = {(): 0}  # the wild type, then the distinct variants
+    order = np.array([numbers.setdefault(tuple(sorted(change)), len(numbers)) for change in changes], dtype=np.int64)
+    new, first = np.unique(order, return_index=True)
+    distinct = set(first[new > 0].tolist())
+    values = np.empty(len(numbers))
     total = len(values) * (int(IS_STANDARD[encode(variants.sequence)].sum()) if pseudo else 1)
     start, count = 0, summed(report, total)
     for proteins in _sequences(variants, distinct):
@@ -173,7 +198,7 @@ def _likelihoods(computer: Computer, variants: Variants, method: str, report: Pr
             sums = [own.sum() for own in causal_own(computer, proteins, count)]
         values[start : start + len(sums)] = sums
         start += len(sums)
-    return (values[1:] - values[0])[order]
+    return (values - values[0])[order]
 
 
 def _sequences(variants: Variants, distinct: set[int]) -> Iterator[list[np.ndarray]]:

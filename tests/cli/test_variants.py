@@ -149,6 +149,14 @@ def test_one_pass_depends_on_the_masking(protlm, model_folder: Path) -> None:
         (["--all", "--heatmap", "map.png", "-o", "map.png"], ["map.png: a table is written"]),
         (["--variant", "A42G"], ["variants, row 1, variant A42G: position 42 is outside"]),
         (["--variant", ""], ["row 1: empty"]),
+        (["--all", "--column", "x"], ["--column requires --variants"]),
+        (["--all", "--invalid", "nan"], ["--invalid nan requires --variants or --variant"]),
+        (["--all", "--invalid", "drop"], ["--invalid 'drop': expected one of error, skip, nan"]),
+        (
+            ["--variant", "A4*", "--variant", "A4del"],
+            ["variant A4*", "1 more row is invalid", "set --invalid to 'skip'"],
+        ),
+        (["--variant", "A4*", "--invalid", "skip"], ["variants, row 1, variant A4*"]),
     ],
 )
 def test_invalid_options_are_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
@@ -162,6 +170,29 @@ def test_measurements_must_be_numbers(protlm, model_folder: Path, variants: Path
     variants.write_text("mutant,DMS_score\nM1L,high\n")
     refused = protlm("score", SEQUENCE, "-m", model_folder, "--variants", variants)
     assert_refused(refused, "row 1: DMS_score is 'high'; expected a finite number")
+
+
+def test_invalid_rows_are_left_out_or_written_without_a_score(
+    protlm, model_folder: Path, variants: Path, tmp_path: Path
+) -> None:
+    variants.write_text("Effect,DMS_score\nM1L,NA\nA4*,1\nK2R,2\nA4del,3\nT3A,4\n,,\n")
+    run = ("score", SEQUENCE, "-m", model_folder, "--variants", variants, "--column", "effect")
+    refused = protlm(*run)
+    assert_refused(refused, f"{variants}, row 2, variant A4*: ", "1 more row is invalid; set --invalid to 'skip'")
+    scores = score(load(model_folder), SEQUENCE, ["M1L", "K2R", "T3A"])
+    for invalid, names, fate, word in (
+        ("skip", ["M1L", "K2R", "T3A"], "left out", "skipped"),
+        ("nan", ["M1L", "A4*", "K2R", "A4del", "T3A"], "without a score", "no score"),
+    ):
+        outcome = protlm(*run, "--invalid", invalid, "--heatmap", tmp_path / "map.png")
+        rows = table(outcome.out)
+        assert [row["Effect"] for row in rows] == names
+        found = [float(row["protlm_score"]) for row in rows if row["protlm_score"]]
+        np.testing.assert_allclose(found, scores, atol=1e-5)
+        lines = outcome.err.splitlines()
+        assert lines[:2] == ["3 variants of 1 protein", f"{variants}: 2 of 5 rows invalid, {fate}"]
+        assert [line.partition(":")[0] for line in lines[2:4]] == [word, word]
+        assert "DMS_score of 2 variants" in lines[4]
 
 
 def test_a_protein_without_amino_acids_has_no_variants(protlm, model_folder: Path) -> None:
@@ -222,5 +253,32 @@ def test_proteingym_reports_errors_in_one_line(protlm, model_folder: Path, assay
     assert_refused(protlm(*run, "--scores", assays), "contains CSV files")
     (assays / "two.csv").write_text("mutant,DMS_score\nG1A,high\n")
     output = tmp_path / "out.csv"
-    assert_refused(protlm(*run, "-o", output), "two.csv, row 1: DMS_score is 'high'; expected a finite number")
+    refused = protlm(*run, "-o", output, "--invalid", "error")
+    assert_refused(refused, "two.csv, row 1: DMS_score is 'high'; expected a finite number")
+    assert_refused(protlm(*run, "--invalid", "drop"), "--invalid 'drop': expected one of")
     assert not output.exists()
+
+
+def test_invalid_and_blank_rows_do_not_end_proteingym(protlm, model_folder: Path, assays: Path, tmp_path: Path) -> None:
+    clean, kept = tmp_path / "clean.csv", tmp_path / "kept"
+    run = ("proteingym", assays, "-m", model_folder)
+    assert protlm(*run, "-o", clean).code == 0
+    lines = (assays / "one.csv").read_text().splitlines()
+    bad = ["A4*,1", "A4del,1", "NA,2", "K8R,high", "K8R", "M1del,5", "M1*,5"]
+    (assays / "one.csv").write_text("\n".join([*lines[:2], "Y5F,NA", *bad, "I6L,", *lines[2:], ",,", ""]))
+    (assays / "empty.csv").write_text("mutant,DMS_score\nA99G,1\n")
+    with (assays / "wt.fasta").open("a") as file:
+        file.write(f">empty\n{SEQUENCE}\n")
+    for invalid, fate in ((), "left out"), (("--invalid", "nan"), "without a score"):
+        output = tmp_path / "out.csv"
+        folder = ("--scores", kept.with_suffix(f".{len(invalid)}"))
+        outcome = protlm(*run, "-o", output, *invalid, *folder)
+        assert outcome.code == 0
+        found, expected = table(output.read_text()), table(clean.read_text())
+        assert [row for row in found if row["DMS_id"] != "empty"] == expected
+        assert [row["protlm"] for row in found if row["DMS_id"] == "empty"] == [""]
+        assert f"one.csv: 7 of 12 rows invalid, {fate}" in outcome.err
+        assert f"empty.csv: 1 of 1 row invalid, {fate}" in outcome.err
+        assert outcome.err.count("one.csv, row") == 5
+        assert "1 assay: 2 variants without a measurement" in outcome.out
+        assert protlm(*run, "-o", output, *invalid, *folder).out == outcome.out

@@ -231,8 +231,7 @@ def test_scores_of_a_different_model_are_refused(tiny_model: Performer, folder: 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("mutant,DMS_score\nM1L,\n", r"A_one\.csv, row 1: DMS_score is blank; expected a finite number"),
-        ("mutant,DMS_score\nM1L,nan\n", "row 1: DMS_score is blank"),
+        ("mutant,DMS_score\nM1L,high\n", r"A_one\.csv, row 1: DMS_score is 'high'; expected a finite number"),
         ("mutant\nM1L\n", "no column 'DMS_score'"),
         ("mutant,DMS_score\nK1L,1\n", "row 1, variant K1L: position 1 of the wild type is M, not K"),
     ],

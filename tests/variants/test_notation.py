@@ -85,7 +85,7 @@ def test_mismatches_are_refused_with_their_position(names: list[str], message: s
 
 def test_an_offset_that_fits_all_variants_is_suggested() -> None:
     names = ["M24L", "T26A", "Y28F", "K31R"]
-    with pytest.raises(UserError, match=r"3 more variants do not match; all would match with an offset of 23"):
+    with pytest.raises(UserError, match=r"3 more variants are invalid; all would match with an offset of 23"):
         parse(WILD_TYPE, names)
     assert next(parse(WILD_TYPE, names, offset=23).sequences()) == "LKTAYIAKQR"
     with pytest.raises(UserError, match=r"position 24, with an offset of 22, of the wild type is K, not M"):
