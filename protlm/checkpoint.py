@@ -24,6 +24,7 @@ from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 from protlm.sequence.formats import found_in
+from protlm.strict_json import dumps
 
 FORMAT = "protlm model"
 VERSION = 1
@@ -115,13 +116,16 @@ def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None
         dtype: of the parameters on disk, one of `DTYPES`; see `stored`.
 
     Raises:
-        UserError: if the folder already exists or cannot be written, or for a dtype that is unknown or too narrow.
+        UserError: if the folder already exists or cannot be written, for a dtype that is unknown or too narrow, or an
+            option of the model that is not finite.
     """
-    weights = stored(model, dtype)
+    weights, described = stored(model, dtype), description(model.config)
+    if dumps(described) != json.dumps(described):  # null would be another option when the model is loaded
+        raise UserError("an option of the model is infinite or NaN, which JSON does not have; use a finite number")
     with new_folder(folder) as model_folder:
         save(weights, model_folder)
-        described = {**description(model.config), "sha256": _checksum(model_folder / WEIGHTS)}
-        (model_folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
+        described["sha256"] = _checksum(model_folder / WEIGHTS)
+        (model_folder / CONFIG).write_text(dumps(described, indent=2) + "\n")
 
 
 def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
@@ -191,7 +195,7 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
 
 def fingerprint(model: Performer) -> str:
     """XXH3 hash (128 bits, hexadecimal) of a model's configuration and weights, however it is stored."""
-    digest = xxhash.xxh3_128(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    digest = xxhash.xxh3_128(dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -77,13 +77,12 @@ def info(
     token_budget: Annotated[int, Option(min=3, help="data.token_budget of training, likewise.")] = 4000,
 ) -> None:
     """Print statistics of a corpus: lengths, clusters, residue frequencies, unigram baseline, steps per epoch."""
-    from json import dumps
-
     from protlm.batching.batches import ProteinBatches, Question
     from protlm.batching.masking import Masking
     from protlm.corpus.reader import Corpus
     from protlm.corpus.statistics import describe, draw_lengths, format_description
     from protlm.files import atomic_output
+    from protlm.strict_json import dumps
     from protlm.tables import text_output
 
     check_outputs({"--histogram": (histogram, PICTURE)}, [corpus])

@@ -43,8 +43,9 @@ def prepare_corpus(
         progress: called regularly with the bytes read and the total (0 if unknown).
 
     Raises:
-        UserError: for a file that is missing or not FASTA, an output that cannot be written, or no protein at all, or a
-            cluster table or list of identifiers to hold out that is not of these proteins.
+        UserError: for a file that is missing or not FASTA, an output that cannot be written, no protein at all, only
+            unknown residues in the train split, or a cluster table or list of identifiers to hold out that is not of
+            these proteins.
     """
     rule, selection, out = rule or SplitRule(), selection or Selection(), Path(out)
     if workers < 1:

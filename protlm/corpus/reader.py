@@ -20,6 +20,7 @@ from protlm.errors import UserError
 from protlm.sequence.alphabet import SCORED, TOKENS
 from protlm.sequence.formats import FASTA, found_in
 from protlm.sequence.stream import STDIN, check_readable
+from protlm.strict_json import dumps
 
 _MAPPED = ("tokens", "offsets", "split", "members", "member_offsets", "clusters", "groups", "group_offsets")
 
@@ -118,7 +119,7 @@ class Corpus:
         """Identifies the content: 32 hexadecimal digits from the checksums of the sources and the options."""
         sources = [(source["bytes"], source["xxh3_128"]) for source in self.attributes["sources"]]
         content = [len(self), int(self.offsets[-1]), sources, self.attributes["options"]]
-        return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+        return xxhash.xxh3_128_hexdigest(dumps(content, sort_keys=True).encode())
 
     def check_sources(self, fastas: Sequence[str | Path]) -> None:
         """Checks by name and size that the corpus was made from these files; an empty list passes.

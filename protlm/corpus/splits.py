@@ -16,6 +16,12 @@ SPLITS = ("train", "valid", "test", "ood")
 
 TRAIN, VALID, TEST, OOD = range(4)
 
+NOTHING_TO_LEARN = (
+    "the train split has only unknown and ambiguous residues (X, B, Z), which are never predicted; "
+    "expected protein sequences with amino acids"
+)
+"""Message about a corpus."""
+
 
 def digests(texts: Sequence[bytes]) -> np.ndarray:
     """XXH3 hashes (n, 2) uint64 of n byte strings, 128 bits each, high half first: the same on every machine.

@@ -5,7 +5,6 @@ start and everything else after the tokens, so most tokens are never copied.
 """
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,12 @@ from protlm.corpus.assignment import ROWS, Assignment, names_of
 from protlm.corpus.external_sort import Column
 from protlm.corpus.ingest import START, Part
 from protlm.corpus.layout import FORMAT, VERSION, KeptPart, allocate_tokens, write_columns, write_merged
-from protlm.corpus.splits import SPLITS, TRAIN
+from protlm.corpus.splits import NOTHING_TO_LEARN, SPLITS, TRAIN
 from protlm.corpus.summary import PrepareSummary
 from protlm.corpus.workers import Workers
-from protlm.sequence.alphabet import TOKENS, count_tokens
+from protlm.errors import UserError
+from protlm.sequence.alphabet import SCORED, TOKENS, count_tokens
+from protlm.strict_json import dumps
 
 _TOKENS = 1 << 21  # processed at a time
 
@@ -48,6 +49,9 @@ def write_corpus(
 
     Returns:
         The corpus.
+
+    Raises:
+        UserError: if a model could learn nothing from its train split; an empty one is accepted, for evaluation.
     """
     id_type = f"S{max(part.longest_id for part in parts)}"
     firsts = np.cumsum([0, *(part.records for part in parts)]).tolist()
@@ -63,16 +67,19 @@ def write_corpus(
     summary.residues = sum(part.residues for part in kept)
     summary.proteins = sum(part.records for part in kept)
     summary.merged = firsts[-1] - summary.proteins
+    counts = np.sum([part.counts for part in kept], axis=0)
+    if not counts[TRAIN, SCORED].any() and (counts[TRAIN].any() or not counts[:, SCORED].any()):
+        raise UserError(f"{', '.join(source['name'] for source in attributes['sources'])}: {NOTHING_TO_LEARN}")
     tokens = kept[0].folder / "tokens"
     head = folder / "head"
-    description = {name: json.dumps(value) for name, value in attributes.items()}
+    description = {name: dumps(value) for name, value in attributes.items()}
     _make_room(head, int(id_type[1:]), sum(map(len, description.values())), assignment.clustered, summary)
     version = ("v110", "v110")
     with h5py.File(head, "w", libver=version, alignment_threshold=START, alignment_interval=START) as file:
         in_place = allocate_tokens(file, summary.residues) == START
         file.attrs.update({"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS)})
         file.attrs.update(description)
-        file["residue_counts"] = np.sum([part.counts for part in kept], axis=0)
+        file["residue_counts"] = counts
         write_columns(file, kept, id_type, folder, assignment.clustered, summary)
         if summary.merged:
             assert assignment.columns is not None

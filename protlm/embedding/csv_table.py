@@ -12,6 +12,7 @@ from protlm.embedding.description import Count, Values, is_description, of_resid
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.sequence.stream import read_through
+from protlm.strict_json import dumps
 
 _DIGITS = {"float16": 5, "float32": 9}  # enough to read back exactly the same number
 
@@ -45,7 +46,7 @@ def write_about(path: Path, target: Path, description: dict[str, Any]) -> None:
     """Describes the table at `path` in the file beside `target`, where it is going to be."""
     table = read_through(path)
     checked = {**description, "table_bytes": table["bytes"], "table_xxh3_128": table["xxh3_128"]}
-    path.with_name("about").write_text(json.dumps(checked, indent=2) + "\n")
+    path.with_name("about").write_text(dumps(checked, indent=2) + "\n")
     path.with_name("about").replace(about_path(target))
 
 

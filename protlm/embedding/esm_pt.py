@@ -11,6 +11,7 @@ import torch
 
 from protlm.embedding.description import Count, Values
 from protlm.embedding.survey import Proteins
+from protlm.strict_json import dumps
 
 ABOUT = "protlm.json"
 """File that records what a folder was made from."""
@@ -31,7 +32,7 @@ def refuse_file(name: bytes) -> str | None:
 
 def _new_folder(path: Path, description: dict[str, Any]) -> None:
     path.mkdir()
-    (path / ABOUT).write_text(json.dumps(description, indent=2) + "\n")
+    (path / ABOUT).write_text(dumps(description, indent=2) + "\n")
 
 
 def write_files(path: Path, description: dict[str, Any], proteins: Proteins, values: Values) -> None:

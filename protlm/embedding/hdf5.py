@@ -12,6 +12,7 @@ import numpy as np
 from protlm.embedding.description import BLOCK, FORMAT, VERSION, Count, Values, axes, of_residues, stored_dtype
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
+from protlm.strict_json import dumps
 
 h5d, h5o, h5p, h5s, h5t = (getattr(h5py, part) for part in ("h5d", "h5o", "h5p", "h5s", "h5t"))  # unknown to its stubs
 
@@ -35,7 +36,7 @@ def _new_file(path: Path, description: dict[str, Any]) -> Iterator[h5py.File]:
     """An HDF5 file with a record of what it was made from."""
     # insertion order is kept, and names are found fast among millions
     with h5py.File(path, "w", libver="latest", track_order=True) as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "about": json.dumps(description)})
+        file.attrs.update({"format": FORMAT, "version": VERSION, "about": dumps(description)})
         yield file
 
 

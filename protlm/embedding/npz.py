@@ -15,6 +15,7 @@ from protlm.embedding.description import Count, Values, axes, of_residues, store
 from protlm.embedding.hdf5 import blocks, pointers, repeated, stored_rows
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
+from protlm.strict_json import dumps
 
 _NAMES = 1 << 16  # names written at a time
 _COPIED = 1 << 24  # bytes of a matrix copied at a time
@@ -28,7 +29,7 @@ def read_about(path: Path) -> Any:
 def write(path: Path, description: dict[str, Any], proteins: Proteins, values: Values) -> None:
     count, names = len(proteins.lengths), proteins.names
     with zipfile.ZipFile(path, "w") as file:
-        _write_small(file, {"about": np.array(json.dumps(description)), **pointers(description, proteins)})
+        _write_small(file, {"about": np.array(dumps(description)), **pointers(description, proteins)})
         _write_names(file, "ids", count, lambda index: names.unchanged(index).decode())
         if names.renamed:
             _write_names(file, "original_ids", count, lambda index: names.original(index).decode())
@@ -54,7 +55,7 @@ def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], cou
     if len(set(names)) < len(names):
         raise UserError(repeated(names))
     with zipfile.ZipFile(partial, "w") as file:
-        _write_small(file, {"about": np.array(json.dumps(description)), part: np.concatenate(beside)})
+        _write_small(file, {"about": np.array(dumps(description)), part: np.concatenate(beside)})
         _write_names(file, "ids", len(names), names.__getitem__)
         if changed:
             _write_names(file, "original_ids", len(originals), originals.__getitem__)

@@ -13,6 +13,7 @@ import numpy as np
 from protlm.embedding.description import BLOCK, Count, Values, of_residues, stored_dtype, vectors
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
+from protlm.strict_json import dumps
 
 _ABOUT = b"protlm"
 
@@ -40,7 +41,7 @@ def _schema(description: dict[str, Any]) -> Any:
     fields.append(arrow.field("length", arrow.int32(), nullable=False))
     kind = arrow.list_(kind) if of_residues(description) else kind
     fields += [arrow.field(name, kind) for name in vectors(description)]
-    return arrow.schema(fields, metadata={_ABOUT: json.dumps(description).encode()})
+    return arrow.schema(fields, metadata={_ABOUT: dumps(description).encode()})
 
 
 def _writer(path: Path, schema: Any) -> Any:

@@ -25,6 +25,7 @@ from protlm.errors import UserError
 from protlm.files import UnwritableError, atomic_output, partial_folder, publish
 from protlm.inference.engine import Computer, check_finite
 from protlm.performer import Performer
+from protlm.strict_json import dumps
 
 POOLS = ("mean", "bos", "max")
 """Mean or maximum over the residues, without special tokens; or the first token, which precedes them."""
@@ -141,7 +142,7 @@ class PartialOutput:
             if self.description is None:
                 self.clear()
                 with atomic_output(self.folder / _DESCRIPTION) as partial:
-                    partial.write_text(json.dumps(description))
+                    partial.write_text(dumps(description))
             self._windows.mkdir(exist_ok=True)
             done = sum(path.stat().st_size for path in self._windows.iterdir())
             needed, free = 2 * int(self._offsets[-1]) - done, shutil.disk_usage(self.folder).free

@@ -7,7 +7,6 @@ attention is a class of another package, its module comes along.
 
 import ast
 import inspect
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kinds import built_in_classes, describe, implementation
 from protlm.sequence.alphabet import INDEX, TOKENS
+from protlm.strict_json import dumps
 
 PACKAGE = Path(__file__).parents[1]
 WRAPPER = "exchange/modeling_protlm.py"
@@ -178,4 +178,4 @@ files are copied from protlm (Apache License 2.0) and need torch and numpy.
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(dumps(content, indent=2) + "\n")

@@ -1,7 +1,5 @@
 """Accuracy and perplexity of a model on the splits of a corpus, also by protein length and by residue."""
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from protlm.metrics import Breakdown, format_row
 from protlm.performer import Performer
 from protlm.residue_metrics import ResidueMetrics
 from protlm.sequence.alphabet import INDEX, STANDARD
+from protlm.strict_json import dumps
 from protlm.tables import aligned
 
 FORMAT = "protlm evaluation"
@@ -176,13 +175,4 @@ def to_json(
         split: {"proteins": r.proteins, "asked": r.scored, **r, "by_length": r.by_length, "by_residue": r.by_residue}
         for split, r in results.items()
     }
-    return json.dumps(_without_nan({**about, "splits": splits}), indent=2, allow_nan=False) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
-    """Replaces NaN, which JSON does not have, by None at any depth."""
-    if isinstance(value, dict):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return dumps({**about, "splits": splits}, indent=2) + "\n"

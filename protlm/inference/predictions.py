@@ -1,6 +1,5 @@
 """Predictions at masks written to files: tables, matrices of probabilities and pictures."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from protlm.plots.positions import logo as sequence_logo
 from protlm.progress import summed
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, decode
 from protlm.sequence.fasta import FastaFile, Record, none_left
+from protlm.strict_json import dumps
 from protlm.tables import text_output
 
 COLUMNS = ("protein", "position", "rank", "residue", "probability")
@@ -161,7 +161,7 @@ def write_rows(rows: Iterable[Row], file: IO[str], layout: str) -> None:
         return
     file.write("[")
     for number, row in enumerate(rows):
-        file.write(f"{',' if number else ''}\n{json.dumps(dict(zip(COLUMNS, row, strict=True)))}")
+        file.write(f"{',' if number else ''}\n{dumps(dict(zip(COLUMNS, row, strict=True)))}")
     file.write("\n]\n")
 
 

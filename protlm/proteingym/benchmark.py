@@ -14,6 +14,7 @@ from protlm.inference.engine import Computer
 from protlm.proteingym.alignment import site_independent
 from protlm.proteingym.assays import SITE_INDEPENDENT, Assays, Published
 from protlm.proteingym.correlation import Result
+from protlm.strict_json import dumps
 from protlm.tables import read_table, text_output
 from protlm.variants.blosum import blosum62
 from protlm.variants.notation import Variants
@@ -100,7 +101,7 @@ def _claim(folder: Path, about: dict[str, str]) -> None:
     if any(folder.glob("*.csv")):
         raise UserError(f"{folder}: contains CSV files but no {RECORD}; choose another folder for scores")
     with text_output(path) as file:
-        file.write(json.dumps(about, indent=2) + "\n")
+        file.write(dumps(about, indent=2) + "\n")
 
 
 def _reused(path: Path, table: VariantTable) -> np.ndarray | None:

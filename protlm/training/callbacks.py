@@ -1,6 +1,5 @@
 """Callbacks: redrawing features, seeding dropout, throughput, results, learning curve."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from protlm.metrics import format_metrics
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
 from protlm.sequence.alphabet import EOS
+from protlm.strict_json import dumps
 from protlm.training.task import LanguageModelTask
 
 
@@ -147,7 +147,7 @@ class Results(Callback):
         # not in on_test_end, so that the table follows the progress bar
         if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
             with atomic_output(self.path) as partial:
-                partial.write_text(json.dumps(pl_module.results, indent=2) + "\n")
+                partial.write_text(dumps(pl_module.results, indent=2) + "\n")
             print(format_metrics(pl_module.results))
 
 

@@ -16,9 +16,10 @@ from protlm.corpus.ingest import Selection
 from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpora, Corpus, Unigram
-from protlm.corpus.splits import SplitRule, digests, read_ids
+from protlm.corpus.splits import NOTHING_TO_LEARN, TRAIN, SplitRule, digests, read_ids
 from protlm.errors import UserError
 from protlm.files import BusyError
+from protlm.sequence.alphabet import SCORED
 from protlm.sequence.stream import read_through
 
 VALID, TEST = 0.05, 0.1
@@ -33,8 +34,7 @@ class TremblDataModule(pl.LightningDataModule):
     """Single proteins, randomly cropped to `max_length` for training, in length-bucketed batches.
 
     Training batches never end; `trainer.max_steps`, or `trainer.max_epochs` with `protlm.training.epochs`, sets the end
-    of training. A checkpoint stores the position in the
-    data, so a resumed run gets exactly the batches that it has not seen.
+    of training. A checkpoint stores the position in the data, so a resumed run gets exactly the remaining batches.
 
     Args:
         corpus: path of a corpus, or of several that are used as one; a single one is made from `fasta` if it does not
@@ -182,6 +182,8 @@ class TremblDataModule(pl.LightningDataModule):
             if self.min_cluster_size != 1:
                 what = f"no cluster in the train split has data.min_cluster_size={self.min_cluster_size} proteins"
             raise UserError(f"{self.corpora}: {what}")
+        if not any(corpus.residue_counts[TRAIN, SCORED].any() for corpus in self.corpora.corpora):
+            raise UserError(f"{self.corpora}: {NOTHING_TO_LEARN}")
         return samples
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from protlm.checkpoint import export, load
 from protlm.files import atomic_output
+from protlm.strict_json import dumps
 
 
 class RunLogger(Logger):
@@ -91,7 +92,7 @@ class TensorBoardLogger(RunLogger):
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self.folder), purge_step=step)
-            text = json.dumps(self._params, indent=2, default=str)
+            text = dumps(self._params, indent=2, default=str)
             self._writer.add_text("run", "    " + text.replace("\n", "\n    "), step)  # indented: Markdown for code
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
@@ -186,7 +187,7 @@ class WandbLogger(RunLogger):
             stored = {"id": secrets.token_hex(4), "first": step}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(path) as partial:
-            partial.write_text(json.dumps(stored) + "\n")
+            partial.write_text(dumps(stored) + "\n")
 
         # silent: otherwise wandb first asks the server for the user's name, which may take 10 more seconds
         settings = wandb.setup(settings=wandb.Settings(silent=True)).settings

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -72,7 +73,7 @@ def format_jobs(jobs: Sequence[Job]) -> str:
     options = list(jobs[0]["options"]) if jobs else []
     header = ["job", *options, "split", "accuracy %", "unigram", "perplexity", "unigram"]
     lines = []
-    groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    groups: dict[tuple[Any, ...], list[dict[str, float | None]]] = {}
     for job in jobs:
         values = list(job["options"].values())
         if not job["results"]:
@@ -91,10 +92,10 @@ def format_jobs(jobs: Sequence[Job]) -> str:
     return "\n".join([table, *(f"job {job['job']}: {job['stopped']}" for job in jobs if job["stopped"])])
 
 
-def _cells(rows: list[dict[str, float]]) -> list[str]:
+def _cells(rows: list[dict[str, float | None]]) -> list[str]:
     cells = []
     for name, factor in _METRICS:
-        values = [factor * row[name] for row in rows]
+        values = [math.nan if row[name] is None else factor * row[name] for row in rows]
         digits = 2 if factor == 100 else 3
         spread = f"±{stdev(values):.{digits}f}" if len(values) > 1 and not name.startswith("unigram") else ""
         cells.append(f"{mean(values):.{digits}f}{spread}")

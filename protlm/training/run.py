@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Timer
 import protlm
 from protlm.errors import UserError
 from protlm.files import atomic_output
+from protlm.strict_json import dumps
 
 try:
     import fcntl
@@ -172,7 +173,7 @@ def record_end(folder: Path, steps: int, stopped: str | None) -> None:
 
 def _replace(path: Path, content: dict[str, Any]) -> None:
     with atomic_output(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.write_text(dumps(content, indent=2) + "\n")
 
 
 def time_limit_message(trainer: pl.Trainer, reference: str) -> str | None:

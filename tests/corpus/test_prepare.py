@@ -731,3 +731,16 @@ def test_an_empty_cluster_table_is_refused(sample: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"empty\.tsv: no clusters"):
         prepare_corpus([sample], tmp_path / "corpus.h5", SplitRule(clusters=tmp_path / "empty.tsv"))
     assert not (tmp_path / "corpus.h5").exists()
+
+
+@pytest.mark.parametrize("sequence", ["XXXXXXXX", "BZX"])
+def test_a_train_split_of_unknown_residues_is_refused(write_fasta, tmp_path: Path, sequence: str) -> None:
+    fasta = write_fasta([("a", sequence), ("b", sequence * 2)])
+    for rule in (SplitRule(0, 0), SplitRule(0, 0, held_out=frozenset("ab"))):
+        with pytest.raises(
+            UserError, match=r"proteins\.fasta: the train split has only unknown and ambiguous residues"
+        ):
+            prepare_corpus([fasta], tmp_path / "c.h5", rule)
+        assert [path.name for path in tmp_path.iterdir()] == ["proteins.fasta"]
+    fasta = write_fasta([("a", sequence), ("b", sequence + "M")])
+    assert prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(0, 0)).proteins == 2

@@ -22,7 +22,7 @@ from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SplitRule
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.sequence.alphabet import STANDARD
+from protlm.sequence.alphabet import SCORED, STANDARD
 from protlm.training.datamodule import ConcatenatedTremblDataModule, TremblDataModule
 from protlm.training.task import LanguageModelTask
 
@@ -97,6 +97,14 @@ def test_a_corpus_without_training_proteins_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no protein in the train split"):
         data.train_dataloader()
     assert [len(list(loader)) for loader in data.val_dataloader()] == [0]
+
+
+def test_a_corpus_of_an_earlier_version_with_nothing_to_learn_is_refused(two: list[str]) -> None:
+    data = TremblDataModule(two)
+    for corpus in data.corpora.corpora:
+        corpus.residue_counts[:, SCORED] = 0  # `prepare` now refuses to write it
+    with pytest.raises(UserError, match=r"large\.h5, .*small\.h5: the train split has only unknown"):
+        data.train_dataloader()
 
 
 def prepared(path: Path, size: int, rule: SplitRule | None = None, **options: Any) -> Path:
