@@ -175,7 +175,7 @@ def survey(
             if progress:
                 progress(file.position, file.size)
         if not lengths:
-            raise none_left(file.path, file)
+            raise none_left(file.path, file.tally)
         spool.flush()
         text = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)  # outlives the file
     ends = np.cumsum(np.concatenate(sizes))

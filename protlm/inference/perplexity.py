@@ -123,7 +123,7 @@ def write_perplexities(
             residues += sum(map(len, tokens))
             count(residues - done)
         if not proteins:
-            raise none_left("the input", records)
+            raise none_left("the input", records.tally if isinstance(records, FastaFile) else None)
 
     name = "perplexity" if computer.model.config.causal else "pseudo_perplexity"
     lines = rows()

@@ -136,7 +136,7 @@ def write_predictions(
         else:
             unwritten = list(rows())
         if not count:
-            raise none_left(source or "sequence", records)
+            raise none_left(source or "sequence", records.tally if isinstance(records, FastaFile) else None)
         for protein, p in pictures:
             letters = decode(protein.tokens).replace(TOKENS[MASK], "?")
             if outputs.logo:

@@ -47,7 +47,7 @@ class Scan:
         self.notes = proteins.tally.lines() if isinstance(proteins, FastaFile) else []
         self.source, self.table = source, None
         if not records:
-            raise none_left(source, proteins)
+            raise none_left(source, proteins.tally if isinstance(proteins, FastaFile) else None)
         self.wild_types = {record.id: record.sequence for record in records}
         if len(self.wild_types) < len(records):
             raise UserError(f"{source}: duplicate identifiers; expected unique ones")

@@ -31,6 +31,7 @@ def test_results_are_of_the_saved_weights(interval: int, monkeypatch, tmp_path, 
     assert results["perplexity"] == pytest.approx(again["perplexity"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_bit_for_bit_alike(monkeypatch, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
     options = [*RUN, f"data.corpus={corpus_path}", "trainer.limit_test_batches=1"]

@@ -71,6 +71,7 @@ def test_an_epoch_sees_each_training_protein_once(steps: list[str], corpus: str,
     assert 0 < rates[-1] < 0.2 * max(rates)
 
 
+@pytest.mark.slow
 def test_validation_at_the_end_of_epochs_and_at_fractions(corpus: str, capsys) -> None:
     def validations(*options: str) -> list[int]:
         run_training(*RUN, corpus, *options)
@@ -82,6 +83,7 @@ def test_validation_at_the_end_of_epochs_and_at_fractions(corpus: str, capsys) -
     assert validations("trainer.max_steps=8", "trainer.check_val_every_n_epoch=1") == [6]
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_and_both_limits(corpus: str, capsys) -> None:
     run_training(*RUN, corpus, SEEN, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=4")
     assert Seen.ends == [2, 4]  # 6 batches are 2 steps
@@ -109,6 +111,7 @@ def test_impossible_plans_are_refused(options: list[str], expected: str, corpus:
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_in_epochs_resumes_bit_for_bit(corpus: str) -> None:
     """Stopped within an epoch, at its end, and right after it."""
     common = [*RUN, corpus, "schedule=constant", "model.dropout=0.1", "trainer.max_epochs=3"]
