@@ -130,6 +130,7 @@ class Batches(Dataset[Batch]):
         if key[0, 0] < 0:  # not scored; see `Plan`
             batch = self[~key]
             return batch._replace(targets=torch.full_like(batch.targets, IGNORE), scored=torch.zeros_like(batch.scored))
+        self.corpora.check_unchanged()
         samples = []
         for row in key.tolist():
             generator = self._chance(row[0], row[1])

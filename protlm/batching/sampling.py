@@ -103,7 +103,11 @@ class Draws:
             (n,) int64, number of earlier passes through the corpus, plus 2^32 times the part number of a single corpus;
             it makes a protein that is drawn again a different sample;
             (n,) int64, the proteins.
+
+        Raises:
+            UserError: if a corpus was overwritten.
         """
+        self.corpora.check_unchanged()
         slots = permutation(self.size, (self.seed, 1, epoch))(np.arange(start, min(stop, self.size)))
         shards = np.searchsorted(self._ends, slots, side="right")
         passes, proteins = np.empty_like(slots), np.empty_like(slots)

@@ -5,8 +5,9 @@ docs/formats.md describes the layout; `prepare` writes it. Memory maps share the
 
 import json
 import mmap
+import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from protlm.sequence.formats import FASTA, found_in
 from protlm.sequence.stream import STDIN, check_readable
 from protlm.strict_json import dumps
 
+_CHANGED = "has changed since it was opened; do not overwrite a corpus in use, but write another with 'protlm prepare'"
 _MAPPED = ("tokens", "offsets", "split", "members", "member_offsets", "clusters", "groups", "group_offsets")
 
 
@@ -85,6 +87,7 @@ class Corpus:
                     dataset = _dataset(file, name)
                     places[name] = (dataset.dtype, dataset.size, dataset.id.get_offset() if dataset.size else 0)
         with self.path.open("rb") as raw:
+            self._state = _state(os.fstat(raw.fileno()))
             memory = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
         arrays = {name: np.frombuffer(memory, dtype, size, start) for name, (dtype, size, start) in places.items()}
         self._tokens, self.offsets, self.split = arrays["tokens"], arrays["offsets"], arrays["split"]
@@ -102,8 +105,27 @@ class Corpus:
         start, stop = self.offsets[index : index + 2].tolist()
         return self._tokens[start:stop]
 
-    def __reduce__(self) -> tuple[type["Corpus"], tuple[Path]]:
-        return Corpus, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., "Corpus"], tuple[Path, str]]:
+        return _reopened, (self.path, self.fingerprint)
+
+    def check_unchanged(self) -> None:
+        """Checks that the file was not overwritten in place, before its memory map is read; takes microseconds.
+
+        A file that was replaced as a whole, as `prepare` does, or deleted, remains available until it is closed. One
+        whose time was changed without its content, such as by `touch`, passes.
+
+        Raises:
+            UserError: if it was overwritten; reading it further could end the process.
+        """
+        try:
+            state = _state(self.path.stat())
+        except OSError:
+            return
+        if state == self._state or state[:2] != self._state[:2]:
+            return
+        if state[2] != self._state[2] or _fingerprint(self.path) != self.fingerprint:
+            raise UserError(f"{self.path}: {_CHANGED}")
+        self._state = state
 
     @property
     def lengths(self) -> np.ndarray:
@@ -195,6 +217,11 @@ class Corpora:
     def __str__(self) -> str:
         return ", ".join(str(corpus.path) for corpus in self.corpora)
 
+    def check_unchanged(self) -> None:
+        """See `Corpus.check_unchanged`."""
+        for corpus in self.corpora:
+            corpus.check_unchanged()
+
     def id(self, index: int) -> str:
         """The identifier of one protein."""
         shard = bisect_right(self._starts, index) - 1
@@ -221,6 +248,25 @@ class Corpora:
     def unigram(self) -> "Unigram":
         """The unigram baseline of the training splits."""
         return Unigram(np.sum([corpus.residue_counts[TRAIN] for corpus in self.corpora], axis=0))
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _fingerprint(path: Path) -> str | None:
+    try:
+        return Corpus(path).fingerprint
+    except UserError:
+        return None
+
+
+def _reopened(path: Path, fingerprint: str) -> Corpus:
+    """The corpus in another process."""
+    corpus = Corpus(path)
+    if corpus.fingerprint != fingerprint:
+        raise UserError(f"{path}: {_CHANGED}")
+    return corpus
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

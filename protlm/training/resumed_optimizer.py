@@ -1,12 +1,15 @@
-"""Whether the optimizer of a checkpoint has the options that are configured."""
+"""Whether the optimizer and the scheduler of a checkpoint have the options that are configured."""
 
+import inspect
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from protlm.errors import UserError
 
 _HOW = ("params", "fused", "foreach", "capturable", "differentiable", "lr", "initial_lr")
+_ADVICE = "resume with the same options, or start from its weights with init=CHECKPOINT"
 _CYCLED = ("momentum", "betas", "base_momentum", "max_momentum")
 
 
@@ -18,7 +21,6 @@ def check_optimizer(checkpoint: dict[str, Any], optimizer: Optimizer, scheduled:
         optimizer: a new one, as configured, after its schedule was made.
         scheduled: whether there is a schedule; it may change the learning rate.
     """
-    advice = "resume with the same options, or start from its weights with init=CHECKPOINT"
     stored = checkpoint["optimizer_states"][0]["param_groups"]
     now = optimizer.param_groups
     same = len(stored) == len(now) and all(
@@ -26,7 +28,7 @@ def check_optimizer(checkpoint: dict[str, Any], optimizer: Optimizer, scheduled:
         for one, other in zip(stored, now, strict=True)
     )
     if not same:
-        raise UserError(f"the checkpoint was made with another optimizer than {type(optimizer).__name__}; {advice}")
+        raise UserError(f"the checkpoint was made with another optimizer than {type(optimizer).__name__}; {_ADVICE}")
     for one, other in zip(stored, now, strict=True):
         rate = "lr" if not scheduled else "initial_lr"
         names = [name for name in other if name not in _HOW and not ("max_momentum" in other and name in _CYCLED)]
@@ -34,4 +36,31 @@ def check_optimizer(checkpoint: dict[str, Any], optimizer: Optimizer, scheduled:
             before, after = (tuple(x) if isinstance(x, list | tuple) else x for x in (one[name], other[name]))
             if before != after:
                 option = "lr" if name == rate else "query_key" if name == "parts" else name
-                raise UserError(f"the checkpoint's optimizer.{option} {before} is now {after}; {advice}")
+                raise UserError(f"the checkpoint's optimizer.{option} {before} is now {after}; {_ADVICE}")
+
+
+def check_scheduler(stored: dict[str, Any], scheduler: LRScheduler) -> None:
+    """Refuses a scheduler whose options differ from those in the checkpoint, which would be restored instead.
+
+    Args:
+        stored: state of the checkpoint's scheduler.
+        scheduler: a new one, as configured.
+    """
+    now = scheduler.state_dict()
+    if set(now) != set(stored):
+        raise UserError(f"the checkpoint was made with another schedule than {type(scheduler).__name__}; {_ADVICE}")
+    for option in inspect.signature(type(scheduler)).parameters:
+        for name in (option, f"_{option}", f"{option}s"):  # torch's names for what it keeps of an option
+            if option != "last_epoch" and name in now and _plain(now[name]) != _plain(stored[name]):
+                raise UserError(
+                    f"the checkpoint's schedule.{option} {stored[name]} is now {now[name]}; {_ADVICE}".replace(
+                        "\n", " "
+                    )
+                )
+    inner = getattr(scheduler, "_schedulers", ())  # of a SequentialLR or ChainedScheduler
+    for before, one in zip(stored.get("_schedulers", ()), inner, strict=True):
+        check_scheduler(before, one)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

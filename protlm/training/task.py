@@ -23,7 +23,7 @@ from protlm.performer import Performer, PerformerConfig
 from protlm.residue_metrics import ResidueMetrics
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.epochs import align_progress, plan_epochs
-from protlm.training.resumed_optimizer import check_optimizer
+from protlm.training.resumed_optimizer import check_optimizer, check_scheduler
 from protlm.training.strategies import FullySharded
 
 _NAMED = 12  # proteins of a batch named in a message
@@ -196,6 +196,8 @@ class LanguageModelTask(pl.LightningModule):
                 made = self.configure_optimizers()
                 scheduled = isinstance(made, dict)
                 check_optimizer(checkpoint, made["optimizer"] if scheduled else made, scheduled)
+                if scheduled and checkpoint["lr_schedulers"]:
+                    check_scheduler(checkpoint["lr_schedulers"][0], made["lr_scheduler"]["scheduler"])
 
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]

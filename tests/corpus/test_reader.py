@@ -331,3 +331,37 @@ def test_other_files_given_as_a_corpus_are_named(tmp_path: Path, model_folder: P
         (model_folder / "model.safetensors", "(found a file of weights (safetensors))"),
     ):
         assert words in refusal(path)
+
+
+def test_a_corpus_overwritten_in_place_is_refused_and_one_that_is_replaced_or_touched_is_not(
+    tmp_path: Path, write_fasta
+) -> None:
+    path, other = tmp_path / "c.h5", tmp_path / "other.h5"
+    prepare_corpus([write_fasta([("a", "MKT" * 3_000), ("b", "MKV")])], path)
+    prepare_corpus([write_fasta([("a", "WWT" * 3_000), ("b", "MKV")])], other)
+    assert path.stat().st_size == other.stat().st_size
+    corpus = Corpus(path)
+    first = corpus[0].tobytes()
+    for change in (
+        lambda: os.utime(path, ns=(1, 1)),
+        lambda: os.replace(shutil.copy(other, tmp_path / "new.h5"), path),
+        path.unlink,
+    ):
+        change()
+        corpus.check_unchanged()
+        assert corpus[0].tobytes() == first
+    for content in (other.read_bytes(), b"", b"x" * 20_000):
+        prepare_corpus([write_fasta([("a", "MKT" * 3_000), ("b", "MKV")])], path)
+        corpus = Corpus(path)
+        path.write_bytes(content)  # in place, as `cp` does
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(UserError, match=r"c\.h5: has changed since it was opened; do not overwrite"):
+            corpus.check_unchanged()
+
+
+def test_another_process_does_not_open_a_corpus_that_was_replaced(tmp_path: Path, write_fasta) -> None:
+    prepare_corpus([write_fasta([("a", "MKT")])], tmp_path / "c.h5")
+    pickled = pickle.dumps(Corpus(tmp_path / "c.h5"))
+    prepare_corpus([write_fasta([("a", "MKV")])], tmp_path / "c.h5")
+    with pytest.raises(UserError, match="has changed since it was opened"):
+        pickle.loads(pickled)

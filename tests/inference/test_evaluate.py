@@ -246,10 +246,11 @@ def test_json_holds_everything(tiny_model: Performer, corpus: Corpus) -> None:
 
 
 def test_nan_is_null_in_json(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
-    prepare_corpus([write_fasta([("x", "XXX")])], tmp_path / "c.h5", SplitRule(0, 0))
+    rule = SplitRule(0, 0, held_out=frozenset("x"))
+    prepare_corpus([write_fasta([("a", "MKT"), ("x", "XXX")])], tmp_path / "c.h5", rule)
     corpus = Corpus(tmp_path / "c.h5")
-    results = evaluate(tiny_model, corpus, ["train"])
-    row = json.loads(to_json(results, tiny_model, "m", corpus, {}))["splits"]["train"]
+    results = evaluate(tiny_model, corpus, ["ood"])
+    row = json.loads(to_json(results, tiny_model, "m", corpus, {}))["splits"]["ood"]
     nothing = dict.fromkeys(("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity"))
     assert row.pop("by_length") == [{"min": 1, "max": 128, "proteins": 1, "asked": 0, **nothing}]
     assert row == {"proteins": 1, "asked": 0, "by_residue": {}, **nothing}
