@@ -27,7 +27,7 @@ Method = Annotated[
         "masked-marginals, or likelihood."
     ),
 ]
-_FATES = "'error' stops, 'skip' leaves them out, 'nan' writes them without a score; both list them at the end"
+_FATES = "'error' stops, 'skip' leaves them out, 'nan' writes them without a score; these two list them at the end"
 
 
 def score(
