@@ -103,7 +103,7 @@ def evaluate(
 def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -> list[str]:
     """The splits to evaluate, by default "test" and "ood"; what is wrong with them or the share needs no model."""
     if not 0 < share <= 1:
-        raise UserError(f"share {share:g}: expected a number above 0 and at most 1")
+        raise UserError(f"share {share:g}: expected a number above 0 and at most 1", "share")
     present = [split for split in SPLITS if len(corpus.members(split))]
     for split in splits:
         if split not in SPLITS:

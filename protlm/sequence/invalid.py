@@ -52,7 +52,7 @@ class InvalidRecords:
         others = counted(len(self._found) - 1, "other record")
         verb = "is" if len(self._found) == 2 else "are"
         rest = f"; {'at least ' if more_to_read else ''}{others} {verb} invalid" if len(self._found) > 1 else ""
-        return UserError(f"{first}; correct or remove the record, or set invalid to 'skip'{rest}")
+        return UserError(f"{first}{rest}; correct or remove the record, or set invalid to 'skip'", "invalid")
 
     def _described(self, records: list[_Invalid]) -> list[str]:
         """File, record, identifier, line and reason of each."""

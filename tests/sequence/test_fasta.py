@@ -567,7 +567,7 @@ def test_invalid_records_are_skipped_and_listed(written, monkeypatch, block: int
             assert line.startswith(f"skipped: {path}, {expected}")
     message = refusal(path)
     assert f"{path}, {SKIPPED[0]}" in message
-    assert message.endswith("correct or remove the record, or set invalid to 'skip'; 2 other records are invalid")
+    assert message.endswith("; 2 other records are invalid; correct or remove the record, or set invalid to 'skip'")
 
 
 def test_a_long_file_is_not_read_to_its_end_to_count_invalid_records(written, monkeypatch) -> None:
