@@ -26,6 +26,7 @@ _REFERENCE = re.compile(r"^[\w.-]+:(?=p\.)")  # of HGVS
 _WILD_TYPES = {"wt", "_wt", "wild type", "wild-type", "wild_type", "wildtype", "=", "p.=", "p.(=)"}
 _THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR"  # as in STANDARD
 _ONE = {**dict(zip(_THREE.split(), STANDARD, strict=True)), "TER": "*"}
+_INDELS = {"DEL", "INS", "DUP"}  # of HGVS
 _NUMBER = {letter: number for number, letter in enumerate(STANDARD)}
 _SURE = 3  # number of positions that have to agree before another offset is suggested
 
@@ -202,6 +203,8 @@ def _read(part: str) -> tuple[int, int, int]:
     else:
         raise ValueError(f"{part!r} is not a substitution; expected A42G, or A42G:L50P for several")
     for letter in letters:
+        if letter in _INDELS:
+            raise ValueError(f"{part!r} is not a substitution; insertions and deletions cannot be scored")
         if letter not in _NUMBER and (letter != "=" or letter == letters[0]):
             raise ValueError(f"{letter!r} in {part} is not one of the twenty amino acids, {STANDARD}")
     return _NUMBER[letters[0]], int(match[2]), _NUMBER.get(letters[1], -1)

@@ -15,7 +15,7 @@ from protlm.variants.variant_table import SCORE, VariantTable
 WILD_TYPE = "MKTAYIAKQR"
 BAD = {
     "A4*,1": r"row 3, variant A4\*: '\*' in A4\* is not one of the twenty",
-    "A4del,1": "row 3, variant A4del: 'DEL' in A4del is not one of the twenty",
+    "A4del,1": "row 3, variant A4del: 'A4del' is not a substitution; insertions",
     "A4_Y5insG,1": "row 3, variant A4_Y5insG: 'A4_Y5insG' is not a substitution",
     "MKTAYIAKQRQ,1": "row 3, variant MKTAYIAKQRQ: 'MKTAYIAKQRQ' is not a substitution",
     "NA,1": "row 3: empty; expected a substitution",
