@@ -1,13 +1,13 @@
 """`python -m protlm.train`: composes the Hydra configuration, builds everything from it, trains and tests."""
 
+import os
 import signal
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds
+if __name__ == "__main__":  # Ctrl-C during the imports, which take seconds and may catch exceptions
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped by SIGINT\n"), os._exit(130)))
 
 import logging
 import math
-import os
 import re
 import sys
 import threading

@@ -1,5 +1,6 @@
 """Samplers of batches: endless and resumable in training, one pass for evaluation; both distributed over ranks."""
 
+import signal
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import Sampler
@@ -96,3 +97,12 @@ class Plan(Sampler[Key]):
         if self._size is None:
             self._size = sum(1 for _ in self)
         return self._size
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Signals from a terminal or SLURM reach all processes, but a run that stops still needs its workers.
+
+    It is here, so that a spawned worker imports no Lightning, which takes longer than everything else.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

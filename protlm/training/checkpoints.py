@@ -182,6 +182,7 @@ def exit_on_signal(number: int, frame: object = None) -> None:
     """Signal handler for when there is nothing to save."""
     if number in REQUEUE and os.environ.get("SLURM_PROCID", "0") == "0":
         requeue()
+    print(f"stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
     sys.exit(128 + number)
 
 

@@ -1,6 +1,5 @@
 """LightningDataModules over a corpus: single proteins (TrEMBL), or proteins concatenated into blocks."""
 
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from xxhash import xxh3_128_hexdigest
 
 from protlm.batching.batches import Batch, Batches, BlockBatches, ProteinBatches, Question
 from protlm.batching.masking import Masking
-from protlm.batching.samplers import EndlessBatches, Plan, Position
+from protlm.batching.samplers import EndlessBatches, Plan, Position, leave_signals_to_the_main_process
 from protlm.corpus.ingest import Selection
 from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
@@ -269,14 +268,8 @@ class TremblDataModule(pl.LightningDataModule):
             sampler=keys,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
         )
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Signals from a terminal or SLURM reach all processes, but a run that stops still needs its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class ConcatenatedTremblDataModule(TremblDataModule):

@@ -47,16 +47,14 @@ def check_scheduler(stored: dict[str, Any], scheduler: LRScheduler) -> None:
         scheduler: a new one, as configured.
     """
     now = scheduler.state_dict()
-    if set(now) != set(stored):
+    public = [{name for name in state if not name.startswith("_") and name != "verbose"} for state in (stored, now)]
+    if public[0] != public[1]:  # apart from what differs by torch's version
         raise UserError(f"the checkpoint was made with another schedule than {type(scheduler).__name__}; {_ADVICE}")
-    for option in inspect.signature(type(scheduler)).parameters:
+    for option in inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch", "schedulers"}:
         for name in (option, f"_{option}", f"{option}s"):  # torch's names for what it keeps of an option
-            if option != "last_epoch" and name in now and _plain(now[name]) != _plain(stored[name]):
-                raise UserError(
-                    f"the checkpoint's schedule.{option} {stored[name]} is now {now[name]}; {_ADVICE}".replace(
-                        "\n", " "
-                    )
-                )
+            if name in now and _plain(now[name]) != _plain(stored.get(name)):
+                change = f"schedule.{option} {stored.get(name)} is now {now[name]}"
+                raise UserError(f"the checkpoint's {change}; {_ADVICE}")
     inner = getattr(scheduler, "_schedulers", ())  # of a SequentialLR or ChainedScheduler
     for before, one in zip(stored.get("_schedulers", ()), inner, strict=True):
         check_scheduler(before, one)
