@@ -95,7 +95,7 @@ def format_jobs(jobs: Sequence[Job]) -> str:
 def _cells(rows: list[dict[str, float | None]]) -> list[str]:
     cells = []
     for name, factor in _METRICS:
-        values = [math.nan if row[name] is None else factor * row[name] for row in rows]
+        values = [math.nan if (value := row[name]) is None else factor * value for row in rows]
         digits = 2 if factor == 100 else 3
         spread = f"±{stdev(values):.{digits}f}" if len(values) > 1 and not name.startswith("unigram") else ""
         cells.append(f"{mean(values):.{digits}f}{spread}")
