@@ -224,8 +224,6 @@ def errors_in_one_line() -> Iterator[None]:
             # the parts of protlm name their options themselves
             own = isinstance(cause, UserError) or said.startswith(f"{where}.")
             message = said if own else f"{where}: {said}"
-        elif message.startswith("Caught UserError in DataLoader worker"):
-            message = message.rpartition("UserError: ")[2].strip()
         elif message.startswith("Error merging override") and error.__context__:
             message = f"{message.removeprefix('Error merging override ')}: {str(error.__context__).splitlines()[0]}"
         print(f"error: {explained(message, CONF)}", file=sys.stderr)

@@ -22,6 +22,7 @@ from protlm import train
 from protlm.batching.samplers import EndlessBatches
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.splits import SplitRule
+from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.performer.kind import Kind
 from protlm.performer.linformer import Linformer
@@ -462,3 +463,23 @@ def test_an_adaptive_kernel_adopts_its_observations(monkeypatch, tmp_path, corpu
     attention = protlm.load("run/checkpoints/last.ckpt").blocks[0].attention.attention
     assert attention.draw_number == 1 < attention.observed
     assert attention.bias.abs().max() > 0
+
+
+def test_an_error_in_a_worker_is_one_line(capsys) -> None:
+    text = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
+    with pytest.raises(SystemExit), train.errors_in_one_line():
+        raise UserError(f"{text}protlm.errors.UserError: c.h5: has changed since it was opened\n")
+    assert capsys.readouterr().err == "error: c.h5: has changed since it was opened\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    command = [sys.executable, "-v", "-m", "protlm.train"]  # -v reports each import
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("import 'torch._utils'"))
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.endswith("stopped by SIGINT\n")
+    assert "Traceback" not in rest

@@ -27,12 +27,16 @@ _UNEXPECTED = re.compile(r"(?:([\w.+/]+): )?(?:\S+ )?got an unexpected keyword a
 def explained(message: str, conf: Path) -> str:
     """A message of Hydra about an option or choice in the words of this program; other messages are only shortened.
 
+    That of an error in a worker of a DataLoader loses its traceback.
+
     Args:
         message: the message of an exception.
         conf: folder of the configuration.
     """
     # Hydra's search path, and its advice to append unknown options, do not help here
     message = re.sub(r"To append to your config use \S+|Config search path:.*", "", message, flags=re.DOTALL)
+    if message.startswith("Caught UserError in DataLoader worker"):
+        message = message.rpartition("UserError: ")[2]
     message = " ".join(message.split())
     if plugin := re.search(r"Could not load 'hydra/\w+/(submitit|optuna)", message):
         extra = "slurm" if plugin[1] == "submitit" else "optuna"

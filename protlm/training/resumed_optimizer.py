@@ -1,6 +1,7 @@
 """Whether the optimizer and the scheduler of a checkpoint have the options that are configured."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -11,6 +12,13 @@ from protlm.errors import UserError
 _HOW = ("params", "fused", "foreach", "capturable", "differentiable", "lr", "initial_lr")
 _ADVICE = "resume with the same options, or start from its weights with init=CHECKPOINT"
 _CYCLED = ("momentum", "betas", "base_momentum", "max_momentum")
+
+
+def check_resumed(checkpoint: dict[str, Any], optimizer: Optimizer, schedulers: Sequence[Any]) -> None:
+    """`check_optimizer`, and `check_scheduler` for each scheduler that the checkpoint has, too."""
+    check_optimizer(checkpoint, optimizer, bool(schedulers))
+    for stored, scheduler in zip(checkpoint["lr_schedulers"], schedulers, strict=False):
+        check_scheduler(stored, scheduler)
 
 
 def check_optimizer(checkpoint: dict[str, Any], optimizer: Optimizer, scheduled: bool) -> None:

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
 from protlm.performer import Performer
+from protlm.training.resumed_optimizer import check_resumed
 
 
 class FullySharded(ModelParallelStrategy):
@@ -58,6 +59,8 @@ class FullySharded(ModelParallelStrategy):
         content = torch.load(checkpoint_path, mmap=True, map_location="cpu", weights_only=True)
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, content["state_dict"], options=options)
+        if self.optimizers and self.lightning_module and self.lightning_module.trainer.state.fn == "fit":
+            check_resumed(content, self.optimizers[0], [one.scheduler for one in self.lr_scheduler_configs])
         for optimizer, stored in zip(self.optimizers, content["optimizer_states"], strict=False):
             names = self._names(optimizer)
             groups = [{**group, "params": [names[i] for i in group["params"]]} for group in stored["param_groups"]]

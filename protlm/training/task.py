@@ -23,7 +23,7 @@ from protlm.performer import Performer, PerformerConfig
 from protlm.residue_metrics import ResidueMetrics
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.epochs import align_progress, plan_epochs
-from protlm.training.resumed_optimizer import check_optimizer, check_scheduler
+from protlm.training.resumed_optimizer import check_resumed
 from protlm.training.strategies import FullySharded
 
 _NAMED = 12  # proteins of a batch named in a message
@@ -192,12 +192,11 @@ class LanguageModelTask(pl.LightningModule):
         self.gradients.load_state(checkpoint.get("skipped_steps", (0, 0)))
         if checkpoint.get("loops") and self.trainer.state.fn == "fit":
             align_progress(checkpoint, self.trainer)
-            if not isinstance(self.trainer.strategy, FullySharded):  # has loaded its optimizer before
+            if not isinstance(self.trainer.strategy, FullySharded):  # which checks it before it loads it
                 made = self.configure_optimizers()
                 scheduled = isinstance(made, dict)
-                check_optimizer(checkpoint, made["optimizer"] if scheduled else made, scheduled)
-                if scheduled and checkpoint["lr_schedulers"]:
-                    check_scheduler(checkpoint["lr_schedulers"][0], made["lr_scheduler"]["scheduler"])
+                schedulers = [made["lr_scheduler"]["scheduler"]] if scheduled else []
+                check_resumed(checkpoint, made["optimizer"] if scheduled else made, schedulers)
 
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]

@@ -64,6 +64,9 @@ class InMemory:
         members = self.members(split)
         return np.append(members[::3], len(members))
 
+    def check_unchanged(self) -> None:
+        """Memory cannot be overwritten by others."""
+
 
 def in_memory(lengths: list[int], split: str = "train") -> Corpora:
     return Corpora([InMemory(lengths, split)])

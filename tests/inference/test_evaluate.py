@@ -267,3 +267,17 @@ def test_the_details_have_a_line_for_each_part(tiny_model: Performer, graded: Co
     assert by_residue[1].split() == ["A", "256", "17,795", "100.0", "%", "2.00", "69.33"]
     for table in (by_length, by_residue):
         assert len({len(line) for line in table}) == 1
+
+
+def test_a_corpus_overwritten_during_evaluation_is_reported(tiny_model: Performer, write_fasta, tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    prepare_corpus([write_fasta([(f"p{i}", "MKTAYIAKQR" * 5) for i in range(200)])], path, SplitRule(0, 0))
+    batches = []
+
+    def overwrite(done: int, total: int) -> None:
+        batches.append(done)
+        path.write_bytes(b"")
+
+    with pytest.raises(UserError, match=r"c\.h5: has changed since it was opened"):
+        evaluate(tiny_model, Corpus(path), ["train"], max_length=64, token_budget=640, progress=overwrite)
+    assert len(batches) == 1

@@ -107,6 +107,16 @@ def test_a_corpus_of_an_earlier_version_with_nothing_to_learn_is_refused(two: li
         data.train_dataloader()
 
 
+@KINDS
+def test_a_corpus_overwritten_during_training_is_reported(kind, tmp_path: Path) -> None:
+    path = prepared(tmp_path / "c.h5", 200)
+    batches = iter(kind(**options(str(path))).train_dataloader())
+    next(batches)
+    path.write_bytes(b"")  # reading the memory map would now end the process with SIGBUS
+    with pytest.raises(UserError, match=r"c\.h5: has changed since it was opened"):
+        next(batches)
+
+
 def prepared(path: Path, size: int, rule: SplitRule | None = None, **options: Any) -> Path:
     """A corpus of random proteins."""
     chance = random.Random(size)

@@ -212,6 +212,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, corpus_path: Path) -> Several:
         runs.add(f"{kind}-muon-step", f"trainer={kind}_cpu", *muon, "trainer.max_steps=1", "schedule=constant")
         runs.add(f"{kind}-bad", f"trainer={kind}_cpu", "callbacks.checkpoint.every_n_train_steps=2", rank=1, spoil=[4])
     runs.add("fsdp-skip", "trainer=fsdp_cpu", "task.skip_nonfinite=2", rank=1, spoil=[4])
+    runs.add("changed-bad", "trainer=fsdp_cpu", "optimizer.lr=0.123", "ckpt_path=fsdp/checkpoints/last.ckpt")
     with FileLock(shared / "two.lock"):
         runs.run()
     return runs
@@ -255,6 +256,10 @@ def test_fsdp_resumes_bit_for_bit(two: Several) -> None:
     assert two.last("fsdp-fsdp", "previous.ckpt")["global_step"] == STOP
     assert equal(two.last("fsdp-fsdp"), two.last("fsdp"))
     assert equal(two.last("fsdp-muon-parts"), two.last("fsdp-muon"))
+
+
+def test_fsdp_refuses_changed_options_of_the_optimizer(two: Several) -> None:
+    assert "is now 0.123; resume with the same options" in two.errors("changed-bad")
 
 
 def test_a_checkpoint_of_fsdp_or_ddp_resumes_with_the_other(two: Several) -> None:
