@@ -160,7 +160,7 @@ class StopOnSignal(BetweenSteps):
             if number in REQUEUE:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to a job that is being requeued
                 handler = self._handlers[number]
-                if callable(handler):  # of a launcher that requeues its own jobs, or `exit_on_signal`
+                if callable(handler) and handler is not exit_on_signal:  # of a launcher that requeues its own jobs
                     handler(number, None)
                 elif trainer.is_global_zero:
                     requeue()

@@ -26,6 +26,7 @@ def test_a_corpus_means_its_test_split(corpus_path: Path) -> None:
         assert (encode(record.sequence) == corpus[corpus.ids().index(record.id)]).all()
 
 
+@pytest.mark.slow
 def test_it_writes_its_table_and_pictures(
     model_folder: Path, sample: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:

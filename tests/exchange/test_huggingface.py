@@ -247,6 +247,7 @@ for folder in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_two_folders_load_in_one_process_without_protlm_and_network(exported: dict[str, Path], tmp_path: Path) -> None:
     home, results = tmp_path / "home", tmp_path / "results"
     home.mkdir()

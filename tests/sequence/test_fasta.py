@@ -541,7 +541,7 @@ def test_nucleic_acids_of_the_pdb_are_left_out(written) -> None:
     assert file.tally.describe() == ["2 records: left out, nucleic acid (mol:na)"]
     only = FastaFile(written(NUCLEIC))
     assert list(only) == []
-    assert "no record has a sequence (1 record: left out, nucleic acid (mol:na))" in str(none_left("some", only))
+    assert "no record has a sequence (1 record: left out, nucleic acid (mol:na))" in str(none_left("some", only.tally))
 
 
 INVALID = b">a\nMKT\n>b some\nMK\nM1T\n>\nMK\n>c\nmk-t*\n>d\n\xc3\xa9\n>e\n"

@@ -35,6 +35,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_multirun_ends_with_a_table_of_all_runs_and_means_over_seeds(multirun, capsys) -> None:
     multirun("model.attention=relu,softmax", "seed=1,2")
     printed = capsys.readouterr().out

@@ -33,6 +33,7 @@ def last() -> dict:
     return torch.load("run/checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_a_resumed_one_ends_like_an_uninterrupted_one(
     time_is_up_at, monkeypatch, capsys, tmp_path, corpus_path
 ) -> None:
