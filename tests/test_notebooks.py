@@ -116,6 +116,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::protlm.errors.ProtlmWarning")  # the quick model has few positions
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(run, path: Path, tmp_path: Path) -> None:
     parameters = dict(QUICK[path.stem])
