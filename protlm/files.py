@@ -21,6 +21,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+STDOUT = "-"
+"""The path that means standard output."""
 _NUMBER = re.compile(r"(?:errno = |os error )(\d+)")  # of the operating system, as HDF5 and safetensors report it
 
 

@@ -13,12 +13,8 @@ from typing import TextIO
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.files import UnwritableError, atomic_output
+from protlm.files import STDOUT, UnwritableError, atomic_output
 from protlm.sequence.stream import DAMAGED, Source
-
-STDOUT = "-"
-"""The path that means standard output."""
-
 
 BLANKS = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
 """Cells without a value, in lower case, as pandas reads them."""

@@ -20,6 +20,7 @@ from protlm.cli.console import (
 )
 from protlm.cli.outputs import HDF5, JSON, PICTURE, check_outputs
 from protlm.errors import UserError
+from protlm.files import STDOUT
 
 
 def prepare(
@@ -122,7 +123,7 @@ def evaluate(
     from protlm.inference.evaluate import checked_splits, format_details, to_json
     from protlm.inference.evaluate import evaluate as measure
     from protlm.metrics import format_metrics
-    from protlm.tables import STDOUT, text_output
+    from protlm.tables import text_output
 
     check_outputs({"--json": (json, JSON)}, [corpus, *model_files(model)])
     opened = Corpus(corpus)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protlm.errors import UserError
-from protlm.tables import STDOUT
+from protlm.files import STDOUT
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from protlm.cli.console import (
 )
 from protlm.cli.outputs import FASTA, JSON, PICTURE, TSV, Kind, check_outputs, chosen_format
 from protlm.errors import UserError, counted
+from protlm.files import STDOUT
 
 FORMATS = {"table": Kind("text", text=True), "tsv": TSV, "json": JSON}
 Causal = Annotated[
@@ -67,7 +68,7 @@ def fill(
     from protlm.inference.engine import Computer
     from protlm.inference.predictions import COLUMNS, Outputs, check_pictures, write_predictions, write_rows
     from protlm.inference.proteins import open_proteins
-    from protlm.tables import STDOUT, aligned, text_output
+    from protlm.tables import aligned, text_output
 
     layout = chosen_format(output, layout, FORMATS, "table")
     output = None if str(output) == STDOUT else output

@@ -19,6 +19,7 @@ from protlm.cli.console import (
 )
 from protlm.cli.outputs import FOLDER, PICTURE, TABLE, check_outputs
 from protlm.errors import UserError, counted
+from protlm.files import STDOUT
 
 Method = Annotated[
     str | None,
@@ -153,7 +154,7 @@ def proteingym(
     from protlm.proteingym.assays import Published, find_assays, split_columns
     from protlm.proteingym.benchmark import benchmark
     from protlm.proteingym.correlation import format_correlations, to_rows
-    from protlm.tables import STDOUT, text_output, write_table
+    from protlm.tables import text_output, write_table
 
     _check_invalid(invalid)
     if columns is not None and published is None:

@@ -39,7 +39,7 @@ class ClusterTable:
     description: dict[str, Any]
 
 
-def read_table(path: str | Path, folder: Path, records: int, spaces: bool = False) -> ClusterTable:
+def read_cluster_table(path: str | Path, folder: Path, records: int, spaces: bool = False) -> ClusterTable:
     """Reads a cluster table, to be joined with `records` records, into partitions in a folder.
 
     `spaces`: identifiers of records may contain spaces.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
-from protlm.corpus.assignment import assign, read_table
+from protlm.corpus.assignment import assign, read_cluster_table
 from protlm.corpus.ingest import Selection, read_parts
 from protlm.corpus.splits import SplitRule, read_clusters
 from protlm.corpus.summary import PrepareSummary
@@ -78,7 +78,7 @@ def prepare_corpus(
             reasons = "; ".join(["no record is left", *summary.tally.describe()])
             raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected at least one protein")
         spaces, records = selection.identifier == "header", sum(part.records for part in parts)
-        table = read_table(rule.clusters, folder, records, spaces) if rule.clusters else None
+        table = read_cluster_table(rule.clusters, folder, records, spaces) if rule.clusters else None
         attributes = {
             "sources": [source for part in parts for source in part.sources],
             "changes": summary.tally.to_dict(),

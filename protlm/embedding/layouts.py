@@ -48,7 +48,7 @@ LAYOUTS = {
     "esm-pt": Layout((), "float32", esm_pt.write_files, esm_pt.join_files, esm_pt.refuse_file, folder=True),
     "npz": Layout((".npz",), "float16", npz.write, npz.join, rows_of_residues=True),
     "csv": Layout((".csv",), "float32", csv_table.write, csv_table.join, rows_of_residues=True, text=True),
-    "parquet": Layout((".parquet", ".pq"), "float32", parquet.write, parquet.join),
+    "parquet": Layout((".parquet",), "float32", parquet.write, parquet.join),
 }
 
 

@@ -153,7 +153,9 @@ class FastaFile:
         number = seen = nucleotides = 0
         try:
             with self._source as source, source.content() as content:
-                self._check_format(content.peek(LOOKED_AT))
+                what, advice = recognised(content.peek(LOOKED_AT)) or (FASTA, "")
+                if what != FASTA:
+                    raise UserError(f"{self.path}: expected FASTA, found {what}{'; ' * bool(advice)}{advice}")
                 for block in self._blocks(content):
                     if not self._allow_nucleotides and seen < _JUDGED_AFTER:
                         proteins = _NUCLEIC_ACID.sub(b"", block) if b"mol:na" in block else block
@@ -245,7 +247,7 @@ class FastaFile:
         names, headers, sequences, numbers, count = [], [], [], [], 0
         pairs = SimpleFastaParser(io.StringIO(block.decode("utf-8", "replace")))
         for count, (header, letters) in enumerate(pairs, start=1):
-            if b" mol:na " in f"{header} ".encode():
+            if " mol:na " in f"{header} ":
                 self.tally.add("left out, nucleic acid (mol:na)", 0)
                 continue
             name = ""
@@ -272,11 +274,6 @@ class FastaFile:
         which = np.array(numbers, dtype=np.int64)
         chunk = Chunk(encoded, headers, sequences, translate(b"".join(sequences)), lengths, which)
         return chunk.select(lengths > 0), count
-
-    def _check_format(self, start: bytes) -> None:
-        what, advice = recognised(start) or (FASTA, "")
-        if what != FASTA:
-            raise UserError(f"{self.path}: expected FASTA, found {what}{'; ' * bool(advice)}{advice}")
 
     def _refuse(self) -> None:
         """Raises the error for invalid records, unless they are skipped."""

@@ -14,13 +14,13 @@ SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., matplotlib.figure.Figure]:
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., matplotlib.figure.Figure]:
     """The figure that a function would write."""
     figures: list[matplotlib.figure.Figure] = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
 
     def draw(function: Callable[..., None], *arguments: object) -> matplotlib.figure.Figure:
-        function(Path("any.png"), *arguments)
+        function(tmp_path / "any.png", *arguments)
         return figures.pop()
 
     return draw
