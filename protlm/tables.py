@@ -185,7 +185,7 @@ def text_output(path: Path | None = None) -> Iterator[TextIO]:
 
 
 def delimiter_of(path: Path | None, otherwise: str = ",") -> str:
-    """The delimiter that a file's suffix stands for: a comma for .csv, a tab for .tsv and .txt."""
+    """The delimiter of a file, by its suffix: a comma for .csv, a tab for .tsv and .txt."""
     return {".csv": ",", ".tsv": "\t", ".txt": "\t"}.get(path.suffix.lower() if path else "", otherwise)
 
 

@@ -19,7 +19,7 @@ Attention = Annotated[
 ]
 Features = Annotated[
     int | None,
-    Option(min=1, help="New number of random features per head of FAVOR+; they are drawn anew. Default: no change."),
+    Option(min=1, help="New number of random features per head of FAVOR+, which are redrawn. Default: no change."),
 ]
 
 

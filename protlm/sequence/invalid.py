@@ -67,16 +67,16 @@ class InvalidRecords:
         """The number of each one's line, found by reading the file again; 0 for a pipe, which can be read only once."""
         if not Path(self._path).is_file():
             return [0] * len(records)
-        wanted = {one.record: one for one in records}
-        lines = dict.fromkeys(wanted, 0)
-        record, position, last = 0, -1, max(wanted)
+        sought = {one.record: one for one in records}
+        lines = dict.fromkeys(sought, 0)
+        record, position, last = 0, -1, max(sought)
         with Source(self._path) as source, source.text() as text:
             for number, line in enumerate(text, start=1):
                 if line.startswith(">"):
                     record += 1
                     if record > last:
                         break
-                    one = wanted.get(record)
+                    one = sought.get(record)
                     position = -1
                     if one is not None and one.offset is None:
                         lines[record] = number

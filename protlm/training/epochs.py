@@ -1,7 +1,7 @@
 """Epochs: one is as many steps as the first pass over the sampled corpus takes.
 
-Training batches never end; later passes, whose number of batches differs a little, go on where the one before ended. An
-epoch of Lightning therefore is a fixed number of steps, the same on all ranks and known in advance.
+Training batches never end; later passes, whose number of batches differs a little, continue where the previous one
+ended. An epoch of Lightning therefore is a fixed number of steps, the same on all ranks and known in advance.
 """
 
 import math

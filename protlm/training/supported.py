@@ -51,7 +51,9 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
     if trainer.get("use_distributed_sampler"):
         raise UserError("trainer.use_distributed_sampler: expected false; the data module deals batches to the ranks")
     if re.search("_(spawn|fork|notebook)", strategy := str(trainer.get("strategy"))):
-        raise UserError(f"trainer.strategy {strategy}: expected ddp, whose processes start anew (trainer=ddp)")
+        raise UserError(
+            f"trainer.strategy {strategy}: expected ddp, which starts its processes from scratch (trainer=ddp)"
+        )
 
 
 def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) -> None:

@@ -125,7 +125,7 @@ class VariantTable:
         return UserError(first_of(self.problems, "row") + self._advice + way, "offset", "invalid")
 
     def describe(self, most: int | None = None) -> list[str]:
-        """Lines that count and list the invalid rows, `most` at the most."""
+        """Lines that count and list the invalid rows, at most `most` of them."""
         if not self.problems:
             return []
         fate = "left out" if self._invalid == "skip" else "without a score"
