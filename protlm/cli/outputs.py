@@ -104,7 +104,7 @@ def _check(path: Path, kind: Kind) -> None:
     if kind.suffixes and path.is_dir():
         raise UserError(f"is a folder; expected {_names(kind)}")
     if kind.suffixes and path.suffix.lower() not in kind.suffixes:
-        raise UserError(f"{kind.name} is written; expected {_names(kind)}")
+        raise UserError(f"the output is {kind.name}; expected {_names(kind)}")
     if not kind.suffixes and (path.is_file() or path.suffix.lower() in _FILES):
         raise UserError(f"{'is' if path.is_file() else 'looks like'} a file; expected {_names(kind)}")
     if path.exists() and not (path.is_dir() or path.is_file()):
