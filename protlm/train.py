@@ -238,7 +238,7 @@ def errors_in_one_line() -> Iterator[None]:
 def job(config: DictConfig) -> float:
     """`train`, as called by Hydra, in this process or in that of a launcher."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for name in ("profilers", "callbacks"):  # which report when asked to
+    for name in ("profilers", "callbacks"):  # these report when they are configured to
         logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place

@@ -116,7 +116,7 @@ class Batches(Dataset[Batch]):
     def count(self, pools: int | None = None) -> tuple[int, bool]:
         """Number of batches in the first epoch, and whether it is exact.
 
-        With `pools`, as many pools are planned at most, and the rest of the epoch is estimated from them.
+        `pools` is the maximum number of pools to plan; the rest of the epoch is estimated from them.
         """
         total = 0
         for number, (cursor, batches) in enumerate(self.pools(0, self.first)):

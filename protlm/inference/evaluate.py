@@ -64,7 +64,7 @@ def evaluate(
         splits: by default "test" and "ood", if they have proteins.
         max_length: in tokens; longer proteins are cropped at random. By default the model's.
         token_budget: maximum number of tokens in a batch, including padding.
-        share: share of the residues to mask.
+        share: fraction of the residues to mask.
         seed: of crops and masks.
         progress: called with the numbers of proteins done and in total.
 
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -> list[str]:
-    """The splits to evaluate, by default "test" and "ood"; what is wrong with them or the share needs no model."""
+    """The splits to evaluate, by default "test" and "ood"; what is wrong with them or the fraction needs no model."""
     if not 0 < share <= 1:
         raise UserError(f"share {share:g}: expected a number above 0 and at most 1", "share")
     present = [split for split in SPLITS if len(corpus.members(split))]
