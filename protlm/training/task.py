@@ -202,7 +202,7 @@ class LanguageModelTask(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _summary(self, metrics: Any) -> dict[str, float]:
-        return metrics.beside(self._data().unigram)
+        return metrics.with_baseline(self._data().unigram)
 
 
 class GradientCheck:
