@@ -208,7 +208,7 @@ def synthesise(path: Path, proteins: int, mean: int = 30) -> None:
 
 
 def padding(corpus: Path) -> float:
-    """Share of a batch that is padding, over an epoch of batches of 16,384 tokens and proteins of up to 1,024."""
+    """Fraction of a batch that is padding, over an epoch of batches of 16,384 tokens and proteins of up to 1,024."""
     from protlm.batching.batches import Objective, ProteinBatches
     from protlm.batching.masking import Masking
     from protlm.corpus.reader import Corpus
