@@ -50,7 +50,7 @@ bench-attention: $(READY)
 bench-error: $(READY)
 	$(BIN)/python -m benchmarks.error
 
-# 5 minutes; FASTA is Swiss-Prot or something as large, CLUSTERS a table of its clusters
+# 6 minutes; FASTA is Swiss-Prot or something as large, CLUSTERS a table of its clusters
 bench-ingest: $(READY)
 	$(BIN)/python -m benchmarks.ingest $(FASTA) $(if $(CLUSTERS),--clusters $(CLUSTERS))
 
@@ -66,7 +66,7 @@ bench-train: $(READY)
 bench-stability: $(READY)
 	$(BIN)/python -m benchmarks.stability $(CORPUS)
 
-# 4 minutes
+# 40 minutes; FASTA is Swiss-Prot, LONG a file of its proteins of 8,000 residues and more
 bench-embed: $(READY)
 	$(BIN)/python -m benchmarks.embed compare $(FASTA) $(LONG)
 	$(BIN)/python -m benchmarks.embed many

@@ -52,7 +52,7 @@ peak()
 )
 COMMON = """
 import sys, time
-from protlm.batching.batches import ProteinBatches, Question
+from protlm.batching.batches import ProteinBatches, Objective
 from protlm.batching.samplers import EndlessBatches
 from protlm.corpus.reader import Corpus
 from protlm.batching.masking import Masking
@@ -62,7 +62,7 @@ FIRST = (
     + COMMON
     + """
 start = time.perf_counter()
-batches = ProteinBatches(Corpus(sys.argv[1]), "train", Question(False, Masking()), 1024, 16384, seed=1)
+batches = ProteinBatches(Corpus(sys.argv[1]), "train", Objective(False, Masking()), 1024, 16384, seed=1)
 batches[next(iter(EndlessBatches(batches)))]
 print(time.perf_counter() - start)
 peak()
@@ -72,7 +72,7 @@ READY = (
     COMMON
     + """
 from torch.utils.data import DataLoader
-batches = ProteinBatches(Corpus(sys.argv[1]), "train", Question(False, Masking()), 1024, 16384, seed=1)
+batches = ProteinBatches(Corpus(sys.argv[1]), "train", Objective(False, Masking()), 1024, 16384, seed=1)
 loader = iter(DataLoader(batches, batch_size=None, sampler=EndlessBatches(batches), num_workers=1))
 batches = int(sys.argv[2])
 for _ in range(batches // 20):
@@ -208,14 +208,14 @@ def synthesise(path: Path, proteins: int, mean: int = 30) -> None:
 
 
 def padding(corpus: Path) -> float:
-    """Share of a batch that is padding, over an epoch of batches of 16,384 tokens and proteins of up to 1,024."""
-    from protlm.batching.batches import ProteinBatches, Question
+    """Fraction of a batch that is padding, over an epoch of batches of 16,384 tokens and proteins of up to 1,024."""
+    from protlm.batching.batches import Objective, ProteinBatches
     from protlm.batching.masking import Masking
     from protlm.corpus.reader import Corpus
 
     opened = Corpus(corpus)
     computed = real = 0
-    for key in ProteinBatches(opened, "train", Question(False, Masking()), 1024, 16384, seed=1).plan(0):
+    for key in ProteinBatches(opened, "train", Objective(False, Masking()), 1024, 16384, seed=1).plan(0):
         lengths = np.minimum(opened.lengths_of(key[:, 1]) + 2, 1024)
         computed += int(lengths.max()) * len(lengths)
         real += int(lengths.sum())

@@ -40,7 +40,7 @@ class Breakdown:
         self.predicted += np.bincount(predicted, minlength=len(TOKENS))
 
     def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
-        """The number of targets ("asked") and the metrics of `ResidueMetrics.beside`, over cells (groups, 33) bool."""
+        """The metrics of `ResidueMetrics.with_baseline`, and the number of targets ("asked"), in cells (groups, 33)."""
         counts = np.where(part, self.scored, 0).sum(0)
         scored = int(counts.sum())
         accuracy = perplexity = math.nan
@@ -62,7 +62,7 @@ def baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
 
 
 def format_metrics(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of split -> metrics, those of `ResidueMetrics.beside`.
+    """A table of split -> metrics, those of `ResidueMetrics.with_baseline`.
 
     >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}
     >>> print(format_metrics({"test": row}))

@@ -43,8 +43,8 @@ def plain_lines(
     Args:
         show: prints a line.
         label, unit: what is done, and what is counted, such as "embedding" and "residues".
-        seconds: between two lines; the first comes after as many. Rates count from the first report, since a resumed
-            run does not start at 0.
+        seconds: between two lines; the first comes after the same time. Rates count from the first report, since a
+            resumed run does not start at 0.
         clock: tells the time in seconds.
 
     >>> now = iter([0, 30, 60, 61, 130])

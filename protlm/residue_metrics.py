@@ -55,7 +55,7 @@ class ResidueMetrics(Metric):
             "perplexity": math.inf if self.infinite else perplexity_of(mean),
         }
 
-    def beside(self, unigram: Unigram) -> dict[str, float]:
+    def with_baseline(self, unigram: Unigram) -> dict[str, float]:
         """`compute`, plus "unigram_accuracy" and "unigram_perplexity" over the same residues."""
         with self.sync_context():  # of all ranks, as in compute
             counts = self.targets.cpu().numpy().copy()

@@ -152,7 +152,7 @@ def _trimmed(cells: list[str], least: int) -> list[str]:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that divides the header into several cells and most rows into as many."""
+    """The delimiter that divides the header into several cells and most rows into the same number."""
     lines = (line for line in text.splitlines(keepends=True) if line.strip() and not line.startswith("#"))
     first = list(islice(lines, _TRIED))
 

@@ -238,7 +238,7 @@ def errors_in_one_line() -> Iterator[None]:
 def job(config: DictConfig) -> float:
     """`train`, as called by Hydra, in this process or in that of a launcher."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for name in ("profilers", "callbacks"):  # which report when asked to
+    for name in ("profilers", "callbacks"):  # these report when they are configured to
         logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
@@ -253,9 +253,12 @@ def job(config: DictConfig) -> float:
 def accepted(arguments: list[str]) -> list[str]:
     """The command line in the form that Hydra accepts.
 
-    Hydra rejects GROUP=null and GROUP=false, and would pass the options of the default optimizer or schedule to another
-    one that is named by `_target_`.
+    Hydra rejects GROUP=null and GROUP=false, and `--config-dir` between other arguments; and would pass the options of
+    the default optimizer or schedule to another one that is named by `_target_`.
     """
+    if "--config-dir" in arguments:
+        place = arguments.index("--config-dir")
+        arguments = [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
     own = {name for name in REPLACED if any(re.match(rf"\+?{name}(\._target_=|=\{{)", one) for one in arguments)}
     own = {name for name in own if not any(re.match(rf"~{name}$|{name}=[^{{]", one) for one in arguments)}
     result = [f"~{name}" for name in sorted(own)]

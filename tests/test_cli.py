@@ -315,7 +315,7 @@ def test_nucleotides_are_accepted_on_request(
             "--valid 0.6, --test 0.5: expected fractions",
         ),
         ("prepare FASTA -o out.h5 --valid many", "--valid"),
-        ("prepare FASTA -o FASTA", "an HDF5 file is written; expected a file name that ends in .h5 or .hdf5"),
+        ("prepare FASTA -o FASTA", "the output is an HDF5 file; expected a file name that ends in .h5 or .hdf5"),
         ("prepare CORPUS -o CORPUS", "is an input or another output"),
         ("prepare FASTA absent.fasta -o out.h5", "absent.fasta: no such file"),
         ("prepare FASTA -o out.h5 --min-length 0", "--min-length 0"),
@@ -350,7 +350,7 @@ def test_nucleotides_are_accepted_on_request(
         ("evaluate FASTA MODEL --model MODEL", "unexpected extra argument"),
         (
             "evaluate CORPUS --model MODEL --json CORPUS",
-            "a JSON file is written",
+            "the output is a JSON file",
         ),
         ("evaluate CORPUS --model MODEL --json .", "is a folder"),
         ("evaluate FASTA --model MODEL --seed -1", "--seed"),

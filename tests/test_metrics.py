@@ -60,7 +60,7 @@ def test_the_baseline_covers_the_same_residues() -> None:
     unigram = Unigram(np.arange(33))
     metrics = ResidueMetrics()
     metrics.update(logits, targets, scored)
-    row = metrics.beside(unigram)
+    row = metrics.with_baseline(unigram)
     of_targets = unigram.probabilities[targets[scored].numpy()]
     assert row["unigram_perplexity"] == pytest.approx(np.exp(-np.log(of_targets).mean()))
     commonest = np.flatnonzero(SCORED).max()
@@ -92,7 +92,7 @@ def test_the_baseline_over_nothing_is_nan() -> None:
     logits, targets, scored = answers(2, 9)
     metrics = ResidueMetrics()
     metrics.update(logits, targets, torch.zeros_like(scored))
-    assert all(map(math.isnan, metrics.beside(Unigram(np.arange(33))).values()))
+    assert all(map(math.isnan, metrics.with_baseline(Unigram(np.arange(33))).values()))
     nothing = Breakdown(2).over(np.ones((2, 33), dtype=bool), Unigram(np.arange(33)))
     assert nothing.pop("asked") == 0
     assert all(map(math.isnan, nothing.values()))
@@ -114,7 +114,7 @@ def test_a_breakdown_over_everything_is_the_metrics() -> None:
     unigram = Unigram(np.arange(33))
     whole = breakdown.over(np.ones((3, 33), dtype=bool), unigram)
     assert whole.pop("asked") == metrics.targets.sum()
-    assert whole == pytest.approx(metrics.beside(unigram))
+    assert whole == pytest.approx(metrics.with_baseline(unigram))
     assert whole["accuracy"] == metrics.compute()["accuracy"]
 
 
@@ -130,7 +130,7 @@ def test_a_breakdown_counts_each_protein_in_its_group() -> None:
         part[group] = True
         row = breakdown.over(part, unigram)
         assert row.pop("asked") == scored[rows].sum()
-        assert row == pytest.approx(alone.beside(unigram))
+        assert row == pytest.approx(alone.with_baseline(unigram))
     assert breakdown.scored[2].sum() == 0
 
 
@@ -145,7 +145,7 @@ def test_a_breakdown_counts_each_target_separately() -> None:
         part[:, token] = True
         row = breakdown.over(part, unigram)
         assert row.pop("asked") == alone.targets.sum()
-        assert row == pytest.approx(alone.beside(unigram))
+        assert row == pytest.approx(alone.with_baseline(unigram))
         assert breakdown.predicted[token] == (logits.argmax(-1)[scored] == token).sum()
     assert breakdown.predicted.sum() == breakdown.scored.sum()
 

@@ -64,21 +64,25 @@ def contract_of(options: dict[str, Any]) -> Any:
     importlinter.configuration.configure()
     kind = {"forbidden": ForbiddenContract, "layers": LayersContract}[options["type"]]
     session = {"root_packages": [LINTER["root_package"]], "include_external_packages": "True"}
-    return kind(options["name"], session, {key: value for key, value in options.items() if key not in ("name", "type")})
+    given = {key: str(value) if isinstance(value, bool) else value for key, value in options.items()}
+    return kind(options["name"], session, {key: value for key, value in given.items() if key not in ("name", "type")})
 
 
 def violations(options: dict[str, Any]) -> list[tuple[str, str]]:
-    """(new file, import) pairs that a contract has to reject; a new file is in each room that the contract covers."""
+    """(new file, import) pairs that a contract has to reject; a new file is in each folder that the contract covers."""
     if options["type"] == "forbidden":
-        exempt = {line.partition(".**")[0] for line in options["ignore_imports"] if ".**" in line}
-        rooms = [f"protlm.{path.parent.name}" for path in (ROOT / "protlm").glob("*/__init__.py")]
-        files = ["protlm", *(room for room in rooms if room not in exempt)]
-        return [(f"{room}.{NEW}", module) for room in files for module in options["forbidden_modules"]]
-    layers = [[name.strip() for name in layer.split("|")] for layer in options["layers"]]
+        folders = options["source_modules"]
+        if folders == ["protlm"]:
+            exempt = {line.partition(".**")[0] for line in options["ignore_imports"] if ".**" in line}
+            packages = [f"protlm.{path.parent.name}" for path in (ROOT / "protlm").glob("*/__init__.py")]
+            folders = ["protlm", *(package for package in packages if package not in exempt)]
+        return [(f"{folder}.{NEW}", module) for folder in folders for module in options["forbidden_modules"]]
+    layers = [[f"protlm.{name.strip()}" for name in layer.split("|")] for layer in options["layers"]]
     pairs = [(low, high) for upper, lower in pairwise(layers) for low in lower for high in upper]
     siblings = [pair for layer in layers for pair in pairwise(layer)]
     packages = {name for layer in layers for name in layer if (ROOT / name.replace(".", "/")).is_dir()}
-    return [(f"{low}.{NEW}" if low in packages else low, high) for low, high in pairs + siblings]
+    inside = [(f"{low}.{NEW}" if low in packages else low, high) for low, high in pairs + siblings]
+    return [*inside, (f"protlm.{NEW}", "protlm.errors")]  # the last has no layer
 
 
 @pytest.fixture(scope="module")

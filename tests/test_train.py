@@ -75,7 +75,7 @@ def test_every_yaml_composes_and_instantiates(override: str, corpus_path: Path, 
     callbacks = [instantiate(node) for node in config.callbacks.values() if node]
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=callbacks)
     assert task.model is model
-    assert data.question.causal == settings.causal
+    assert data.objective.causal == settings.causal
     assert 0 < factor <= 1
     assert optimizer.param_groups[0]["lr"] > 0
     assert trainer.max_steps > 0

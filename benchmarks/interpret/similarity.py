@@ -26,7 +26,7 @@ SHARE = 0.15
 class Agreement(NamedTuple):
     """Correlation of two similarities over the 190 pairs of different amino acids; NaN where one does not vary.
 
-    The p-values are those of the one-sided permutation test of Mantel (1967): the share of relabellings of the amino
+    The p-values are those of the one-sided permutation test of Mantel (1967): the fraction of relabellings of the amino
     acids of one matrix, including the identity, with a correlation at least as large.
     """
 

@@ -43,7 +43,7 @@ def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], tit
         title: of the figure.
 
     Raises:
-        UserError: for another suffix, more than `MOST_PANELS` maps, or more tokens than `LONGEST`.
+        UserError: for another suffix, more than `MOST_PANELS` maps, or more tokens than `positions.LONGEST`.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, PowerNorm, TwoSlopeNorm

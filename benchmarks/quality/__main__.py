@@ -158,7 +158,7 @@ def parsed() -> argparse.Namespace:
     part.add_argument("--kinds", type=names_of([*KINDS]), default=list(KINDS))
     part.add_argument("--ood", type=Path, help="file with ids of proteins or clusters of Swiss-Prot to hold out")
     part.add_argument(
-        "--ood-share", type=share, default=Sources.ood_share, help="share of the clusters to hold out without --ood"
+        "--ood-share", type=share, default=Sources.ood_share, help="fraction of the clusters to hold out without --ood"
     )
     add_runs(part, "1,2", "bidirectional,causal")
 

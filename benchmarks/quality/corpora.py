@@ -2,7 +2,7 @@
 
 families: the sample in data/, 20 families. Members are split by sequence; its 3 held-out families are the split ood,
 and two of them have a relative in training.
-swissprot: all proteins of a FASTA file. Each cluster is assigned to one split as a whole; a share of them is ood.
+swissprot: all proteins of a FASTA file. Each cluster is assigned to one split as a whole; a fraction of them is ood.
 
 Held-out clusters are chosen by the hash of the representative's id, so the choice is the same everywhere.
 """
@@ -29,10 +29,10 @@ class Sources:
     Args:
         fasta: proteins.
         clusters: table of their clusters: representative, tab, member.
-        ood: file with ids of proteins or clusters to hold out; None draws a share.
-        ood_share: share of the clusters to hold out if there is no such file.
-        valid: share of the proteins (families) or clusters for validation.
-        test: share for the test split.
+        ood: file with ids of proteins or clusters to hold out; None draws a fraction.
+        ood_share: fraction of the clusters to hold out if there is no such file.
+        valid: fraction of the proteins (families) or clusters for validation.
+        test: fraction for the test split.
         whole_clusters: whether a cluster is assigned to one split as a whole.
     """
 

@@ -53,8 +53,8 @@ class Along(Callback):
 
 def measure(model: Performer, data: TremblDataModule, split: str, limit: int) -> dict[str, float]:
     """Metrics of a model on the first batches of a split, with the same residues masked at each call, as in a test."""
-    question = data.question.for_evaluation()
-    samples = data.batches(data.corpora, split, question, data.max_length, data.token_budget, data.seed)
+    objective = data.objective.for_evaluation()
+    samples = data.batches(data.corpora, split, objective, data.max_length, data.token_budget, data.seed)
     device = next(model.parameters()).device
     metrics, training = ResidueMetrics().to(device), model.training
     model.eval()
@@ -63,4 +63,4 @@ def measure(model: Performer, data: TremblDataModule, split: str, limit: int) ->
             inputs, targets, scored, key_mask = (tensor.to(device) for tensor in samples[key][:4])
             metrics.update(model(inputs, key_mask), targets, scored)
     model.train(training)
-    return metrics.beside(data.unigram)
+    return metrics.with_baseline(data.unigram)

@@ -48,7 +48,7 @@ Cursor = tuple[int, ...]
 """Start of a pool within its epoch; (0,) or (0, 0, 0) is the start of the epoch."""
 
 
-class Question(NamedTuple):
+class Objective(NamedTuple):
     """The training objective: masked language modelling, or next-token prediction for a causal model."""
 
     causal: bool
@@ -57,9 +57,9 @@ class Question(NamedTuple):
     def __call__(self, tokens: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return next_token(tokens) if self.causal else self.masking(tokens, generator)
 
-    def for_evaluation(self) -> "Question":
+    def for_evaluation(self) -> "Objective":
         """The objective for reported metrics: every selected residue is masked."""
-        return Question(self.causal, self.masking.for_evaluation())
+        return Objective(self.causal, self.masking.for_evaluation())
 
 
 class Batches(Dataset[Batch]):
@@ -68,7 +68,7 @@ class Batches(Dataset[Batch]):
     Args:
         corpus: the source of the proteins.
         split: one of "train", "valid", "test", "ood".
-        question: masked language modelling or next-token prediction.
+        objective: masked language modelling or next-token prediction.
         max_length: maximum length of a sequence, in tokens.
         token_budget: maximum number of tokens in a batch, including padding.
         seed: of order, crops and masks.
@@ -81,7 +81,7 @@ class Batches(Dataset[Batch]):
         self,
         corpus: Corpus | Corpora,
         split: str,
-        question: Question,
+        objective: Objective,
         max_length: int,
         token_budget: int,
         seed: int,
@@ -93,7 +93,7 @@ class Batches(Dataset[Batch]):
             sizes = f"max_length {max_length}, token_budget {token_budget}"
             raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget", "max_length", "token_budget")
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
-        self.split, self.question, self.seed = split, question, seed
+        self.split, self.objective, self.seed = split, objective, seed
         self.max_length, self.token_budget = max_length, token_budget
         self.draws = Draws(self.corpora, split, seed, sample_by, weights, min_cluster_size)
         proteins, residues = self.corpora.count(split)
@@ -116,7 +116,7 @@ class Batches(Dataset[Batch]):
     def count(self, pools: int | None = None) -> tuple[int, bool]:
         """Number of batches in the first epoch, and whether it is exact.
 
-        With `pools`, as many pools are planned at most, and the rest of the epoch is estimated from them.
+        `pools` is the maximum number of pools to plan; the rest of the epoch is estimated from them.
         """
         total = 0
         for number, (cursor, batches) in enumerate(self.pools(0, self.first)):
@@ -134,7 +134,7 @@ class Batches(Dataset[Batch]):
         samples = []
         for row in key.tolist():
             generator = self._chance(row[0], row[1])
-            samples.append(self.question(self.sequence(row, generator), generator))
+            samples.append(self.objective(self.sequence(row, generator), generator))
         return collate(samples)._replace(key=key)
 
     def names(self, key: Key) -> list[str]:

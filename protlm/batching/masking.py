@@ -13,16 +13,16 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Masking:
-    """BERT's masking: a share of the residues is selected; each selected residue is masked, replaced or kept.
+    """BERT's masking: a fraction of the residues is selected; each selected residue is masked, replaced or kept.
 
     Special tokens and ambiguous letters (X, B, Z) are never selected.
 
     Args:
-        share: share of the residues to select.
-        mask: share of the selected residues to replace by `<mask>`.
-        random: share to replace by one of the twenty amino acids, drawn uniformly.
-        keep: share to keep. The three sum to 1. BERT: 0.8, 0.1, 0.1; the code published with the Performer paper: 0.1
-            masked, 0.8 random, 0.1 kept.
+        share: fraction of the residues to select.
+        mask: fraction of the selected residues to replace by `<mask>`.
+        random: fraction to replace by one of the twenty amino acids, drawn uniformly.
+        keep: fraction to keep. The three sum to 1. BERT: 0.8, 0.1, 0.1; the code published with the Performer paper:
+            0.1 masked, 0.8 random, 0.1 kept.
     """
 
     share: float = 0.15
@@ -35,7 +35,7 @@ class Masking:
         if not (0 < self.share <= 1 and min(parts) >= 0 and abs(sum(parts) - 1) <= 1e-6):
             raise UserError(
                 f"masking share {self.share:g} with mask {self.mask:g}, random {self.random:g}, keep {self.keep:g}: "
-                "expected 0 < share <= 1 and three non-negative shares that sum to 1",
+                "expected 0 < share <= 1 and three non-negative fractions that sum to 1",
                 "masking",
             )
 
@@ -58,7 +58,7 @@ class Masking:
         targets = np.full(len(tokens), IGNORE, dtype=np.int64)
         scored = np.zeros(len(tokens), dtype=bool)
         candidates = np.flatnonzero(SCORED[tokens])
-        # random rounding keeps the expected share exact even for short proteins
+        # random rounding keeps the expected fraction exact even for short proteins
         count = int(self.share * len(candidates) + generator.random())
         chosen = generator.permutation(candidates)[:count]
         targets[chosen] = inputs[chosen]

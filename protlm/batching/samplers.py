@@ -45,7 +45,7 @@ class EndlessBatches(Sampler[Key]):
         self._pools = []
         epoch, cursor, skipped = self.start
         number = -skipped  # of the batch, counted from the start over all ranks
-        empty = 0  # epochs in a row
+        empty = 0  # consecutive empty epochs
         while empty < _EMPTY:
             empty += 1
             for first, batches in self.samples.pools(epoch, cursor):
@@ -100,9 +100,9 @@ class Plan(Sampler[Key]):
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:
-    """Signals from a terminal or SLURM reach all processes, but a run that stops still needs its workers.
+    """Ignores the signals that a terminal or SLURM sends to all processes: a run that stops still needs its workers.
 
-    It is here, so that a spawned worker imports no Lightning, which takes longer than everything else.
+    Defined here so that a spawned worker does not import Lightning, which takes longer than everything else.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

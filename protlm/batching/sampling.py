@@ -23,7 +23,7 @@ class Draws:
         split: one of "train", "valid", "test", "ood".
         seed: of the order, and of the choice of cluster members.
         by: "protein" draws every protein once per epoch; "cluster" draws one protein of every cluster, uniformly.
-        weights: share of each corpus in the draws; None draws every protein (or cluster) equally often.
+        weights: fraction of the draws from each corpus; None draws every protein (or cluster) equally often.
         min_cluster_size: excludes clusters with fewer proteins in the split; one number, or one for each corpus.
             Several numbers for a single corpus make as many overlapping parts, each with its own weight.
 

@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _options(command: Any) -> Callable[[str], str]:
-    """Argument of the library -> option of the command that runs; other names stay as they are."""
+    """Argument of the library -> option of the running command; other names stay as they are."""
     parameters = getattr(command.commands.get(sys.argv[1] if len(sys.argv) > 1 else ""), "params", ())
     options = {p.name: max(p.opts, key=len) for p in parameters if p.param_type_name == "option"}
     return lambda name: options.get(name, name)

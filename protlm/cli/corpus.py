@@ -78,7 +78,7 @@ def info(
     token_budget: Annotated[int, Option(min=3, help="data.token_budget of training, likewise.")] = 4000,
 ) -> None:
     """Print statistics of a corpus: lengths, clusters, residue frequencies, unigram baseline, steps per epoch."""
-    from protlm.batching.batches import ProteinBatches, Question
+    from protlm.batching.batches import Objective, ProteinBatches
     from protlm.batching.masking import Masking
     from protlm.corpus.reader import Corpus
     from protlm.corpus.statistics import describe, draw_lengths, format_description
@@ -88,7 +88,7 @@ def info(
 
     check_outputs({"--histogram": (histogram, PICTURE)}, [corpus])
     opened = Corpus(corpus)
-    training = ProteinBatches(opened, "train", Question(False, Masking()), max_length, token_budget, seed=1)
+    training = ProteinBatches(opened, "train", Objective(False, Masking()), max_length, token_budget, seed=1)
     steps, exact = training.count(pools=64)
     figures = {**describe(opened), "steps_per_epoch": steps}
     with text_output() as file:

@@ -9,7 +9,7 @@ from protlm.cli.console import Model, load_network, say
 from protlm.cli.outputs import FOLDER, check_outputs
 from protlm.errors import UserError
 
-Attention = Annotated[
+AttentionOption = Annotated[
     str | None,
     Option(
         help="Switch to another kind of attention and keep all weights. 'softmax' is linear in length and approximates "
@@ -27,7 +27,7 @@ def export(
     output: Annotated[Path, Argument(help="Folder to write.")],
     model: Model = None,
     layout: Annotated[str, Option("--format", help="folder (for protlm) or hf (for transformers).")] = "folder",
-    attention: Attention = None,
+    attention: AttentionOption = None,
     num_features: Features = None,
     dtype: Annotated[
         str, Option(help="Precision of the weights on disk: float32; float16 or bfloat16 halve the size.")
@@ -58,7 +58,7 @@ def export(
 def import_esm(
     source: Annotated[Path, Argument(metavar="HF_DIR", help="Hugging Face folder of an ESM-2 model.")],
     output: Annotated[Path, Argument(help="Model folder to write.")],
-    attention: Attention = None,
+    attention: AttentionOption = None,
     num_features: Features = None,
 ) -> None:
     """Convert ESM-2 to a model folder, by default with its exact attention."""

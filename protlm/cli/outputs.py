@@ -13,7 +13,7 @@ from protlm.files import STDOUT
 
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """What an option writes.
 
     Attributes:
@@ -27,20 +27,20 @@ class Kind:
     text: bool = False
 
 
-HDF5 = Kind("an HDF5 file", (".h5", ".hdf5"))
-PICTURE = Kind("a picture", (".png", ".pdf", ".svg"))
-TABLE = Kind("a table", (".csv", ".tsv", ".txt"), text=True)
-TSV = Kind("a table", (".tsv", ".txt"), text=True)
-JSON = Kind("a JSON file", (".json",), text=True)
-FASTA = Kind("a FASTA file", (".fasta", ".fa", ".faa", ".fas"), text=True)
-FOLDER = Kind("a folder")
+HDF5 = OutputKind("an HDF5 file", (".h5", ".hdf5"))
+PICTURE = OutputKind("a picture", (".png", ".pdf", ".svg"))
+TABLE = OutputKind("a table", (".csv", ".tsv", ".txt"), text=True)
+TSV = OutputKind("a table", (".tsv", ".txt"), text=True)
+JSON = OutputKind("a JSON file", (".json",), text=True)
+FASTA = OutputKind("a FASTA file", (".fasta", ".fa", ".faa", ".fas"), text=True)
+FOLDER = OutputKind("a folder")
 EMBEDDINGS = {
-    "": Kind("a file of embeddings", (".h5", ".hdf5", ".npz", ".csv", ".parquet")),
+    "": OutputKind("a file of embeddings", (".h5", ".hdf5", ".npz", ".csv", ".parquet")),
     "uniprot": HDF5,
     "packed": HDF5,
-    "npz": Kind("an npz file", (".npz",)),
-    "csv": Kind("a CSV file", (".csv",)),
-    "parquet": Kind("a Parquet file", (".parquet",)),
+    "npz": OutputKind("an npz file", (".npz",)),
+    "csv": OutputKind("a CSV file", (".csv",)),
+    "parquet": OutputKind("a Parquet file", (".parquet",)),
     "esm-pt": FOLDER,
 }
 """Layout -> what is written; without a layout the suffix decides."""
@@ -49,7 +49,7 @@ _FILES = {".h5", ".hdf5", ".npz", ".npy", ".parquet", ".csv", ".tsv", ".json", "
 """Suffixes that a folder does not have."""
 
 
-def check_outputs(outputs: Mapping[str, tuple[Path | None, Kind]], inputs: Iterable[Path] = ()) -> None:
+def check_outputs(outputs: Mapping[str, tuple[Path | None, OutputKind]], inputs: Iterable[Path] = ()) -> None:
     """Refuses, before anything is computed, outputs that cannot be written or that would overwrite a file in use.
 
     Args:
@@ -71,7 +71,7 @@ def check_outputs(outputs: Mapping[str, tuple[Path | None, Kind]], inputs: Itera
         used.add(path.resolve())
 
 
-def chosen_format(path: Path | None, given: str, formats: Mapping[str, Kind], default: str) -> str:
+def chosen_format(path: Path | None, given: str, formats: Mapping[str, OutputKind], default: str) -> str:
     """The format of `--format`, by default that of the suffix of `--output`, without a file `default`."""
     if given and given not in formats:
         raise UserError(f"--format {given!r}: expected {listed(formats)}")
@@ -82,7 +82,7 @@ def chosen_format(path: Path | None, given: str, formats: Mapping[str, Kind], de
             return name
     kinds = [kind for kind in formats.values() if kind.suffixes]
     suffixes = tuple(suffix for kind in kinds for suffix in kind.suffixes)
-    check_outputs({"--output": (path, Kind(kinds[0].name, suffixes, any(kind.text for kind in kinds)))})
+    check_outputs({"--output": (path, OutputKind(kinds[0].name, suffixes, any(kind.text for kind in kinds)))})
     raise AssertionError("unreachable: the suffix is none of these")
 
 
@@ -96,7 +96,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _check(path: Path, kind: Kind) -> None:
+def _check(path: Path, kind: OutputKind) -> None:
     if str(path) == STDOUT:
         if not kind.text:
             raise UserError(f"{kind.name} cannot be written to standard output; expected {_names(kind)}")
@@ -104,7 +104,7 @@ def _check(path: Path, kind: Kind) -> None:
     if kind.suffixes and path.is_dir():
         raise UserError(f"is a folder; expected {_names(kind)}")
     if kind.suffixes and path.suffix.lower() not in kind.suffixes:
-        raise UserError(f"{kind.name} is written; expected {_names(kind)}")
+        raise UserError(f"the output is {kind.name}; expected {_names(kind)}")
     if not kind.suffixes and (path.is_file() or path.suffix.lower() in _FILES):
         raise UserError(f"{'is' if path.is_file() else 'looks like'} a file; expected {_names(kind)}")
     if path.exists() and not (path.is_dir() or path.is_file()):
@@ -118,7 +118,7 @@ def _check(path: Path, kind: Kind) -> None:
         raise UserError(f"cannot be written (Permission denied in folder {folder})")
 
 
-def _names(kind: Kind) -> str:
+def _names(kind: OutputKind) -> str:
     """What is expected, such as "a file name that ends in .h5 or .hdf5"."""
     if not kind.suffixes:
         return "the name of a folder"

@@ -18,11 +18,11 @@ from protlm.cli.console import (
     progress,
     say,
 )
-from protlm.cli.outputs import FASTA, JSON, PICTURE, TSV, Kind, check_outputs, chosen_format
+from protlm.cli.outputs import FASTA, JSON, PICTURE, TSV, OutputKind, check_outputs, chosen_format
 from protlm.errors import UserError, counted
 from protlm.files import STDOUT
 
-FORMATS = {"table": Kind("text", text=True), "tsv": TSV, "json": JSON}
+FORMATS = {"table": OutputKind("text", text=True), "tsv": TSV, "json": JSON}
 Causal = Annotated[
     Path | None, Option("--model", "-m", help="Folder or training checkpoint (.ckpt) of a causal model.")
 ]
@@ -66,7 +66,7 @@ def fill(
 ) -> None:
     """Predict amino acids at each <mask>, or their probabilities at every position."""
     from protlm.inference.engine import Computer
-    from protlm.inference.predictions import COLUMNS, Outputs, check_pictures, write_predictions, write_rows
+    from protlm.inference.predictions import COLUMNS, PredictionFiles, check_pictures, write_predictions, write_rows
     from protlm.inference.proteins import open_proteins
     from protlm.tables import aligned, text_output
 
@@ -74,7 +74,7 @@ def fill(
     output = None if str(output) == STDOUT else output
     if output and layout == "table":
         raise UserError("--format table is for standard output; expected --format tsv or json with --output")
-    outputs = Outputs(output, layout, matrix, logo, heatmap)
+    outputs = PredictionFiles(output, layout, matrix, logo, heatmap)
     opened = open_proteins(proteins, allow_nucleotides, masked=True, invalid=invalid)
     inputs = [] if isinstance(opened, list) else [Path(proteins)]
     check_outputs(

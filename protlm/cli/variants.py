@@ -28,7 +28,7 @@ Method = Annotated[
         "masked-marginals, or likelihood."
     ),
 ]
-_FATES = "'error' stops, 'skip' leaves them out, 'nan' writes them without a score; these two list them at the end"
+_FATES = "'error' stops, 'skip' leaves them out, 'nan' leaves the score empty; 'skip' and 'nan' list them at the end"
 
 
 def score(
@@ -143,10 +143,7 @@ def proteingym(
     device: Device = "auto",
     invalid: Annotated[
         str,
-        Option(
-            help=f"Rows that cannot be scored: {_FATES}. By default they do not end the benchmark. Rows without a "
-            "measurement are scored, but not compared."
-        ),
+        Option(help=f"Rows that cannot be scored: {_FATES}. Rows without a measurement are scored, but not compared."),
     ] = "skip",
 ) -> None:
     """Print Spearman's correlation with each ProteinGym assay, and the averages, with baselines."""

@@ -288,7 +288,7 @@ class Unigram:
         self.probabilities = smoothed / smoothed.sum()
 
     def accuracy(self, targets: np.ndarray) -> float:
-        """Share of the targets that are the most frequent residue; `targets` (33,) counts each scored token."""
+        """Fraction of the targets that are the most frequent residue; `targets` (33,) counts each scored token."""
         return float(targets[self.probabilities.argmax()] / max(1, targets.sum()))
 
     def perplexity(self, targets: np.ndarray) -> float:

@@ -58,7 +58,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     Returns:
         "splits": split -> `describe_lengths`, "residues", "clusters" (None without), and accuracy and perplexity of the
         unigram baseline (Laplace-smoothed training frequencies) over its scored residues; "all" is the whole corpus.
-        "frequencies": split -> letter -> share of its residues. "clusters": count, largest, singletons, median size;
+        "frequencies": split -> letter -> fraction of its residues. "clusters": count, largest, singletons, median size;
         None without. "sources", "changes", "options": as recorded by `prepare`.
     """
     by_split, sizes = length_counts(corpus), _cluster_sizes(corpus)

@@ -115,6 +115,6 @@ def is_complete(output: Output, expected: dict[str, Any], overwrite: bool) -> bo
         return True
     check_replaceable(output.path, found)
     if not overwrite:
-        what = f"but was made differently ({different})" if found else "but was not written by protlm"
+        what = f"but was made differently ({different})" if found else "but holds no embeddings written by protlm"
         raise UserError(f"{output.path}: already exists, {what}; choose another output, or set overwrite", "overwrite")
     return False

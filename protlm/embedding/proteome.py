@@ -25,7 +25,7 @@ from protlm.sequence.headers import IDENTIFIERS
 from protlm.sequence.invalid import INVALID
 from protlm.sequence.stream import STDIN, Source
 
-DTYPES = ("float16", "float32")
+STORED_DTYPES = ("float16", "float32")
 DUPLICATES = ("error", "suffix", "first")
 
 _BLOCK = 1 << 20  # bytes of standard input copied at a time
@@ -63,7 +63,7 @@ class EmbedOptions:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("dtype", self.dtype or "float16", DTYPES),
+            ("dtype", self.dtype or "float16", STORED_DTYPES),
             ("precision", self.precision, PRECISIONS),
             ("layout", self.layout or "uniprot", LAYOUTS),
             ("identifier", self.identifier, IDENTIFIERS),

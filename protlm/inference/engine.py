@@ -23,7 +23,7 @@ TOKEN_BUDGET = 16_384
 WINDOW_RESIDUES = 1 << 18
 """Number of residues in a window: consecutive sequences that are sorted by length together."""
 _MOST = 4_096  # sequences in a window
-_SPREAD = 0.06  # a row shorter than the longest of its batch by more than this share starts a new batch,
+_SPREAD = 0.06  # a row shorter than the longest of its batch by more than this fraction starts a new batch,
 _FULL = 8  # once the batch has 1/8 of the budget: on a GPU, small batches cost more than padding
 
 

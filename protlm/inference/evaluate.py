@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from protlm import __version__
-from protlm.batching.batches import ProteinBatches, Question
+from protlm.batching.batches import Objective, ProteinBatches
 from protlm.batching.masking import Masking
 from protlm.corpus.reader import Corpus, Unigram
 from protlm.corpus.splits import SPLITS
@@ -22,12 +22,12 @@ from protlm.tables import aligned
 
 FORMAT = "protlm evaluation"
 VERSION = 1
-LONGEST = 128 << np.arange(8)
+BIN_MAXIMA = 128 << np.arange(8)
 """(bins - 1,) the maximum length, in residues, of each bin of protein lengths; the last bin has none."""
 
 
 class SplitResults(dict[str, float]):
-    """The metrics of one split, see `ResidueMetrics.beside`, and of its parts.
+    """The metrics of one split, see `ResidueMetrics.with_baseline`, and of its parts.
 
     Attributes:
         proteins: number of proteins in the split.
@@ -64,7 +64,7 @@ def evaluate(
         splits: by default "test" and "ood", if they have proteins.
         max_length: in tokens; longer proteins are cropped at random. By default the model's.
         token_budget: maximum number of tokens in a batch, including padding.
-        share: share of the residues to mask.
+        share: fraction of the residues to mask.
         seed: of crops and masks.
         progress: called with the numbers of proteins done and in total.
 
@@ -74,21 +74,21 @@ def evaluate(
     splits = checked_splits(corpus, splits, share)
     max_length = max_length or model.config.max_length
     check_length(model, max_length)
-    question = Question(model.config.causal, Masking(share)).for_evaluation()
+    objective = Objective(model.config.causal, Masking(share)).for_evaluation()
     device = next(model.parameters()).device
     done, total = 0, sum(len(corpus.members(split)) for split in splits)
     results = {}
     for split in splits:
-        batches = ProteinBatches(corpus, split, question, max_length, max(max_length, token_budget), seed)
+        batches = ProteinBatches(corpus, split, objective, max_length, max(max_length, token_budget), seed)
         batches.start = model.config.start_id
-        metrics, breakdown = ResidueMetrics().to(device), Breakdown(len(LONGEST) + 1)
-        proteins = np.zeros(len(LONGEST) + 1, dtype=np.int64)
+        metrics, breakdown = ResidueMetrics().to(device), Breakdown(len(BIN_MAXIMA) + 1)
+        proteins = np.zeros(len(BIN_MAXIMA) + 1, dtype=np.int64)
         for key in batches.plan(0):
             inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batches[key][:4])
             warn_beyond_positions(model, inputs.shape[1])
             with evaluating(model):
                 logits = model(inputs, key_mask)
-            bins = np.searchsorted(LONGEST, corpus.lengths_of(key[:, 1]))  # of whole proteins, not of crops
+            bins = np.searchsorted(BIN_MAXIMA, corpus.lengths_of(key[:, 1]))  # of whole proteins, not of crops
             proteins += np.bincount(bins, minlength=len(proteins))
             metrics.update(logits, targets, scored)
             breakdown.update(logits, targets, scored, bins)
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -> list[str]:
-    """The splits to evaluate, by default "test" and "ood"; what is wrong with them or the share needs no model."""
+    """The splits to evaluate, by default "test" and "ood"; what is wrong with them or the fraction needs no model."""
     if not 0 < share <= 1:
         raise UserError(f"share {share:g}: expected a number above 0 and at most 1", "share")
     present = [split for split in SPLITS if len(corpus.members(split))]
@@ -119,15 +119,15 @@ def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -
 
 
 def _results(metrics: ResidueMetrics, breakdown: Breakdown, proteins: np.ndarray, unigram: Unigram) -> SplitResults:
-    results = SplitResults(metrics.beside(unigram))
+    results = SplitResults(metrics.with_baseline(unigram))
     results.proteins, results.scored = int(proteins.sum()), int(breakdown.scored.sum())
     results.by_length, results.by_residue = [], {}
     for number in np.flatnonzero(proteins).tolist():
         part = np.zeros(breakdown.scored.shape, dtype=bool)
         part[number] = True
         row = {
-            "min": int(LONGEST[number - 1]) + 1 if number else 1,
-            "max": int(LONGEST[number]) if number < len(LONGEST) else None,
+            "min": int(BIN_MAXIMA[number - 1]) + 1 if number else 1,
+            "max": int(BIN_MAXIMA[number]) if number < len(BIN_MAXIMA) else None,
             "proteins": int(proteins[number]),
         }
         results.by_length.append({**row, **breakdown.over(part, unigram)})

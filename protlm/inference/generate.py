@@ -179,7 +179,7 @@ def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: 
     if not model.config.causal:
         raise UserError("generate requires a causal model (trained with model.causal=true); this one is bidirectional")
     if model.config.zeroed_id is not None:
-        raise UserError("this model rescales its embeddings by the share of masks (zeroed_id); it cannot generate")
+        raise UserError("this model rescales its embeddings by the fraction of masks (zeroed_id); it cannot generate")
     if not model.config.stepwise:
         raise UserError(f"{model.config.attention_name} attention cannot run token by token; it cannot generate")
     for name, value in counts.items():

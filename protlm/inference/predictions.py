@@ -35,7 +35,7 @@ Row = tuple[str, int, int, str, float]
 
 
 @dataclass(frozen=True)
-class Outputs:
+class PredictionFiles:
     """Files to write; None omits a file.
 
     Args:
@@ -61,7 +61,7 @@ class Outputs:
         return bool(self.matrix or self.pictures)
 
 
-def check_pictures(records: Iterable[Record], outputs: Outputs) -> Iterable[Record]:
+def check_pictures(records: Iterable[Record], outputs: PredictionFiles) -> Iterable[Record]:
     """Gives back the records if their pictures can be drawn; to be called before the model is loaded.
 
     Raises:
@@ -83,7 +83,7 @@ def check_pictures(records: Iterable[Record], outputs: Outputs) -> Iterable[Reco
 def write_predictions(
     computer: Computer,
     records: Iterable[Record],
-    outputs: Outputs,
+    outputs: PredictionFiles,
     top: int = 5,
     one_pass: bool = False,
     progress: Callable[[int, int], None] | None = None,

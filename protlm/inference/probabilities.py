@@ -72,9 +72,9 @@ def masked_own(computer: Computer, proteins: Sequence[np.ndarray], report: Advan
 def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Masking) -> list[np.ndarray]:
     """An estimate of `masked_own` from one forward pass per protein with nothing masked.
 
-    In training, a share k of the residues to predict is shown unchanged and a share r is replaced by one of the twenty,
-    drawn uniformly. If the context alone gives q to each amino acid, then by Bayes' rule the best prediction for the
-    shown residue t is p(t) = q(t) (k + r/20) / (k q(t) + r/20). Solved for the prediction at a mask,
+    In training, a fraction k of the residues to predict is shown unchanged and a fraction r is replaced by one of the
+    twenty, drawn uniformly. If the context alone gives q to each amino acid, then by Bayes' rule the best prediction
+    for the shown residue t is p(t) = q(t) (k + r/20) / (k q(t) + r/20). Solved for the prediction at a mask,
 
         q(t) = p(t) (r/20) / (k (1 - p(t)) + r/20).
 

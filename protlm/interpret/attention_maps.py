@@ -19,7 +19,7 @@ from protlm.errors import UserError
 from protlm.inference.engine import encoded, evaluating, warn_beyond_positions
 from protlm.performer import Performer
 
-COLUMNS = 512
+BLOCK_COLUMNS = 512
 """Columns of a matrix computed together."""
 
 Attend = Callable[[Tensor], Tensor]
@@ -63,7 +63,7 @@ def chosen_blocks(model: Performer, layers: Sequence[int] | None) -> tuple[int, 
 
 
 def attention_matrices(
-    model: Performer, sequence: str, layers: Sequence[int] | None = None, columns: int = COLUMNS
+    model: Performer, sequence: str, layers: Sequence[int] | None = None, columns: int = BLOCK_COLUMNS
 ) -> np.ndarray:
     """Attention matrices (layers, H, L, L) float32 of one protein; rows are queries, columns keys.
 

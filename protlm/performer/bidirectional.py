@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from protlm.performer.estimator import Keys, Outputs, extended, finite, nonzero, rows, upstream_gradient, write
+from protlm.performer.estimator import GROWTH, Keys, Outputs, extended, finite, nonzero, rows, upstream_gradient, write
 
-GROWTH = 2.0**60  # by which sums may outgrow a guessed shift; float32 reaches 2^127
 SAMPLE = 64  # keys that the guess is based on
 
 

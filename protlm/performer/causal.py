@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from protlm.performer.estimator import (
+    GROWTH,
     Estimator,
     Keys,
     Outputs,
@@ -31,8 +32,6 @@ from protlm.performer.estimator import (
     widest,
     write,
 )
-
-GROWTH = 2.0**60  # a weight that underflows at 2^-126 is then less than 2^-66 of its denominator
 
 
 class Past(NamedTuple):

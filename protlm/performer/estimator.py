@@ -20,6 +20,7 @@ from protlm.performer.features import FeatureMap
 LOG2E = 1 / math.log(2)
 LARGEST = 1024.0  # logarithm in float32; beyond it neighbouring numbers are more than 1e-4 apart
 SMALL = 8.0  # norm of a key up to which |x|^2 / 2 is accurate to 4e-6 in float32
+GROWTH = 2.0**60  # by which sums may outgrow a shift: float32 reaches 2^127, and what underflows is below 2^-66 of them
 
 
 def widest(x: Tensor) -> torch.dtype:

@@ -46,7 +46,8 @@ def kind_of(attention: str | Kind | FeatureMap) -> Kind:
             for entry in entry_points(group=group, name=attention):
                 return kind_of(_checked(attention, _loaded(attention, entry.module, entry.load), base)())
     registered = (entry.name for group in ENTRY_POINTS for entry in entry_points(group=group))
-    raise ValueError(f"attention {attention!r}: expected one of {', '.join([*ATTENTION, *registered])}")
+    known = ", ".join([*ATTENTION, *registered])
+    raise ValueError(f"attention {attention!r}: expected one of {known}, or a name that an installed package registers")
 
 
 def implementation(kind: Kind) -> type:

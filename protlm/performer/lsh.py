@@ -17,7 +17,7 @@ from protlm.performer.estimator import finite, nonzero, precision, widest, witho
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.projection import draw_directions, whole_number
 
-DIRECTIONS = 128
+MAX_DIRECTIONS = 128
 """Maximum number per round; there are twice as many buckets."""
 
 
@@ -53,7 +53,7 @@ class Lsh(Kind):
         if length <= self.bucket:
             return 4 * head_dim * length // (2 if causal else 1)
         keys = self.bucket if causal else 2 * self.bucket
-        return self.rounds * head_dim * (2 * min(DIRECTIONS, -(-length // self.bucket)) + 4 * keys)
+        return self.rounds * head_dim * (2 * min(MAX_DIRECTIONS, -(-length // self.bucket)) + 4 * keys)
 
 
 class LshAttention(nn.Module):
@@ -114,7 +114,7 @@ class LshAttention(nn.Module):
     def _draw(self, draw_number: int) -> Tensor:
         """(R, 128, d), drawn independently for each round."""
         keys = [(*self._key, draw_number, i) for i in range(self.lsh.rounds)]
-        rounds = [draw_directions("orthogonal", "constant", DIRECTIONS, self.head_dim, key) for key in keys]
+        rounds = [draw_directions("orthogonal", "constant", MAX_DIRECTIONS, self.head_dim, key) for key in keys]
         return torch.stack(rounds).float()
 
     @torch.no_grad()
@@ -166,13 +166,13 @@ class LshAttention(nn.Module):
         chunk, length = self.lsh.bucket, real.shape[1]
         if not self.causal:
             keys = real.sum(1)
-            count = (keys + chunk - 1).div(chunk, rounding_mode="floor").clamp(max=DIRECTIONS)
+            count = (keys + chunk - 1).div(chunk, rounding_mode="floor").clamp(max=MAX_DIRECTIONS)
             yield 0, length, count.masked_fill(keys <= chunk, 0)
             return
         start, most = 0, chunk
         while start < length:
-            stop = length if most >= chunk * DIRECTIONS else min(most, length)
-            count = 0 if most == chunk else min(most // chunk, DIRECTIONS)
+            stop = length if most >= chunk * MAX_DIRECTIONS else min(most, length)
+            count = 0 if most == chunk else min(most // chunk, MAX_DIRECTIONS)
             yield start, stop, torch.full_like(real[:, 0], count, dtype=torch.long)
             start, most = stop, 2 * most
 
@@ -206,10 +206,10 @@ class LshAttention(nn.Module):
         """
         orders, codes, reach = [], [], chunk if self.causal else 1
         position = torch.arange(x.shape[2], device=x.device)
-        exact, largest = x.to(widest(x)), len(position) + (reach + 1) * (2 * DIRECTIONS + 1)
+        exact, largest = x.to(widest(x)), len(position) + (reach + 1) * (2 * MAX_DIRECTIONS + 1)
         dtype = torch.int16 if largest < 2**15 else torch.int32  # comparing all pairs takes much of the time
         for directions in self.directions[:rounds]:
-            bucket = _hash(exact, directions, count).masked_fill(~real[:, None], 2 * DIRECTIONS)
+            bucket = _hash(exact, directions, count).masked_fill(~real[:, None], 2 * MAX_DIRECTIONS)
             bucket, order = bucket.sort(dim=-1, stable=True)
             code = (position if self.causal else position // chunk) + (reach + 1) * bucket
             orders.append(order)
@@ -271,7 +271,7 @@ def _windows(x: Tensor, chunk: int, nothing: float) -> Tensor:
 
 def _hash(x: Tensor, directions: Tensor, count: Tensor) -> Tensor:
     """Buckets (B, H, T) from 0: the nearest of the first `count` (B) signed directions; one bucket if `count` is 0."""
-    most = min(DIRECTIONS, max(1, int(count.max())))
+    most = min(MAX_DIRECTIONS, max(1, int(count.max())))
     p = x @ directions[:most].to(x).T
     column = torch.arange(most, device=x.device)
     sizes = p.abs().masked_fill_(column >= count[:, None, None, None], -1.0)

@@ -17,7 +17,7 @@ IDENTITY = 0.8
 PSEUDOCOUNT = 0.5
 """Added to the count of each amino acid in each column."""
 MOST_GAPS = 0.5
-"""Maximum share of gaps; sequences with more are ignored."""
+"""Maximum fraction of gaps; sequences with more are ignored."""
 
 _GAP, _NOTHING = len(STANDARD), np.uint8(255)  # the latter differs from every code
 _CODES = np.full(256, _GAP, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Files that are given in the place of others, recognised by their first bytes, for messages."""
+"""Formats recognised by the first bytes of a file, so that messages can name what was given by mistake."""
 
 import re
 from pathlib import Path

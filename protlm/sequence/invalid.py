@@ -64,7 +64,7 @@ class InvalidRecords:
         ]
 
     def _lines(self, records: list[_Invalid]) -> list[int]:
-        """The number of each one's line, found by reading the file again; 0 for a pipe, which can be read only once."""
+        """The line of each record, found by reading the file again; 0 for a pipe, which can be read only once."""
         if not Path(self._path).is_file():
             return [0] * len(records)
         sought = {one.record: one for one in records}

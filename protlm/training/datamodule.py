@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 from xxhash import xxh3_128_hexdigest
 
-from protlm.batching.batches import Batch, Batches, BlockBatches, ProteinBatches, Question
+from protlm.batching.batches import Batch, Batches, BlockBatches, Objective, ProteinBatches
 from protlm.batching.masking import Masking
 from protlm.batching.samplers import EndlessBatches, Plan, Position, leave_signals_to_the_main_process
 from protlm.corpus.ingest import Selection
@@ -23,7 +23,7 @@ from protlm.sequence.stream import read_through
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
-POOLS = 64
+_ESTIMATE_POOLS = 64
 """Pools of batches planned to estimate the number of batches in an epoch."""
 EVALUATION_SPLITS = ("test", "ood")
 """Splits for `trainer.test`, in the order of its dataloaders; empty ones are omitted."""
@@ -102,7 +102,7 @@ class TremblDataModule(pl.LightningDataModule):
         self.weights, self.sample_by, self.min_cluster_size = weights, sample_by, min_cluster_size
         self.allow_nucleotides = allow_nucleotides
         self.max_length, self.token_budget, self.workers, self.seed = max_length, token_budget, workers, seed
-        self.question = Question(causal, masking or Masking())
+        self.objective = Objective(causal, masking or Masking())
         self._corpora: Corpora | None = None
         self._sampler: EndlessBatches | None = None
         self._epoch_batches: int | None = None
@@ -171,11 +171,11 @@ class TremblDataModule(pl.LightningDataModule):
 
     def estimated_epoch_batches(self) -> tuple[int, bool]:
         """The same, estimated for a large corpus, and whether it is exact."""
-        return (self._epoch_batches, True) if self._epoch_batches else self._training_batches().count(POOLS)
+        return (self._epoch_batches, True) if self._epoch_batches else self._training_batches().count(_ESTIMATE_POOLS)
 
     def _training_batches(self) -> Batches:
         sampling = {name: getattr(self, name) for name in ("sample_by", "weights", "min_cluster_size")}
-        samples = self._batches("train", self.question, **sampling)
+        samples = self._batches("train", self.objective, **sampling)
         if not samples.draws.size:
             what = "no protein in the train split; prepare it again with more proteins or smaller valid and test"
             if self.min_cluster_size != 1:
@@ -254,11 +254,11 @@ class TremblDataModule(pl.LightningDataModule):
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return progress.processed
 
-    def _batches(self, split: str, question: Question, **sampling: Any) -> Batches:
-        return self.batches(self.corpora, split, question, self.max_length, self.token_budget, self.seed, **sampling)
+    def _batches(self, split: str, objective: Objective, **sampling: Any) -> Batches:
+        return self.batches(self.corpora, split, objective, self.max_length, self.token_budget, self.seed, **sampling)
 
     def _evaluation(self, splits: tuple[str, ...]) -> list[DataLoader[Batch]]:
-        each = [self._batches(split, self.question.for_evaluation()) for split in splits]
+        each = [self._batches(split, self.objective.for_evaluation()) for split in splits]
         return [self._loader(samples, Plan(samples, *self._rank())) for samples in each]
 
     def _loader(self, samples: Batches, keys: Any) -> DataLoader[Batch]:
@@ -286,8 +286,8 @@ class ConcatenatedTremblDataModule(TremblDataModule):
         super().__init__(**options)
         self.separate = separate
 
-    def _batches(self, split: str, question: Question, **sampling: Any) -> Batches:
-        return super()._batches(split, question, separate=self.separate, **sampling)
+    def _batches(self, split: str, objective: Objective, **sampling: Any) -> Batches:
+        return super()._batches(split, objective, separate=self.separate, **sampling)
 
     def _order(self) -> dict[str, Any]:
         return {**super()._order(), "blocks": True}

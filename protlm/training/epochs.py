@@ -41,7 +41,7 @@ def resolve_limits(options: Mapping[str, Any], given: Collection[str]) -> dict[s
 
 
 def plan_epochs(trainer: pl.Trainer, data: Any) -> None:
-    """Sets the length of an epoch, and the last step, of a trainer whose options speak of epochs.
+    """Sets the length of an epoch, and the last step, of a trainer whose options are given in epochs.
 
     Args:
         trainer: not yet training.

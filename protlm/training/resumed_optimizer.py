@@ -56,7 +56,7 @@ def check_scheduler(stored: dict[str, Any], scheduler: LRScheduler) -> None:
     """
     now = scheduler.state_dict()
     public = [{name for name in state if not name.startswith("_") and name != "verbose"} for state in (stored, now)]
-    if public[0] != public[1]:  # apart from what differs by torch's version
+    if public[0] != public[1]:  # except what depends on the version of torch
         raise UserError(f"the checkpoint was made with another schedule than {type(scheduler).__name__}; {_ADVICE}")
     for option in inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch", "schedulers"}:
         for name in (option, f"_{option}", f"{option}s"):  # torch's names for what it keeps of an option

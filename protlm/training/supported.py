@@ -73,7 +73,7 @@ def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) ->
         if isinstance(callback, WeightAveraging) and sharded:
             raise UserError(f"{where}: weights cannot be averaged with trainer=fsdp; use trainer=ddp")
         monitor = getattr(callback, "monitor", None)
-        # callbacks of others may log more
+        # third-party callbacks may log more
         own = all(type(one).__module__.startswith(("protlm.", "pytorch_lightning.")) for one in callbacks.values())
         if isinstance(callback, EarlyStopping | ModelCheckpoint) and own and monitor not in (None, *METRICS):
             question = meant(str(monitor), METRICS) or f"expected one of {', '.join(METRICS)}"

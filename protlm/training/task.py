@@ -185,7 +185,7 @@ class LanguageModelTask(pl.LightningModule):
         if odd:
             changes = ", ".join(f"{name} {stored[name]} is now {now[name]}" for name in odd)
             raise UserError(
-                f"the checkpoint's model differs from the configured: {changes}; resume with the same options"
+                f"the checkpoint's model differs from the configured one: {changes}; resume with the same options"
             )
         if (name := type(self._data()).__qualname__) not in checkpoint:
             raise UserError(f"the checkpoint was not made with {name}; resume with the same options")
@@ -202,7 +202,7 @@ class LanguageModelTask(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _summary(self, metrics: Any) -> dict[str, float]:
-        return metrics.beside(self._data().unigram)
+        return metrics.with_baseline(self._data().unigram)
 
 
 class GradientCheck:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from protlm.batching import batches as batching
-from protlm.batching.batches import Batches, BlockBatches, Key, ProteinBatches, Question, collate, length_buckets, pad
+from protlm.batching.batches import Batches, BlockBatches, Key, Objective, ProteinBatches, collate, length_buckets, pad
 from protlm.batching.masking import IGNORE, Masking
 from protlm.batching.samplers import EndlessBatches, Plan, Position
 from protlm.corpus.prepare import prepare_corpus
@@ -22,7 +22,7 @@ from protlm.corpus.splits import SPLITS, SplitRule
 from protlm.errors import UserError
 from protlm.sequence.alphabet import EOS, MASK, PAD, decode, with_ends
 
-MASKED, NEXT = Question(False, Masking()), Question(True, Masking())
+MASKED, NEXT = Objective(False, Masking()), Objective(True, Masking())
 KINDS = pytest.mark.parametrize("kind", [ProteinBatches, BlockBatches])
 SAMPLING = [{}, {"sample_by": "cluster"}, {"weights": [0.3]}]
 NOBODY = np.random.default_rng()
@@ -73,9 +73,9 @@ def in_memory(lengths: list[int], split: str = "train") -> Corpora:
 
 
 def make(
-    kind: type[Batches], corpus: Corpus | Corpora, split: str = "train", question: Question = MASKED, **changes
+    kind: type[Batches], corpus: Corpus | Corpora, split: str = "train", objective: Objective = MASKED, **changes
 ) -> Batches:
-    return kind(corpus, split, question, **{"max_length": 128, "token_budget": 1_000, "seed": 0, **changes})
+    return kind(corpus, split, objective, **{"max_length": 128, "token_budget": 1_000, "seed": 0, **changes})
 
 
 def plan(samples: Batches, epoch: int) -> list[Key]:
@@ -219,7 +219,7 @@ def test_crops_and_masks_are_new_in_every_epoch(corpus: Corpus) -> None:
 def test_masks_of_neighbouring_samples_and_epochs_are_independent() -> None:
     """Each residue of a repeated protein is masked independently with the same probability."""
     corpora = in_memory([64] * 40)
-    samples = make(ProteinBatches, corpora, question=MASKED.for_evaluation(), token_budget=10_000)
+    samples = make(ProteinBatches, corpora, objective=MASKED.for_evaluation(), token_budget=10_000)
     masked = np.array(
         [
             (samples[np.array([[epoch, index] for index in range(40)])].inputs == MASK).numpy()[:, 1:65]
@@ -234,15 +234,15 @@ def test_masks_of_neighbouring_samples_and_epochs_are_independent() -> None:
 
 
 @KINDS
-@pytest.mark.parametrize("question", [MASKED, NEXT])
+@pytest.mark.parametrize("objective", [MASKED, NEXT])
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_a_sample_is_the_same_in_any_batch(
-    corpus: Corpus, kind: type[Batches], question: Question, sampling: dict
+    corpus: Corpus, kind: type[Batches], objective: Objective, sampling: dict
 ) -> None:
-    samples = make(kind, corpus, question=question, **sampling)
+    samples = make(kind, corpus, objective=objective, **sampling)
     key = plan(samples, 1)[0]
     together = samples[key[::-1]]
-    other = make(kind, corpus, question=question, **sampling)
+    other = make(kind, corpus, objective=objective, **sampling)
     other[plan(other, 0)[-1]]  # another worker has made other batches before
     for row, alone in enumerate(other[key[i : i + 1]] for i in reversed(range(len(key)))):
         length = alone.inputs.shape[1]
@@ -303,7 +303,7 @@ def test_a_pickled_dataset_is_the_same_and_does_not_carry_the_corpus(
 
 
 def test_crops_are_contiguous_residues_from_anywhere(corpus: Corpus) -> None:
-    samples = make(ProteinBatches, corpus, question=NEXT)
+    samples = make(ProteinBatches, corpus, objective=NEXT)
     index = int(corpus.members("train")[corpus.lengths[corpus.members("train")].argmax()])
     whole = decode(with_ends(corpus[index]))
     starts = set()
@@ -323,7 +323,7 @@ def test_short_proteins_are_whole(corpus: Corpus) -> None:
 
 def test_crops_cover_every_position_of_a_long_protein(write_fasta, tmp_path: Path) -> None:
     prepare_corpus([write_fasta([("a", "LAGVSERTID")])], tmp_path / "c.h5", SplitRule(0, 0))
-    samples = make(ProteinBatches, Corpus(tmp_path / "c.h5"), question=NEXT, max_length=8, token_budget=8)
+    samples = make(ProteinBatches, Corpus(tmp_path / "c.h5"), objective=NEXT, max_length=8, token_budget=8)
     crops = {decode(samples.sequence((0, 0), np.random.default_rng(seed))) for seed in range(100)}
     assert crops == {"<cls>LAGVSER", "LAGVSERT", "AGVSERTI", "GVSERTID", "VSERTID<eos>"}
 
@@ -469,16 +469,16 @@ def test_block_batches_keep_to_the_budget(corpus: Corpus) -> None:
     assert (samples[batches[0]].inputs == EOS).any()
 
 
-@pytest.mark.parametrize("question", [MASKED, NEXT])
-def test_separate_numbers_the_proteins_of_a_block(corpus: Corpus, question: Question) -> None:
-    apart = make(BlockBatches, corpus, "valid", question, max_length=700, token_budget=2_100, separate=True)
-    joined = make(BlockBatches, corpus, "valid", question, max_length=700, token_budget=2_100)
+@pytest.mark.parametrize("objective", [MASKED, NEXT])
+def test_separate_numbers_the_proteins_of_a_block(corpus: Corpus, objective: Objective) -> None:
+    apart = make(BlockBatches, corpus, "valid", objective, max_length=700, token_budget=2_100, separate=True)
+    joined = make(BlockBatches, corpus, "valid", objective, max_length=700, token_budget=2_100)
     for key in apart.plan(0):
         batch = apart[key]
         assert equal(batch._replace(segments=None), joined[key])
         for row, inputs, segments in zip(key.tolist(), batch.inputs, batch.segments, strict=True):
             tokens = apart.sequence(row, NOBODY)
-            tokens = tokens[:-1] if question.causal else tokens
+            tokens = tokens[:-1] if objective.causal else tokens
             ends = np.flatnonzero(tokens == EOS) + 1
             parts = np.split(np.arange(len(tokens)), ends[ends < len(tokens)])
             assert len(parts) > 1

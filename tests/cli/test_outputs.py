@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from protlm.checkpoint import export
-from protlm.cli.outputs import FOLDER, HDF5, PICTURE, TABLE, Kind, check_outputs
+from protlm.cli.outputs import FOLDER, HDF5, PICTURE, TABLE, OutputKind, check_outputs
 from protlm.errors import UserError
 from protlm.performer import Performer
 from tests.command import assert_refused
@@ -114,7 +114,7 @@ def test_folders_to_write_are_checked_in_every_command(protlm, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", [HDF5, PICTURE, TABLE, FOLDER])
-def test_a_folder_without_permission_is_named_before_anything_is_computed(monkeypatch, kind: Kind) -> None:
+def test_a_folder_without_permission_is_named_before_anything_is_computed(monkeypatch, kind: OutputKind) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "assays")  # root may write everywhere
     path = Path(f"assays/out{kind.suffixes[0] if kind.suffixes else ''}")
     with pytest.raises(UserError, match=r"^--output assays/out.*: cannot be written \(Permission denied in folder"):

@@ -128,7 +128,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("fill MASKED -m CAUSAL --matrix out.tsv", "use generate or score"),
         (
             "fill MASKED -m MODEL -o out.csv",
-            "out.csv: a table is written; expected a file name that ends in .tsv, .txt",
+            "out.csv: the output is a table; expected a file name that ends in .tsv, .txt",
         ),
         ("fill MASKED -m MODEL -o out.tsv --format table", "--format tsv or json"),
         ("fill MASKED -m MODEL --format csv", "--format 'csv': expected table, tsv or json"),
@@ -143,7 +143,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("fill MASKED -m MODEL --logo out.png", "several proteins; a logo or heat map shows exactly one"),
         (
             "fill M<mask> -m MODEL --heatmap out.jpg",
-            "out.jpg: a picture is written",
+            "out.jpg: the output is a picture",
         ),
         ("fill LONG -m MODEL --heatmap out.png", "2,001 residues are too many"),
         ("fill M<mask> -m MODEL --precision float8", "precision 'float8': expected one of float32, bfloat16"),
@@ -156,7 +156,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("generate -m CAUSAL --prefix MKT --max-length 3", "--max-length 3: expected more than the 3 residues"),
         ("generate -m CAUSAL -o .", "is a folder"),
         ("generate -m CAUSAL -o absent/out.fasta", "there is no folder absent"),
-        ("generate -m CAUSAL -o CAUSAL/config.json", "a FASTA file is written"),
+        ("generate -m CAUSAL -o CAUSAL/config.json", "the output is a FASTA file"),
         ("generate", "generate requires --model with a causal model"),
     ],
 )

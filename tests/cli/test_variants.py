@@ -146,7 +146,7 @@ def test_one_pass_depends_on_the_masking(protlm, model_folder: Path) -> None:
         (["--all", "-o", "no/folder.csv"], ["there is no folder no"]),
         (["--all", "-o", "."], ["is a folder"]),
         (["--all", "--heatmap", "map.gif"], ["map.gif", ".png"]),
-        (["--all", "--heatmap", "map.png", "-o", "map.png"], ["map.png: a table is written"]),
+        (["--all", "--heatmap", "map.png", "-o", "map.png"], ["map.png: the output is a table"]),
         (["--variant", "A42G"], ["variants, row 1, variant A42G: position 42 is outside"]),
         (["--variant", ""], ["row 1: empty"]),
         (["--all", "--column", "x"], ["--column requires --variants"]),
@@ -201,7 +201,7 @@ def test_a_protein_without_amino_acids_has_no_variants(protlm, model_folder: Pat
 
 def test_inputs_are_not_overwritten(protlm, model_folder: Path, variants: Path, write_fasta) -> None:
     fasta = write_fasta([("a", SEQUENCE)])
-    for output, words in ((fasta, "a table is written"), (variants, "is an input or another output")):
+    for output, words in ((fasta, "the output is a table"), (variants, "is an input or another output")):
         refused = protlm("score", fasta, "-m", model_folder, "--variants", variants, "-o", output)
         assert_refused(refused, words)
     for protein in ("no.fasta", "MKT1"):
@@ -245,7 +245,7 @@ def test_proteingym_reports_errors_in_one_line(protlm, model_folder: Path, assay
     run = ("proteingym", assays, "-m", model_folder)
     assert_refused(protlm("proteingym", tmp_path / "no", "-m", model_folder), "no such folder")
     assert_refused(protlm(*run, "-o", assays / "one.csv"), "is an input or another output")
-    assert_refused(protlm(*run, "-o", assays / "wt.fasta"), "a table is written")
+    assert_refused(protlm(*run, "-o", assays / "wt.fasta"), "the output is a table")
     assert (assays / "wt.fasta").read_text().startswith(">one")
     assert_refused(protlm(*run, "--columns", "GEMME"), "--columns requires --published")
     assert_refused(protlm(*run, "--reference", tmp_path / "no.csv"), "no.csv: no such file")

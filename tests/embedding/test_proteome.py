@@ -254,7 +254,7 @@ def test_a_csv_table_is_described_beside_it(tiny_model: Performer, fasta: Path, 
     embed_fasta(tiny_model, fasta, out)
     assert embed_fasta(tiny_model, fasta, out).complete
     out.write_text(out.read_text().replace("p0,", "mine,"))  # an edited table is the user's
-    with pytest.raises(UserError, match="was not written by protlm"):
+    with pytest.raises(UserError, match="holds no embeddings written by protlm"):
         embed_fasta(tiny_model, fasta, out)
     assert "mine," in out.read_text()
 
@@ -490,7 +490,9 @@ def test_a_file_not_written_by_protlm_is_refused(tiny_model: Performer, fasta: P
     out.write_text("precious")
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="was not written by protlm; choose another output, or set overwrite"):
+    with pytest.raises(
+        UserError, match="holds no embeddings written by protlm; choose another output, or set overwrite"
+    ):
         embed_fasta(tiny_model, fasta, out)
     for overwrite in (False, True):
         with pytest.raises(UserError, match="folder"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from protlm.performer.lsh import DIRECTIONS, Lsh, LshAttention
+from protlm.performer.lsh import MAX_DIRECTIONS, Lsh, LshAttention
 from protlm.performer.segments import within_segments
 
 BOTH = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
@@ -56,7 +56,7 @@ def seen_in_round(x: Tensor, directions: Tensor, chunk: int, causal: bool) -> li
     """For each of n positions, the positions that it sees."""
     n = len(x)
     if not causal:
-        h = buckets(x, directions, 0 if n <= chunk else min(-(-n // chunk), DIRECTIONS))
+        h = buckets(x, directions, 0 if n <= chunk else min(-(-n // chunk), MAX_DIRECTIONS))
         place = {j: at for at, j in enumerate(sorted(range(n), key=lambda j: (h[j], j)))}
         return [
             {j for j in range(n) if j != i and h[i] == h[j] and place[i] // chunk - place[j] // chunk in (0, 1)}
@@ -66,7 +66,7 @@ def seen_in_round(x: Tensor, directions: Tensor, chunk: int, causal: bool) -> li
     for i in range(n):
         if i + 1 > level:
             level *= 2
-            h = buckets(x, directions, min(level // chunk, DIRECTIONS))
+            h = buckets(x, directions, min(level // chunk, MAX_DIRECTIONS))
         seen.append(set([j for j in range(i) if h[j] == h[i]][-chunk:]))
     return seen
 
@@ -138,7 +138,7 @@ def test_equals_the_reference_at_any_shape_and_scale(
 @BOTH
 @pytest.mark.parametrize("chunk", [1, 130])
 def test_equals_the_reference_at_the_maximum_of_buckets_and_for_long_chunks(causal: bool, chunk: int) -> None:
-    q, k, v = inputs((1, 1, 2 * DIRECTIONS + 33, 4))
+    q, k, v = inputs((1, 1, 2 * MAX_DIRECTIONS + 33, 4))
     attention = LshAttention(4, 2, chunk, causal)
     assert distance(attention(q, k, v), slow(attention, q, v)) < 1e-13
 
@@ -380,7 +380,7 @@ def test_directions_depend_on_seed_layer_and_draw_only() -> None:
 
 def test_rounds_differ_and_directions_are_orthonormal_up_to_one_factor() -> None:
     directions = LshAttention(8, 4).directions.double()
-    assert directions.shape == (4, DIRECTIONS, 8)
+    assert directions.shape == (4, MAX_DIRECTIONS, 8)
     blocks = directions.unflatten(1, (-1, 8))
     products = blocks @ blocks.transpose(-2, -1)
     torch.testing.assert_close(products, 8 * torch.eye(8).double().expand_as(products), atol=1e-5, rtol=0)

@@ -35,7 +35,7 @@ Inputs = list[list[int]]
 
 def train_batches(data: TremblDataModule) -> int:
     """Number of training batches in an epoch."""
-    return len(list(data._batches("train", data.question).plan(0)))
+    return len(list(data._batches("train", data.objective).plan(0)))
 
 
 @KINDS

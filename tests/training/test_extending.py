@@ -64,6 +64,9 @@ def test_the_pages_examples_train_resume_and_evaluate(my_run: Path, corpus: str,
     assert rows[-1]["results"].keys() == {"test", "ood"}
     model = load("run/checkpoints/last.ckpt")
     assert evaluate(model, Corpus(corpus_path), max_length=64, seed=1)["test"]["perplexity"] > 1
+    cycle = ["--config-dir", my_run / "conf", "schedule=one_cycle", "trainer.max_steps=2", "hydra.run.dir=cycle"]
+    run_training(*RUN, corpus, *cycle)
+    assert Path("cycle/checkpoints/last.ckpt").exists()
 
 
 @pytest.mark.parametrize(
