@@ -41,6 +41,7 @@ from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, REQUEUE, AtomicCheckpointIO, exit_on_signal, resume_point
 from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
+from protlm.training.factories import takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.multirun import TABLE, format_jobs, read_jobs, write_jobs
 from protlm.training.options import choices, explained, meant
@@ -55,7 +56,6 @@ from protlm.training.run import (
     write_run,
 )
 from protlm.training.supported import check_callbacks, check_options
-from protlm.training.task import takes_optimizer
 from protlm.training.warm_start import load_initial_weights
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
@@ -264,7 +264,7 @@ def accepted(arguments: list[str]) -> list[str]:
         if argument.startswith("--") and "." in name:
             raise UserError(f"{argument}: options have no dashes; write {argument.lstrip('-')}")
         if name.partition(".")[0] in own:
-            result.append(f"+{argument}")
+            result.append(f"++{argument}")
         elif not equals or value.lower() not in ("null", "none", "false", "true", ""):
             result.append(argument)
         elif value.lower() != "true" and name in OPTIONAL:
