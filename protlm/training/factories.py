@@ -39,7 +39,7 @@ def checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
     return made
 
 
-def configured(factory: Callable[..., Any]) -> dict[str, Any]:
+def configured(factory: Any) -> dict[str, Any]:
     """The options of a class, function or partial, defaults included, in a form that a checkpoint can store.
 
     >>> configured(functools.partial(sorted, key=len))

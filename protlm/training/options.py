@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+CONF = Path(__file__).parents[1] / "conf"  # in a wheel
+if not CONF.is_dir():
+    CONF = Path(__file__).parents[2] / "conf"  # in a checkout
 LIST = "'python -m protlm.train --help' lists all; one that only a class of your own takes is added with a + before it"
 WORDS = {
     "batch_size": "data.token_budget",
@@ -47,9 +50,7 @@ def explained(message: str, conf: Path) -> str:
         )
     if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", message):
         return unknown(found[1], conf)
-    if found := re.search(
-        r"Could not (?:find|load) '(?!hydra/)([^']+)/([^/']+)'(?: Available options in '\S+ (.*))?", message
-    ):
+    if found := _CHOICE.search(message):
         return unknown_choice(found[1], found[2], (found[3] or "").split() or choices(conf, found[1]))
     if found := _UNEXPECTED.search(message):
         name = f"{found[1]}.{found[2]}" if found[1] else found[2]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from protlm.train import CONF
-from protlm.training.options import explained, known_options
+from protlm.training.options import CONF, explained, known_options
 from tests.tiny import FAST, run_training
 
 
