@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -24,7 +26,7 @@ from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_p
 from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.factories import takes_optimizer
 from protlm.training.loggers import RunLogger
-from protlm.training.options import meant
+from protlm.training.options import meant, own_options
 from protlm.training.run import describe_run, move_earlier_outputs, record_end, time_limit_message, write_run
 from protlm.training.supported import check_callbacks, check_options
 from protlm.training.warm_start import load_initial_weights
@@ -57,8 +59,7 @@ def train(config: DictConfig) -> float:
         raise UserError(f"unknown option {odd[0]!r}; {meant(odd[0], known) or 'expected one of ' + ', '.join(known)}")
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    config.trainer.update(resolve_limits(config.trainer, given))
+    config.trainer.update(resolve_limits(config.trainer, set_by_user()))
     check_options(config.seed, config.trainer)
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
@@ -133,6 +134,17 @@ def train(config: DictConfig) -> float:
         print(f"everything is in {folder}" + (f"; use the model as --model {usable}" if usable else ""))
     score = getattr(callbacks.get("best"), "best_model_score", None)
     return math.inf if score is None else float(score)
+
+
+def set_by_user() -> tuple[set[str], set[str]]:
+    """Names of the options in the user's own configuration files, and of those on the command line."""
+    about = HydraConfig.get()
+    overrides = [*about.overrides.task, *about.overrides.hydra]
+    loader = GlobalHydra.instance().config_loader()
+    files = loader.compute_defaults_list(about.job.config_name, overrides, RunMode.RUN).defaults
+    folders = [source.path for source in about.runtime.config_sources if source.schema == "file"]
+    own = own_options([(file.config_path, file.package) for file in files if file.config_path], folders)
+    return own, {override.lstrip("+").partition("=")[0] for override in about.overrides.task}
 
 
 def prepared(node: DictConfig, everywhere: bool = False) -> Any:

@@ -3,7 +3,7 @@
 import inspect
 import pydoc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,22 @@ def known_options(conf: Path) -> Iterator[tuple[str, Any]]:
         if group[:1] not in (("hydra",), ("experiment",)):
             content = yaml.safe_load(path.read_text()) or {}
             yield from _flat({name: x for name, x in content.items() if name not in ("defaults", "hydra")}, group)
+
+
+def own_options(files: Iterable[tuple[str, str | None]], folders: Iterable[str]) -> set[str]:
+    """Names of the options in those files of a configuration that are not protlm's.
+
+    Args:
+        files: group/NAME and package of each file.
+        folders: configuration folders, in the order in which they are searched.
+    """
+    found: set[str] = set()
+    for file, package in files:
+        path = next((path for folder in folders if (path := Path(folder, f"{file}.yaml")).is_file()), None)
+        if path and CONF.resolve() not in path.resolve().parents:
+            content = yaml.safe_load(path.read_text()) or {}
+            found.update(name for name, _ in _flat(content, package.split(".") if package else ()))
+    return found
 
 
 def _flat(node: dict[str, Any], prefix: Sequence[str]) -> Iterator[tuple[str, Any]]:
