@@ -21,6 +21,7 @@ from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.residue_metrics import ResidueMetrics
+from protlm.training.averaging import start_averages
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.epochs import align_progress, plan_epochs
 from protlm.training.factories import checked, configured, takes_optimizer, takes_parameters
@@ -130,6 +131,10 @@ class LanguageModelTask(pl.LightningModule):
             clip_grads_with_norm_(weights, gradient_clip_val, norm)
         if self.gradients.limit:
             self.log("train/skipped_steps", float(self.gradients.skipped))
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)
+        start_averages(self.trainer.callbacks, self)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.valid.update(self.model(batch.inputs, batch.key_mask, batch.segments), batch.targets, batch.scored)
