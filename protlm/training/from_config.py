@@ -28,6 +28,7 @@ from protlm.training.factories import takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
 from protlm.training.run import describe_run, move_earlier_outputs, record_end, time_limit_message, write_run
+from protlm.training.sample import resolve_data
 from protlm.training.supported import check_callbacks, check_options
 from protlm.training.warm_start import load_initial_weights
 
@@ -59,7 +60,9 @@ def train(config: DictConfig) -> float:
         raise UserError(f"unknown option {odd[0]!r}; {meant(odd[0], known) or 'expected one of ' + ', '.join(known)}")
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    config.trainer.update(resolve_limits(config.trainer, set_by_user()))
+    layers = set_by_user()
+    config.trainer.update(resolve_limits(config.trainer, layers))
+    config.data.update(resolve_data(config.data, layers[0] | layers[1]))
     check_options(config.seed, config.trainer)
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
