@@ -64,7 +64,10 @@ def explained(message: str, conf: Path) -> str:
 def unknown(name: str, conf: Path) -> str:
     """The message about an unknown option."""
     known = dict(known_options(conf))
-    parent, _, last = name.rpartition(".")
+    group, (parent, _, last) = name.partition(".")[0], name.rpartition(".")
+    if name in known:
+        found = [one for one in choices(conf, group) if name in dict(known_options(conf, f"{group}/{one}.yaml"))]
+        return f"{name}: not in this configuration; it is an option of {group}={' and '.join(found) or 'NAME'}"
     path = known.get(f"{parent}._target_")
     target: Any = pydoc.locate(path) if path else None
     if callable(target) and last in inspect.signature(target).parameters:
@@ -94,9 +97,9 @@ def choices(conf: Path, group: str) -> list[str]:
     return sorted(path.stem for path in (conf / group).glob("*.yaml"))
 
 
-def known_options(conf: Path) -> Iterator[tuple[str, Any]]:
-    """The options of all groups with their values, and the groups themselves."""
-    for path in sorted(conf.rglob("*.yaml")):
+def known_options(conf: Path, pattern: str = "**/*.yaml") -> Iterator[tuple[str, Any]]:
+    """The options of all groups with their values, and the groups themselves; or those of some files."""
+    for path in sorted(conf.glob(pattern)):
         group = path.relative_to(conf).parent.parts
         if group[:1] not in (("hydra",), ("experiment",)):
             content = yaml.safe_load(path.read_text()) or {}
