@@ -31,7 +31,7 @@ from protlm.training.run import is_first, lock_run_folder, run_name
 
 OPTIONAL = {"callbacks": "~callbacks", "schedule": "~schedule", "logger": "logger=[]"}
 """Groups that can be left out, and how Hydra wants that to be said."""
-REPLACED = ("optimizer", "schedule")
+REPLACED = ("optimizer", "schedule", "logger")
 """Groups of which a `_target_` on the command line leaves nothing."""
 
 
@@ -101,7 +101,7 @@ def accepted(arguments: list[str]) -> list[str]:
     """
     own = {name for name in REPLACED if any(re.match(rf"\+?{name}(\._target_=|=\{{)", one) for one in arguments)}
     own = {name for name in own if not any(re.match(rf"~{name}$|{name}=[^{{]", one) for one in arguments)}
-    result = [f"~{name}" for name in sorted(own)]
+    result = [OPTIONAL.get(name, f"~{name}") for name in sorted(own)]
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if argument.startswith("--") and "." in name:
