@@ -185,8 +185,9 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles raise almost anything: IndexError, struct.error, AssertionError
-        advice = esm_advice(path) or "; use an earlier one"
-        raise UserError(f"{path}: not a checkpoint, or damaged or cut short{found_in(path)}{advice}") from error
+        found = found_in(path)
+        advice = esm_advice(path) or ("" if found else "; use an earlier one")
+        raise UserError(f"{path}: not a checkpoint, or damaged or cut short{found}{advice}") from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict) or "state_dict" not in content:
         raise UserError(f"{path}: a checkpoint, but not of a protlm model")
     _configuration(path, content[KEY])

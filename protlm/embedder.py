@@ -45,6 +45,9 @@ class Embedder:
     ) -> None:
         from protlm import bundled
 
+        if not isinstance(model, str | Path | None):
+            got = type(model).__name__
+            raise UserError(f"expected the path of a model, which each process loads itself, got {got}")
         path = bundled.path() if model is None else Path(model)
         if not path.exists():
             raise UserError(f"{path}: no such model; expected a model folder or a training checkpoint (.ckpt)")
@@ -64,6 +67,8 @@ class Embedder:
             raise UserError(f"no column {self.sequence!r}; the batch has {', '.join(map(repr, columns)) or 'none'}")
         if self.column in columns:
             raise UserError(f"the batch has a column {self.column!r} already; choose another name for the embeddings")
+        if isinstance(columns[self.sequence], str):
+            raise UserError(f"the column {self.sequence!r} is a string; expected a list of sequences")
         sequences = list(columns[self.sequence])
         names = list(columns.get(self.id, range(1, len(sequences) + 1)))
         for name, sequence in zip(names, sequences, strict=True):

@@ -1,15 +1,59 @@
-"""Accuracy and perplexity by group of proteins and by residue, with the unigram baseline."""
+"""Accuracy and perplexity per residue, also by group of proteins and by residue, with the unigram baseline."""
 
 import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from protlm.corpus.reader import Unigram
 from protlm.sequence.alphabet import TOKENS
 from protlm.tables import aligned
+
+_UNITS = 1 << 20  # per nat
+
+
+class ResidueCounts:
+    """Accuracy and perplexity over the scored positions, and those of the unigram baseline over the same residues."""
+
+    correct: Tensor
+    negative_log: Tensor
+    infinite: Tensor
+    targets: Tensor
+
+    def __init__(self, device: torch.device) -> None:
+        # integers: float32 would lose small terms of a long sum, and some devices have no float64
+        self.correct, self.negative_log, self.infinite = (torch.tensor(0, device=device) for _ in range(3))
+        self.targets = torch.zeros(len(TOKENS), dtype=torch.long, device=device)
+
+    def update(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
+        """Adds logits (B, L, V), targets (B, L) and the positions to score, (B, L) bool."""
+        logits, targets = logits[scored].float(), targets[scored]
+        self.correct += (logits.argmax(-1) == targets).sum()
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        self.infinite += ~loss.isfinite()  # batches whose loss is not finite: NaN has no integer
+        self.negative_log += (loss.nan_to_num(0, 0, 0) * _UNITS).round().long()
+        self.targets += torch.bincount(targets, minlength=len(TOKENS))
+
+    def compute(self) -> dict[str, float]:
+        """{"accuracy", "perplexity"} of the model; NaN if nothing was scored.
+
+        Perplexity is infinite if any output of the model was not finite.
+        """
+        count = self.targets.sum().item()
+        if not count:
+            return {"accuracy": math.nan, "perplexity": math.nan}
+        mean = self.negative_log.item() / _UNITS / count
+        return {
+            "accuracy": self.correct.item() / count,
+            "perplexity": math.inf if self.infinite else perplexity_of(mean),
+        }
+
+    def with_baseline(self, unigram: Unigram) -> dict[str, float]:
+        """`compute`, plus "unigram_accuracy" and "unigram_perplexity" over the same residues."""
+        return {**self.compute(), **baseline(unigram, self.targets.cpu().numpy())}
 
 
 class Breakdown:
@@ -28,7 +72,7 @@ class Breakdown:
         self.predicted = np.zeros(len(TOKENS), dtype=np.int64)
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor, groups: np.ndarray) -> None:
-        """As `ResidueMetrics.update`, with the group of each protein, (B,) integers."""
+        """As `ResidueCounts.update`, with the group of each protein, (B,) integers."""
         logits, targets = logits[scored].detach().float(), targets[scored]
         losses = F.cross_entropy(logits, targets, reduction="none").cpu().numpy()
         predicted, expected = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
@@ -40,7 +84,7 @@ class Breakdown:
         self.predicted += np.bincount(predicted, minlength=len(TOKENS))
 
     def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
-        """The metrics of `ResidueMetrics.with_baseline`, and the number of targets ("asked"), in cells (groups, 33)."""
+        """The number of targets ("asked") and the metrics of `ResidueCounts.with_baseline`, over cells (groups, 33) bool."""
         counts = np.where(part, self.scored, 0).sum(0)
         scored = int(counts.sum())
         accuracy = perplexity = math.nan
@@ -62,7 +106,7 @@ def baseline(unigram: Unigram, counts: np.ndarray) -> dict[str, float]:
 
 
 def format_metrics(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of split -> metrics, those of `ResidueMetrics.with_baseline`.
+    """A table of split -> metrics, those of `ResidueCounts.with_baseline`.
 
     >>> row = {"accuracy": 0.2, "unigram_accuracy": 0.1, "perplexity": 12.0, "unigram_perplexity": 18.0}
     >>> print(format_metrics({"test": row}))

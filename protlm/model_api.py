@@ -239,6 +239,8 @@ def load(
     Raises:
         UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device.
     """
+    if not isinstance(path, str | Path | None):
+        raise UserError(f"expected the path of a model, got {type(path).__name__}")
     folder = bundled.path() if path is None else path
     model: Performer = checkpoint.load(folder, attention, num_features)
     if path is None:

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import dropwhile, islice
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.files import STDOUT, UnwritableError, atomic_output
 from protlm.sequence.stream import DAMAGED, Source
 
@@ -64,7 +64,9 @@ class Table:
 
     def misshapen(self, row: int) -> str:
         """What is wrong with a row in `ragged`."""
-        return f"{self.location(row)}: {self.ragged[row]} cells; expected {len(self.columns)} as in the header"
+        return (
+            f"{self.location(row)}: {counted(self.ragged[row], 'cell')}; expected {len(self.columns)} as in the header"
+        )
 
     def take(self, rows: Sequence[int]) -> "Table":
         """A table of some rows."""
@@ -99,7 +101,7 @@ class Table:
 def read_table(path: str | Path, ragged: bool = False) -> Table:
     """Reads a table with a header, in UTF-8, plain or compressed, separated by commas, tabs or semicolons.
 
-    Blank lines are skipped, and lines before the header that start with `#`. Empty cells beyond the header, as of a
+    Blank lines and lines that start with `#` are skipped. Empty cells beyond the header, as of a
     comma at the end, are dropped.
 
     Args:
@@ -123,7 +125,7 @@ def read_table(path: str | Path, ragged: bool = False) -> Table:
     with closing(io.StringIO(text, newline="")) as lines:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
-            rows = list(dropwhile(lambda row: row[0].startswith("#"), filter(None, reader)))
+            rows = [row for row in reader if row and not row[0].startswith("#")]
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
     if not rows:

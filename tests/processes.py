@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["protlm.train"])
+CONTEXT.set_forkserver_preload(["protlm.training.command"])
 
 
 class TrainingProcess:

@@ -453,7 +453,7 @@ def test_inputs_are_checked_before_a_model_is_loaded(protlm, tmp_path, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [["relu"], ["exact", "window"]])
 def test_inference_imports_no_more_than_it_needs(
-    kind: list[str], tiny_model, causal_model, write_fasta, tmp_path: Path
+    kind: list[str], tiny_model, causal_model, write_fasta, corpus_path: Path, tmp_path: Path
 ) -> None:
     """torch._dynamo, torchmetrics (which imports transformers) and others take seconds of each command."""
     commands = []
@@ -467,6 +467,7 @@ def test_inference_imports_no_more_than_it_needs(
             ["fill", "MK<mask>LLI", "-m", f"model{number}"],
             ["embed", str(write_fasta([("a", "MKTAYIAKQR")])), "-o", f"out{number}.h5", "-m", f"model{number}"],
             ["generate", "--max-length", "9", "-m", f"causal{number}"],
+            ["evaluate", str(corpus_path), "-m", f"model{number}"],
         ]
     script = (
         "import sys, protlm.cli\n"

@@ -9,8 +9,8 @@ import pytest
 import typer
 from hydra import compose, initialize_config_dir
 
-from protlm import train
 from protlm.cli import app
+from protlm.training.options import CONF
 
 ROOT = Path(__file__).parents[1]
 EXTENDING = ROOT / "docs" / "extending"  # its commands use parts of the reader's own, which its own tests provide
@@ -55,7 +55,7 @@ def test_an_unknown_option_in_the_docs_is_found():
 
 @pytest.fixture(scope="module")
 def configuration() -> Iterator[None]:
-    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         yield
 
 

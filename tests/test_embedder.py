@@ -97,6 +97,7 @@ def test_map_pandas_is_what_spark_calls(model_folder: Path) -> None:
         ({"sequence": ["MKT", None], "id": ["a", "b"]}, "protein b: expected a sequence, got None"),
         ({"sequence": ["MKT", ""]}, "protein 2: expected a sequence, got ''"),
         ({"sequence": ["MKT", float("nan")]}, "protein 2: expected a sequence, got nan"),
+        ({"sequence": "MKT"}, "the column 'sequence' is a string; expected a list"),
         (["MKT"], "a batch of type list: expected a dictionary of columns"),
     ],
 )
@@ -108,6 +109,13 @@ def test_a_batch_that_cannot_be_used_is_refused(model_folder: Path, batch: objec
 def test_a_model_that_does_not_exist_is_refused_before_it_is_sent() -> None:
     with pytest.raises(UserError, match="absent: no such model"):
         protlm.Embedder("absent")
+
+
+def test_an_object_in_place_of_a_path_is_refused(tiny_model: Performer) -> None:
+    with pytest.raises(UserError, match="expected the path of a model, which each process loads itself, got Performer"):
+        protlm.Embedder(tiny_model)
+    with pytest.raises(UserError, match="expected the path of a model, got Performer"):
+        protlm.load(tiny_model)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
-from protlm.train import CONF
+from protlm.training.options import CONF
 from tests.tiny import FAST, run_training
 
 OPTIONS = [*FAST, "data.token_budget=2000", "hydra.sweep.dir=sweep"]

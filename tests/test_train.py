@@ -18,7 +18,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import protlm
-from protlm import train
 from protlm.batching.samplers import EndlessBatches
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.splits import SplitRule
@@ -29,7 +28,9 @@ from protlm.performer.linformer import Linformer
 from protlm.performer.lsh import Lsh
 from protlm.performer.window import Window
 from protlm.sequence.alphabet import EOS, PAD, TOKENS
+from protlm.training.command import errors_in_one_line
 from protlm.training.datamodule import TremblDataModule
+from protlm.training.options import CONF
 from protlm.training.task import LanguageModelTask
 from tests.tiny import FAST, QUICK, TINY, run_training
 
@@ -37,7 +38,7 @@ GROUPS = ("model", "data", "task", "trainer", "logger", "callbacks", "optimizer"
 
 
 def names(group: str) -> list[str]:
-    return sorted(path.stem for path in (train.CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -59,7 +60,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_every_yaml_composes_and_instantiates(override: str, corpus_path: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", [override, *QUICK, f"data.corpus={corpus_path}"], return_hydra_config=True)
     config.hydra.runtime.output_dir = str(tmp_path)
     from hydra.core.hydra_config import HydraConfig
@@ -82,7 +83,7 @@ def test_every_yaml_composes_and_instantiates(override: str, corpus_path: Path, 
 
 
 def test_the_papers_model_is_the_papers_model() -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", ["+experiment=trembl"])
     with torch.device("meta"):
         model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD))
@@ -420,7 +421,7 @@ def test_two_proteins_train_without_the_other_splits(monkeypatch, capsys, tmp_pa
 
 @pytest.mark.parametrize("kernel", names("model/attention"))
 def test_a_kernel_by_name_and_by_its_file_are_the_same(kernel: str) -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", [f"model/attention={kernel}", "data.corpus=x.h5"]).model
     by_file, by_name = (
         instantiate(config, vocab_size=len(TOKENS), pad_id=PAD, **how) for how in ({}, {"attention": kernel})
@@ -467,7 +468,7 @@ def test_an_adaptive_kernel_adopts_its_observations(monkeypatch, tmp_path, corpu
 
 def test_an_error_in_a_worker_is_one_line(capsys) -> None:
     text = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
-    with pytest.raises(SystemExit), train.errors_in_one_line():
+    with pytest.raises(SystemExit), errors_in_one_line():
         raise UserError(f"{text}protlm.errors.UserError: c.h5: has changed since it was opened\n")
     assert capsys.readouterr().err == "error: c.h5: has changed since it was opened\n"
 
@@ -483,3 +484,29 @@ def test_ctrl_c_during_the_imports_is_one_line() -> None:
     assert process.returncode == 130
     assert rest.endswith("stopped by SIGINT\n")
     assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+def test_spawned_workers_serve_training_and_the_test(tmp_path: Path, corpus_path: Path) -> None:
+    """As by default on macOS; they import neither Lightning nor Hydra, which took longer than a short run."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import multiprocessing, sys\n"
+        "multiprocessing.set_start_method('spawn')\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        assert name not in ('pytorch_lightning', 'hydra'), name\n"
+        "if '--multiprocessing-fork' in sys.argv:\n"
+        "    sys.meta_path.insert(0, Refuse())\n"
+    )
+    command = [sys.executable, "-m", "protlm.train", *FAST, f"data.corpus={corpus_path}", "data.workers=1"]
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    done = subprocess.run(
+        [*command, "trainer.max_steps=1", "hydra.run.dir=run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/results.json").exists()

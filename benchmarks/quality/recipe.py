@@ -20,7 +20,7 @@ from protlm.corpus.reader import Corpus
 from protlm.errors import UserError, counted
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
-from protlm.train import CONF
+from protlm.training.options import CONF
 
 EFFORT = "effort.json"
 QUIET = ["trainer.enable_progress_bar=false", "callbacks.curve=null"]

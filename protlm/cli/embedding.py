@@ -119,7 +119,11 @@ def embed(
 def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
     if summary.complete:
         return [f"{outputs}: already complete; nothing was done"]
-    speed = f"{summary.computed / summary.seconds:,.0f} residues/s" if summary.computed else "nothing left to compute"
+    speed = "nothing left to compute"
+    if summary.computed:
+        speed = (
+            f"of which {summary.computing:.1f} s in the model, {summary.computed / summary.computing:,.0f} residues/s"
+        )
     lines = [
         f"{outputs}: {counted(summary.proteins, 'protein')}, {counted(summary.residues, 'residue')}, "
         f"width {width:,}; {summary.seconds:.1f} s, {speed}"

@@ -44,6 +44,8 @@ def export(
         raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     if layout == "hf" and dtype != "float32":
         raise UserError(f"--dtype {dtype} requires --format folder; with transformers, choose a dtype when loading")
+    if output.suffix == ".ckpt":
+        raise UserError(f"{output}: expected a folder to write; the checkpoint to export is given with --model")
     check_absent(output)
     check_outputs({"OUTPUT": (output, FOLDER)})
     network = load_network(model, "cpu", attention=attention, num_features=num_features)

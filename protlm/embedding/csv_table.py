@@ -3,12 +3,15 @@
 What the table was made from is in a file NAME.json beside it, which also has the checksum of the table.
 """
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from protlm.embedding.description import Count, Values, is_description, of_residues, vectors
+from protlm.embedding.repeated import check_distinct
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.sequence.stream import read_through
@@ -83,6 +86,7 @@ def _quoted(name: str) -> str:
 
 def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
     header = (",".join(columns(description)) + "\n").encode()
+    check_distinct(shards, _names_in)
     with partial.open("wb") as file:
         file.write(header)
         for shard in shards:
@@ -92,3 +96,11 @@ def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], cou
                 while data := source.read(1 << 20):
                     file.write(data)
             count(json.loads(about_path(shard).read_text())["proteins"])
+
+
+def _names_in(shard: Path) -> Iterator[bytes]:
+    """Without parsing the numbers; a protein's residues are in consecutive rows."""
+    with shard.open(encoding="utf-8", newline="") as file:
+        next(file)
+        names = (next(csv.reader([line]))[0] if line.startswith('"') else line.partition(",")[0] for line in file)
+        yield from (name.encode() for name, _ in groupby(names))

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from protlm.embedding.description import Count, Values
+from protlm.embedding.repeated import repeated
 from protlm.embedding.survey import Proteins
+from protlm.errors import UserError
 from protlm.strict_json import dumps
 
 ABOUT = "protlm.json"
@@ -59,5 +61,7 @@ def join_files(shards: Sequence[Path], partial: Path, description: dict[str, Any
         with os.scandir(shard) as entries:
             for entry in entries:
                 if entry.name != ABOUT:
+                    if (partial / entry.name).exists():
+                        raise UserError(repeated(shard, entry.name.removesuffix(".pt")))
                     shutil.copyfile(entry.path, partial / entry.name)
                     count(1)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from protlm.embedding.description import BLOCK, FORMAT, VERSION, Count, Values, axes, of_residues, stored_dtype
+from protlm.embedding.repeated import check_distinct, repeated
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.strict_json import dumps
@@ -78,13 +79,9 @@ def join_uniprot(shards: Sequence[Path], partial: Path, description: dict[str, A
                         h5o.copy(source.id, name, file.id, name, lcpl=link)
                     except (RuntimeError, ValueError) as error:
                         if name in file:
-                            raise UserError(_twice(shard, name.decode())) from error
+                            raise UserError(repeated(shard, name.decode())) from error
                         raise
                     count(1)
-
-
-def _twice(shard: Path, name: str) -> str:
-    return f"{shard}: identifier {name!r} is also in an earlier shard; make identifiers unique and embed again"
 
 
 def write_packed(path: Path, description: dict[str, Any], proteins: Proteins, values: Values) -> None:
@@ -138,6 +135,7 @@ def join_packed(shards: Sequence[Path], partial: Path, description: dict[str, An
     shape: tuple[int, ...] = ()
     dtype, changed = stored_dtype(description), False
     part = "pointers" if of_residues(description) else "lengths"
+    check_distinct(shards, _names_in)
     for shard in shards:
         with _opened(shard) as source:
             matrix, own = source["embeddings"], source["ids"][:].tolist()
@@ -146,8 +144,6 @@ def join_packed(shards: Sequence[Path], partial: Path, description: dict[str, An
             names += own
             changed |= "original_ids" in source
             originals += source["original_ids"][:].tolist() if "original_ids" in source else own
-    if len(set(names)) < len(names):
-        raise UserError(repeated(names))
     with _new_file(partial, description) as file:
         joined, begin = file.create_dataset("embeddings", (rows, *shape), dtype), 0
         step = max(1, _COPIED // (dtype.itemsize * int(np.prod(shape))))
@@ -165,12 +161,9 @@ def join_packed(shards: Sequence[Path], partial: Path, description: dict[str, An
             _write_names(file, "original_ids", len(originals), originals.__getitem__)
 
 
-def repeated(names: Sequence[str | bytes]) -> str:
-    """The error message for identifiers that several shards have."""
-    seen: set[str | bytes] = set()
-    name = next(name for name in names if name in seen or seen.add(name))
-    text = name.decode() if isinstance(name, bytes) else name
-    return f"identifier {text!r} is in several shards; make identifiers unique and embed again"
+def _names_in(shard: Path) -> list[bytes]:
+    with _opened(shard) as source:
+        return source["ids"][:].tolist()
 
 
 def _write_names(file: h5py.File, dataset: str, count: int, name: Callable[[int], bytes]) -> None:

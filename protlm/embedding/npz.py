@@ -12,9 +12,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from protlm.embedding.description import Count, Values, axes, of_residues, stored_dtype
-from protlm.embedding.hdf5 import blocks, pointers, repeated, stored_rows
+from protlm.embedding.hdf5 import blocks, pointers, stored_rows
+from protlm.embedding.repeated import check_distinct
 from protlm.embedding.survey import Proteins
-from protlm.errors import UserError
 from protlm.strict_json import dumps
 
 _NAMES = 1 << 16  # names written at a time
@@ -43,6 +43,7 @@ def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], cou
     names: list[str] = []
     originals: list[str] = []
     changed, part = False, "pointers" if of_residues(description) else "lengths"
+    check_distinct(shards, _names_in)
     for shard in shards:
         with np.load(shard, allow_pickle=False) as source:
             own = source["ids"].tolist()
@@ -52,14 +53,17 @@ def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], cou
             originals += source["original_ids"].tolist() if "original_ids" in source else own
         with _matrix(shard) as (_, shape):
             rows += shape[0]
-    if len(set(names)) < len(names):
-        raise UserError(repeated(names))
     with zipfile.ZipFile(partial, "w") as file:
         _write_small(file, {"about": np.array(dumps(description)), part: np.concatenate(beside)})
         _write_names(file, "ids", len(names), names.__getitem__)
         if changed:
             _write_names(file, "original_ids", len(originals), originals.__getitem__)
         _write_matrix(file, description, rows, chain.from_iterable(_copied(shard, count) for shard in shards))
+
+
+def _names_in(shard: Path) -> list[bytes]:
+    with np.load(shard, allow_pickle=False) as source:
+        return [name.encode() for name in source["ids"].tolist()]
 
 
 def _copied(shard: Path, count: Count) -> Iterator[bytes]:

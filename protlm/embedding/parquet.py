@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from protlm.embedding.description import BLOCK, Count, Values, of_residues, stored_dtype, vectors
+from protlm.embedding.repeated import check_distinct
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.strict_json import dumps
@@ -88,6 +89,7 @@ def _vectors(arrow: Any, description: dict[str, Any], lengths: np.ndarray, array
 
 def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], count: Count) -> None:
     """Copies one row group at a time."""
+    check_distinct(shards, _names_in)
     parquet, schema = import_pyarrow().parquet, _schema(description)
     with _writer(partial, schema) as writer:
         for shard in shards:
@@ -96,3 +98,9 @@ def join(shards: Sequence[Path], partial: Path, description: dict[str, Any], cou
                     table = source.read_row_group(number).cast(schema)
                     writer.write_table(table, row_group_size=max(1, table.num_rows))
                     count(table.num_rows)
+
+
+def _names_in(shard: Path) -> Iterator[bytes]:
+    with import_pyarrow().parquet.ParquetFile(shard) as source:
+        for batch in source.iter_batches(columns=["id"]):
+            yield from (name.encode() for name in batch.column(0).to_pylist())

@@ -228,7 +228,7 @@ class _Job:
             summary.resumed = int(proteins.lengths[proteins.is_distinct].sum()) - summary.computed
             for partial in partials:
                 partial.finish()
-            summary.seconds = time.monotonic() - started
+            summary.seconds, summary.computing = time.monotonic() - started, computer.seconds
         return summary
 
     def _refusal(self, name: bytes) -> str | None:

@@ -122,6 +122,7 @@ class Ranks:
         summary = embed_fasta(model, inputs, *files, own, overwrite=True, progress=report, **more)
         for name in _SUMMED:
             self._store.add(name, getattr(summary, name))
+        self._store.add("computing", int(1e6 * summary.computing))
         self._wait_for_all("computed")
         if self.rank == 0:
             for target in targets:
@@ -130,6 +131,7 @@ class Ranks:
                 shutil.rmtree(part.parent, ignore_errors=True)
         for name in _SUMMED:
             setattr(summary, name, self._store.add(name, 0))
+        summary.computing = self._store.add("computing", 0) / 1e6 / self.count  # side by side
         summary.seconds = time.monotonic() - began  # of all ranks, including reading and merging
         self._wait_for_all("merged")
         return summary if self.rank == 0 else None

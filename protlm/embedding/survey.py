@@ -89,6 +89,8 @@ class EmbedSummary:
     """Residues of distinct sequences computed by this run; 0 if the output was complete already."""
     seconds: float = 0.0
     """Spent computing and writing them."""
+    computing: float = 0.0
+    """Seconds of these in the model."""
     resumed: int = 0
     """Residues of distinct sequences computed by an earlier run."""
     copied: int = 0

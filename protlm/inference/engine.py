@@ -1,5 +1,6 @@
 """Runs a model on many sequences, in batches of similar length that are halved when memory runs out."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,6 +108,9 @@ class Computer:
         token_budget: maximum number of tokens in a batch, including padding; a longer row is computed alone. Halved,
             for all later batches, when memory runs out.
         precision: "float32", or "bfloat16" for matrix products in 16 bits (autocast).
+
+    Attributes:
+        seconds: spent computing so far, without what is done with the results.
     """
 
     def __init__(self, model: Performer, token_budget: int = TOKEN_BUDGET, precision: str = "float32") -> None:
@@ -114,6 +118,7 @@ class Computer:
             raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}", "precision")
         self.model, self.token_budget, self.precision = model, token_budget, precision
         self.device = next(model.parameters()).device
+        self.seconds = 0.0
 
     def __call__(
         self, rows: Sequence[np.ndarray], function: Callable[[Tensor, Tensor, np.ndarray], Result], skip: int = 0
@@ -155,12 +160,15 @@ class Computer:
     def _run(
         self, rows: Sequence[np.ndarray], batch: np.ndarray, function: Callable[[Tensor, Tensor, np.ndarray], Result]
     ) -> Result:
+        started = time.perf_counter()
         tokens = torch.from_numpy(pad([rows[i] for i in batch], PAD)).to(self.device).long()
         with (
             evaluating(self.model),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
-            return function(tokens, tokens != PAD, batch)
+            result = function(tokens, tokens != PAD, batch)
+        self.seconds += time.perf_counter() - started
+        return result
 
 
 def batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:

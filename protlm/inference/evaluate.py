@@ -13,9 +13,8 @@ from protlm.corpus.reader import Corpus, Unigram
 from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length, evaluating, warn_beyond_positions
-from protlm.metrics import Breakdown, format_row
+from protlm.metrics import Breakdown, ResidueCounts, format_row
 from protlm.performer import Performer
-from protlm.residue_metrics import ResidueMetrics
 from protlm.sequence.alphabet import INDEX, STANDARD
 from protlm.strict_json import dumps
 from protlm.tables import aligned
@@ -27,7 +26,7 @@ BIN_MAXIMA = 128 << np.arange(8)
 
 
 class SplitResults(dict[str, float]):
-    """The metrics of one split, see `ResidueMetrics.with_baseline`, and of its parts.
+    """The metrics of one split, see `ResidueCounts.with_baseline`, and of its parts.
 
     Attributes:
         proteins: number of proteins in the split.
@@ -81,7 +80,7 @@ def evaluate(
     for split in splits:
         batches = ProteinBatches(corpus, split, objective, max_length, max(max_length, token_budget), seed)
         batches.start = model.config.start_id
-        metrics, breakdown = ResidueMetrics().to(device), Breakdown(len(BIN_MAXIMA) + 1)
+        metrics, breakdown = ResidueCounts(device), Breakdown(len(BIN_MAXIMA) + 1)
         proteins = np.zeros(len(BIN_MAXIMA) + 1, dtype=np.int64)
         for key in batches.plan(0):
             inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batches[key][:4])
@@ -118,7 +117,7 @@ def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -
     return chosen
 
 
-def _results(metrics: ResidueMetrics, breakdown: Breakdown, proteins: np.ndarray, unigram: Unigram) -> SplitResults:
+def _results(metrics: ResidueCounts, breakdown: Breakdown, proteins: np.ndarray, unigram: Unigram) -> SplitResults:
     results = SplitResults(metrics.with_baseline(unigram))
     results.proteins, results.scored = int(proteins.sum()), int(breakdown.scored.sum())
     results.by_length, results.by_residue = [], {}

@@ -112,7 +112,8 @@ def proteins_of(given: Any, masked: bool = False, gaps: bool = True) -> Containe
 def protein_of(given: Any, masked: bool = False, gaps: bool = True, name: str = "the sequence") -> str:
     """The sequence of one protein; as `proteins_of`, which accepts several. `name` is for messages."""
     if _text(given) is None:
-        raise UserError(f"{name}: expected one protein as a string, Bio.Seq or SeqRecord, got {_described(given)}")
+        got = type(given).__name__ if isinstance(given, list | tuple) else _described(given)
+        raise UserError(f"{name}: expected one protein as a string, Bio.Seq or SeqRecord, got {got}")
     return _sequence(given, name, masked, gaps)
 
 

@@ -5,7 +5,7 @@ ended. An epoch of Lightning therefore is a fixed number of steps, the same on a
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,29 +13,34 @@ import pytorch_lightning as pl
 from protlm.errors import UserError, counted
 
 
-def resolve_limits(options: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """Options of the trainer that have to change because others were given on the command line.
+def resolve_limits(options: Mapping[str, Any], layers: Sequence[Collection[str]]) -> dict[str, Any]:
+    """Options of the trainer that have to change because users set others, in files or on the command line.
 
-    `trainer.max_epochs` replaces the number of steps of the configuration, and `trainer.check_val_every_n_epoch` its
-    interval of validation; with both, the run ends at the limit that comes first.
+    `trainer.max_epochs` replaces the number of steps, and `trainer.check_val_every_n_epoch` the interval of validation,
+    of the layers below the one in which it is set; with both, the run ends at the limit that comes first.
 
     Args:
         options: of the trainer.
-        given: names of options on the command line.
+        layers: names of the options that users set: in configuration files of their own, and on the command line.
 
-    >>> resolve_limits({"max_epochs": 2, "max_steps": 1500}, ["trainer.max_epochs"])
+    >>> resolve_limits({"max_epochs": 2, "max_steps": 1500}, [[], ["trainer.max_epochs"]])
     {'max_steps': -1}
-    >>> resolve_limits({"max_epochs": 2, "max_steps": 1500}, ["trainer.max_epochs", "trainer.max_steps"])
+    >>> resolve_limits({"max_epochs": 2, "max_steps": 1500}, [["trainer.max_epochs"], ["trainer.max_steps"]])
     {}
     """
+
+    def replaces(name: str, other: str) -> bool:
+        """Whether `name` was set, and `other` neither beside nor after it."""
+        last = max((i for i, layer in enumerate(layers) if f"trainer.{name}" in layer), default=None)
+        return last is not None and not any(f"trainer.{other}" in layer for layer in layers[last:])
+
     changes: dict[str, Any] = {}
-    interval = options.get("val_check_interval")
-    epochs = "trainer.max_epochs" in given and options.get("max_epochs") not in (None, -1)
-    if epochs and "trainer.max_steps" not in given:
+    interval, every = options.get("val_check_interval"), options.get("check_val_every_n_epoch")
+    if options.get("max_epochs") not in (None, -1) and replaces("max_epochs", "max_steps"):
         changes["max_steps"] = -1
-    if options.get("check_val_every_n_epoch") is not None and "trainer.val_check_interval" not in given:
+    if every is not None and replaces("check_val_every_n_epoch", "val_check_interval"):
         changes["val_check_interval"] = 1.0
-    elif isinstance(interval, float) and options.get("check_val_every_n_epoch") is None:
+    elif isinstance(interval, float) and every is None:
         changes["check_val_every_n_epoch"] = 1  # a fraction of an epoch
     return {name: value for name, value in changes.items() if value != options.get(name)}
 

@@ -3,13 +3,16 @@
 import inspect
 import pydoc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+CONF = Path(__file__).parents[1] / "conf"  # in a wheel
+if not CONF.is_dir():
+    CONF = Path(__file__).parents[2] / "conf"  # in a checkout
 LIST = "'python -m protlm.train --help' lists all; one that only a class of your own takes is added with a + before it"
 WORDS = {
     "batch_size": "data.token_budget",
@@ -47,9 +50,7 @@ def explained(message: str, conf: Path) -> str:
         )
     if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", message):
         return unknown(found[1], conf)
-    if found := re.search(
-        r"Could not (?:find|load) '(?!hydra/)([^']+)/([^/']+)'(?: Available options in '\S+ (.*))?", message
-    ):
+    if found := _CHOICE.search(message):
         return unknown_choice(found[1], found[2], (found[3] or "").split() or choices(conf, found[1]))
     if found := _UNEXPECTED.search(message):
         name = f"{found[1]}.{found[2]}" if found[1] else found[2]
@@ -63,7 +64,10 @@ def explained(message: str, conf: Path) -> str:
 def unknown(name: str, conf: Path) -> str:
     """The message about an unknown option."""
     known = dict(known_options(conf))
-    parent, _, last = name.rpartition(".")
+    group, (parent, _, last) = name.partition(".")[0], name.rpartition(".")
+    if name in known:
+        found = [one for one in choices(conf, group) if name in dict(known_options(conf, f"{group}/{one}.yaml"))]
+        return f"{name}: not in this configuration; it is an option of {group}={' and '.join(found) or 'NAME'}"
     path = known.get(f"{parent}._target_")
     target: Any = pydoc.locate(path) if path else None
     if callable(target) and last in inspect.signature(target).parameters:
@@ -93,13 +97,29 @@ def choices(conf: Path, group: str) -> list[str]:
     return sorted(path.stem for path in (conf / group).glob("*.yaml"))
 
 
-def known_options(conf: Path) -> Iterator[tuple[str, Any]]:
-    """The options of all groups with their values, and the groups themselves."""
-    for path in sorted(conf.rglob("*.yaml")):
+def known_options(conf: Path, pattern: str = "**/*.yaml") -> Iterator[tuple[str, Any]]:
+    """The options of all groups with their values, and the groups themselves; or those of some files."""
+    for path in sorted(conf.glob(pattern)):
         group = path.relative_to(conf).parent.parts
         if group[:1] not in (("hydra",), ("experiment",)):
             content = yaml.safe_load(path.read_text()) or {}
             yield from _flat({name: x for name, x in content.items() if name not in ("defaults", "hydra")}, group)
+
+
+def own_options(files: Iterable[tuple[str, str | None]], folders: Iterable[str]) -> set[str]:
+    """Names of the options in those files of a configuration that are not protlm's.
+
+    Args:
+        files: group/NAME and package of each file.
+        folders: configuration folders, in the order in which they are searched.
+    """
+    found: set[str] = set()
+    for file, package in files:
+        path = next((path for folder in folders if (path := Path(folder, f"{file}.yaml")).is_file()), None)
+        if path and CONF.resolve() not in path.resolve().parents:
+            content = yaml.safe_load(path.read_text()) or {}
+            found.update(name for name, _ in _flat(content, package.split(".") if package else ()))
+    return found
 
 
 def _flat(node: dict[str, Any], prefix: Sequence[str]) -> Iterator[tuple[str, Any]]:

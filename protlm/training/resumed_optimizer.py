@@ -1,23 +1,30 @@
-"""Whether the optimizer and the scheduler of a checkpoint have the options that are configured."""
+"""Whether the optimizer, scheduler and callbacks of a checkpoint have the options that are configured."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from protlm.errors import UserError
+from protlm.training.factories import configured, takes_optimizer
 
 _HOW = ("params", "fused", "foreach", "capturable", "differentiable", "lr", "initial_lr")
 _ADVICE = "resume with the same options, or start from its weights with init=CHECKPOINT"
-_CYCLED = ("momentum", "betas", "base_momentum", "max_momentum")
+_CYCLED = ("momentum", "betas")
+_OF_SCHEDULERS = ("max_lr", "min_lr", "base_momentum", "max_momentum")
+"""Options that OneCycleLR and CyclicLR keep in the optimizer."""
 
 
 def check_resumed(checkpoint: dict[str, Any], optimizer: Optimizer, schedulers: Sequence[Any]) -> None:
-    """`check_optimizer`, and `check_scheduler` for each scheduler that the checkpoint has, too."""
+    """`check_optimizer`, and `check_scheduler` for each scheduler, of which the checkpoint has to have as many."""
+    if len(checkpoint["lr_schedulers"]) != len(schedulers):
+        made = "with" if checkpoint["lr_schedulers"] else "without"
+        raise UserError(f"the checkpoint was made {made} a schedule; {_ADVICE}")
     check_optimizer(checkpoint, optimizer, bool(schedulers))
-    for stored, scheduler in zip(checkpoint["lr_schedulers"], schedulers, strict=False):
+    for stored, scheduler in zip(checkpoint["lr_schedulers"], schedulers, strict=True):
         check_scheduler(stored, scheduler)
 
 
@@ -44,7 +51,8 @@ def check_optimizer(checkpoint: dict[str, Any], optimizer: Optimizer, scheduled:
             before, after = (tuple(x) if isinstance(x, list | tuple) else x for x in (one[name], other[name]))
             if before != after:
                 option = "lr" if name == rate else "query_key" if name == "parts" else name
-                raise UserError(f"the checkpoint's optimizer.{option} {before} is now {after}; {_ADVICE}")
+                group = "schedule" if name in _OF_SCHEDULERS else "optimizer"
+                raise UserError(f"the checkpoint's {group}.{option} {before} is now {after}; {_ADVICE}")
 
 
 def check_scheduler(stored: dict[str, Any], scheduler: LRScheduler) -> None:
@@ -66,6 +74,28 @@ def check_scheduler(stored: dict[str, Any], scheduler: LRScheduler) -> None:
     inner = getattr(scheduler, "_schedulers", ())  # of a SequentialLR or ChainedScheduler
     for before, one in zip(stored.get("_schedulers", ()), inner, strict=True):
         check_scheduler(before, one)
+
+
+def check_schedule(stored: Mapping[str, Any], schedule: Any) -> None:
+    """Refuses a schedule that takes an optimizer with other options than the checkpoint's; others may change.
+
+    Args:
+        stored: what `configured` returned for the checkpoint's schedule.
+        schedule: as configured now.
+    """
+    now = configured(schedule) if takes_optimizer(schedule) else {}
+    for name in sorted(now.keys() & stored.keys()):
+        if now[name] != stored[name]:
+            raise UserError(f"the checkpoint's schedule.{name} {stored[name]} is now {now[name]}; {_ADVICE}")
+
+
+def check_callbacks(stored: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Refuses another patience of EarlyStopping, which Lightning would restore from the checkpoint."""
+    for callback in callbacks:
+        before = stored.get(callback.state_key, {}).get("patience") if isinstance(callback, EarlyStopping) else None
+        if before is not None and before != callback.patience:  # type: ignore[attr-defined]
+            change = f"EarlyStopping: the checkpoint's patience {before} is now {callback.patience}"  # type: ignore[attr-defined]
+            raise UserError(f"{change}; {_ADVICE}")
 
 
 def _plain(value: Any) -> Any:

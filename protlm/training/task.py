@@ -21,9 +21,11 @@ from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.residue_metrics import ResidueMetrics
+from protlm.training.averaging import start_averages
 from protlm.training.checkpoints import BetweenSteps, TrainingCheckpoint, stop_all
 from protlm.training.epochs import align_progress, plan_epochs
-from protlm.training.resumed_optimizer import check_resumed
+from protlm.training.factories import checked, configured, takes_optimizer, takes_parameters
+from protlm.training.resumed_optimizer import check_callbacks, check_resumed, check_schedule
 from protlm.training.strategies import FullySharded
 
 _NAMED = 12  # proteins of a batch named in a message
@@ -63,7 +65,7 @@ class LanguageModelTask(pl.LightningModule):
         super().__init__()
         if isinstance(optimizer, functools.partial):
             signature = inspect.signature(optimizer.func)
-            _checked("optimizer", lambda: signature.bind(model, **optimizer.keywords))
+            checked("optimizer", lambda: signature.bind(model, **optimizer.keywords))
         for name, value in (("activation_checkpointing", activation_checkpointing), ("compile", compile)):
             if not isinstance(value, bool):
                 raise UserError(f"task.{name} {value!r}: expected true or false")
@@ -130,6 +132,10 @@ class LanguageModelTask(pl.LightningModule):
         if self.gradients.limit:
             self.log("train/skipped_steps", float(self.gradients.skipped))
 
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)
+        start_averages(self.trainer.callbacks, self)  # type: ignore[attr-defined]
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.valid.update(self.model(batch.inputs, batch.key_mask, batch.segments), batch.targets, batch.scored)
 
@@ -151,19 +157,19 @@ class LanguageModelTask(pl.LightningModule):
             self.log_dict({f"{split}/{name}": value for name, value in self.results[split].items()})
 
     def configure_optimizers(self) -> Any:
-        parameters = _takes(self._optimizer, Optimizer, "params")
-        optimizer = _checked(
+        parameters = takes_parameters(self._optimizer)
+        optimizer = checked(
             "optimizer", lambda: self._optimizer(self.model.parameters() if parameters else self.model), Optimizer
         )
         schedule, total = self._schedule, max(0, self.trainer.max_steps)
         if schedule is None:
             return optimizer
         if takes_optimizer(schedule):
-            scheduler = _checked("schedule", lambda: schedule(optimizer), LRScheduler)
+            scheduler = checked("schedule", lambda: schedule(optimizer), LRScheduler)
         elif not total and getattr(schedule, "decay", "none") != "none":
             raise UserError("a schedule with decay requires trainer.max_steps or max_epochs; or use schedule=constant")
         else:
-            scheduler = _checked("schedule", lambda: LambdaLR(optimizer, lambda step: schedule(step, total)))
+            scheduler = checked("schedule", lambda: LambdaLR(optimizer, lambda step: schedule(step, total)))
         how: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
             # not strict: a run resumed right after a validation has no metrics, and has taken that step before
@@ -176,6 +182,7 @@ class LanguageModelTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = description(self.model.config)
         checkpoint["skipped_steps"] = self.gradients.state()
+        checkpoint["schedule"] = configured(self._schedule) if takes_optimizer(self._schedule) else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = PerformerConfig.from_dict(checkpoint[KEY]["model"]).to_dict()  # fills in fields that older ones lack
@@ -192,6 +199,8 @@ class LanguageModelTask(pl.LightningModule):
         self.gradients.load_state(checkpoint.get("skipped_steps", (0, 0)))
         if checkpoint.get("loops") and self.trainer.state.fn == "fit":
             align_progress(checkpoint, self.trainer)
+            check_callbacks(checkpoint.get("callbacks", {}), self.trainer.callbacks)  # type: ignore[attr-defined]
+            check_schedule(checkpoint.get("schedule", {}), self._schedule)
             if not isinstance(self.trainer.strategy, FullySharded):  # which checks it before it loads it
                 made = self.configure_optimizers()
                 scheduled = isinstance(made, dict)
@@ -264,29 +273,6 @@ class GradientCheck:
             f"loss {loss:g} on {', '.join(names[:_NAMED])}" + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
             for loss, _, names in odd
         )
-
-
-def takes_optimizer(schedule: Any) -> bool:
-    """Whether a schedule, or the class or function that makes it, expects an optimizer as its first argument."""
-    return _takes(schedule, LRScheduler, "optimizer")
-
-
-def _takes(factory: Any, kind: type, name: str) -> bool:
-    function = factory.func if isinstance(factory, functools.partial) else factory
-    if isinstance(function, type) and issubclass(function, kind):
-        return True
-    return callable(function) and next(iter(inspect.signature(function).parameters), "") == name
-
-
-def _checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
-    """Calls `make` with the user's options, and raises a `UserError` if they are invalid."""
-    try:
-        made = make()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}") from error
-    if not isinstance(made, kind):
-        raise UserError(f"{name}: expected a {kind.__module__}.{kind.__qualname__}, got {type(made).__qualname__}")
-    return made
 
 
 def return_freed_memory() -> None:

@@ -51,7 +51,7 @@ def test_embed_reports_counts_and_changes(protlm, write_fasta, tmp_path: Path) -
     warning, *lines = lines
     assert warning.startswith("warning: a protein is longer than the 256 positions that this model has learned")
     assert lines[0].startswith("out.h5, rows.h5: 4 proteins, 326 residues, width 16; ")
-    assert lines[0].endswith(" residues/s")
+    assert re.search(r"; \d+\.\d s, of which \d+\.\d s in the model, [\d,]+ residues/s$", lines[0])
     assert lines[1].startswith("1 protein: identical to an earlier sequence")
     assert lines[2].startswith("2 identifiers: stored under another name")
     assert "1 record: lower case made upper case (2 residues)" in lines
@@ -254,7 +254,7 @@ def test_two_ranks_write_one_file(protlm, write_fasta, tmp_path: Path) -> None:
     done = torchrun(*command, *OUTPUT)
     assert done.returncode == 0
     assert done.stderr.count("700 proteins, 280,000 residues") == 1
-    said = re.search(r"; ([\d.]+) s, ([\d,]+) residues/s", done.stderr)
+    said = re.search(r" of which ([\d.]+) s in the model, ([\d,]+) residues/s", done.stderr)
     assert said is not None
     assert float(said[1]) * int(said[2].replace(",", "")) == pytest.approx(280_000, rel=0.1)
     assert values("out.h5") == values("merged.h5")

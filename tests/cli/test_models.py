@@ -112,3 +112,7 @@ def test_other_invalid_inputs_are_refused(protlm, model_folder: Path, esm: Path,
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert_refused(protlm(*arguments), tmp_path, "already exists")
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_in_place_of_the_folder_is_refused(protlm, tmp_path: Path) -> None:
+    assert_refused(protlm("export", tmp_path / "last.ckpt"), tmp_path, "last.ckpt: expected a folder", "with --model")

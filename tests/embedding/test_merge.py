@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from protlm.embedding import survey
+from protlm.embedding import proteome, survey
 from protlm.embedding.layouts import LAYOUTS
 from protlm.embedding.merge import merge_shards
 from protlm.embedding.proteome import EmbedOptions, embed_fasta
@@ -48,6 +50,26 @@ def test_shards_that_do_not_belong_together_are_refused(
     (tmp_path / ".late.h5.partial").mkdir()
     refused("late.h5: is unfinished", [one, two, tmp_path / "late.h5"], out)
     refused("there is no folder", parts, tmp_path / "nowhere" / "out.h5")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("per_residue", [False, True])
+def test_an_identifier_in_two_shards_is_refused(
+    tiny_model: Performer, write_fasta, tmp_path: Path, monkeypatch, layout: str, per_residue: bool
+) -> None:
+    """Which needs shards that claim the same source without having it."""
+    monkeypatch.setattr(survey, "WINDOW_TOKENS", 10)
+    description = survey.survey
+    source = {"name": "x.fasta", "bytes": 1, "xxh3_128": "0"}
+    monkeypatch.setattr(proteome, "survey", lambda *x: replace(description(*x), source=source))
+    parts = [tmp_path / "one", tmp_path / "two"]
+    for number, (part, names) in enumerate(zip(parts, (["a", "b"], ["c", "a"]), strict=True), start=1):
+        fasta = write_fasta([(f'{name},"x', "MKTAY") for name in names], "x.fasta")
+        options = EmbedOptions(layout=layout, identifier="header", shard=(number, 2))
+        files = (None, part) if per_residue else (part, None)
+        monkeypatch.setattr(survey.Survey, "shard", lambda self, *_: np.array([0, len(self.lengths)]))
+        embed_fasta(tiny_model, fasta, *files, options=options)
+    refused("two: identifier 'a,\"x' is also in an earlier shard", parts, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

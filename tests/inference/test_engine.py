@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,13 @@ def test_finished_batches_are_skipped(tiny_model: Performer) -> None:
     assert 0 < len(rest) < len(whole)
     for index, rows in rest.items():
         np.testing.assert_array_equal(rows, whole[index])
+
+
+def test_only_the_time_in_the_model_counts(tiny_model: Performer) -> None:
+    computer, started = Computer(tiny_model, 40), time.perf_counter()
+    for _ in computer([np.full(9, 5, np.uint8)] * 12, lambda tokens, key_mask, _: tiny_model(tokens, key_mask)):
+        time.sleep(0.1)  # as for writing
+    assert 0 < computer.seconds <= time.perf_counter() - started - 0.3
 
 
 def test_bfloat16_is_close_to_float32_but_not_equal(tiny_model: Performer) -> None:

@@ -71,6 +71,39 @@ def test_an_epoch_sees_each_training_protein_once(steps: list[str], corpus: str,
     assert 0 < rates[-1] < 0.2 * max(rates)
 
 
+EXPERIMENT = "# @package _global_\ntrainer: {max_epochs: 2}\n"
+DERIVED = "# @package _global_\ndefaults: [shared]\nseed: 1\n"
+BOTH = "# @package _global_\ntrainer: {max_epochs: 2, max_steps: 5}\n"
+VALIDATING = "# @package _global_\ntrainer: {max_epochs: 2, check_val_every_n_epoch: 1, val_check_interval: 3}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "expected"),
+    [
+        ({"experiment/own": EXPERIMENT}, ["+experiment=own"], (12, 250, None)),
+        ({"experiment/own": DERIVED, "experiment/shared": EXPERIMENT}, ["+experiment=own"], (12, 250, None)),
+        ({"trainer/own": "defaults: [default]\nmax_epochs: 2\n"}, ["trainer=own"], (12, 250, None)),
+        ({"experiment/own": EXPERIMENT}, ["+experiment=own", "trainer.max_steps=4"], (4, 250, None)),
+        ({"experiment/own": BOTH}, ["+experiment=own"], (5, 250, None)),
+        ({"experiment/own": BOTH}, ["+experiment=own", "++trainer.max_epochs=1"], (6, 250, None)),
+        ({"experiment/own": VALIDATING}, ["+experiment=own"], (12, 3, 1)),
+        ({}, ["trainer.max_epochs=2", "trainer.check_val_every_n_epoch=1"], (12, 1.0, 1)),
+    ],
+)
+def test_epochs_may_be_set_in_files_of_ones_own(files, options, expected, corpus, monkeypatch) -> None:
+    """They replace the default steps; what is set later wins, and of two limits the first."""
+    for name, text in files.items():
+        path = Path("own", f"{name}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(Trainer, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(Trainer, "test", lambda *_, **__: None)
+    Path("own").mkdir(exist_ok=True)
+    run_training("--config-dir", "own", *RUN, corpus, "logger=[]", *options)
+    trainer = yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]
+    assert tuple(trainer[name] for name in ("max_steps", "val_check_interval", "check_val_every_n_epoch")) == expected
+
+
 @pytest.mark.slow
 def test_validation_at_the_end_of_epochs_and_at_fractions(corpus: str, capsys) -> None:
     def validations(*options: str) -> list[int]:

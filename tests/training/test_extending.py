@@ -101,13 +101,18 @@ SGD = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", "optimizer.nest
 STEP = ["schedule._target_=torch.optim.lr_scheduler.StepLR", "schedule.step_size=1"]
 COSINE = ["schedule={_target_: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: 4}"]
 CSV = ["logger=[]", "+logger.theirs._target_=pytorch_lightning.loggers.CSVLogger", "+logger.theirs.save_dir=theirs"]
-BOARD = ["+logger.theirs={_target_: pytorch_lightning.loggers.TensorBoardLogger, save_dir: theirs}"]
+TARGET = ["logger._target_=pytorch_lightning.loggers.CSVLogger", "logger.save_dir=theirs"]
+BOARD = ["logger={_target_: pytorch_lightning.loggers.TensorBoardLogger, save_dir: theirs}"]
 RATES = ["+callbacks.rates._target_=pytorch_lightning.callbacks.LearningRateMonitor"]
 
 
 @pytest.mark.parametrize(
     ("options", "first", "second"),
-    [(SGD, 1e-3, 2e-3), ([*SGD, *STEP, *CSV], 0.1, 0.01), ([*ADAMW, *COSINE, *BOARD, *RATES], 2e-3, 1.707e-3)],
+    [
+        ([*SGD, *TARGET], 1e-3, 2e-3),
+        ([*SGD, *STEP, *CSV], 0.1, 0.01),
+        ([*ADAMW, *COSINE, *BOARD, *RATES], 2e-3, 1.707e-3),
+    ],
 )
 def test_parts_of_torch_and_lightning_named_on_the_command_line_get_only_the_given_options(
     options: list[str], first: float, second: float, corpus: str, capsys: pytest.CaptureFixture[str]

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from protlm import train
 from protlm.checkpoint import KEY, PREFIX, description, load
 from protlm.training.loggers import CsvLogger, RunLogger, TensorBoardLogger, WandbLogger
+from protlm.training.options import CONF
 
 RESULTS = {
     split: {"accuracy": 0.1, "unigram_accuracy": 0.09, "perplexity": 17.0, "unigram_perplexity": 18.0}
@@ -267,7 +267,7 @@ def test_nothing_happens_on_other_ranks(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_any_combination_can_be_chosen(choice: str, expected: list[type], tmp_path) -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", [f"logger={choice}", "++hydra.runtime.output_dir=x"], return_hydra_config=True)
     config.hydra.runtime.output_dir = str(tmp_path)
     from hydra.core.hydra_config import HydraConfig

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from protlm.train import CONF
-from protlm.training.options import explained, known_options
+from protlm.training.options import CONF, explained, known_options
 from tests.tiny import FAST, run_training
 
 
@@ -19,6 +18,11 @@ from tests.tiny import FAST, run_training
         (["~model.layer"], "unknown option 'model.layer'; did you mean model.layers?"),
         (["lr=0.1"], "unknown option 'lr'; did you mean optimizer.lr?"),
         (["epochs=3"], "unknown option 'epochs'; did you mean trainer.max_epochs?"),
+        (
+            ["callbacks.ema.decay=0.9"],
+            "callbacks.ema.decay: not in this configuration; it is an option of c",
+        ),
+        (["schedule=null", "schedule.floor=0.1"], "schedule.floor: not in this configuration; it is an option of"),
         (["nonsense=3"], "unknown option 'nonsense'; 'python -m protlm.train --help' lists all"),
         (
             ["trainer.detect_anomaly=true"],

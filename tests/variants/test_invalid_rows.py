@@ -21,7 +21,7 @@ BAD = {
     "NA,1": "row 3: empty; expected a substitution",
     "nan,1": "row 3: empty; expected a substitution",
     ",1": "row 3: empty; expected a substitution",
-    "K2R": "row 3: 1 cells; expected 2 as in the header",
+    "K2R": "row 3: 1 cell; expected 2 as in the header",
     "K2R,1,2,": "row 3: 3 cells; expected 2 as in the header",
     "Y4G,1": "row 3, variant Y4G: position 4 of the wild type is A, not Y",
     "A99G,1": "row 3, variant A99G: position 99 is outside the wild type",

@@ -1,0 +1,61 @@
+"""Factories of optimizers and schedules, of protlm or others: what they are called with, and their options."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from protlm.errors import UserError
+
+
+def takes_parameters(optimizer: Any) -> bool:
+    """Whether the class or function that makes an optimizer expects parameters, not a model, as its first argument."""
+    return _takes(optimizer, Optimizer, "params")
+
+
+def takes_optimizer(schedule: Any) -> bool:
+    """Whether a schedule, or the class or function that makes it, expects an optimizer as its first argument."""
+    return _takes(schedule, LRScheduler, "optimizer")
+
+
+def _takes(factory: Any, kind: type, name: str) -> bool:
+    function = factory.func if isinstance(factory, functools.partial) else factory
+    if isinstance(function, type) and issubclass(function, kind):
+        return True
+    return callable(function) and next(iter(inspect.signature(function).parameters), "") == name
+
+
+def checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
+    """Calls `make` with the user's options, and raises a `UserError` if they are invalid."""
+    try:
+        made = make()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{name}: expected a {kind.__module__}.{kind.__qualname__}, got {type(made).__qualname__}")
+    return made
+
+
+def configured(factory: Any) -> dict[str, Any]:
+    """The options of a class, function or partial, defaults included, in a form that a checkpoint can store.
+
+    >>> configured(functools.partial(sorted, key=len))
+    {'key': 'len', 'reverse': False}
+    """
+    parameters = inspect.signature(factory).parameters.values()
+    options = {one.name: one.default for one in parameters if one.default is not one.empty}
+    return {name: _storable(value) for name, value in {**options, **getattr(factory, "keywords", {})}.items()}
+
+
+def _storable(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _storable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(one) for one in value]
+    function = value.func if isinstance(value, functools.partial) else value
+    return getattr(function, "__qualname__", type(function).__qualname__)

@@ -1,0 +1,170 @@
+"""A run from its Hydra configuration: builds every part, trains, tests and records it."""
+
+import math
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pytorch_lightning import seed_everything
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
+
+from protlm.errors import UserError
+from protlm.files import UnwritableError, atomic_output
+from protlm.performer import Performer
+from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_point
+from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
+from protlm.training.factories import takes_optimizer
+from protlm.training.loggers import RunLogger
+from protlm.training.options import meant, own_options
+from protlm.training.run import describe_run, move_earlier_outputs, record_end, time_limit_message, write_run
+from protlm.training.sample import resolve_data
+from protlm.training.supported import check_callbacks, check_options
+from protlm.training.warm_start import load_initial_weights
+
+
+@dataclass
+class Config:
+    """Root of the configuration; other names are rejected."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    task: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = None
+    callbacks: Any = None
+    optimizer: Any = MISSING
+    schedule: Any = None
+    seed: int = 1
+    init: str | None = None
+    ckpt_path: str | None = None
+
+
+ConfigStore.instance().store("schema", Config)
+
+
+def train(config: DictConfig) -> float:
+    """Trains and tests a model; returns the best validation perplexity, or infinity without a validation."""
+    known = [field.name for field in fields(Config)]
+    if odd := sorted(str(name) for name in config if name not in known):
+        raise UserError(f"unknown option {odd[0]!r}; {meant(odd[0], known) or 'expected one of ' + ', '.join(known)}")
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    layers = set_by_user()
+    config.trainer.update(resolve_limits(config.trainer, layers))
+    config.data.update(resolve_data(config.data, layers[0] | layers[1]))
+    check_options(config.seed, config.trainer)
+    folder = Path(hydra_config.runtime.output_dir)
+    checkpoints = folder / "checkpoints"
+    seed_everything(config.seed, workers=True, verbose=False)
+    start = get_class(config.data._target_).batches.start
+    model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start))
+    optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
+    callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
+    check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
+    loggers = list(named_loggers.values())
+    if not config.trainer.get("enable_progress_bar", True):
+        callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}
+    # StopOnSignal requeues: Lightning's own requeueing writes its checkpoint in the middle of a step
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    options: dict[str, Any] = {
+        "logger": loggers,
+        "callbacks": list(callbacks.values()),
+        "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
+    }
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
+        options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
+    trainer = instantiate(config.trainer, _convert_="all", **options)
+    in_epochs = config.trainer.get("max_epochs") not in (None, -1)
+    data: Any = None
+    if in_epochs:  # the number of steps has to be known before the schedule is made
+        data = prepared(config.data, everywhere=True)
+        plan_epochs(trainer, data)
+        config.trainer.max_steps = trainer.max_steps
+    task = instantiate(config.task)(model, optimizer, instantiate_schedule(config.schedule))
+    if not in_epochs:  # last, so that missing data does not hide other errors
+        data = prepared(config.data)
+    resume = resume_point(config.ckpt_path, checkpoints)
+    if config.init and not resume:
+        load_initial_weights(model, config.init)
+    if trainer.is_global_zero:
+        if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
+            move_earlier_outputs(folder)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
+        about = describe_run(resolved, overrides, folder, fingerprints, resume, trainer.world_size)
+        write_run(about, folder)
+        with atomic_output(folder / "config.yaml") as partial:
+            partial.write_text(OmegaConf.to_yaml(config, resolve=True))
+        for logger in loggers:
+            logger.log_hyperparams(about)
+        print(describe_plan(trainer, data), flush=True)
+    try:
+        trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    except UnwritableError as error:
+        saved = getattr(callbacks.get("checkpoint"), "saved", None)
+        raise UserError(f"{error}; last good checkpoint: {saved or 'none'}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UserError(str(error)) from error
+    if trainer.is_global_zero:
+        demo = hydra_config.runtime.choices.get("experiment") == "demo"
+        stopped = time_limit_message(trainer, "README's" if demo else "those of the full run")
+        record_end(folder, trainer.global_step, stopped)
+        if stopped:
+            print(stopped, flush=True)
+    # at a test, these would load the weights that are not averaged
+    trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
+    best = trainer.strategy.broadcast(str(checkpoints / BEST) if (checkpoints / BEST).exists() else None)
+    if data.evaluated_splits():
+        trainer.test(task, data, ckpt_path=best, weights_only=True, verbose=False)
+    usable = best or (str(checkpoints / LAST) if (checkpoints / LAST).exists() else None)
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_results(task.results, usable)
+    if trainer.is_global_zero:
+        print(f"everything is in {folder}" + (f"; use the model as --model {usable}" if usable else ""))
+    score = getattr(callbacks.get("best"), "best_model_score", None)
+    return math.inf if score is None else float(score)
+
+
+def set_by_user() -> tuple[set[str], set[str]]:
+    """Names of the options in the user's own configuration files, and of those on the command line."""
+    about = HydraConfig.get()
+    overrides = [*about.overrides.task, *about.overrides.hydra]
+    loader = GlobalHydra.instance().config_loader()
+    files = loader.compute_defaults_list(about.job.config_name, overrides, RunMode.RUN).defaults
+    folders = [source.path for source in about.runtime.config_sources if source.schema == "file"]
+    own = own_options([(file.config_path, file.package) for file in files if file.config_path], folders)
+    return own, {override.lstrip("+").partition("=")[0] for override in about.overrides.task}
+
+
+def prepared(node: DictConfig, everywhere: bool = False) -> Any:
+    """The data module, with its corpus, which the first rank of each node makes; with `everywhere`, all wait for it."""
+    data = instantiate(node, _convert_="all")
+    if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+        data.prepare_data()  # before Lightning, which would report Ctrl-C as an error
+    return data
+
+
+def instantiate_each(node: DictConfig | None) -> dict[str, Any]:
+    """The objects of a group that has several, by name; a node with `_target_` is a single object."""
+    nodes = {"": node} if node and "_target_" in node else node or {}
+    return {str(name): instantiate(each) for name, each in nodes.items() if each}
+
+
+def instantiate_schedule(node: DictConfig | None) -> Any:
+    """A schedule, or a partial that makes it from an optimizer."""
+    partial: Any = instantiate(node, _convert_="all", _partial_=True) if node else None
+    return partial if takes_optimizer(partial) else instantiate(node, _convert_="all")
