@@ -24,6 +24,8 @@ PROCESSORS = 132
 """Programs that run at once, by which the number of parts is chosen; of an H100 or H200."""
 TILES: dict[tuple[str, int, int], dict[str, int]] = {}
 """Tile sizes of a kernel by (name, padded width, bytes of a number), which replace those of `tiles`."""
+PRECISION = "ieee"
+"""Of products of float32 inputs: "ieee", or "tf32x3" for three products of tensor cores."""
 WIDEST = 128
 """The largest d and e."""
 
@@ -178,7 +180,7 @@ class _Launcher:
             "EP": padded[1],
             "PARTS": PARTS,
             "DOT": dot,
-            "PRECISION": "tf32" if same else "ieee",
+            "PRECISION": "emulated" if triton.knobs.runtime.interpret else "tf32" if same else PRECISION,
         }
 
     def strides(self, *tensors: Tensor) -> list[int]:

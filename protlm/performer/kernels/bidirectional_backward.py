@@ -16,6 +16,7 @@ import triton.language as tl
 
 from protlm.performer.kernels.bidirectional_forward import LENGTHS, centred, shifts, strides
 from protlm.performer.kernels.maps import directions, feature_of, feature_slope, logarithm, logarithm_slope
+from protlm.performer.kernels.products import product
 from protlm.performer.kernels.tiles import (
     load_features,
     load_rows,
@@ -67,7 +68,7 @@ def sum_queries(
         inner = tl.sum(upstream.to(tl.float32) * means.to(tl.float32), 1)
         if feature == 0:
             tl.store(drift + rows, inner, mask=inside)
-        p = tl.dot(w, tl.trans(x), input_precision=PRECISION)
+        p = product(w, tl.trans(x), None, PRECISION)
         if weight is None:
             p *= SCALE
         if LOG:
@@ -79,7 +80,7 @@ def sum_queries(
             upstream = upstream.to(tl.float32) * divisor[:, None]
             inner *= divisor
         ones -= tl.sum(phi * inner[None, :], 1)
-        result = tl.dot(phi.to(DOT), upstream.to(DOT), result, input_precision=PRECISION)
+        result = product(phi.to(DOT), upstream.to(DOT), result, PRECISION)
     if not LOG:
         share = 1.0 / tl.maximum(count, 1).to(tl.float32)
         result *= share
@@ -106,8 +107,8 @@ def key_gradients(
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to dy (T, d), dv (T, e) and sum_i dp (T)."""
-    p = tl.dot(y, tl.trans(w), input_precision=PRECISION)
-    dp = tl.dot(values, tl.trans(dg), input_precision=PRECISION) + h[None, :]
+    p = product(y, tl.trans(w), None, PRECISION)
+    dp = product(values, tl.trans(dg), None, PRECISION) + h[None, :]
     if weight is None:
         p *= SCALE
     if LOG:
@@ -119,8 +120,8 @@ def key_gradients(
     else:
         phi = feature_of(p, MAP, EPSILON)
         dp = feature_slope(dp, p, MAP)
-    grad_v = tl.dot(phi.to(DOT), dg, grad_v, input_precision=PRECISION)
-    grad_y = tl.dot(dp.to(DOT), w, grad_y, input_precision=PRECISION)
+    grad_v = product(phi.to(DOT), dg, grad_v, PRECISION)
+    grad_y = product(dp.to(DOT), w, grad_y, PRECISION)
     return grad_y, grad_v, inner
 
 
@@ -202,8 +203,8 @@ def query_gradients(
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to dx (T, d)."""
-    p = tl.dot(x, tl.trans(w), input_precision=PRECISION)
-    dp = tl.dot(upstream, tl.trans(means), input_precision=PRECISION)
+    p = product(x, tl.trans(w), None, PRECISION)
+    dp = product(upstream, tl.trans(means), None, PRECISION)
     if weight is None:
         p *= SCALE
     if LOG:
@@ -211,7 +212,7 @@ def query_gradients(
         dp = logarithm_slope(phi * (dp - inner[:, None]), p, MAP, EPSILON)
     else:
         dp = feature_slope((dp - inner[:, None] * shift[None, :]) * divisor[:, None], p, MAP)
-    return tl.dot(dp.to(DOT), w, result, input_precision=PRECISION)
+    return product(dp.to(DOT), w, result, PRECISION)
 
 
 @triton.jit(do_not_specialize=[*LENGTHS, "mask_batch", "grad_parts", *strides("q", "grad", "grad_q", "grad_k")])

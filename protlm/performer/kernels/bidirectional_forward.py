@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from protlm.performer.kernels.maps import directions, feature_of, logarithm
+from protlm.performer.kernels.products import product
 from protlm.performer.kernels.tiles import (
     load_features,
     load_rows,
@@ -113,7 +114,7 @@ def sum_keys(
         x = load_rows(k, k_row, row, real, D, DP, BLOCK_N, ALIGN)
         values = load_rows(v, v_row, row, real, E, EP, BLOCK_N, ALIGN).to(DOT)
         y, weights = centred(x, real, mean, centre, QUADRATIC, LOG, DOT)
-        p = tl.dot(w, tl.trans(y), input_precision=PRECISION)
+        p = product(w, tl.trans(y), None, PRECISION)
         if weight is None:
             p *= SCALE
         if LOG:
@@ -128,7 +129,7 @@ def sum_keys(
         else:
             phi = feature_of(p, MAP, EPSILON)
             ones += tl.sum(phi * weights[None, :], 1)
-        result = tl.dot(phi.to(DOT), values, result, input_precision=PRECISION)
+        result = product(phi.to(DOT), values, result, PRECISION)
     if LOG:
         result = result / tl.where(ones == 0, 1.0, ones)[:, None]
         ones = tl.where(ones == 0, float("-inf"), top + tl.log2(ones))
@@ -191,7 +192,7 @@ def attend_features(
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to the results (T, e), denominators (T) and largest logarithms (T) of queries (T, d)."""
-    p = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+    p = product(x, tl.trans(w), None, PRECISION)
     if weight is None:
         p *= SCALE
     if LOG:
@@ -206,7 +207,7 @@ def attend_features(
     else:
         phi = feature_of(p, MAP, EPSILON)
         ones += tl.sum(phi * shift[None, :], 1)
-    result = tl.dot(phi.to(DOT), means, result, input_precision=PRECISION)
+    result = product(phi.to(DOT), means, result, PRECISION)
     return result, ones, top
 
 
