@@ -17,6 +17,7 @@ from protlm.performer.kernels.causal_tiles import (
     locate,
     logarithm,
     pointwise,
+    product,
     projected,
     projected_columns,
     real_keys,
@@ -105,7 +106,7 @@ def outputs_kernel(
         else:
             features = s.to(PRODUCT)
         before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
-        means = tl.dot(features, before, means, input_precision=PRECISION)
+        means = product(features, before, means, PRECISION)
         denominator += tl.sum(features.to(tl.float32) * tl.load(past_ones + state + i)[None, :], 1)
     base = n
     for at in range(0, offset + C, C):
@@ -135,7 +136,7 @@ def outputs_kernel(
                 of_k = tl.exp2(u).to(PRODUCT)
             else:
                 of_k = pointwise(p, epsilon, FUNCTION).to(PRODUCT)
-            pairs = tl.dot(features, of_k, pairs, input_precision=PRECISION)
+            pairs = product(features, of_k, pairs, PRECISION)
         if LOG:
             if growth > LIMIT:
                 exact = exact_logarithms(tile_q, tile_k, size, weight, bias, scale, epsilon, M, d, D, C, FUNCTION, BIASED)
@@ -150,7 +151,7 @@ def outputs_kernel(
                 pairs = pairs * tl.exp2(base - n)[:, None]
         products = tl.where(seen, pairs, 0.0).to(PRODUCT)
         denominator += tl.sum(products.to(tl.float32), 1)
-        means = tl.dot(products, tile_v, means, input_precision=PRECISION)
+        means = product(products, tile_v, means, PRECISION)
     none = denominator == 0.0
     divisor = tl.where(none, 1.0, denominator)
     out += batch * out_batch + head * out_head + (place + offset) * out_row

@@ -16,6 +16,7 @@ from protlm.performer.kernels.causal_tiles import (
     locate,
     logarithm,
     pointwise,
+    product,
     projected_columns,
     real_keys,
     rows,
@@ -78,7 +79,7 @@ def states_kernel(
                 features = tl.where((i < M)[:, None], f * scales[None, :], 0.0).to(PRODUCT)
             else:
                 features = tl.where(real[None, :], f, 0.0).to(PRODUCT)
-        near = tl.dot(features, tile_y.to(PRODUCT), near, input_precision=PRECISION)
+        near = product(features, tile_y.to(PRODUCT), near, PRECISION)
         if QUERIES:
             near_ones += tl.sum(features.to(tl.float32) * weights[None, :], 1)
         else:

@@ -12,8 +12,18 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LIMIT = tl.constexpr(60.0)
 """Base-2 logarithm by which features of a tile of keys may exceed the shift; beyond it the tile takes the exact way."""
+
+
+@triton.jit
+def product(x, y, before, PRECISION: tl.constexpr):
+    """before + x y, with sums in float32."""
+    if INTERPRETED:  # Triton's interpreter multiplies the bit patterns of bfloat16
+        return tl.dot(x.to(tl.float32), y.to(tl.float32), before, input_precision="ieee")
+    else:
+        return tl.dot(x, y, before, input_precision=PRECISION)
 
 
 @triton.jit
@@ -155,7 +165,7 @@ def projected(x, weight, bias, start, scale, M: tl.constexpr, d: tl.constexpr, B
     """p (rows of x, BM) of x (rows, D): features `start` and following, those beyond M are 0."""
     if PROJECTED:
         w = directions(weight, start, M, d, BM, D).to(x.dtype)
-        p = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+        p = product(x, tl.trans(w), None, PRECISION)
         if BIASED:
             i = start + tl.arange(0, BM)
             p += tl.load(bias + i, mask=i < M, other=0.0).to(tl.float32)[None, :]
@@ -170,7 +180,7 @@ def projected_columns(x, weight, bias, start, scale, M: tl.constexpr, d: tl.cons
     """p (BM, columns of x) of x (D, columns)."""
     if PROJECTED:
         w = directions(weight, start, M, d, BM, D).to(x.dtype)
-        p = tl.dot(w, x, input_precision=PRECISION)
+        p = product(w, x, None, PRECISION)
         if BIASED:
             i = start + tl.arange(0, BM)
             p += tl.load(bias + i, mask=i < M, other=0.0).to(tl.float32)[:, None]
