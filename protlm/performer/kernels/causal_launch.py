@@ -15,7 +15,9 @@ from torch import Tensor
 
 from protlm.performer.estimator import LOG2E, Outputs
 from protlm.performer.features import Computed, Exponential, FeatureMap, Generalised
+from protlm.performer.kernels.causal_keys import keys_kernel
 from protlm.performer.kernels.causal_outputs import outputs_kernel
+from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
 from protlm.performer.kernels.causal_tiling import Tiling, tiling
 
@@ -172,3 +174,34 @@ def causal(*arguments: Any, **options: Any) -> Outputs:
         **call.sizes.outputs._asdict(),
     )  # fmt: skip
     return Outputs(out, norm, shift, final)
+
+
+def causal_backward(grad: Tensor, results: Outputs, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v: 6 kernels.
+
+    Args:
+        grad: (B, H, L, e), the gradient of `results.out`.
+        results: what `causal` has returned.
+    """
+    call = Call(*arguments, **options)
+    q, k, v, common, sizes = call.q, call.k, call.v, call.common, call.sizes
+    grad_q, grad_k, grad_v = (like(x, x.shape[-1]) for x in (q, k, v))
+    if not grad.numel():
+        return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
+    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    out, norm = results.out, results.norm
+    drift = torch.empty_like(norm)
+    past = call.scanned()
+    grid = call.slots * (common["G"] // common["C"]), call.heads
+    queries_kernel[grid](
+        q, k, v, out, grad, call.directions, call.offsets, call.mask, norm, drift, call.boundaries, *past, grad_q,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *grad.stride()[:3],
+        *grad_q.stride()[:3], **call.numbers, **common, **sizes.queries._asdict(),
+    )  # fmt: skip
+    after = call.scanned_queries(grad, norm, drift)
+    keys_kernel[grid](
+        q, k, v, grad, call.directions, call.offsets, call.mask, norm, drift, call.boundaries, past[2], *after, grad_k,
+        grad_v, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3], *grad_k.stride()[:3],
+        *grad_v.stride()[:3], **call.numbers, **common, **sizes.keys._asdict(),
+    )  # fmt: skip
+    return grad_q, grad_k, grad_v

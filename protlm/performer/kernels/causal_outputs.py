@@ -139,7 +139,9 @@ def outputs_kernel(
             pairs = product(features, of_k, pairs, PRECISION)
         if LOG:
             if growth > LIMIT:
-                exact = exact_logarithms(tile_q, tile_k, size, weight, bias, scale, epsilon, M, d, D, C, FUNCTION, BIASED)
+                exact = exact_logarithms(
+                    tile_q, tile_k, size, weight, bias, scale, epsilon, M, d, D, C, FUNCTION, BIASED
+                )
                 exact = tl.where(seen, exact, -float("inf"))
                 raised = tl.maximum(n, tl.max(exact, 1))
                 change = tl.exp2(n - raised)

@@ -160,8 +160,20 @@ def directions(weight, start, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr
 
 
 @triton.jit
-def projected(x, weight, bias, start, scale, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
-              PROJECTED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr):
+def projected(
+    x,
+    weight,
+    bias,
+    start,
+    scale,
+    M: tl.constexpr,
+    d: tl.constexpr,
+    BM: tl.constexpr,
+    D: tl.constexpr,
+    PROJECTED: tl.constexpr,
+    BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """p (rows of x, BM) of x (rows, D): features `start` and following, those beyond M are 0."""
     if PROJECTED:
         w = directions(weight, start, M, d, BM, D).to(x.dtype)
@@ -175,8 +187,20 @@ def projected(x, weight, bias, start, scale, M: tl.constexpr, d: tl.constexpr, B
 
 
 @triton.jit
-def projected_columns(x, weight, bias, start, scale, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr,
-                      D: tl.constexpr, PROJECTED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr):
+def projected_columns(
+    x,
+    weight,
+    bias,
+    start,
+    scale,
+    M: tl.constexpr,
+    d: tl.constexpr,
+    BM: tl.constexpr,
+    D: tl.constexpr,
+    PROJECTED: tl.constexpr,
+    BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """p (BM, columns of x) of x (D, columns)."""
     if PROJECTED:
         w = directions(weight, start, M, d, BM, D).to(x.dtype)
