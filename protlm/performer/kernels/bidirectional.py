@@ -42,7 +42,7 @@ class Results(NamedTuple):
     logs: Tensor
     """(S, H, M) float32: m."""
     centre: Tensor
-    """(S, H, parts, d + 1) float32, sums of q + k and numbers of positions; parts = 0 if keys are not centred."""
+    """(S, H, PARTS, d + 1) float32, sums of q + k and numbers of positions; (S, H, 0, d + 1) if keys are not centred."""
 
 
 class Shape(NamedTuple):
@@ -143,7 +143,7 @@ def results(inputs: Any, centred: bool, cu_seqlens: Tensor | None = None, max_le
         q.new_empty(q.shape[0], heads, length, dtype=torch.float32),
         v.new_empty(sequences, heads, features, values),
         q.new_empty(sequences, heads, features, dtype=torch.float32),
-        q.new_empty(sequences, heads, _centre_parts(shape) if centred else 0, width + 1, dtype=torch.float32),
+        q.new_empty(sequences, heads, PARTS if centred else 0, width + 1, dtype=torch.float32),
     )
 
 
@@ -226,7 +226,7 @@ def forward(
     out, norm, sums, logs, centre = answer
     launch = _Launcher(inputs, options, shape, [q, k, v, out])
     count, (length, heads) = shape.sequences * shape.heads, (shape.length, shape.heads)
-    parts = centre.shape[2]
+    parts = _centre_parts(shape)
     if centred:
         grid, sizes = (count, parts), (length, heads, parts, mask_batch)
         launch(bidirectional_forward.sum_rows, grid, q, k, mask, cu_seqlens, centre, *sizes, *launch.strides(q, k))
@@ -297,12 +297,12 @@ def backward(
     middle = centre if centred else None
     grad_centre = norm.new_empty(shape.sequences, heads, parts, shape.width) if centred else None
     arguments = k, v, mask, cu_seqlens, weight, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
-    sizes = length, heads, parts, centre.shape[2], mask_batch
+    sizes = length, heads, parts, _centre_parts(shape), mask_batch
     launch(kernel, (count, parts), *arguments, *sizes, *launch.strides(k, v, grad_k, grad_v))
     kernel = bidirectional_backward.differentiate_queries
     tile = launch.tile(kernel)
     grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
     arguments = q, grad, norm, drift, mask, cu_seqlens, weight, bias, sums, logs, middle, grad_centre, grad_q, grad_k
-    sizes = length, heads, centre.shape[2], parts, mask_batch
+    sizes = length, heads, _centre_parts(shape), parts, mask_batch
     launch(kernel, grid, *arguments, *sizes, *launch.strides(q, grad, grad_q, grad_k))
     return grad_q, grad_k, grad_v

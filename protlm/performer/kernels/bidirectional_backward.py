@@ -146,7 +146,9 @@ def differentiate_keys(
     low, high = span(count, part, parts, BLOCK_N)
     mean = tl.zeros((DP,), tl.float32)
     if centre is not None:
-        mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(centre, index, centre_parts, D, PARTS)
+        mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(
+            centre, index, centre_parts, D, PARTS
+        )
         sum_k = tl.zeros((DP,), tl.float32)
     if M <= BLOCK_M:
         w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
@@ -240,7 +242,9 @@ def differentiate_queries(
         mask += batch * mask_batch + first
     if centre is not None:
         grad_k = locate(grad_k, batch, index % heads, first, grad_k_batch, grad_k_head, grad_k_row, ALIGN)
-        share = total(grad_centre, index, grad_parts, D, D, DP, PARTS) / real_count(centre, index, centre_parts, D, PARTS)
+        share = total(grad_centre, index, grad_parts, D, D, DP, PARTS) / real_count(
+            centre, index, centre_parts, D, PARTS
+        )
     if M <= BLOCK_M:
         w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)

@@ -105,7 +105,9 @@ def sum_keys(
     w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
     mean = tl.zeros((DP,), tl.float32)
     if centre is not None:
-        mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(centre, index, centre_parts, D, PARTS)
+        mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(
+            centre, index, centre_parts, D, PARTS
+        )
     result = tl.zeros((BLOCK_M, EP), tl.float32)
     ones = tl.zeros((BLOCK_M,), tl.float32)
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)

@@ -7,7 +7,7 @@ Backward: the first two again, the gradient of queries (`queries_kernel`), sums 
 after each, and the gradients of keys and values (`keys_kernel`).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -20,18 +20,7 @@ from protlm.performer.kernels.causal_outputs import outputs_kernel
 from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
 from protlm.performer.kernels.causal_tiling import Tiling, tiling
-
-
-class Packed(NamedTuple):
-    """Sequences in a row, of a batch with B = 1.
-
-    Args:
-        boundaries: (S + 1) int32, on the device: sequence s is positions boundaries[s] to boundaries[s + 1].
-        longest: the length of the longest one; causal attention does not need it.
-    """
-
-    boundaries: Tensor
-    longest: int
+from protlm.performer.segments import Packed
 
 
 def supported(feature_map: FeatureMap) -> bool:
@@ -68,7 +57,7 @@ class Call:
         self.dtype = torch.bfloat16 if short else torch.float32
         self.features = d if weight is None else len(weight)
         self.sizes = sizes = sizes or tiling(d, e, self.features, short)
-        self.sequences = self.batch if packed is None else len(packed.boundaries) - 1
+        self.sequences = self.batch if packed is None else len(packed.cu_seqlens) - 1
         if weight is None:
             block = self.padded = max(16, triton.next_power_of_2(d))
         else:
@@ -77,7 +66,7 @@ class Call:
         group = sizes.group
         self.groups = triton.cdiv(self.length, group)
         self.slots = self.batch * self.groups if packed is None else self.length // group + self.sequences
-        self.boundaries = q if packed is None else packed.boundaries
+        self.boundaries = q if packed is None else packed.cu_seqlens
         self.mask = q if key_mask is None else key_mask.contiguous()
         self.directions = q if weight is None else weight.contiguous()
         self.offsets = q if bias is None else bias
@@ -148,6 +137,20 @@ def like(x: Tensor, width: int) -> Tensor:
     return x.new_empty(batch, heads, length, width)
 
 
+def results(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    feature_map: FeatureMap, scale: float, packed: Packed | None = None, sizes: Tiling | None = None,
+) -> Outputs:  # fmt: skip
+    """Empty results of `causal`, with a shift of 0 for a map that is not positive."""
+    batch, heads, length, width = q.shape
+    sequences = batch if packed is None else len(packed.cu_seqlens) - 1
+    features, e = width if weight is None else len(weight), v.shape[-1]
+    norm = q.new_empty(batch, heads, length, 1, dtype=torch.float32)
+    final = norm.new_empty(sequences, heads, e + 1, features)
+    shift = norm.new_empty(sequences, heads, 1, features) if feature_map.log else norm.new_zeros(sequences, heads, 1, 1)
+    return Outputs(like(v, e), norm, shift, final)
+
+
 def causal(*arguments: Any, **options: Any) -> Outputs:
     """Causal attention: 3 kernels. Arguments as for `Call`.
 
@@ -158,13 +161,7 @@ def causal(*arguments: Any, **options: Any) -> Outputs:
     """
     call = Call(*arguments, **options)
     q, v, common = call.q, call.v, call.common
-    out = like(v, v.shape[-1])
-    norm = q.new_empty(call.batch, call.heads, call.length, 1, dtype=torch.float32)
-    final = q.new_empty(call.sequences, call.heads, v.shape[-1] + 1, call.features, dtype=torch.float32)
-    if common["LOG"]:
-        shift = q.new_empty(call.sequences, call.heads, 1, call.features, dtype=torch.float32)
-    else:
-        shift = q.new_zeros(call.sequences, call.heads, 1, 1, dtype=torch.float32)
+    out, norm, shift, final = results(*arguments, **options)
     if not out.numel():
         return Outputs(out, norm, shift.zero_(), final.zero_())
     past = call.scanned((final, shift))
