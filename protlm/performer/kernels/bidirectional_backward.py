@@ -146,7 +146,9 @@ def differentiate_keys(
     low, high = span(count, part, parts, BLOCK_N)
     mean = tl.zeros((DP,), tl.float32)
     if centre is not None:
-        mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(centre, index, centre_parts, D, PARTS)
+        mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(
+            centre, index, centre_parts, D, PARTS
+        )
         sum_k = tl.zeros((DP,), tl.float32)
     if M <= BLOCK_M:
         w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
@@ -240,7 +242,9 @@ def differentiate_queries(
         mask += batch * mask_batch + first
     if centre is not None:
         grad_k = locate(grad_k, batch, index % heads, first, grad_k_batch, grad_k_head, grad_k_row, ALIGN)
-        share = total(grad_centre, index, grad_parts, D, D, DP, PARTS) / real_count(centre, index, centre_parts, D, PARTS)
+        share = total(grad_centre, index, grad_parts, D, D, DP, PARTS) / real_count(
+            centre, index, centre_parts, D, PARTS
+        )
     if M <= BLOCK_M:
         w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)
@@ -251,7 +255,7 @@ def differentiate_queries(
         x = load_rows(q, q_row, row, inside, D, DP, BLOCK_N, ALIGN).to(DOT)
         upstream = load_rows(grad, grad_row, row, inside, E, EP, BLOCK_N, ALIGN).to(DOT)
         inner = tl.load(drift + rows, mask=inside, other=0.0)
-        divisor = tl.load(norm + rows, mask=inside, other=0.0)
+        divisor = tl.load(norm + rows, mask=inside, other=float("inf") if LOG else 0.0)
         result = tl.zeros((BLOCK_N, DP), tl.float32)
         if M <= BLOCK_M:
             result = query_gradients(

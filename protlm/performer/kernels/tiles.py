@@ -61,7 +61,15 @@ def load_rows(
 
 @triton.jit
 def store_rows(
-    x, values, row_stride, row, inside, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, ALIGN: tl.constexpr
+    x,
+    values,
+    row_stride,
+    row,
+    inside,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):
     """The reverse of `load_rows`."""
     rows = (row + tl.arange(0, BLOCK)).to(tl.int64) * row_stride * ALIGN

@@ -13,7 +13,13 @@ from triton.compiler import ASTSource
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that a program may have, by target."""
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32", torch.uint8: "*u8"}
+TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
+}
 
 
 def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, int]], target: int) -> dict[str, int]:
@@ -40,7 +46,9 @@ def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, int]]
     binary = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     report = resources(binary.asm["cubin"])
     ptx = binary.asm["ptx"]
-    report["products"] = len(re.findall(r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx, re.MULTILINE))
+    report["products"] = len(
+        re.findall(r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx, re.MULTILINE)
+    )
     report["wide"] = len(re.findall(r"wgmma\.mma_async|tcgen05\.mma", ptx))
     return report | {"shared": binary.metadata.shared}
 
