@@ -1,5 +1,7 @@
 """Kernels of bidirectional attention in Triton's interpreter, against the explicit matrix in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -147,7 +149,7 @@ def test_packed_proteins_equal_each_alone(kernel, dtype):
     packed = tensors(1, 2, sum(PROTEINS), 16, 16, dtype)
     cu_seqlens = torch.tensor([0, *PROTEINS]).cumsum(0).int()
     actual = computed(attention, *packed, None, cu_seqlens, max(PROTEINS))
-    ends = zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)
+    ends = pairwise(cu_seqlens)
     alone = [expected(attention, *(x[:, :, start:stop] for x in packed)) for start, stop in ends if start < stop]
     for a, e in zip(actual, zip(*alone, strict=True), strict=True):
         assert relative(a, torch.cat(e, 2)) < TOLERANCE[dtype]
