@@ -24,8 +24,8 @@ PROCESSORS = 132
 """Programs that run at once, by which the number of parts is chosen; of an H100 or H200."""
 TILES: dict[tuple[str, int, int], dict[str, int]] = {}
 """Tile sizes of a kernel by (name, padded width, bytes of a number), which replace those of `tiles`."""
-PRECISION = "ieee"
-"""Of products of float32 inputs: "ieee", or "tf32x3" for three products of tensor cores."""
+PRECISION = "tf32x3"
+"""Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
 WIDEST = 128
 """The largest d and e."""
 
@@ -68,16 +68,18 @@ def tiles(name: str, width: int, itemsize: int, features: int) -> dict[str, int]
         features: M.
     """
     wide, narrow = width > 64, itemsize == 2
-    most = 128 if narrow and not (wide and name == "differentiate_keys") else 64 if narrow else 32
+    largest = {"attend": 64 if wide else 128, "differentiate_keys": 32 if wide else 64}.get(name, 128)
+    most = largest if narrow else 16 if wide else 32
     block_m = min(most, max(16, triton.next_power_of_2(features)))
     if name in ("sum_rows", "join"):
         chosen = {"BLOCK_N": 64, "BLOCK_M": min(block_m, 64), "num_warps": 4, "num_stages": 2}
     elif narrow:
-        rows = {"sum_keys": 64, "attend": 128, "sum_queries": 64, "differentiate_keys": 64, "differentiate_queries": 64}
-        warps = 8 if block_m == 128 else 4
-        chosen = {"BLOCK_N": rows[name], "BLOCK_M": block_m, "REPEAT": 1, "num_warps": warps, "num_stages": 2}
+        rows = {"attend": 128, "differentiate_keys": 32 if wide else 64}.get(name, 64)
+        warps = 8 if block_m == 128 or (wide and name == "attend") else 4
+        chosen = {"BLOCK_N": rows, "BLOCK_M": block_m, "REPEAT": 1, "num_warps": warps, "num_stages": 2}
     else:
-        chosen = {"BLOCK_N": 32, "BLOCK_M": block_m, "REPEAT": 1, "num_warps": 4, "num_stages": 1}
+        warps = 8 if wide or name.startswith("differentiate") else 4
+        chosen = {"BLOCK_N": 32, "BLOCK_M": block_m, "REPEAT": 1, "num_warps": warps, "num_stages": 1}
     return chosen | TILES.get((name, width, itemsize), {})
 
 

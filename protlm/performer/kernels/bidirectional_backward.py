@@ -255,7 +255,7 @@ def differentiate_queries(
         x = load_rows(q, q_row, row, inside, D, DP, BLOCK_N, ALIGN).to(DOT)
         upstream = load_rows(grad, grad_row, row, inside, E, EP, BLOCK_N, ALIGN).to(DOT)
         inner = tl.load(drift + rows, mask=inside, other=0.0)
-        divisor = tl.load(norm + rows, mask=inside, other=0.0)
+        divisor = tl.load(norm + rows, mask=inside, other=float("inf") if LOG else 0.0)
         result = tl.zeros((BLOCK_N, DP), tl.float32)
         if M <= BLOCK_M:
             result = query_gradients(

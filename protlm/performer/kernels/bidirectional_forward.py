@@ -133,8 +133,9 @@ def sum_keys(
             ones += tl.sum(phi * weights[None, :], 1)
         result = product(phi.to(DOT), values, result, PRECISION)
     if LOG:
-        result = result / tl.where(ones == 0, 1.0, ones)[:, None]
-        ones = tl.where(ones == 0, float("-inf"), top + tl.log2(ones))
+        divisor = tl.where(ones == 0, 1.0, ones)
+        result = result / divisor[:, None]
+        ones = tl.where(ones == 0, float("-inf"), top + tl.log2(divisor))
     else:
         share = 1.0 / tl.maximum(count, 1).to(tl.float32)
         result *= share
@@ -169,8 +170,9 @@ def join(
             ones += load_vector(partial_logs, slot, feature, 0.0, M, BLOCK_M)
             result += some
     if LOG:
-        result = result / tl.where(ones == 0, 1.0, ones)[:, None]
-        ones = tl.where(ones == 0, float("-inf"), top + tl.log2(ones))
+        divisor = tl.where(ones == 0, 1.0, ones)
+        result = result / divisor[:, None]
+        ones = tl.where(ones == 0, float("-inf"), top + tl.log2(divisor))
     store_features(sums, result, index, feature, M, E, EP, BLOCK_M)
     store_vector(logs, ones, index, feature, M, BLOCK_M)
 
@@ -253,12 +255,13 @@ def attend(
                     x, some_w, some_means, some_shift, result, ones, top, weight,
                     MAP, LOG, EPSILON, SCALE, DOT, PRECISION,
                 )  # fmt: skip
-        result = result / tl.where(ones == 0, 1.0, ones)[:, None]
+        divisor = tl.where(ones == 0, 1.0, ones)
+        result = result / divisor[:, None]
         if LOG:
-            ones = tl.where(ones == 0, 0.0, top + tl.log2(ones))
+            ones = tl.where(ones == 0, 0.0, top + tl.log2(divisor))
         else:
             result = tl.where((ones == 0)[:, None], 0.0, result)
-            ones = tl.where(ones == 0, 0.0, 1.0 / ones)
+            ones = tl.where(ones == 0, 0.0, 1.0 / divisor)
         store_rows(out, result, out_row, row, inside, E, EP, BLOCK_N, ALIGN)
         rows = row + tl.arange(0, BLOCK_N)
         tl.store(norm + rows, ones, mask=inside)
