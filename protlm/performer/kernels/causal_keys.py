@@ -36,7 +36,8 @@ from protlm.performer.kernels.causal_tiles import (
 @triton.jit
 def exact_keys(
     result, of_size, q, k, size, scales, pairs, seen, weight, bias, first, epsilon, M: tl.constexpr, d: tl.constexpr,
-    BM: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr, BIASED: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds the gradients by the features `first` to first + BM and FINE queries.
 
@@ -65,7 +66,7 @@ def exact_keys(
             gradient += tl.where((feature == i)[None, :], tl.sum(terms * pairs, 1)[:, None], 0.0)
         of_size += tl.sum(gradient, 1)
         gradient *= logarithm_slope(p, u, FUNCTION)
-        result = product(gradient.to(k.dtype), w, result, PRECISION)
+        result = product(gradient.to(PRODUCT), w.to(PRODUCT), result, PRECISION)
     return result, of_size, weights
 
 
@@ -168,7 +169,7 @@ def keys_kernel(
                         result_k, of_size, weights = exact_keys(
                             result_k, of_size, few_q, tile_k, size, few_scales, terms,
                             real[:, None] & (j[:, None] <= query[None, :]), weight, bias, start, epsilon, M, d, BM, D,
-                            FUNCTION, BIASED, PRECISION)  # fmt: skip
+                            FUNCTION, BIASED, PRODUCT, PRECISION)  # fmt: skip
                         result_v = product(weights.to(PRODUCT), few_grad, result_v, PRECISION)
         # the factor of a key is 2^(quadratic |k|^2)
         result_k += (of_size * (2 * quadratic / LOG2E))[:, None] * tile_k.to(tl.float32)

@@ -34,7 +34,8 @@ from protlm.performer.kernels.causal_tiles import (
 @triton.jit
 def exact_queries(
     result, q, k, size, scales, pairs, seen, weight, bias, first, epsilon, M: tl.constexpr, d: tl.constexpr,
-    BM: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr, BIASED: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds to `result` (C, D) the gradient of queries q (C, D) by the features `first` to first + BM and FINE keys.
 
@@ -56,7 +57,7 @@ def exact_queries(
             terms = tl.exp2(tl.where(seen, of_q[:, None] + of_k[None, :], -float("inf"))) * pairs
             gradient += tl.where((feature == i)[None, :], tl.sum(terms, 1)[:, None], 0.0)
         gradient *= logarithm_slope(p, s, FUNCTION)
-        result = product(gradient.to(q.dtype), w, result, PRECISION)
+        result = product(gradient.to(PRODUCT), w.to(PRODUCT), result, PRECISION)
     return result
 
 
@@ -143,7 +144,7 @@ def queries_kernel(
                         terms = product(tile_grad, few_v, None, PRECISION) - drifts[:, None]
                         result = exact_queries(result, tile_q, few_k, size_of(few_k, some, quadratic, 0), scales, terms,
                                                some[None, :] & (key[None, :] <= t[:, None]), weight, bias, start,
-                                               epsilon, M, d, BM, D, FUNCTION, BIASED, PRECISION)  # fmt: skip
+                                               epsilon, M, d, BM, D, FUNCTION, BIASED, PRODUCT, PRECISION)  # fmt: skip
     write_rows(
         grad_q + batch * grad_q_batch + head * grad_q_head + own * grad_q_row, grad_q_row, result, t < left, d, C, D
     )
