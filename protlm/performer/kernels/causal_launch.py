@@ -70,7 +70,8 @@ class Call:
         self.mask = q if key_mask is None else key_mask.contiguous()
         self.directions = q if weight is None else weight.contiguous()
         self.offsets = q if bias is None else bias
-        input_dtype = q.dtype if short and q.dtype == k.dtype else self.dtype
+        # float16 holds the 8 bits of bfloat16, and directions to 11 bits
+        input_dtype = torch.float16 if short else torch.float32
         self.numbers = dict(
             mask_stride=self.length, total=self.length, length=self.length, groups=self.groups,
             sequences=self.sequences, quadratic=feature_map.quadratic * scale**2 / 2 * LOG2E, scale=scale,

@@ -3,17 +3,19 @@
 Legend: M features, d head width, e value width, BM, D and E their tile widths, C positions of a chunk, G of a group.
 
 Positive features: the logarithms of keys are relative to r, the shift of the sums before the group, or the first real
-key of the group if there is none before. Every query sees what r was taken from, so that no denominator underflows; a
-tile of keys that outgrows r by more than LIMIT is done exactly, by a log-sum-exp over features for each pair.
+key of the group if there is none before. Every query sees what r was taken from, so that no denominator underflows. If
+the keys of a group outgrow r by more than LIMIT, its pairs are computed exactly, by a log-sum-exp over features.
 """
+# ruff: noqa: N803
 
 import triton
 import triton.language as tl
 
 from protlm.performer.kernels.causal_tiles import (
+    FINE,
     LIMIT,
-    LOG2E,
     columns,
+    directions,
     locate,
     logarithm,
     pointwise,
@@ -22,47 +24,31 @@ from protlm.performer.kernels.causal_tiles import (
     projected_columns,
     real_keys,
     rows,
+    size_of,
     write_rows,
 )
 
 
 @triton.jit
-def query_features(
-    q, weight, bias, past_shift, state, start, n, scale, epsilon, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr,
-    D: tl.constexpr, LOG: tl.constexpr, FUNCTION: tl.constexpr, PROJECTED: tl.constexpr, BIASED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """(C, BM): features of q (C, D), or for positive ones their logarithms plus r."""
-    i = start + tl.arange(0, BM)
-    p = projected(q, weight, bias, start, scale, M, d, BM, D, PROJECTED, BIASED, PRECISION)
-    if LOG:
-        s = logarithm(p, epsilon, FUNCTION) + tl.load(past_shift + state + i)[None, :]
-        return tl.where((i < M)[None, :], s, -float("inf"))
-    else:
-        return tl.where((i < M)[None, :], pointwise(p, epsilon, FUNCTION), 0.0)
-
-
-@triton.jit
 def exact_logarithms(
-    q, k, size, weight, bias, scale, epsilon, M: tl.constexpr, d: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
-    FUNCTION: tl.constexpr, BIASED: tl.constexpr,
+    q, k, size, weight, bias, epsilon, M: tl.constexpr, d: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr,
+    BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(C, C): base-2 logarithms of the products of features of q (C, D) and k (D, C); `size` (C) are the keys' own."""
-    column = tl.arange(0, D)
-    x, y = q.to(tl.float32), k.to(tl.float32)
-    largest = tl.full((C, C), -float("inf"), tl.float32)
-    total = tl.zeros((C, C), tl.float32)
-    for i in range(0, M):
-        w = tl.load(weight + i * d + column, mask=column < d, other=0.0).to(q.dtype).to(tl.float32)
-        of_q, of_k = tl.sum(x * w[None, :], 1), tl.sum(y * w[:, None], 0)
-        if BIASED:
-            b = tl.load(bias + i).to(tl.float32)
-            of_q += b
-            of_k += b
-        u = logarithm(of_q, epsilon, FUNCTION)[:, None] + (logarithm(of_k, epsilon, FUNCTION) + size)[None, :]
-        raised = tl.maximum(largest, u)
-        total = total * tl.exp2(largest - raised) + tl.exp2(u - raised)
-        largest = raised
+    """(C, FINE): logarithms of the products of features of q (C, D) and k (D, FINE), with `size` of the keys."""
+    largest = tl.full((q.shape[0], FINE), -float("inf"), tl.float32)
+    total = tl.zeros((q.shape[0], FINE), tl.float32)
+    feature = tl.arange(0, FINE)
+    for start in range(0, M, FINE):
+        w = directions(weight, start, q.dtype, M, d, FINE, D, True)
+        s = logarithm(projected(q, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
+        u = logarithm(projected_columns(k, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
+        for i in range(0, tl.minimum(FINE, M - start)):
+            of_q = tl.sum(tl.where((feature == i)[None, :], s, 0.0), 1)
+            of_k = tl.sum(tl.where((feature == i)[:, None], u, 0.0), 0) + size
+            both = of_q[:, None] + of_k[None, :]
+            raised = tl.maximum(largest, both)
+            total = total * tl.exp2(largest - raised) + tl.exp2(both - raised)
+            largest = raised
     return largest + tl.log2(total)
 
 
@@ -83,84 +69,82 @@ def outputs_kernel(
     offset = ((chunk - slot * (G // C)) * C).to(tl.int32)
     if left <= offset:
         return
-    here = tl.arange(0, C) < left - offset
+    t = offset + tl.arange(0, C)
+    own = place + offset
     k += batch * k_batch + head * k_head + place * k_row
     v += batch * v_batch + head * v_head + place * v_row
     mask += batch * mask_stride + place
     state = (slot * tl.num_programs(1) + head) * MP
-    tile_q = rows(q + batch * q_batch + head * q_head + (place + offset) * q_row, q_row, here, d, C, D).to(INPUT)
+    real = real_keys(mask, left, G, MASKED)
+    tile_q = rows(q + batch * q_batch + head * q_head + own * q_row, q_row, t < left, d, C, D).to(INPUT)
+    tile_k = columns(k, k_row, real, d, G, D).to(INPUT)
+    seen = real[None, :] & (tl.arange(0, G)[None, :] <= t[:, None])
     means = tl.zeros((C, E), tl.float32)
+    pairs = tl.zeros((C, G), tl.float32)
     denominator = tl.zeros((C,), tl.float32)
     n = tl.full((C,), -float("inf"), tl.float32)
-    for start in tl.static_range(0, MP, BM):
+    if LOG:
+        size = size_of(tile_k, real, quadratic, 0)
+        growth = tl.full((BM,), -float("inf"), tl.float32)
+    for start in range(0, MP, BM):
         i = start + tl.arange(0, BM)
-        s = query_features(tile_q, weight, bias, past_shift, state, start, n, scale, epsilon, M, d, BM, D, LOG,
-                           FUNCTION, PROJECTED, BIASED, PRECISION)  # fmt: skip
+        w = directions(weight, start, INPUT, M, d, BM, D, PROJECTED)
+        p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        p_k = projected_columns(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         if LOG:
+            r = tl.load(past_shift + state + i)
+            s = logarithm(p, epsilon, FUNCTION) + r[None, :]
+            if M < MP:
+                s = tl.where((i < M)[None, :], s, -float("inf"))
             raised = tl.maximum(n, tl.max(s, 1))
             change = tl.exp2(n - raised)
             means *= change[:, None]
+            pairs *= change[:, None]
             denominator *= change
             n = raised
             features = tl.exp2(s - n[:, None]).to(PRODUCT)
+            u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
+            growth = tl.maximum(growth, tl.max(u, 1))
+            of_k = tl.exp2(u).to(PRODUCT)
         else:
-            features = s.to(PRODUCT)
-        before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
+            features = pointwise(p, epsilon, FUNCTION)
+            if M < MP:
+                features = tl.where((i < M)[None, :], features, 0.0)
+            features = features.to(PRODUCT)
+            of_k = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
         means = product(features, before, means, PRECISION)
         denominator += tl.sum(features.to(tl.float32) * tl.load(past_ones + state + i)[None, :], 1)
-    base = n
-    for at in range(0, offset + C, C):
-        real = real_keys(mask + at, left - at, C, MASKED)
-        tile_k = columns(k + at * k_row, k_row, real, d, C, D).to(INPUT)
-        tile_v = rows(v + at * v_row, v_row, real, e, C, E).to(PRODUCT)
-        seen = real[None, :] & (at + tl.arange(0, C)[None, :] <= offset + tl.arange(0, C)[:, None])
-        pairs = tl.zeros((C, C), tl.float32)
-        size = tl.zeros((C,), tl.float32)
-        growth = -float("inf")
-        if LOG:
-            wide = tile_k.to(tl.float32)
-            size = tl.where(real, tl.sum(wide * wide, 0) * quadratic, -float("inf"))
-        for start in tl.static_range(0, MP, BM):
-            if MP > BM:
-                s = query_features(tile_q, weight, bias, past_shift, state, start, n, scale, epsilon, M, d, BM, D, LOG,
-                                   FUNCTION, PROJECTED, BIASED, PRECISION)  # fmt: skip
-                if LOG:
-                    features = tl.exp2(s - base[:, None]).to(PRODUCT)
-                else:
-                    features = s.to(PRODUCT)
-            p = projected_columns(tile_k, weight, bias, start, scale, M, d, BM, D, PROJECTED, BIASED, PRECISION)
-            if LOG:
-                r = tl.load(past_shift + state + start + tl.arange(0, BM))
-                u = logarithm(p, epsilon, FUNCTION) - r[:, None] + size[None, :]
-                growth = tl.maximum(growth, tl.max(tl.max(u, 1), 0))
-                of_k = tl.exp2(u).to(PRODUCT)
-            else:
-                of_k = pointwise(p, epsilon, FUNCTION).to(PRODUCT)
-            pairs = product(features, of_k, pairs, PRECISION)
-        if LOG:
-            if growth > LIMIT:
-                exact = exact_logarithms(
-                    tile_q, tile_k, size, weight, bias, scale, epsilon, M, d, D, C, FUNCTION, BIASED
-                )
-                exact = tl.where(seen, exact, -float("inf"))
-                raised = tl.maximum(n, tl.max(exact, 1))
-                change = tl.exp2(n - raised)
-                means *= change[:, None]
-                denominator *= change
-                n = raised
-                pairs = tl.exp2(exact - n[:, None])
-            else:
-                pairs = pairs * tl.exp2(base - n)[:, None]
+        pairs = product(features, of_k, pairs, PRECISION)
+    outgrown = False
+    if LOG:
+        outgrown = tl.max(growth, 0) > LIMIT
+    if outgrown:
+        for at in range(0, tl.minimum(offset + C, left), FINE):
+            key = at + tl.arange(0, FINE)
+            some = real_keys(mask + at, left - at, FINE, MASKED)
+            few_k = columns(k + at * k_row, k_row, some, d, FINE, D).to(INPUT)
+            few_v = rows(v + at * v_row, v_row, some, e, FINE, E).to(PRODUCT)
+            exact = exact_logarithms(tile_q, few_k, size_of(few_k, some, quadratic, 0), weight, bias, epsilon, M, d, D,
+                                     FUNCTION, BIASED, PRECISION)  # fmt: skip
+            exact = tl.where(some[None, :] & (key[None, :] <= t[:, None]), exact, -float("inf"))
+            raised = tl.maximum(n, tl.max(exact, 1))
+            change = tl.exp2(n - raised)
+            n = raised
+            products = tl.exp2(exact - n[:, None]).to(PRODUCT)
+            denominator = denominator * change + tl.sum(products.to(tl.float32), 1)
+            means = product(products, few_v, means * change[:, None], PRECISION)
+    else:
+        tile_v = rows(v, v_row, real, e, G, E).to(PRODUCT)
         products = tl.where(seen, pairs, 0.0).to(PRODUCT)
         denominator += tl.sum(products.to(tl.float32), 1)
         means = product(products, tile_v, means, PRECISION)
     none = denominator == 0.0
     divisor = tl.where(none, 1.0, denominator)
-    out += batch * out_batch + head * out_head + (place + offset) * out_row
-    write_rows(out, out_row, means / divisor[:, None], here, e, C, E)
+    out += batch * out_batch + head * out_head + own * out_row
+    write_rows(out, out_row, means / divisor[:, None], t < left, e, C, E)
     if LOG:
         scales = tl.where(none, float("inf"), n + tl.log2(divisor))
     else:
         scales = 1.0 / divisor
-    row = (batch * tl.num_programs(1) + head) * total + place + offset
-    tl.store(norm + row + tl.arange(0, C), scales, mask=here)
+    tl.store(norm + (batch * tl.num_programs(1) + head) * total + place + t, scales, mask=t < left)

@@ -3,14 +3,18 @@
 Legend: M features, d head width, e value width, BM, D and E their tile widths, C positions of a chunk, G of a group.
 
 With x the features of a query and y those of a key, out = sum_j (x.y_j) v_j / denominator, so that the gradient of x is
-sum_j y_j (g.v_j - drift) / denominator, where g is the gradient of `out` and drift = g.out.
+sum_j y_j (g.v_j - drift) / denominator, where g is the gradient of `out` and drift = g.out. Tiles of features whose
+keys outgrow the shift, see causal_outputs.py, are left out and done exactly at the end.
 """
+# ruff: noqa: N803
 
 import triton
 import triton.language as tl
 
 from protlm.performer.kernels.causal_tiles import (
+    FINE,
     LIMIT,
+    columns,
     directions,
     locate,
     logarithm,
@@ -19,37 +23,41 @@ from protlm.performer.kernels.causal_tiles import (
     pointwise_slope,
     product,
     projected,
+    projected_columns,
     real_keys,
     rows,
+    size_of,
     write_rows,
 )
 
 
 @triton.jit
 def exact_queries(
-    result, q, k, size, scales, pairs, seen, weight, bias, start, epsilon, M: tl.constexpr, d: tl.constexpr,
-    BM: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr, BIASED: tl.constexpr,
+    result, q, k, size, scales, pairs, seen, weight, bias, first, epsilon, M: tl.constexpr, d: tl.constexpr,
+    BM: tl.constexpr, D: tl.constexpr, FUNCTION: tl.constexpr, BIASED: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds to `result` (C, D) the gradient of queries q (C, D) by the features `start` to start + BM.
+    """Adds to `result` (C, D) the gradient of queries q (C, D) by the features `first` to first + BM and FINE keys.
 
     Args:
-        k: (C, D), size: (C), the logarithms of the keys' own factors.
+        k: (D, FINE), size: (FINE), the logarithms of the keys' own factors.
         scales: (C), the logarithms of the queries' denominators.
-        pairs: (C, C), g.v - drift.
+        pairs: (C, FINE), g.v - drift; seen: which of them count.
     """
-    column = tl.arange(0, D)
-    wide_q, wide_k = q.to(tl.float32), k.to(tl.float32)
-    for i in range(start, tl.minimum(start + BM, M)):
-        w = tl.load(weight + i * d + column, mask=column < d, other=0.0).to(q.dtype).to(tl.float32)
-        p_q, p_k = tl.sum(wide_q * w[None, :], 1), tl.sum(wide_k * w[None, :], 1)
-        if BIASED:
-            b = tl.load(bias + i).to(tl.float32)
-            p_q += b
-            p_k += b
-        s = logarithm(p_q, epsilon, FUNCTION)
-        both = (s - scales)[:, None] + (logarithm(p_k, epsilon, FUNCTION) + size)[None, :]
-        terms = tl.exp2(tl.where(seen, both, -float("inf"))) * pairs
-        result += (tl.sum(terms, 1) * logarithm_slope(p_q, s, FUNCTION))[:, None] * w[None, :]
+    feature = tl.arange(0, FINE)
+    for start in range(first, tl.minimum(first + BM, M), FINE):
+        w = directions(weight, start, q.dtype, M, d, FINE, D, True)
+        p = projected(q, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION)
+        s = logarithm(p, epsilon, FUNCTION)
+        u = logarithm(projected_columns(k, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
+        gradient = tl.zeros((q.shape[0], FINE), tl.float32)
+        for i in range(0, tl.minimum(FINE, M - start)):
+            of_q = tl.sum(tl.where((feature == i)[None, :], s, 0.0), 1) - scales
+            of_k = tl.sum(tl.where((feature == i)[:, None], u, 0.0), 0) + size
+            terms = tl.exp2(tl.where(seen, of_q[:, None] + of_k[None, :], -float("inf"))) * pairs
+            gradient += tl.where((feature == i)[None, :], tl.sum(terms, 1)[:, None], 0.0)
+        gradient *= logarithm_slope(p, s, FUNCTION)
+        result = product(gradient.to(PRODUCT), w.to(PRODUCT), result, PRECISION)
     return result
 
 
@@ -71,59 +79,72 @@ def queries_kernel(
     offset = ((chunk - slot * (G // C)) * C).to(tl.int32)
     if left <= offset:
         return
-    t = tl.arange(0, C)
-    here = t < left - offset
+    t = offset + tl.arange(0, C)
+    own = place + offset
     k += batch * k_batch + head * k_head + place * k_row
     v += batch * v_batch + head * v_head + place * v_row
     mask += batch * mask_stride + place
     state = (slot * tl.num_programs(1) + head) * MP
-    row = (batch * tl.num_programs(1) + head) * total + place + offset
-    own = place + offset
-    tile_q = rows(q + batch * q_batch + head * q_head + own * q_row, q_row, here, d, C, D).to(INPUT)
-    tile_out = rows(out + batch * out_batch + head * out_head + own * out_row, out_row, here, e, C, E)
-    tile_grad = rows(grad + batch * grad_batch + head * grad_head + own * grad_row, grad_row, here, e, C, E)
+    row = (batch * tl.num_programs(1) + head) * total + place
+    real = real_keys(mask, left, G, MASKED)
+    tile_q = rows(q + batch * q_batch + head * q_head + own * q_row, q_row, t < left, d, C, D).to(INPUT)
+    tile_out = rows(out + batch * out_batch + head * out_head + own * out_row, out_row, t < left, e, C, E)
+    tile_grad = rows(grad + batch * grad_batch + head * grad_head + own * grad_row, grad_row, t < left, e, C, E)
     drifts = tl.sum(tile_out.to(tl.float32) * tile_grad.to(tl.float32), 1)
-    tl.store(drift + row + t, drifts, mask=here)
-    scales = tl.load(norm + row + t, mask=here, other=float("inf") if LOG else 0.0)
+    tl.store(drift + row + t, drifts, mask=t < left)
+    scales = tl.load(norm + row + t, mask=t < left, other=float("inf") if LOG else 0.0)
     tile_grad = tile_grad.to(PRODUCT)
+    tile_k = columns(k, k_row, real, d, G, D).to(INPUT)
+    tile_v = columns(v, v_row, real, e, G, E).to(PRODUCT)
+    seen = real[None, :] & (tl.arange(0, G)[None, :] <= t[:, None])
+    pairs = product(tile_grad, tile_v, None, PRECISION) - drifts[:, None]
+    pairs = tl.where(seen, pairs, 0.0).to(PRODUCT)
     result = tl.zeros((C, D), tl.float32)
-    for start in tl.static_range(0, MP, BM):
+    outgrown = 0
+    if LOG:
+        size = size_of(tile_k, real, quadratic, 0)
+    for start in range(0, MP, BM):
         i = start + tl.arange(0, BM)
-        p = projected(tile_q, weight, bias, start, scale, M, d, BM, D, PROJECTED, BIASED, PRECISION)
+        w = directions(weight, start, INPUT, M, d, BM, D, PROJECTED)
+        p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        p_k = projected_columns(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
         before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         gradient = product(tile_grad, tl.trans(before), None, PRECISION)
         gradient -= drifts[:, None] * tl.load(past_ones + state + i)[None, :]
         if LOG:
             r = tl.load(past_shift + state + i)
-        for at in range(0, offset + C, C):
-            real = real_keys(mask + at, left - at, C, MASKED)
-            tile_k = rows(k + at * k_row, k_row, real, d, C, D).to(INPUT)
-            tile_v = rows(v + at * v_row, v_row, real, e, C, E).to(PRODUCT)
-            seen = real[None, :] & (at + t[None, :] <= offset + t[:, None])
-            pairs = product(tile_grad, tl.trans(tile_v), None, PRECISION) - drifts[:, None]
-            pairs = tl.where(seen, pairs, 0.0)
-            p_k = projected(tile_k, weight, bias, start, scale, M, d, BM, D, PROJECTED, BIASED, PRECISION)
-            if LOG:
-                wide = tile_k.to(tl.float32)
-                size = tl.where(real, tl.sum(wide * wide, 1) * quadratic, -float("inf"))
-                u = logarithm(p_k, epsilon, FUNCTION) - r[None, :] + size[:, None]
-                if tl.max(tl.max(u, 1), 0) > LIMIT:
-                    result = exact_queries(result, tile_q, tile_k, size, scales, pairs, seen, weight, bias, start,
-                                           epsilon, M, d, BM, D, FUNCTION, BIASED)  # fmt: skip
-                else:
-                    gradient = product(pairs.to(PRODUCT), tl.exp2(u).to(PRODUCT), gradient, PRECISION)
-            else:
-                features = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
-                gradient = product(pairs.to(PRODUCT), features, gradient, PRECISION)
+            u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
+            bad = tl.max(tl.max(u, 1), 0) > LIMIT
+            outgrown |= bad.to(tl.int32) << (start // BM)
+            features = tl.exp2(tl.where(bad, -float("inf"), u)).to(PRODUCT)
+        else:
+            features = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
+        gradient = product(pairs, tl.trans(features), gradient, PRECISION)
         if LOG:
             s = logarithm(p, epsilon, FUNCTION)
-            shifted = tl.where((i < M)[None, :], s + r[None, :], -float("inf")) - scales[:, None]
+            shifted = s + r[None, :] - scales[:, None]
+            if M < MP:
+                shifted = tl.where((i < M)[None, :], shifted, -float("inf"))
             gradient *= tl.exp2(shifted) * logarithm_slope(p, s, FUNCTION)
         else:
             gradient *= scales[:, None] * pointwise_slope(p, FUNCTION)
         if PROJECTED:
-            w = directions(weight, start, M, d, BM, D).to(PRODUCT)
-            result = product(gradient.to(PRODUCT), w, result, PRECISION)
+            result = product(gradient.to(PRODUCT), w.to(PRODUCT), result, PRECISION)
         else:
             result += gradient * scale
-    write_rows(grad_q + batch * grad_q_batch + head * grad_q_head + own * grad_q_row, grad_q_row, result, here, d, C, D)
+    if LOG:
+        if outgrown != 0:
+            for start in range(0, MP, BM):
+                if (outgrown >> (start // BM)) & 1 != 0:
+                    for at in range(0, tl.minimum(offset + C, left), FINE):
+                        key = at + tl.arange(0, FINE)
+                        some = real_keys(mask + at, left - at, FINE, MASKED)
+                        few_k = columns(k + at * k_row, k_row, some, d, FINE, D).to(INPUT)
+                        few_v = columns(v + at * v_row, v_row, some, e, FINE, E).to(PRODUCT)
+                        terms = product(tile_grad, few_v, None, PRECISION) - drifts[:, None]
+                        result = exact_queries(result, tile_q, few_k, size_of(few_k, some, quadratic, 0), scales, terms,
+                                               some[None, :] & (key[None, :] <= t[:, None]), weight, bias, start,
+                                               epsilon, M, d, BM, D, FUNCTION, BIASED, PRODUCT, PRECISION)  # fmt: skip
+    write_rows(
+        grad_q + batch * grad_q_batch + head * grad_q_head + own * grad_q_row, grad_q_row, result, t < left, d, C, D
+    )

@@ -7,6 +7,8 @@ queries and y their gradient, they are what the gradient of keys and values need
 Positive features are relative to 2^shift, where `shift` (M) is the largest logarithm in the group.
 """
 
+# ruff: noqa: N803
+
 import triton
 import triton.language as tl
 
@@ -20,6 +22,7 @@ from protlm.performer.kernels.causal_tiles import (
     projected_columns,
     real_keys,
     rows,
+    size_of,
 )
 
 
@@ -50,11 +53,12 @@ def states_kernel(
     largest = tl.full((BM,), -float("inf"), tl.float32)
     near = tl.zeros((BM, E), tl.float32)
     near_ones = tl.zeros((BM,), tl.float32)
+    w = directions(weight, tile, INPUT, M, d, BM, D, PROJECTED)
     for at in range(0, tl.minimum(left, G), C):
         real = real_keys(mask + at, left - at, C, MASKED and not QUERIES)
         tile_x = columns(x + at * x_row, x_row, real, d, C, D).to(INPUT)
         tile_y = rows(y + at * y_row, y_row, real, e, C, E)
-        p = projected_columns(tile_x, weight, bias, tile, scale, M, d, BM, D, PROJECTED, BIASED, PRECISION)
+        p = projected_columns(tile_x, w, bias, tile, scale, M, BM, PROJECTED, BIASED, PRECISION)
         if QUERIES:
             t = tl.arange(0, C)
             scales = tl.load(norm + row + at + t, mask=real, other=float("inf") if LOG else 0.0)
@@ -64,8 +68,7 @@ def states_kernel(
             if QUERIES:
                 u = tl.where((i < M)[:, None], u, -float("inf")) - scales[None, :]
             else:
-                wide = tile_x.to(tl.float32)
-                u += tl.where(real, tl.sum(wide * wide, 0) * quadratic, -float("inf"))[None, :]
+                u += size_of(tile_x, real, quadratic, 0)[None, :]
             raised = tl.maximum(largest, tl.max(u, 1))
             finite = tl.where(raised == -float("inf"), 0.0, raised)
             change = tl.exp2(largest - finite)
@@ -95,8 +98,7 @@ def states_kernel(
             column = tl.arange(0, D)
             key = tl.load(x + at * x_row + column, mask=column < d, other=0.0).to(INPUT).to(tl.float32)
             if PROJECTED:
-                w = directions(weight, tile, M, d, BM, D).to(INPUT).to(tl.float32)
-                p_first = tl.sum(w * key[None, :], 1)
+                p_first = tl.sum(w.to(tl.float32) * key[None, :], 1)
                 if BIASED:
                     p_first += tl.load(bias + i, mask=i < M, other=0.0).to(tl.float32)
             else:

@@ -8,11 +8,15 @@ slot b x groups + g. For packed ones it is floor(start / G) + s + g, where s is 
 position: unique, and known on the device without a sum over the lengths before.
 """
 
+# ruff: noqa: N803
+
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+FINE = tl.constexpr(16)
+"""Positions and features of a tile on the exact way."""
 LIMIT = tl.constexpr(60.0)
 """Base-2 logarithm by which features of a tile of keys may exceed the shift; beyond it the tile takes the exact way."""
 
@@ -154,29 +158,25 @@ def logarithm_slope(p, u, FUNCTION: tl.constexpr):
 
 
 @triton.jit
-def directions(weight, start, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr):
-    """(BM, D): rows of the directions from `start` on, 0 beyond M."""
-    return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D)
+def directions(
+    weight, start, input: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
+    PROJECTED: tl.constexpr,
+):  # fmt: skip
+    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection.
+    """
+    if PROJECTED:
+        return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(input)
+    else:
+        return 0.0
 
 
 @triton.jit
 def projected(
-    x,
-    weight,
-    bias,
-    start,
-    scale,
-    M: tl.constexpr,
-    d: tl.constexpr,
-    BM: tl.constexpr,
-    D: tl.constexpr,
-    PROJECTED: tl.constexpr,
-    BIASED: tl.constexpr,
+    x, w, bias, start, scale, M: tl.constexpr, BM: tl.constexpr, PROJECTED: tl.constexpr, BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
-):
-    """p (rows of x, BM) of x (rows, D): features `start` and following, those beyond M are 0."""
+):  # fmt: skip
+    """p (rows of x, BM) of x (rows, D) and directions w (BM, D), of which `start` is the first."""
     if PROJECTED:
-        w = directions(weight, start, M, d, BM, D).to(x.dtype)
         p = product(x, tl.trans(w), None, PRECISION)
         if BIASED:
             i = start + tl.arange(0, BM)
@@ -188,22 +188,11 @@ def projected(
 
 @triton.jit
 def projected_columns(
-    x,
-    weight,
-    bias,
-    start,
-    scale,
-    M: tl.constexpr,
-    d: tl.constexpr,
-    BM: tl.constexpr,
-    D: tl.constexpr,
-    PROJECTED: tl.constexpr,
-    BIASED: tl.constexpr,
+    x, w, bias, start, scale, M: tl.constexpr, BM: tl.constexpr, PROJECTED: tl.constexpr, BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """p (BM, columns of x) of x (D, columns)."""
     if PROJECTED:
-        w = directions(weight, start, M, d, BM, D).to(x.dtype)
         p = product(w, x, None, PRECISION)
         if BIASED:
             i = start + tl.arange(0, BM)
@@ -211,3 +200,10 @@ def projected_columns(
     else:
         p = x.to(tl.float32) * scale
     return p
+
+
+@triton.jit
+def size_of(x, real, quadratic, axis: tl.constexpr):
+    """Base-2 logarithms of the keys' factors exp(c |x|^2 / 2), -inf where not real; x has `axis` of width D."""
+    wide = x.to(tl.float32)
+    return tl.where(real, tl.sum(wide * wide, axis) * quadratic, -float("inf"))
