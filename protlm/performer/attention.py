@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from protlm.performer.backends import choose, kernels
+from protlm.performer.backends import choose, explain, kernels
 from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode_map, named
 from protlm.performer.kind import AttentionSettings, Kind
@@ -239,6 +239,15 @@ class FavorAttention(nn.Module):
         if self.function is not None or (self.training and self.feature_map.adaptive):
             return False
         return choose(self.backend, *self._operands(q, q, v, None)) == "triton"
+
+    def backend_in_use(self, dtype: torch.dtype = torch.bfloat16) -> str:
+        """What computes attention of such tensors on the device of this module, as a phrase for users.
+
+        Raises:
+            ValueError: if the `backend` that was chosen cannot compute them.
+        """
+        q = self.draw_number.new_empty(1, 1, 1, self.head_dim, dtype=dtype)
+        return explain(self.backend, *self._operands(q, q, q, None))
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protlm.performer.features import decode_map
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 
 BACKENDS = ("auto", "cpu", "eager", "triton", "flex")
@@ -71,17 +70,16 @@ def choose(requested: str, inputs: Inputs, options: Options) -> str:
     return requested
 
 
-def chosen_by_auto(device: torch.device, feature_map: str, head_dim: int, num_features: int, causal: bool) -> str:
-    """What "auto" takes for bfloat16 tensors on a device, and why, as a phrase for users."""
-    q = torch.empty(1, 1, 1, head_dim, dtype=torch.bfloat16, device=device)
-    projected = decode_map(feature_map).projected
-    weight = torch.empty(num_features, head_dim, device=device) if projected else None
-    inputs, options = Inputs(q, q, q, None, weight), Options(feature_map, head_dim**-0.25, causal)
-    if device.type != "cuda":
-        return f"PyTorch operations on {device.type}"
-    reason = why_not_triton(inputs, options) or _proved(inputs, options)
-    name = torch.cuda.get_device_name(device)
-    return f"Triton kernels on {name}" if reason is None else f"PyTorch operations on {name}: {reason}"
+def explain(requested: str, inputs: Inputs, options: Options) -> str:
+    """What computes such a call, and why, as a phrase for users; raises ValueError like `choose`."""
+    chosen, device = choose(requested, inputs, options), inputs.q.device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if chosen != "eager":
+        return f"{'Triton kernels' if chosen == 'triton' else 'FlexAttention'} on {where}"
+    reason = None
+    if requested == "auto" and device.type == "cuda":
+        reason = why_not_triton(inputs, options) or _proved(inputs, options)
+    return f"PyTorch operations on {where}" + (f" ({reason})" if reason else "")
 
 
 _PROVED: dict[tuple[Any, ...], str | None] = {}

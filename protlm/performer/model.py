@@ -179,8 +179,18 @@ class Performer(nn.Module):
         Raises:
             ValueError: for an unknown name; `forward` raises it if the backend cannot compute a call.
         """
+        check_backend(name)
         for attention in self._attention("backend"):
-            attention.backend = check_backend(name)
+            attention.backend = name
+
+    @property
+    def backend_in_use(self) -> str | None:
+        """What computes attention from random features on the model's device, as a phrase; None for other kinds.
+
+        Raises:
+            ValueError: if the chosen backend cannot compute it.
+        """
+        return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""

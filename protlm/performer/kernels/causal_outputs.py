@@ -6,7 +6,6 @@ Positive features: the logarithms of keys are relative to r, the shift of the su
 key of the group if there is none before. Every query sees what r was taken from, so that no denominator underflows. If
 the keys of a group outgrow r by more than LIMIT, its pairs are computed exactly, by a log-sum-exp over features.
 """
-# ruff: noqa: N803
 
 import triton
 import triton.language as tl
@@ -42,7 +41,7 @@ def exact_logarithms(
         w = directions(weight, start, q.dtype, M, d, FINE, D, True)
         s = logarithm(projected(q, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
         u = logarithm(projected_columns(k, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
-        for i in range(0, tl.minimum(FINE, M - start)):
+        for i in range(tl.minimum(FINE, M - start)):
             of_q = tl.sum(tl.where((feature == i)[None, :], s, 0.0), 1)
             of_k = tl.sum(tl.where((feature == i)[:, None], u, 0.0), 0) + size
             both = of_q[:, None] + of_k[None, :]

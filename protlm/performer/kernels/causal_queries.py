@@ -6,7 +6,6 @@ With x the features of a query and y those of a key, out = sum_j (x.y_j) v_j / d
 sum_j y_j (g.v_j - drift) / denominator, where g is the gradient of `out` and drift = g.out. Tiles of features whose
 keys outgrow the shift, see causal_outputs.py, are left out and done exactly at the end.
 """
-# ruff: noqa: N803
 
 import triton
 import triton.language as tl
@@ -51,7 +50,7 @@ def exact_queries(
         s = logarithm(p, epsilon, FUNCTION)
         u = logarithm(projected_columns(k, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
         gradient = tl.zeros((q.shape[0], FINE), tl.float32)
-        for i in range(0, tl.minimum(FINE, M - start)):
+        for i in range(tl.minimum(FINE, M - start)):
             of_q = tl.sum(tl.where((feature == i)[None, :], s, 0.0), 1) - scales
             of_k = tl.sum(tl.where((feature == i)[:, None], u, 0.0), 0) + size
             terms = tl.exp2(tl.where(seen, of_q[:, None] + of_k[None, :], -float("inf"))) * pairs

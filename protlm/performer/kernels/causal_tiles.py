@@ -8,7 +8,6 @@ slot b x groups + g. For packed ones it is floor(start / G) + s + g, where s is 
 position: unique, and known on the device without a sum over the lengths before.
 """
 
-# ruff: noqa: N803
 
 import triton
 import triton.language as tl
@@ -162,8 +161,7 @@ def directions(
     weight, start, input: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
     PROJECTED: tl.constexpr,
 ):  # fmt: skip
-    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection.
-    """
+    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection."""
     if PROJECTED:
         return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(input)
     else:
