@@ -26,6 +26,8 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {}
 """Tile sizes of a kernel by (name, padded width, bytes of a number), which replace those of `tiles`."""
 PRECISION = "tf32x3"
 """Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
+WAVES = {"sum_rows": 4, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
+"""Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
 """The largest d and e."""
 
@@ -115,16 +117,16 @@ def _shape(inputs: Any, cu_seqlens: Tensor | None, max_length: int) -> Shape:
     return Shape(cu_seqlens.shape[0] - 1, heads, length, max_length, features, width, v.shape[-1], True)
 
 
-def _parts(shape: Shape, programs: int, waves: int, rows: int) -> int:
-    """Parts of a sequence such that `programs` times these fill the device `waves` times, of at least `rows` rows."""
-    wanted = -(-waves * PROCESSORS // max(1, programs))
+def _parts(shape: Shape, name: str, programs: int, rows: int) -> int:
+    """Parts of a sequence for a kernel of `programs` programs otherwise, each of at least `rows` rows."""
+    wanted = WAVES[name] * PROCESSORS // max(1, programs)
     if shape.packed:
         wanted = max(wanted, shape.longest // 4096)  # one long protein among short ones
     return max(1, min(wanted, -(-shape.longest // rows), PARTS))
 
 
 def _centre_parts(shape: Shape) -> int:
-    return _parts(shape, shape.sequences * shape.heads, 8, 128)
+    return _parts(shape, "sum_rows", shape.sequences * shape.heads, 128)
 
 
 def _like(x: Tensor) -> Tensor:
@@ -235,7 +237,7 @@ def forward(
     kernel = bidirectional_forward.sum_keys
     tile = launch.tile(kernel)
     blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
-    splits = _parts(shape, count * blocks, 1, 8 * tile["BLOCK_N"])
+    splits = _parts(shape, "sum_keys", count * blocks, 8 * tile["BLOCK_N"])
     partial = (sums, logs) if splits == 1 else _partial(shape, splits, sums)
     arguments = k, v, mask, cu_seqlens, weight, centre if centred else None, *partial
     sizes = length, heads, splits, parts, mask_batch
@@ -287,7 +289,7 @@ def backward(
     kernel = bidirectional_backward.sum_queries
     tile = launch.tile(kernel)
     blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
-    splits = _parts(shape, count * blocks, 1, 8 * tile["BLOCK_N"])
+    splits = _parts(shape, "sum_queries", count * blocks, 8 * tile["BLOCK_N"])
     drift, grad_sums, grad_logs = torch.empty_like(norm), torch.empty_like(sums), torch.empty_like(logs)
     partial = (grad_sums, grad_logs) if splits == 1 else _partial(shape, splits, sums)
     arguments = q, out, grad, norm, drift, cu_seqlens, weight, bias, logs, *partial
@@ -295,7 +297,7 @@ def backward(
     if splits > 1:
         _join(launch, shape, splits, partial, grad_sums, grad_logs, LOG=False)
     kernel = bidirectional_backward.differentiate_keys
-    parts = _parts(shape, count, 4, 2 * launch.tile(kernel)["BLOCK_N"])
+    parts = _parts(shape, "differentiate_keys", count, 2 * launch.tile(kernel)["BLOCK_N"])
     middle = centre if centred else None
     grad_centre = norm.new_empty(shape.sequences, heads, parts, shape.width) if centred else None
     arguments = k, v, mask, cu_seqlens, weight, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
