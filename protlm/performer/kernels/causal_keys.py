@@ -117,38 +117,40 @@ def keys_kernel(
     for start in range(0, MP, BM):
         i = start + tl.arange(0, BM)
         w = directions(weight, start, INPUT, M, d, BM, D, PROJECTED)
-        p = projected(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        # in an order that keeps few tiles alive
         p_q = projected_columns(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
-        sums = tl.load(after + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
-        gradient = product(tile_v, tl.trans(sums), None, PRECISION) + tl.load(after_ones + state + i)[None, :]
         if LOG:
             r = tl.load(past_shift + state + i)
-            u = logarithm(p, epsilon, FUNCTION)
-            sized = u + size[:, None]
-            far = tl.exp2(sized + tl.load(after_shift + state + i)[None, :])
-            gradient *= far
-            result_v = product(far.to(PRODUCT), sums, result_v, PRECISION)
-            near = sized - r[None, :]
-            bad = tl.max(tl.max(near, 1), 0) > LIMIT
-            outgrown |= bad.to(tl.int32) << (start // BM)
-            features = tl.exp2(tl.where(bad, -float("inf"), near))
-            s = logarithm(p_q, epsilon, FUNCTION) + (r[:, None] - scales[None, :])
-            if M < MP:
-                s = tl.where((i < M)[:, None], s, -float("inf"))
-            of_q = tl.exp2(s).to(PRODUCT)
-            products = product(features.to(PRODUCT), of_q, products, PRECISION)
-            gradient += product(pairs, tl.trans(of_q), None, PRECISION) * features
-            of_size += tl.sum(gradient, 1)
-            gradient *= logarithm_slope(p, u, FUNCTION)
+            of_q = tl.exp2(logarithm(p_q, epsilon, FUNCTION) + (r[:, None] - scales[None, :]))
         else:
-            features = tl.where(real[:, None], pointwise(p, epsilon, FUNCTION), 0.0).to(PRODUCT)
-            result_v = product(features, sums, result_v, PRECISION)
             of_q = pointwise(p_q, epsilon, FUNCTION) * scales[None, :]
-            if M < MP:
-                of_q = tl.where((i < M)[:, None], of_q, 0.0)
-            of_q = of_q.to(PRODUCT)
-            products = product(features, of_q, products, PRECISION)
-            gradient = product(pairs, tl.trans(of_q), gradient, PRECISION) * pointwise_slope(p, FUNCTION)
+        if M < MP:
+            of_q = tl.where((i < M)[:, None], of_q, 0.0)
+        of_q = of_q.to(PRODUCT)
+        p = projected(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        if LOG:
+            u = logarithm(p, epsilon, FUNCTION) + size[:, None]
+            slope = logarithm_slope(p, u - size[:, None], FUNCTION)
+            far = tl.exp2(u + tl.load(after_shift + state + i)[None, :]).to(PRODUCT)
+            u -= r[None, :]
+            bad = tl.max(tl.max(u, 1), 0) > LIMIT
+            outgrown |= bad.to(tl.int32) << (start // BM)
+            features = tl.exp2(tl.where(bad, -float("inf"), u)).to(PRODUCT)
+        else:
+            slope = pointwise_slope(p, FUNCTION)
+            features = tl.where(real[:, None], pointwise(p, epsilon, FUNCTION), 0.0).to(PRODUCT)
+            far = features
+        sums = tl.load(after + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
+        result_v = product(far, sums, result_v, PRECISION)
+        products = product(features, of_q, products, PRECISION)
+        gradient = product(tile_v, tl.trans(sums), None, PRECISION) + tl.load(after_ones + state + i)[None, :]
+        if LOG:
+            gradient *= far.to(tl.float32)
+            gradient += product(pairs, tl.trans(of_q), None, PRECISION) * features.to(tl.float32)
+            of_size += tl.sum(gradient, 1)
+        else:
+            gradient = product(pairs, tl.trans(of_q), gradient, PRECISION)
+        gradient *= slope
         if PROJECTED:
             result_k = product(gradient.to(PRODUCT), w.to(PRODUCT), result_k, PRECISION)
         else:

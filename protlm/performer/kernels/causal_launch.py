@@ -68,10 +68,10 @@ class Call:
         self.slots = self.batch * self.groups if packed is None else self.length // group + self.sequences
         self.boundaries = q if packed is None else packed.cu_seqlens
         self.mask = q if key_mask is None else key_mask.contiguous()
-        self.directions = q if weight is None else weight.contiguous()
-        self.offsets = q if bias is None else bias
         # float16 holds the 8 bits of bfloat16, and directions to 11 bits
         input_dtype = torch.float16 if short else torch.float32
+        self.directions = q if weight is None else weight.to(input_dtype).contiguous()
+        self.offsets = q if bias is None else bias
         self.numbers = dict(
             mask_stride=self.length, total=self.length, length=self.length, groups=self.groups,
             sequences=self.sequences, quadratic=feature_map.quadratic * scale**2 / 2 * LOG2E, scale=scale,

@@ -88,11 +88,17 @@ def outputs_kernel(
     for start in range(0, MP, BM):
         i = start + tl.arange(0, BM)
         w = directions(weight, start, INPUT, M, d, BM, D, PROJECTED)
-        p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        # in an order that keeps few tiles alive
         p_k = projected_columns(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
-        before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         if LOG:
             r = tl.load(past_shift + state + i)
+            u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
+            growth = tl.maximum(growth, tl.max(u, 1))
+            of_k = tl.exp2(u).to(PRODUCT)
+        else:
+            of_k = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
+        p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        if LOG:
             s = logarithm(p, epsilon, FUNCTION) + r[None, :]
             if M < MP:
                 s = tl.where((i < M)[None, :], s, -float("inf"))
@@ -103,15 +109,12 @@ def outputs_kernel(
             denominator *= change
             n = raised
             features = tl.exp2(s - n[:, None]).to(PRODUCT)
-            u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
-            growth = tl.maximum(growth, tl.max(u, 1))
-            of_k = tl.exp2(u).to(PRODUCT)
         else:
             features = pointwise(p, epsilon, FUNCTION)
             if M < MP:
                 features = tl.where((i < M)[None, :], features, 0.0)
             features = features.to(PRODUCT)
-            of_k = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
+        before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         means = product(features, before, means, PRECISION)
         denominator += tl.sum(features.to(tl.float32) * tl.load(past_ones + state + i)[None, :], 1)
         pairs = product(features, of_k, pairs, PRECISION)

@@ -105,11 +105,8 @@ def queries_kernel(
     for start in range(0, MP, BM):
         i = start + tl.arange(0, BM)
         w = directions(weight, start, INPUT, M, d, BM, D, PROJECTED)
-        p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
+        # in an order that keeps few tiles alive
         p_k = projected_columns(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
-        before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
-        gradient = product(tile_grad, tl.trans(before), None, PRECISION)
-        gradient -= drifts[:, None] * tl.load(past_ones + state + i)[None, :]
         if LOG:
             r = tl.load(past_shift + state + i)
             u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
@@ -118,10 +115,14 @@ def queries_kernel(
             features = tl.exp2(tl.where(bad, -float("inf"), u)).to(PRODUCT)
         else:
             features = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
+        before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
+        gradient = product(tile_grad, tl.trans(before), None, PRECISION)
+        gradient -= drifts[:, None] * tl.load(past_ones + state + i)[None, :]
         gradient = product(pairs, tl.trans(features), gradient, PRECISION)
+        p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
         if LOG:
             s = logarithm(p, epsilon, FUNCTION)
-            shifted = s + r[None, :] - scales[:, None]
+            shifted = s + (r[None, :] - scales[:, None])
             if M < MP:
                 shifted = tl.where((i < M)[None, :], shifted, -float("inf"))
             gradient *= tl.exp2(shifted) * logarithm_slope(p, s, FUNCTION)
