@@ -26,6 +26,16 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {}
 """Tile sizes of a kernel by (name, padded width, bytes of a number), which replace those of `tiles`."""
 PRECISION = "tf32x3"
 """Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
+_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
+    "sum_rows": [(64, 16, 4, 2, 1)] * 4,
+    "sum_keys": [(64, 128, 8, 2, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
+    "join": [(64, 64, 4, 2, 1)] * 4,
+    "attend": [(128, 128, 8, 2, 1), (128, 64, 8, 2, 1), (32, 32, 4, 1, 1), (16, 32, 4, 1, 1)],
+    "sum_queries": [(64, 128, 8, 2, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
+    "differentiate_keys": [(64, 32, 4, 2, 1), (32, 32, 4, 2, 1), (16, 32, 4, 1, 1), (16, 16, 8, 1, 1)],
+    "differentiate_queries": [(64, 128, 8, 2, 1), (64, 64, 8, 2, 1), (32, 32, 8, 1, 1), (16, 16, 4, 1, 1)],
+}
+"""BLOCK_N, BLOCK_M, num_warps, num_stages and REPEAT; 16 bits up to a width of 64 and above, then 32 bits."""
 WAVES = {"sum_rows": 4, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
 """Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
@@ -69,20 +79,13 @@ def tiles(name: str, width: int, itemsize: int, features: int) -> dict[str, int]
         itemsize: bytes of a number in matrix products.
         features: M.
     """
-    wide, narrow = width > 64, itemsize == 2
-    largest = {"attend": 64 if wide else 128, "differentiate_keys": 32 if wide else 64}.get(name, 128)
-    most = largest if narrow else 16 if wide else 32
-    block_m = min(most, max(16, triton.next_power_of_2(features)))
-    if name in ("sum_rows", "join"):
-        chosen = {"BLOCK_N": 64, "BLOCK_M": min(block_m, 64), "num_warps": 4, "num_stages": 2}
-    elif narrow:
-        rows = {"attend": 128, "differentiate_keys": 32 if wide else 64}.get(name, 64)
-        warps = 8 if block_m == 128 or (wide and name == "attend") else 4
-        chosen = {"BLOCK_N": rows, "BLOCK_M": block_m, "REPEAT": 1, "num_warps": warps, "num_stages": 2}
-    else:
-        warps = 8 if wide or name.startswith("differentiate") else 4
-        chosen = {"BLOCK_N": 32, "BLOCK_M": block_m, "REPEAT": 1, "num_warps": warps, "num_stages": 1}
-    return chosen | TILES.get((name, width, itemsize), {})
+    sizes = _TILES[name][2 * (itemsize == 4) + (width > 64)]
+    chosen = dict(zip(("BLOCK_N", "BLOCK_M", "num_warps", "num_stages", "REPEAT"), sizes, strict=True))
+    chosen |= TILES.get((name, width, itemsize), {})
+    block_m = min(chosen["BLOCK_M"], max(16, triton.next_power_of_2(features)))
+    if block_m < 64 and itemsize == 2:
+        chosen["num_warps"] = 4
+    return chosen | {"BLOCK_M": block_m}
 
 
 def kernel_map(feature_map: FeatureMap) -> tuple[str, float] | None:

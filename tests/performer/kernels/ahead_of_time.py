@@ -1,7 +1,13 @@
-"""Compiles what the wrappers launch for GPUs that are not here, and reads what the assembler says about it."""
+"""Compiles what the wrappers launch for GPUs that are not here, and reads what the assembler says about it.
 
+python ahead_of_time.py KERNEL WIDTH FEATURES DTYPE FORM TARGET...: one JSON object a line for each launch of
+bidirectional attention, forward and backward; FORM is dense, masked or packed.
+"""
+
+import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +17,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""Bytes of shared memory that a program may have, by target."""
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
@@ -62,3 +66,37 @@ def resources(cubin: bytes) -> dict[str, int]:
         report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     return {"registers": used["REG"], "spilled": used["STACK"] + used["LOCAL"]}
+
+
+def bidirectional_launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> list[Any]:
+    """What forward and backward would launch for 4 x 8 heads of 512 positions."""
+    from protlm.performer.attention import FavorAttention
+    from protlm.performer.kernels import bidirectional
+
+    launches: list[Any] = []
+
+    def record(self: Any, kernel: Any, grid: Any, *arguments: Any, **changed: Any) -> None:
+        constants = self._constants | self.tile(kernel) | changed
+        options = {name: constants[name] for name in ("num_warps", "num_stages")}
+        known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
+        launches.append((kernel, arguments, known, options))
+
+    bidirectional._Launcher.__call__ = record  # type: ignore[method-assign]
+    batch = 1 if form == "packed" else 4
+    q, k, v, grad = (torch.empty(batch, 512, 8, width, dtype=dtype).transpose(1, 2) for _ in range(4))
+    packed = (torch.zeros(5, dtype=torch.int32), 512) if form == "packed" else (None, 0)
+    key_mask = torch.ones(batch, 512, dtype=torch.bool) if form == "masked" else None
+    attention = FavorAttention(width, features, kernel)
+    inputs, options = attention._operands(q, k, v, key_mask)
+    call = attention.feature_map.redrawn, *packed
+    results = bidirectional.forward(inputs, options, *call)
+    bidirectional.backward(grad, inputs, options, results, *call)
+    return launches
+
+
+if __name__ == "__main__":
+    kernel, width, features, dtype, form, *targets = sys.argv[1:]
+    for launch in bidirectional_launches(kernel, int(width), int(features), getattr(torch, dtype), form):
+        for target in map(int, targets):
+            report = {"kernel": launch[0].fn.__name__, "target": target} | compiled(launch, target)
+            print(json.dumps(report), flush=True)
