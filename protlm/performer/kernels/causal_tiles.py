@@ -162,8 +162,7 @@ def directions(
     weight, start, input: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
     PROJECTED: tl.constexpr,
 ):  # fmt: skip
-    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection.
-    """
+    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection."""
     if PROJECTED:
         return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(input)
     else:
