@@ -3,9 +3,8 @@
 Legend: M features, d head width, e value width, BM, D and E their tile widths, C positions of a chunk, G of a group.
 
 With x_t the features of a query over its denominator and y those of a key, the gradient of v is sum_t (x_t.y) g_t, and
-that of y is sum_t x_t (g_t.v - drift_t). Sums over the queries after the group are relative to a shift of their own:
-the logarithm of the largest x_t, to which no key is larger than 1. Tiles of features whose keys outgrow the shift of
-the keys before, see causal_outputs.py, are left out and done exactly at the end.
+that of y is sum_t x_t (g_t.v - drift_t). Positive features are relative to r, see causal_outputs.py; in tiles whose
+keys outgrow it, only the queries after the group count, relative to another shift; the others are done at the end.
 """
 
 import triton
@@ -71,7 +70,7 @@ def exact_keys(
 
 @triton.jit(do_not_specialize=["mask_stride", "total", "length", "groups", "sequences"])
 def keys_kernel(
-    q, k, v, grad, weight, bias, mask, norm, drift, boundaries, past_shift, after, after_ones, after_shift,
+    q, k, v, grad, weight, bias, mask, norm, drift, boundaries, shift_of, past_growth, after, after_ones,
     grad_k, grad_v,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, grad_batch, grad_head, grad_row,
     grad_k_batch, grad_k_head, grad_k_row, grad_v_batch, grad_v_head, grad_v_row, mask_stride,
@@ -120,8 +119,12 @@ def keys_kernel(
         # in an order that keeps few tiles alive
         p_q = projected_columns(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
         if LOG:
-            r = tl.load(past_shift + state + i)
-            of_q = tl.exp2(logarithm(p_q, epsilon, FUNCTION) + (r[:, None] - scales[None, :]))
+            shift = tl.load(shift_of + state + i)
+            bad = tl.max(tl.load(past_growth + state + i), 0) > LIMIT
+            outgrown |= bad.to(tl.int32) << (start // BM)
+            of_q = tl.exp2(
+                tl.where(bad, -float("inf"), logarithm(p_q, epsilon, FUNCTION) - (shift[:, None] + scales[None, :]))
+            )
         else:
             of_q = pointwise(p_q, epsilon, FUNCTION) * scales[None, :]
         if M < MP:
@@ -129,27 +132,20 @@ def keys_kernel(
         of_q = of_q.to(PRODUCT)
         p = projected(tile_k, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
         if LOG:
-            u = logarithm(p, epsilon, FUNCTION) + size[:, None]
-            slope = logarithm_slope(p, u - size[:, None], FUNCTION)
-            far = tl.exp2(u + tl.load(after_shift + state + i)[None, :]).to(PRODUCT)
-            u -= r[None, :]
-            bad = tl.max(tl.max(u, 1), 0) > LIMIT
-            outgrown |= bad.to(tl.int32) << (start // BM)
-            features = tl.exp2(tl.where(bad, -float("inf"), u)).to(PRODUCT)
+            u = logarithm(p, epsilon, FUNCTION)
+            features = tl.exp2(u + (size[:, None] + shift[None, :])).to(PRODUCT)
+            slope = logarithm_slope(p, u, FUNCTION)
         else:
-            slope = pointwise_slope(p, FUNCTION)
             features = tl.where(real[:, None], pointwise(p, epsilon, FUNCTION), 0.0).to(PRODUCT)
-            far = features
+            slope = pointwise_slope(p, FUNCTION)
         sums = tl.load(after + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
-        result_v = product(far, sums, result_v, PRECISION)
+        result_v = product(features, sums, result_v, PRECISION)
         products = product(features, of_q, products, PRECISION)
         gradient = product(tile_v, tl.trans(sums), None, PRECISION) + tl.load(after_ones + state + i)[None, :]
+        gradient = product(pairs, tl.trans(of_q), gradient, PRECISION)
         if LOG:
-            gradient *= far.to(tl.float32)
-            gradient += product(pairs, tl.trans(of_q), None, PRECISION) * features.to(tl.float32)
+            gradient *= features.to(tl.float32)
             of_size += tl.sum(gradient, 1)
-        else:
-            gradient = product(pairs, tl.trans(of_q), gradient, PRECISION)
         gradient *= slope
         if PROJECTED:
             result_k = product(gradient.to(PRODUCT), w.to(PRODUCT), result_k, PRECISION)

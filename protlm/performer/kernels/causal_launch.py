@@ -86,41 +86,46 @@ class Call:
             PRECISION=sizes.precision,
         )  # fmt: skip
 
-    def state(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-        """Empty sums (slots, H, MP, E), ones and shift (slots, H, MP)."""
+    def scanned(self, final: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
+        """The sums over the keys before each group: past, past_ones, past_shift and past_growth of `scan_kernel`."""
         shape = self.slots, self.heads, self.padded
-        sums = self.q.new_empty(*shape, self.common["E"], dtype=dtype)
-        return sums, *(self.q.new_empty(shape, dtype=torch.float32) for _ in range(2))
+        shift, growth = (self.q.new_empty(shape, dtype=torch.float32) for _ in range(2))
+        return *self._scanned(self.k, self.v, None, (shift, growth), final), shift, growth
 
-    def scanned(self, final: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums over the keys before each group: past, past_ones, past_shift."""
-        return self._scanned(self.k, self.v, None, None, final)
-
-    def scanned_queries(self, grad: Tensor, norm: Tensor, drift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums over the queries after each group."""
-        return self._scanned(self.q, grad, norm, drift, None)
+    def scanned_queries(
+        self, grad: Tensor, norm: Tensor, drift: Tensor, relative: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The sums over the queries after each group; changes the first of past_shift and past_growth (`relative`)."""
+        return self._scanned(self.q, grad, (norm, drift), relative, None)
 
     def _scanned(
-        self, x: Tensor, y: Tensor, norm: Tensor | None, drift: Tensor | None, final: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        sums, ones, shift = self.state()
-        past, past_ones, past_shift = self.state(self.dtype)
-        first, common, sizes, queries = torch.empty_like(shift), self.common, self.sizes, norm is not None
+        self,
+        x: Tensor,
+        y: Tensor,
+        queries: tuple[Tensor, Tensor] | None,
+        relative: tuple[Tensor, Tensor],
+        final: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        shape, common, sizes = (self.slots, self.heads, self.padded), self.common, self.sizes
+        sums, ones, shift, first, past_ones = (
+            self.q.new_empty(*shape, *more, dtype=torch.float32) for more in ((common["E"],), (), (), (), ())
+        )
+        past = torch.empty_like(sums, dtype=self.dtype)
         # the arguments that a direction does not use get any pointer
         states_kernel[(self.slots, self.heads, self.padded // common["BM"])](
-            x, y, self.directions, self.offsets, self.mask, shift if norm is None else norm,
-            shift if drift is None else drift, self.boundaries, sums, ones, shift, first,
-            *x.stride()[:3], *y.stride()[:3], **self.numbers, **common, QUERIES=queries, **sizes.states._asdict(),
+            x, y, self.directions, self.offsets, self.mask, *((shift, shift) if queries is None else queries),
+            self.boundaries, sums, ones, shift, first, *x.stride()[:3], *y.stride()[:3], **self.numbers, **common,
+            QUERIES=queries is not None, **sizes.states._asdict(),
         )  # fmt: skip
         tile = min(sizes.scan_features, self.padded)
         scan_kernel[(self.sequences, self.heads, self.padded // tile)](
-            sums, ones, shift, first, self.boundaries, past, past_ones, past_shift,
+            sums, ones, shift, first, self.boundaries, past, past_ones, *relative,
             *((sums, ones) if final is None else final), self.groups, self.length,
             M=common["M"], e=common["e"], E=common["E"], BS=tile, MP=self.padded, G=common["G"], LOG=common["LOG"],
-            PACKED=common["PACKED"], QUERIES=queries, FINAL=final is not None, STAGES=sizes.scan_stages,
+            PACKED=common["PACKED"], QUERIES=queries is not None, FINAL=final is not None, STAGES=sizes.scan_stages,
             num_warps=sizes.scan_warps,
         )  # fmt: skip
-        return past, past_ones, past_shift
+        return past, past_ones
 
 
 def triton_type(dtype: torch.dtype) -> Any:
@@ -196,10 +201,10 @@ def causal_backward(grad: Tensor, results: Outputs, *arguments: Any, **options: 
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *grad.stride()[:3],
         *grad_q.stride()[:3], **call.numbers, **common, **sizes.queries._asdict(),
     )  # fmt: skip
-    after = call.scanned_queries(grad, norm, drift)
+    after = call.scanned_queries(grad, norm, drift, past[2:])
     keys_kernel[grid](
-        q, k, v, grad, call.directions, call.offsets, call.mask, norm, drift, call.boundaries, past[2], *after, grad_k,
-        grad_v, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3], *grad_k.stride()[:3],
+        q, k, v, grad, call.directions, call.offsets, call.mask, norm, drift, call.boundaries, *past[2:], *after,
+        grad_k, grad_v, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3], *grad_k.stride()[:3],
         *grad_v.stride()[:3], **call.numbers, **common, **sizes.keys._asdict(),
     )  # fmt: skip
     return grad_q, grad_k, grad_v

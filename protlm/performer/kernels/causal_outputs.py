@@ -53,7 +53,7 @@ def exact_logarithms(
 
 @triton.jit(do_not_specialize=["mask_stride", "total", "length", "groups", "sequences"])
 def outputs_kernel(
-    q, k, v, weight, bias, mask, boundaries, past, past_ones, past_shift, out, norm,
+    q, k, v, weight, bias, mask, boundaries, past, past_ones, past_shift, past_growth, out, norm,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row, mask_stride,
     total, length, groups, sequences, quadratic, scale, epsilon,
     M: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BM: tl.constexpr,
@@ -93,7 +93,7 @@ def outputs_kernel(
         if LOG:
             r = tl.load(past_shift + state + i)
             u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
-            growth = tl.maximum(growth, tl.max(u, 1))
+            growth = tl.maximum(growth, tl.load(past_growth + state + i))
             of_k = tl.exp2(u).to(PRODUCT)
         else:
             of_k = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)

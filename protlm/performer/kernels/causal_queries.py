@@ -62,7 +62,8 @@ def exact_queries(
 
 @triton.jit(do_not_specialize=["mask_stride", "total", "length", "groups", "sequences"])
 def queries_kernel(
-    q, k, v, out, grad, weight, bias, mask, norm, drift, boundaries, past, past_ones, past_shift, grad_q,
+    q, k, v, out, grad, weight, bias, mask, norm, drift, boundaries, past, past_ones, past_shift, past_growth,
+    grad_q,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
     grad_batch, grad_head, grad_row, grad_q_batch, grad_q_head, grad_q_row, mask_stride,
     total, length, groups, sequences, quadratic, scale, epsilon,
@@ -110,7 +111,7 @@ def queries_kernel(
         if LOG:
             r = tl.load(past_shift + state + i)
             u = logarithm(p_k, epsilon, FUNCTION) + (size[None, :] - r[:, None])
-            bad = tl.max(tl.max(u, 1), 0) > LIMIT
+            bad = tl.max(tl.load(past_growth + state + i), 0) > LIMIT
             outgrown |= bad.to(tl.int32) << (start // BM)
             features = tl.exp2(tl.where(bad, -float("inf"), u)).to(PRODUCT)
         else:

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from protlm.performer.kernels.causal_tiles import (
+    LIMIT,
     columns,
     directions,
     locate,
@@ -93,7 +94,8 @@ def states_kernel(
         tl.store(shift + state, largest)
         if not QUERIES:
             # a shift for groups that no key precedes
-            at = tl.min(tl.where(real_keys(mask, left, G, MASKED), tl.arange(0, G), left - 1))
+            real = real_keys(mask, left, G, MASKED)
+            at = tl.min(tl.where(real, tl.arange(0, G), left - 1))
             column = tl.arange(0, D)
             key = tl.load(x + at * x_row + column, mask=column < d, other=0.0).to(INPUT).to(tl.float32)
             if PROJECTED:
@@ -102,19 +104,24 @@ def states_kernel(
                     p_first += tl.load(bias + i, mask=i < M, other=0.0).to(tl.float32)
             else:
                 p_first = key * scale
-            tl.store(first + state, logarithm(p_first, epsilon, FUNCTION) + tl.sum(key * key) * quadratic)
+            u_first = logarithm(p_first, epsilon, FUNCTION) + tl.sum(key * key) * quadratic
+            tl.store(first + state, tl.where(tl.max(real.to(tl.int32)) > 0, u_first, 0.0))
 
 
 @triton.jit(do_not_specialize=["groups", "length"])
 def scan_kernel(
-    sums, ones, shift, first, boundaries, past, past_ones, past_shift, final, final_shift, groups, length,
+    sums, ones, shift, first, boundaries, past, past_ones, past_shift, past_growth, final, final_shift, groups, length,
     M: tl.constexpr, e: tl.constexpr, E: tl.constexpr, BS: tl.constexpr, MP: tl.constexpr, G: tl.constexpr,
     LOG: tl.constexpr, PACKED: tl.constexpr, QUERIES: tl.constexpr, FINAL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid (S, H, MP / BS): the exclusive sums over the groups of one sequence, in reverse order for queries.
 
     Args:
-        past: (slots, H, MP, E) in the dtype of products; past_ones and past_shift (slots, H, MP) float32.
+        past: (slots, H, MP, E) in the dtype of products, and past_ones (slots, H, MP) float32, the results.
+        past_shift: (slots, H, MP) float32. For keys a result: r, the largest logarithm before the group, or that of the
+            first real key in it if there is none before. For queries r on entry, and on return -r, relative to which
+            the results are, or where the group's keys outgrow r, the largest logarithm after the group.
+        past_growth: (slots, H, MP) float32, a result for keys: the largest logarithm in the group, relative to r.
         final: (S, H, e + 1, M) float32, sums over the whole sequence, and final_shift (S, H, M): see `Outputs`.
     """
     sequence, head, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BS
@@ -137,15 +144,24 @@ def scan_kernel(
         state = ((slot + group).to(tl.int64) * heads + head) * MP + i
         here = tl.load(sums + state[:, None] * E + column[None, :])
         here_ones = tl.load(ones + state)
-        tl.store(past + state[:, None] * E + column[None, :], before.to(past.dtype.element_ty))
-        tl.store(past_ones + state, before_ones)
         if LOG:
             here_shift = tl.load(shift + state)
-            if QUERIES:
-                tl.store(past_shift + state, largest)
-            else:
-                here_first = tl.load(first + state)
-                tl.store(past_shift + state, tl.where(largest == -float("inf"), here_first, largest))
+        if LOG and QUERIES:
+            r = tl.load(past_shift + state)
+            outgrown = tl.load(past_growth + state) > LIMIT
+            # no key that a later query sees is larger than 1 for it
+            factor = tl.where(outgrown, 1.0, tl.exp2(tl.minimum(largest + r, 0.0)))
+            tl.store(past_shift + state, tl.where(outgrown, largest, -r))
+            tl.store(past + state[:, None] * E + column[None, :], (before * factor[:, None]).to(past.dtype.element_ty))
+            tl.store(past_ones + state, before_ones * factor)
+        else:
+            tl.store(past + state[:, None] * E + column[None, :], before.to(past.dtype.element_ty))
+            tl.store(past_ones + state, before_ones)
+        if LOG:
+            if not QUERIES:
+                r = tl.where(largest == -float("inf"), tl.load(first + state), largest)
+                tl.store(past_shift + state, r)
+                tl.store(past_growth + state, tl.where(i < M, here_shift - r, -float("inf")))
             raised = tl.maximum(largest, here_shift)
             finite = tl.where(raised == -float("inf"), 0.0, raised)
             change, change_here = tl.exp2(largest - finite), tl.exp2(here_shift - finite)
