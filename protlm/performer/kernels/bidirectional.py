@@ -70,7 +70,21 @@ class Shape(NamedTuple):
     packed: bool
 
 
-def tiles(name: str, width: int, itemsize: int, features: int) -> dict[str, int]:
+TUNED: dict[str, tuple[int, int, int, int, int]] = {
+    "sum_keys": (64, 128, 1, 4, 3),
+    "sum_keys, M > 128": (128, 128, 1, 8, 3),
+    "attend": (64, 128, 2, 4, 2),
+    "attend, M > 128": (128, 64, 1, 8, 2),
+    "sum_queries": (64, 128, 1, 4, 3),
+    "sum_queries, M > 128": (128, 64, 1, 4, 3),
+    "differentiate_keys": (64, 64, 1, 4, 2),
+    "differentiate_keys, generalised": (128, 128, 1, 8, 2),
+    "differentiate_queries": (64, 64, 1, 4, 2),
+}
+"""Fields of `tiles` for 16-bit inputs of width 64 or less, the fastest of a sweep on an H200 (docs/gpu.md)."""
+
+
+def tiles(name: str, width: int, itemsize: int, features: int, log: bool = True) -> dict[str, int]:
     """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
 
     Args:
@@ -78,14 +92,24 @@ def tiles(name: str, width: int, itemsize: int, features: int) -> dict[str, int]
         width: the larger of d and e, padded.
         itemsize: bytes of a number in matrix products.
         features: M.
+        log: whether features are positive and computed as logarithms.
     """
-    sizes = _TILES[name][2 * (itemsize == 4) + (width > 64)]
-    chosen = dict(zip(("BLOCK_N", "BLOCK_M", "num_warps", "num_stages", "REPEAT"), sizes, strict=True))
-    chosen |= TILES.get((name, width, itemsize), {})
-    block_m = min(chosen["BLOCK_M"], max(16, triton.next_power_of_2(features)))
-    if block_m < 64 and itemsize == 2:
-        chosen["num_warps"] = 4
-    return chosen | {"BLOCK_M": block_m}
+    wide, narrow, covering = width > 64, itemsize == 2, max(16, triton.next_power_of_2(features))
+    if name in ("sum_rows", "join"):
+        chosen = (64, 64, 1, 4, 2)
+    elif narrow and not wide:
+        generalised = name == "differentiate_keys" and not log
+        variant = f"{name}, generalised" if generalised else f"{name}, M > 128" if features > 128 else name
+        chosen = TUNED.get(variant, TUNED[name])
+    elif narrow:
+        rows = {"attend": 128, "differentiate_keys": 32}.get(name, 64)
+        most = {"attend": 64, "differentiate_keys": 32}.get(name, 128)
+        chosen = (rows, most, 1, 8 if most == 128 or name == "attend" else 4, 2)
+    else:
+        chosen = (32, 16 if wide else 32, 1, 8 if wide or name.startswith("differentiate") else 4, 1)
+    fields = dict(zip(("BLOCK_N", "BLOCK_M", "REPEAT", "num_warps", "num_stages"), chosen, strict=True))
+    fields["BLOCK_M"] = min(fields["BLOCK_M"], covering)
+    return fields | TILES.get((name, width, itemsize), {})
 
 
 def kernel_map(feature_map: FeatureMap) -> tuple[str, float] | None:
@@ -172,7 +196,7 @@ class _Launcher:
         dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[q.dtype] if same else tl.float32
         padded = [max(16, triton.next_power_of_2(x)) for x in (shape.width, shape.values)]
         self.align = math.gcd(16, *(stride for x in tensors for stride in x.stride()[:3]))
-        self._tiled = max(padded), 2 if same else 4, shape.features
+        self._tiled = max(padded), 2 if same else 4, shape.features, feature_map.log
         self._constants: dict[str, Any] = {
             "MAP": chosen[0],
             "EPSILON": chosen[1],
