@@ -75,16 +75,19 @@ TUNED: dict[str, tuple[int, int, int, int, int]] = {
     "sum_keys, M > 128": (128, 128, 1, 8, 3),
     "attend": (64, 128, 2, 4, 2),
     "attend, M > 128": (128, 64, 1, 8, 2),
-    "sum_queries": (64, 128, 1, 4, 3),
-    "sum_queries, M > 128": (128, 64, 1, 4, 3),
+    "sum_queries": (64, 128, 1, 8, 3),
+    "sum_queries, M > 128": (128, 128, 1, 8, 3),
+    "sum_queries, generalised": (64, 128, 1, 4, 3),
     "differentiate_keys": (64, 64, 1, 4, 2),
     "differentiate_keys, generalised": (128, 128, 1, 8, 2),
     "differentiate_queries": (64, 64, 1, 4, 2),
 }
-"""Fields of `tiles` for 16-bit inputs of width 64 or less, the fastest of a sweep on an H200 (docs/gpu.md)."""
+"""Fields of `tiles` from Hopper on, for 16-bit inputs of width 64 or less: the fastest of a sweep on an H200."""
+CAPABILITY: int | None = None
+"""Major compute capability to choose tiles for; None for that of the device."""
 
 
-def tiles(name: str, width: int, itemsize: int, features: int, log: bool = True) -> dict[str, int]:
+def tiles(name: str, width: int, itemsize: int, features: int, log: bool, capability: int) -> dict[str, int]:
     """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
 
     Args:
@@ -93,18 +96,18 @@ def tiles(name: str, width: int, itemsize: int, features: int, log: bool = True)
         itemsize: bytes of a number in matrix products.
         features: M.
         log: whether features are positive and computed as logarithms.
+        capability: of the device, its major number.
     """
     wide, narrow, covering = width > 64, itemsize == 2, max(16, triton.next_power_of_2(features))
     if name in ("sum_rows", "join"):
         chosen = (64, 64, 1, 4, 2)
-    elif narrow and not wide:
-        generalised = name == "differentiate_keys" and not log
-        variant = f"{name}, generalised" if generalised else f"{name}, M > 128" if features > 128 else name
-        chosen = TUNED.get(variant, TUNED[name])
+    elif narrow and not wide and capability >= 9:
+        variants = [f"{name}, generalised"] * (not log) + [f"{name}, M > 128"] * (features > 128) + [name]
+        chosen = next(TUNED[variant] for variant in variants if variant in TUNED)
     elif narrow:
-        rows = {"attend": 128, "differentiate_keys": 32}.get(name, 64)
-        most = {"attend": 64, "differentiate_keys": 32}.get(name, 128)
-        chosen = (rows, most, 1, 8 if most == 128 or name == "attend" else 4, 2)
+        rows = {"attend": 128, "differentiate_keys": 32 if wide else 64}.get(name, 64)
+        most = {"attend": 64 if wide else 128, "differentiate_keys": 32 if wide else 64}.get(name, 128)
+        chosen = (rows, most, 1, 8 if min(most, covering) == 128 or (wide and name == "attend") else 4, 2)
     else:
         chosen = (32, 16 if wide else 32, 1, 8 if wide or name.startswith("differentiate") else 4, 1)
     fields = dict(zip(("BLOCK_N", "BLOCK_M", "REPEAT", "num_warps", "num_stages"), chosen, strict=True))
@@ -196,7 +199,7 @@ class _Launcher:
         dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[q.dtype] if same else tl.float32
         padded = [max(16, triton.next_power_of_2(x)) for x in (shape.width, shape.values)]
         self.align = math.gcd(16, *(stride for x in tensors for stride in x.stride()[:3]))
-        self._tiled = max(padded), 2 if same else 4, shape.features, feature_map.log
+        self._tiled = max(padded), 2 if same else 4, shape.features, feature_map.log, _capability(q.device)
         self._constants: dict[str, Any] = {
             "MAP": chosen[0],
             "EPSILON": chosen[1],
@@ -226,6 +229,12 @@ class _Launcher:
         warps, stages = constants["num_warps"], constants["num_stages"]
         known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
         kernel[grid](*arguments, **known, num_warps=warps, num_stages=stages)
+
+
+def _capability(device: torch.device) -> int:
+    if CAPABILITY is not None or device.type != "cuda":
+        return CAPABILITY or 9
+    return torch.cuda.get_device_capability(device)[0]
 
 
 def _rows_first(x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ queries and y their gradient, they are what the gradient of keys and values need
 Positive features are relative to 2^shift, where `shift` (M) is the largest logarithm in the group.
 """
 
-
 import triton
 import triton.language as tl
 

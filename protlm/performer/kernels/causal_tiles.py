@@ -8,7 +8,6 @@ slot b x groups + g. For packed ones it is floor(start / G) + s + g, where s is 
 position: unique, and known on the device without a sum over the lengths before.
 """
 
-
 import triton
 import triton.language as tl
 

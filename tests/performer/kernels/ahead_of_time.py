@@ -68,8 +68,10 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {"registers": used["REG"], "spilled": used["STACK"] + used["LOCAL"]}
 
 
-def bidirectional_launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> list[Any]:
-    """What forward and backward would launch for 4 x 8 heads of 512 positions."""
+def bidirectional_launches(
+    kernel: str, width: int, features: int, dtype: torch.dtype, form: str, target: int
+) -> list[Any]:
+    """What forward and backward would launch for 4 x 8 heads of 512 positions on a GPU of this capability, times 10."""
     from protlm.performer.attention import FavorAttention
     from protlm.performer.kernels import bidirectional
 
@@ -81,6 +83,7 @@ def bidirectional_launches(kernel: str, width: int, features: int, dtype: torch.
         known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
         launches.append((kernel, arguments, known, options))
 
+    bidirectional.CAPABILITY = target // 10
     bidirectional._Launcher.__call__ = record  # type: ignore[method-assign]
     batch = 1 if form == "packed" else 4
     q, k, v, grad = (torch.empty(batch, 512, 8, width, dtype=dtype).transpose(1, 2) for _ in range(4))
@@ -96,7 +99,8 @@ def bidirectional_launches(kernel: str, width: int, features: int, dtype: torch.
 
 if __name__ == "__main__":
     kernel, width, features, dtype, form, *targets = sys.argv[1:]
-    for launch in bidirectional_launches(kernel, int(width), int(features), getattr(torch, dtype), form):
-        for target in map(int, targets):
+    for target in map(int, targets):
+        launches = bidirectional_launches(kernel, int(width), int(features), getattr(torch, dtype), form, target)
+        for launch in launches:
             report = {"kernel": launch[0].fn.__name__, "target": target} | compiled(launch, target)
             print(json.dumps(report), flush=True)
