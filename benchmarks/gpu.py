@@ -296,7 +296,7 @@ def invariance() -> Iterator[Row]:
                 cast = torch.autocast("cuda", dtype) if dtype != torch.float32 else nullcontext()
                 with torch.no_grad(), cast:
                     alone = torch.cat([net.hidden(x[None])[0] for x in parts])
-                    packed = net.hidden(torch.cat(parts)[None], packed=Packed(edges, 1024))[0]
+                    packed = net.hidden(torch.cat(parts)[None], segments=Packed(edges, 1024))[0]
                     batch = net.hidden(padded)
                     rows = torch.cat([batch[i, : len(x)] for i, x in enumerate(parts)])
                 for name, other in (("packed", packed), ("padded", rows)):

@@ -107,9 +107,7 @@ def embed(
     )
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
-        with progress(
-            "embedding", "residues", quiet=bool(ranks and ranks.rank), attention_backend=attention_backend
-        ) as report:
+        with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:
             more: dict[str, Any] = {"token_budget": token_budget, "allow_nucleotides": allow_nucleotides}
             more |= {"progress": report, "reading": lambda done, total: report(done, total, "reading")}
             summary = embedded(network, fasta, output, per_residue, options, overwrite=overwrite, **more)

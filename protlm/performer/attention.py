@@ -4,52 +4,19 @@ Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from protlm.performer.backends import choose, explain, kernels
+from protlm.performer.backends import choose, explain, flex, kernels
 from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode_map, named
-from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
+from protlm.performer.operands import check_operands
 from protlm.performer.projection import draw_directions, whole_number
 from protlm.performer.recurrent import RecurrentState, check_state, step_position
 from protlm.performer.segments import Packed
-
-
-@dataclass(frozen=True)
-class Favor(Kind):
-    """FAVOR+ with one feature map.
-
-    Args:
-        feature_map: the map, which determines the kernel.
-    """
-
-    uses_random_features: ClassVar[bool] = True
-    feature_map: FeatureMap
-
-    @property
-    def redraw_every(self) -> int:
-        """Only estimates of softmax are redrawn: for other kernels new directions mean another function."""
-        return 1000 if self.feature_map.redrawn else 0
-
-    def module(self, settings: AttentionSettings) -> nn.Module:
-        s = settings
-        drawn = (s.head_dim, s.num_features, self.feature_map, s.directions)
-        return FavorAttention(*drawn, s.causal, s.seed, s.layer, s.norms)
-
-    def operations(self, settings: AttentionSettings, length: int) -> int:
-        """2 d M each for features of queries and of keys, for the sums over keys, and for the product with queries."""
-        dim, rows, projection = settings.head_dim, settings.head_dim, 0
-        if self.feature_map.projected:
-            directions = torch.zeros(settings.num_features, dim)
-            rows = len(self.feature_map.affine(directions, torch.zeros(dim, dim))[0])
-            projection = 4 * dim * rows
-        return projection + 4 * dim * self.feature_map.features(torch.empty(0, rows)).shape[-1]
 
 
 class FavorAttention(nn.Module):
@@ -229,9 +196,7 @@ class FavorAttention(nn.Module):
             return kernels().attention(inputs, options, centre, packed)[0]
         inputs = inputs._replace(k=self.centred(q, k, key_mask)) if centre else inputs
         if backend == "flex":
-            from protlm.performer import flex
-
-            return flex.attention(inputs, options)
+            return flex().attention(inputs, options)
         return linear_attention(inputs, options)[0]
 
     def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
@@ -306,22 +271,4 @@ class FavorAttention(nn.Module):
         return (
             f"head_dim={head_dim}, num_features={num_features}, kernel={kernel!r}, directions={directions!r}, "
             f"norms={norms!r}, causal={self.causal}, seed={self._key[0]}, layer={self._key[1]}"
-        )
-
-
-def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
-    """Raises ValueError for shapes and dtypes of `FavorAttention.forward` that do not match."""
-    if q.dim() != 4 or q.shape[-1] != head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
-        raise ValueError(
-            f"expected q and k of one shape (B, H, L, {head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
-            f"{tuple(k.shape)}, {tuple(v.shape)}"
-        )
-    if not (q.is_floating_point() and k.is_floating_point() and v.is_floating_point()):
-        raise ValueError(f"expected floating-point q, k and v, got {q.dtype}, {k.dtype}, {v.dtype}")
-    if key_mask is not None and not isinstance(key_mask, Tensor):
-        raise ValueError(f"expected key_mask to be a tensor, got {type(key_mask).__name__}")
-    expected = (q.shape[0], q.shape[2])
-    if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-        raise ValueError(
-            f"expected a bool key_mask of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
         )

@@ -29,6 +29,12 @@ def kernels() -> Any:
         return f"Triton is not available ({error}); install protlm[gpu]"
 
 
+@cache
+def flex() -> Any:
+    """The module that uses FlexAttention, whose import takes a second."""
+    return importlib.import_module("protlm.performer.flex")
+
+
 def check_backend(name: str) -> str:
     """Returns the name of a backend; raises ValueError for an unknown one."""
     if name not in BACKENDS:
@@ -64,7 +70,7 @@ def choose(requested: str, inputs: Inputs, options: Options) -> str:
     if requested == "triton":
         reason = why_not_triton(inputs, options)
     else:
-        reason = importlib.import_module("protlm.performer.flex").unsupported(inputs, options)
+        reason = flex().unsupported(inputs, options)
     if reason is not None:
         raise ValueError(f"attention_backend {requested!r}: {reason}")
     return requested
@@ -126,7 +132,7 @@ def agreement(
         with torch.enable_grad():
             tensors = [(x.float() if wide else x).detach().requires_grad_() for x in (q, k, v)]
             out = function(Inputs(*tensors, mask, weight), options)[0]
-            pairs.append([out * mask[:, None, :, None], *torch.autograd.grad(out, tensors, grad.to(out.dtype))])
+            pairs.append([out.detach() * mask[:, None, :, None], *torch.autograd.grad(out, tensors, grad.to(out.dtype))])
     norms = [
         (torch.linalg.vector_norm(b.float() - a), torch.linalg.vector_norm(a)) for a, b in zip(*pairs, strict=True)
     ]
