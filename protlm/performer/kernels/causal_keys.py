@@ -57,7 +57,7 @@ def exact_keys(
         u = logarithm(p, epsilon, FUNCTION)
         s = logarithm(projected_columns(q, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
         gradient = tl.zeros((k.shape[0], FINE), tl.float32)
-        for i in range(0, tl.minimum(FINE, M - start)):
+        for i in range(tl.minimum(FINE, M - start)):
             of_k = tl.sum(tl.where((feature == i)[None, :], u, 0.0), 1) + size
             of_q = tl.sum(tl.where((feature == i)[:, None], s, 0.0), 0) - scales
             terms = tl.exp2(tl.where(seen, of_k[:, None] + of_q[None, :], -float("inf")))

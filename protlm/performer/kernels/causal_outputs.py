@@ -42,7 +42,7 @@ def exact_logarithms(
         w = directions(weight, start, q.dtype, M, d, FINE, D, True)
         s = logarithm(projected(q, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
         u = logarithm(projected_columns(k, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
-        for i in range(0, tl.minimum(FINE, M - start)):
+        for i in range(tl.minimum(FINE, M - start)):
             of_q = tl.sum(tl.where((feature == i)[None, :], s, 0.0), 1)
             of_k = tl.sum(tl.where((feature == i)[:, None], u, 0.0), 0) + size
             both = of_q[:, None] + of_k[None, :]

@@ -51,7 +51,7 @@ def exact_queries(
         s = logarithm(p, epsilon, FUNCTION)
         u = logarithm(projected_columns(k, w, bias, start, 1.0, M, FINE, True, BIASED, PRECISION), epsilon, FUNCTION)
         gradient = tl.zeros((q.shape[0], FINE), tl.float32)
-        for i in range(0, tl.minimum(FINE, M - start)):
+        for i in range(tl.minimum(FINE, M - start)):
             of_q = tl.sum(tl.where((feature == i)[None, :], s, 0.0), 1) - scales
             of_k = tl.sum(tl.where((feature == i)[:, None], u, 0.0), 0) + size
             terms = tl.exp2(tl.where(seen, of_q[:, None] + of_k[None, :], -float("inf"))) * pairs

@@ -26,8 +26,7 @@ def product(x, y, before, PRECISION: tl.constexpr):
     """before + x y, with sums in float32."""
     if INTERPRETED:  # Triton's interpreter multiplies the bit patterns of bfloat16
         return tl.dot(x.to(tl.float32), y.to(tl.float32), before, input_precision="ieee")
-    else:
-        return tl.dot(x, y, before, input_precision=PRECISION)
+    return tl.dot(x, y, before, input_precision=PRECISION)
 
 
 @triton.jit
@@ -58,8 +57,7 @@ def rows(x, stride, real, width: tl.constexpr, C: tl.constexpr, WIDTH: tl.conste
     address = x + tl.arange(0, C)[:, None] * stride + column[None, :]
     if width == WIDTH:
         return tl.load(address, mask=real[:, None], other=0.0)
-    else:
-        return tl.load(address, mask=real[:, None] & (column < width)[None, :], other=0.0)
+    return tl.load(address, mask=real[:, None] & (column < width)[None, :], other=0.0)
 
 
 @triton.jit
@@ -69,8 +67,7 @@ def columns(x, stride, real, width: tl.constexpr, C: tl.constexpr, WIDTH: tl.con
     address = x + tl.arange(0, C)[None, :] * stride + row[:, None]
     if width == WIDTH:
         return tl.load(address, mask=real[None, :], other=0.0)
-    else:
-        return tl.load(address, mask=real[None, :] & (row < width)[:, None], other=0.0)
+    return tl.load(address, mask=real[None, :] & (row < width)[:, None], other=0.0)
 
 
 @triton.jit
@@ -153,8 +150,7 @@ def logarithm_slope(p, u, FUNCTION: tl.constexpr):
     """The derivative of the natural logarithm of a feature, of which u is the base-2 logarithm."""
     if FUNCTION == "exp":
         return tl.exp2(p * LOG2E - u)
-    else:
-        return 1.0
+    return 1.0
 
 
 @triton.jit
@@ -165,8 +161,7 @@ def directions(
     """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection."""
     if PROJECTED:
         return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(input)
-    else:
-        return 0.0
+    return 0.0
 
 
 @triton.jit

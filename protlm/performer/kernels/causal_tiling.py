@@ -45,9 +45,7 @@ class Tiling(NamedTuple):
 
 FORWARD = {
     2: Tiling(group=128, outputs=Launch(chunk=128, num_warps=8)),
-    4: Tiling(
-        group=32, states=Launch(chunk=32, features=32), outputs=Launch(chunk=32, features=32), scan_features=32
-    ),
+    4: Tiling(group=32, states=Launch(chunk=32, features=32), outputs=Launch(chunk=32, features=32), scan_features=32),
 }
 """Of the forward pass, by the bytes of an input number."""
 BACKWARD = {

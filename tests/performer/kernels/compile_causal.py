@@ -22,7 +22,13 @@ from protlm.performer.features import named
 from protlm.performer.kernels.causal_launch import causal, causal_backward
 from protlm.performer.kernels.causal_tiling import Launch, Tiling
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32", torch.bool: "*i1"}
+TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
 
 
 @dataclass
@@ -120,7 +126,14 @@ def main() -> None:
                     continue
                 for capability in options.capabilities:
                     row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
-                    row |= {"features": options.features, "width": options.width, "chunk": launch.arguments.get("C"), "tile": launch.arguments.get("BM"), "group": launch.arguments["G"], "warps": launch.num_warps}
+                    row |= {
+                        "features": options.features,
+                        "width": options.width,
+                        "chunk": launch.arguments.get("C"),
+                        "tile": launch.arguments.get("BM"),
+                        "group": launch.arguments["G"],
+                        "warps": launch.num_warps,
+                    }
                     print(json.dumps(row | resources(launch, capability)), flush=True)
 
 
