@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from protlm.performer.estimator import LOG2E, Outputs
@@ -20,6 +21,9 @@ from protlm.performer.kernels.causal_outputs import outputs_kernel
 from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
 from protlm.performer.kernels.causal_tiling import Launch, Tiling, tiling
+
+
+TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 class Packed(NamedTuple):
@@ -81,18 +85,35 @@ class Call:
         self.mask = q if key_mask is None else key_mask.contiguous()
         self.directions = q if weight is None else weight.to(input_dtype).contiguous()
         self.offsets = q if bias is None else bias
-        self.numbers = dict(
-            mask_stride=self.length, total=self.length, length=self.length, groups=self.groups,
-            sequences=self.sequences, quadratic=feature_map.quadratic * scale**2 / 2 * LOG2E, scale=scale,
-            epsilon=float(getattr(feature_map, "epsilon", 0.0)),
-        )  # fmt: skip
+        self.numbers = {
+            "mask_stride": self.length,
+            "total": self.length,
+            "length": self.length,
+            "groups": self.groups,
+            "sequences": self.sequences,
+            "quadratic": feature_map.quadratic * scale**2 / 2 * LOG2E,
+            "scale": scale,
+            "epsilon": float(getattr(feature_map, "epsilon", 0.0)),
+        }
         function = "exp" if type(feature_map) is Exponential else getattr(feature_map, "function", "identity")
-        self.common: dict[str, Any] = dict(
-            M=self.features, d=d, e=e, D=max(16, triton.next_power_of_2(d)), E=max(16, triton.next_power_of_2(e)),
-            MP=self.padded, G=sizes.group, LOG=feature_map.log, FUNCTION=function, PROJECTED=weight is not None,
-            BIASED=bias is not None, MASKED=key_mask is not None, PACKED=packed is not None,
-            INPUT=triton_type(input_dtype), PRODUCT=triton_type(self.dtype), PRECISION=sizes.precision,
-        )  # fmt: skip
+        self.common: dict[str, Any] = {
+            "M": self.features,
+            "d": d,
+            "e": e,
+            "D": max(16, triton.next_power_of_2(d)),
+            "E": max(16, triton.next_power_of_2(e)),
+            "MP": self.padded,
+            "G": sizes.group,
+            "LOG": feature_map.log,
+            "FUNCTION": function,
+            "PROJECTED": weight is not None,
+            "BIASED": bias is not None,
+            "MASKED": key_mask is not None,
+            "PACKED": packed is not None,
+            "INPUT": TYPES[input_dtype],
+            "PRODUCT": TYPES[self.dtype],
+            "PRECISION": sizes.precision,
+        }
 
     def tile(self, launch: Launch) -> int:
         """Features of a tile; the kernels count tiles in the bits of one number."""
@@ -102,7 +123,7 @@ class Call:
     def compiled(self, launch: Launch) -> dict[str, Any]:
         """The named arguments of a launch."""
         tile = self.tile(launch) if self.common["PROJECTED"] else self.padded
-        options = dict(C=launch.chunk, BM=tile, num_warps=launch.num_warps, num_stages=launch.num_stages)
+        options = {"C": launch.chunk, "BM": tile, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
         return self.numbers | self.common | options
 
     def chunks(self, launch: Launch) -> tuple[int, int]:
@@ -150,13 +171,6 @@ class Call:
             num_warps=sizes.scan_warps,
         )  # fmt: skip
         return past, past_ones
-
-
-def triton_type(dtype: torch.dtype) -> Any:
-    """The type of Triton."""
-    import triton.language as tl
-
-    return {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]
 
 
 def like(x: Tensor, width: int) -> Tensor:

@@ -31,7 +31,7 @@ def product(x, y, before, PRECISION: tl.constexpr):
 
 @triton.jit
 def locate(slot, groups, length, boundaries, sequences, G: tl.constexpr, PACKED: tl.constexpr):
-    """Of a slot (int64): batch row, first position of the group, and positions from there on, none or less if unused."""
+    """Of a slot (int64): batch row, first position of the group, and positions from there on, at most 0 if unused."""
     if PACKED:
         count = 0
         for block in range(0, sequences, 128):
@@ -155,12 +155,12 @@ def logarithm_slope(p, u, FUNCTION: tl.constexpr):
 
 @triton.jit
 def directions(
-    weight, start, input: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
+    weight, start, dtype: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
     PROJECTED: tl.constexpr,
 ):  # fmt: skip
-    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection."""
+    """(BM, D): rows of the directions from `start` on, 0 beyond M; a number without a projection."""
     if PROJECTED:
-        return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(input)
+        return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(dtype)
     return 0.0
 
 

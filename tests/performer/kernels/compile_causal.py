@@ -29,6 +29,12 @@ TYPES = {
     torch.int32: "*i32",
     torch.bool: "*i1",
 }
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
 
 
 @dataclass
@@ -126,7 +132,8 @@ def main() -> None:
                     continue
                 for capability in options.capabilities:
                     row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
-                    row |= {
+                    row |= {"features": options.features, "width": options.width, "warps": launch.num_warps}
+                    row |= {name: launch.arguments.get(name) for name in ("C", "BM", "G")}
                         "features": options.features,
                         "width": options.width,
                         "chunk": launch.arguments.get("C"),

@@ -141,9 +141,7 @@ def check(case: Case, tolerance: float = 0.0) -> None:
         Case("softmax", dtype=torch.float16),
         *(Case(name, length=40) for name in ("hyperbolic", "regularised", "optimal", "sderf", "exp")),
     ],
-    ids=lambda case: (
-        f"{case.kernel}-{case.dtype}-{'packed' if case.lengths else 'masked' if case.masked else case.length}"
-    ),
+    ids=lambda case: f"{case.kernel}-{case.dtype}-{'masked' if case.masked else case.lengths or case.length}",
 )
 def test_outputs_and_gradients(case: Case) -> None:
     check(case)
