@@ -134,13 +134,6 @@ def main() -> None:
                     row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
                     row |= {"features": options.features, "width": options.width, "warps": launch.num_warps}
                     row |= {name: launch.arguments.get(name) for name in ("C", "BM", "G")}
-                        "features": options.features,
-                        "width": options.width,
-                        "chunk": launch.arguments.get("C"),
-                        "tile": launch.arguments.get("BM"),
-                        "group": launch.arguments["G"],
-                        "warps": launch.num_warps,
-                    }
                     print(json.dumps(row | resources(launch, capability)), flush=True)
 
 
