@@ -132,7 +132,9 @@ def agreement(
         with torch.enable_grad():
             tensors = [(x.float() if wide else x).detach().requires_grad_() for x in (q, k, v)]
             out = function(Inputs(*tensors, mask, weight), options)[0]
-            pairs.append([out.detach() * mask[:, None, :, None], *torch.autograd.grad(out, tensors, grad.to(out.dtype))])
+            pairs.append(
+                [out.detach() * mask[:, None, :, None], *torch.autograd.grad(out, tensors, grad.to(out.dtype))]
+            )
     norms = [
         (torch.linalg.vector_norm(b.float() - a), torch.linalg.vector_norm(a)) for a, b in zip(*pairs, strict=True)
     ]

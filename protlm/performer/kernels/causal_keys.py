@@ -103,10 +103,9 @@ def keys_kernel(
     tile_grad = rows(grad, grad_row, inside, e, G, E).to(PRODUCT)
     scales = tl.load(norm + row + t, mask=inside, other=float("inf") if LOG else 0.0)
     drifts = tl.load(drift + row + t, mask=inside, other=0.0)
-    seen = real[:, None] & (j[:, None] <= t[None, :])
+    seen = j[:, None] <= t[None, :]  # what is not real is 0
     pairs = product(tile_v, tl.trans(tile_grad), None, PRECISION) - drifts[None, :]
     pairs = tl.where(seen, pairs, 0.0).to(PRODUCT)
-    products = tl.zeros((C, G), tl.float32)
     result_k = tl.zeros((C, D), tl.float32)
     result_v = tl.zeros((C, E), tl.float32)
     outgrown = 0
@@ -140,7 +139,8 @@ def keys_kernel(
             slope = pointwise_slope(p, FUNCTION)
         sums = tl.load(after + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         result_v = product(features, sums, result_v, PRECISION)
-        products = product(features, of_q, products, PRECISION)
+        products = tl.where(seen, product(features, of_q, None, PRECISION), 0.0).to(PRODUCT)
+        result_v = product(products, tile_grad, result_v, PRECISION)
         gradient = product(tile_v, tl.trans(sums), None, PRECISION) + tl.load(after_ones + state + i)[None, :]
         gradient = product(pairs, tl.trans(of_q), gradient, PRECISION)
         if LOG:
@@ -151,7 +151,6 @@ def keys_kernel(
             result_k = product(gradient.to(PRODUCT), w.to(PRODUCT), result_k, PRECISION)
         else:
             result_k += gradient * scale
-    result_v = product(tl.where(seen, products, 0.0).to(PRODUCT), tile_grad, result_v, PRECISION)
     if LOG:
         if outgrown != 0:
             for start in range(0, MP, BM):

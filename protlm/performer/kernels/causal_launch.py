@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from protlm.performer.estimator import LOG2E, Outputs
@@ -19,8 +20,10 @@ from protlm.performer.kernels.causal_keys import keys_kernel
 from protlm.performer.kernels.causal_outputs import outputs_kernel
 from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
-from protlm.performer.kernels.causal_tiling import Tiling, tiling
+from protlm.performer.kernels.causal_tiling import Launch, Tiling, tiling
 from protlm.performer.segments import Packed
+
+TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def supported(feature_map: FeatureMap) -> bool:
@@ -45,46 +48,75 @@ class Call:
         scale: float,
         packed: Packed | None = None,
         sizes: Tiling | None = None,
+        backward: bool = False,
     ) -> None:
         if not supported(feature_map):
             raise NotImplementedError(f"{type(feature_map).__name__}: no kernel for this map")
         if any(x.dtype == torch.float64 for x in (q, k, v)):
             raise NotImplementedError("the kernels compute in float32 at most, got float64")
         (self.batch, self.heads, self.length, d), e = q.shape, v.shape[-1]
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        self.q, self.k, self.v, self.weight, self.bias, self.packed = q, k, v, weight, bias, packed
+        self.q, self.k, self.v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         short = all(x.dtype.itemsize == 2 for x in (q, k, v))
-        self.dtype = torch.bfloat16 if short else torch.float32
+        # sums need the range of bfloat16; float16 holds its 8 bits of q and k, and directions to 11 bits
+        self.dtype, input_dtype = (torch.bfloat16, torch.float16) if short else (torch.float32, torch.float32)
+        self.sizes = sizes = sizes or tiling(max(d, e), short, backward)
         self.features = d if weight is None else len(weight)
-        self.sizes = sizes = sizes or tiling(d, e, self.features, short)
+        self.largest_tile = max(16, triton.next_power_of_2(self.features))
+        self.padded = self.largest_tile
+        if weight is not None:
+            tile = min(self.largest_tile, max(self.tile(x) for x in (sizes[-4:])))
+            self.padded = triton.cdiv(self.features, tile) * tile
         self.sequences = self.batch if packed is None else len(packed.cu_seqlens) - 1
-        if weight is None:
-            block = self.padded = max(16, triton.next_power_of_2(d))
-        else:
-            block = min(sizes.features, max(16, triton.next_power_of_2(self.features)))
-            self.padded = triton.cdiv(self.features, block) * block
-        group = sizes.group
-        self.groups = triton.cdiv(self.length, group)
-        self.slots = self.batch * self.groups if packed is None else self.length // group + self.sequences
+        self.groups = triton.cdiv(self.length, sizes.group)
+        self.slots = self.batch * self.groups if packed is None else self.length // sizes.group + self.sequences
         self.boundaries = q if packed is None else packed.cu_seqlens
         self.mask = q if key_mask is None else key_mask.contiguous()
-        # float16 holds the 8 bits of bfloat16, and directions to 11 bits
-        input_dtype = torch.float16 if short else torch.float32
         self.directions = q if weight is None else weight.to(input_dtype).contiguous()
         self.offsets = q if bias is None else bias
-        self.numbers = dict(
-            mask_stride=self.length, total=self.length, length=self.length, groups=self.groups,
-            sequences=self.sequences, quadratic=feature_map.quadratic * scale**2 / 2 * LOG2E, scale=scale,
-            epsilon=float(getattr(feature_map, "epsilon", 0.0)),
-        )  # fmt: skip
+        self.numbers = {
+            "mask_stride": self.length,
+            "total": self.length,
+            "length": self.length,
+            "groups": self.groups,
+            "sequences": self.sequences,
+            "quadratic": feature_map.quadratic * scale**2 / 2 * LOG2E,
+            "scale": scale,
+            "epsilon": float(getattr(feature_map, "epsilon", 0.0)),
+        }
         function = "exp" if type(feature_map) is Exponential else getattr(feature_map, "function", "identity")
-        self.common: dict[str, Any] = dict(
-            M=self.features, d=d, e=e, D=max(16, triton.next_power_of_2(d)), E=max(16, triton.next_power_of_2(e)),
-            BM=block, MP=self.padded, C=sizes.chunk, G=group, LOG=feature_map.log, FUNCTION=function,
-            PROJECTED=weight is not None, BIASED=bias is not None, MASKED=key_mask is not None,
-            PACKED=packed is not None, INPUT=triton_type(input_dtype), PRODUCT=triton_type(self.dtype),
-            PRECISION=sizes.precision,
-        )  # fmt: skip
+        self.common: dict[str, Any] = {
+            "M": self.features,
+            "d": d,
+            "e": e,
+            "D": max(16, triton.next_power_of_2(d)),
+            "E": max(16, triton.next_power_of_2(e)),
+            "MP": self.padded,
+            "G": sizes.group,
+            "LOG": feature_map.log,
+            "FUNCTION": function,
+            "PROJECTED": weight is not None,
+            "BIASED": bias is not None,
+            "MASKED": key_mask is not None,
+            "PACKED": packed is not None,
+            "INPUT": TYPES[input_dtype],
+            "PRODUCT": TYPES[self.dtype],
+            "PRECISION": sizes.precision,
+        }
+
+    def tile(self, launch: Launch) -> int:
+        """Features of a tile; the kernels count tiles in the bits of one number."""
+        least = triton.next_power_of_2(triton.cdiv(self.features, 31))
+        return min(self.largest_tile, max(launch.features, least))
+
+    def compiled(self, launch: Launch) -> dict[str, Any]:
+        """The named arguments of a launch."""
+        tile = self.tile(launch) if self.common["PROJECTED"] else self.padded
+        options = {"C": launch.chunk, "BM": tile, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
+        return self.numbers | self.common | options
+
+    def chunks(self, launch: Launch) -> tuple[int, int]:
+        """The grid of a kernel with a program per chunk."""
+        return self.slots * (self.sizes.group // launch.chunk), self.heads
 
     def scanned(self, final: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
         """The sums over the keys before each group: past, past_ones, past_shift and past_growth of `scan_kernel`."""
@@ -112,10 +144,11 @@ class Call:
         )
         past = torch.empty_like(sums, dtype=self.dtype)
         # the arguments that a direction does not use get any pointer
-        states_kernel[(self.slots, self.heads, self.padded // common["BM"])](
+        options = self.compiled(sizes.states)
+        states_kernel[(self.slots, self.heads, self.padded // options["BM"])](
             x, y, self.directions, self.offsets, self.mask, *((shift, shift) if queries is None else queries),
-            self.boundaries, sums, ones, shift, first, *x.stride()[:3], *y.stride()[:3], **self.numbers, **common,
-            QUERIES=queries is not None, **sizes.states._asdict(),
+            self.boundaries, sums, ones, shift, first, *x.stride()[:3], *y.stride()[:3], **options,
+            QUERIES=queries is not None,
         )  # fmt: skip
         tile = min(sizes.scan_features, self.padded)
         scan_kernel[(self.sequences, self.heads, self.padded // tile)](
@@ -128,13 +161,6 @@ class Call:
         return past, past_ones
 
 
-def triton_type(dtype: torch.dtype) -> Any:
-    """The type of Triton."""
-    import triton.language as tl
-
-    return {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]
-
-
 def like(x: Tensor, width: int) -> Tensor:
     """An empty tensor (B, H, L, width) in the memory order of x: heads within positions, or positions within heads."""
     batch, heads, length, _ = x.shape
@@ -144,9 +170,17 @@ def like(x: Tensor, width: int) -> Tensor:
 
 
 def results(
-    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-    feature_map: FeatureMap, scale: float, packed: Packed | None = None, sizes: Tiling | None = None,
-) -> Outputs:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    feature_map: FeatureMap,
+    scale: float,
+    packed: Packed | None = None,
+    sizes: Tiling | None = None,
+) -> Outputs:
     """Empty results of `causal`, with a shift of 0 for a map that is not positive."""
     batch, heads, length, width = q.shape
     sequences = batch if packed is None else len(packed.cu_seqlens) - 1
@@ -171,10 +205,10 @@ def causal(*arguments: Any, **options: Any) -> Outputs:
     if not out.numel():
         return Outputs(out, norm, shift.zero_(), final.zero_())
     past = call.scanned((final, shift))
-    outputs_kernel[(call.slots * (common["G"] // common["C"]), call.heads)](
+    outputs_kernel[call.chunks(call.sizes.outputs)](
         q, call.k, v, call.directions, call.offsets, call.mask, call.boundaries, *past, out, norm,
-        *q.stride()[:3], *call.k.stride()[:3], *v.stride()[:3], *out.stride()[:3], **call.numbers, **common,
-        **call.sizes.outputs._asdict(),
+        *q.stride()[:3], *call.k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        **call.compiled(call.sizes.outputs),
     )  # fmt: skip
     return Outputs(out, norm, shift, final)
 
@@ -186,8 +220,8 @@ def causal_backward(grad: Tensor, results: Outputs, *arguments: Any, **options: 
         grad: (B, H, L, e), the gradient of `results.out`.
         results: what `causal` has returned.
     """
-    call = Call(*arguments, **options)
-    q, k, v, common, sizes = call.q, call.k, call.v, call.common, call.sizes
+    call = Call(*arguments, **options, backward=True)
+    q, k, v, sizes = call.q, call.k, call.v, call.sizes
     grad_q, grad_k, grad_v = (like(x, x.shape[-1]) for x in (q, k, v))
     if not grad.numel():
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
@@ -195,16 +229,15 @@ def causal_backward(grad: Tensor, results: Outputs, *arguments: Any, **options: 
     out, norm = results.out, results.norm
     drift = torch.empty_like(norm)
     past = call.scanned()
-    grid = call.slots * (common["G"] // common["C"]), call.heads
-    queries_kernel[grid](
+    queries_kernel[call.chunks(sizes.queries)](
         q, k, v, out, grad, call.directions, call.offsets, call.mask, norm, drift, call.boundaries, *past, grad_q,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *grad.stride()[:3],
-        *grad_q.stride()[:3], **call.numbers, **common, **sizes.queries._asdict(),
+        *grad_q.stride()[:3], **call.compiled(sizes.queries),
     )  # fmt: skip
     after = call.scanned_queries(grad, norm, drift, past[2:])
-    keys_kernel[grid](
+    keys_kernel[call.chunks(sizes.keys)](
         q, k, v, grad, call.directions, call.offsets, call.mask, norm, drift, call.boundaries, *past[2:], *after,
         grad_k, grad_v, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3], *grad_k.stride()[:3],
-        *grad_v.stride()[:3], **call.numbers, **common, **sizes.keys._asdict(),
+        *grad_v.stride()[:3], **call.compiled(sizes.keys),
     )  # fmt: skip
     return grad_q, grad_k, grad_v

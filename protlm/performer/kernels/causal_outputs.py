@@ -145,8 +145,5 @@ def outputs_kernel(
     divisor = tl.where(none, 1.0, denominator)
     out += batch * out_batch + head * out_head + own * out_row
     write_rows(out, out_row, means / divisor[:, None], t < left, e, C, E)
-    if LOG:
-        scales = tl.where(none, float("inf"), n + tl.log2(divisor))
-    else:
-        scales = 1.0 / divisor
+    scales = tl.where(none, float("inf"), n + tl.log2(divisor)) if LOG else 1.0 / divisor
     tl.store(norm + (batch * tl.num_programs(1) + head) * total + place + t, scales, mask=t < left)

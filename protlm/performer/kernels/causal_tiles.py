@@ -24,13 +24,12 @@ def product(x, y, before, PRECISION: tl.constexpr):
     """before + x y, with sums in float32."""
     if INTERPRETED:  # Triton's interpreter multiplies the bit patterns of bfloat16
         return tl.dot(x.to(tl.float32), y.to(tl.float32), before, input_precision="ieee")
-    else:
-        return tl.dot(x, y, before, input_precision=PRECISION)
+    return tl.dot(x, y, before, input_precision=PRECISION)
 
 
 @triton.jit
 def locate(slot, groups, length, boundaries, sequences, G: tl.constexpr, PACKED: tl.constexpr):
-    """Of a slot (int64): batch row, first position of the group, and positions from there on, none or less if unused."""
+    """Of a slot (int64): batch row, first position of the group, and positions from there on, at most 0 if unused."""
     if PACKED:
         count = 0
         for block in range(0, sequences, 128):
@@ -56,8 +55,7 @@ def rows(x, stride, real, width: tl.constexpr, C: tl.constexpr, WIDTH: tl.conste
     address = x + tl.arange(0, C)[:, None] * stride + column[None, :]
     if width == WIDTH:
         return tl.load(address, mask=real[:, None], other=0.0)
-    else:
-        return tl.load(address, mask=real[:, None] & (column < width)[None, :], other=0.0)
+    return tl.load(address, mask=real[:, None] & (column < width)[None, :], other=0.0)
 
 
 @triton.jit
@@ -67,8 +65,7 @@ def columns(x, stride, real, width: tl.constexpr, C: tl.constexpr, WIDTH: tl.con
     address = x + tl.arange(0, C)[None, :] * stride + row[:, None]
     if width == WIDTH:
         return tl.load(address, mask=real[None, :], other=0.0)
-    else:
-        return tl.load(address, mask=real[None, :] & (row < width)[:, None], other=0.0)
+    return tl.load(address, mask=real[None, :] & (row < width)[:, None], other=0.0)
 
 
 @triton.jit
@@ -151,20 +148,18 @@ def logarithm_slope(p, u, FUNCTION: tl.constexpr):
     """The derivative of the natural logarithm of a feature, of which u is the base-2 logarithm."""
     if FUNCTION == "exp":
         return tl.exp2(p * LOG2E - u)
-    else:
-        return 1.0
+    return 1.0
 
 
 @triton.jit
 def directions(
-    weight, start, input: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
+    weight, start, dtype: tl.constexpr, M: tl.constexpr, d: tl.constexpr, BM: tl.constexpr, D: tl.constexpr,
     PROJECTED: tl.constexpr,
 ):  # fmt: skip
-    """(BM, D) in the dtype `input`: rows of the directions from `start` on, 0 beyond M; a number without a projection."""
+    """(BM, D): rows of the directions from `start` on, 0 beyond M; a number without a projection."""
     if PROJECTED:
-        return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(input)
-    else:
-        return 0.0
+        return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(dtype)
+    return 0.0
 
 
 @triton.jit

@@ -7,27 +7,32 @@ from typing import NamedTuple
 
 
 class Launch(NamedTuple):
-    """Warps of a program, and stages of its pipelined loops."""
+    """How one kernel is compiled.
 
+    Args:
+        chunk: positions of a program or of a step, a power of 2 of at least 16.
+        features: of a tile, a power of 2 of at least 16.
+        num_warps: of a program.
+        num_stages: of its pipelined loops.
+    """
+
+    chunk: int = 64
+    features: int = 64
     num_warps: int = 4
     num_stages: int = 2
 
 
 class Tiling(NamedTuple):
-    """What the kernels are compiled for.
+    """How the kernels of one pass are compiled.
 
     Args:
-        chunk: positions whose pairs are computed together, at least 16.
-        group: positions that share one state, a multiple of `chunk` and a power of 2.
-        features: of a tile, a power of 2 of at least 16.
+        group: positions that share one state, a power of 2 and at least any `chunk`.
         precision: of products of float32 numbers.
         scan_features, scan_warps, scan_stages: of the sums over groups.
         states, outputs, queries, keys: of the other kernels.
     """
 
-    chunk: int = 64
-    group: int = 128
-    features: int = 64
+    group: int = 64
     precision: str = "tf32x3"
     scan_features: int = 16
     scan_warps: int = 4
@@ -35,15 +40,36 @@ class Tiling(NamedTuple):
     states: Launch = Launch()
     outputs: Launch = Launch()
     queries: Launch = Launch()
-    keys: Launch = Launch()
+    keys: Launch = Launch(features=32)
 
 
-SHORT = Tiling()
-"""For 16-bit inputs."""
-LONG = Tiling(chunk=32, group=128, features=32)
-"""For float32 inputs."""
+FORWARD = {
+    2: Tiling(group=128, outputs=Launch(chunk=128, num_warps=8)),
+    4: Tiling(group=32, states=Launch(chunk=32, features=32), outputs=Launch(chunk=32, features=32), scan_features=32),
+}
+"""Of the forward pass, by the bytes of an input number."""
+BACKWARD = {
+    2: Tiling(),
+    4: Tiling(
+        group=32,
+        scan_features=32,
+        states=Launch(chunk=32, features=32),
+        queries=Launch(chunk=32, features=32),
+        keys=Launch(chunk=32, features=32),
+    ),
+}
+"""Of the backward pass."""
 
 
-def tiling(d: int, e: int, features: int, short: bool) -> Tiling:
-    """The sizes for a head width d, a value width e, M features, and inputs of 16 bits or not."""
-    return SHORT if short else LONG
+def tiling(width: int, short: bool, backward: bool) -> Tiling:
+    """The sizes for head and value widths up to `width`, and inputs of 16 bits or not."""
+    sizes = (BACKWARD if backward else FORWARD)[2 if short else 4]
+    if width <= 64:
+        return sizes
+    # twice the numbers in each row: half the features in a tile
+    halved = {
+        name: launch._replace(features=max(16, launch.features // 2))
+        for name in ("states", "outputs", "queries", "keys")
+        for launch in (getattr(sizes, name),)
+    }
+    return sizes._replace(scan_features=max(16, sizes.scan_features // 2), **halved)

@@ -20,9 +20,21 @@ from triton.compiler import ASTSource
 
 from protlm.performer.features import named
 from protlm.performer.kernels.causal_launch import causal, causal_backward
-from protlm.performer.kernels.causal_tiling import Tiling
+from protlm.performer.kernels.causal_tiling import Launch, Tiling
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
+TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
 
 
 @dataclass
@@ -111,9 +123,8 @@ def main() -> None:
     for dtype in options.dtypes:
         sizes = None
         if options.chunk:
-            sizes = Tiling(options.chunk, options.group, options.tile)
-            launch = sizes.outputs._replace(num_warps=options.warps)
-            sizes = sizes._replace(states=launch, outputs=launch, queries=launch, keys=launch)
+            launch = Launch(options.chunk, options.tile, options.warps)
+            sizes = Tiling(group=options.group, states=launch, outputs=launch, queries=launch, keys=launch)
         for kernel in options.kernels:
             for launch in launches(kernel, getattr(torch, dtype), options.features, options.width, sizes):
                 name = launch.kernel.__name__ + (" queries" if launch.arguments.get("QUERIES") else "")
@@ -122,6 +133,7 @@ def main() -> None:
                 for capability in options.capabilities:
                     row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
                     row |= {"features": options.features, "width": options.width, "warps": launch.num_warps}
+                    row |= {name: launch.arguments.get(name) for name in ("C", "BM", "G")}
                     print(json.dumps(row | resources(launch, capability)), flush=True)
 
 
