@@ -36,6 +36,14 @@ _TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "differentiate_queries": [(64, 128, 8, 2, 1), (64, 64, 8, 2, 1), (32, 32, 8, 1, 1), (16, 16, 4, 1, 1)],
 }
 """BLOCK_N, BLOCK_M, num_warps, num_stages and REPEAT; 16 bits up to a width of 64 and above, then 32 bits."""
+_OLDER_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
+    "sum_rows": [(64, 16, 4, 2, 1), (32, 16, 4, 2, 1)],
+    "sum_keys": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
+    "attend": [(128, 128, 8, 2, 1), (64, 64, 8, 2, 1)],
+    "sum_queries": [(64, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
+    "differentiate_keys": [(32, 32, 4, 2, 1), (32, 32, 8, 2, 1)],
+}
+"""The same for 16 bits on GPUs before Hopper, where sums are in the registers of more threads."""
 WAVES = {"sum_rows": 4, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
 """Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
@@ -70,7 +78,7 @@ class Shape(NamedTuple):
     packed: bool
 
 
-def tiles(name: str, width: int, itemsize: int, features: int) -> dict[str, int]:
+def tiles(name: str, width: int, itemsize: int, features: int, older: bool = False) -> dict[str, int]:
     """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
 
     Args:
@@ -78,14 +86,20 @@ def tiles(name: str, width: int, itemsize: int, features: int) -> dict[str, int]
         width: the larger of d and e, padded.
         itemsize: bytes of a number in matrix products.
         features: M.
+        older: whether the GPU is one before Hopper.
     """
-    sizes = _TILES[name][2 * (itemsize == 4) + (width > 64)]
+    table = _OLDER_TILES if older and itemsize == 2 and name in _OLDER_TILES else _TILES
+    sizes = table[name][2 * (itemsize == 4) + (width > 64)]
     chosen = dict(zip(("BLOCK_N", "BLOCK_M", "num_warps", "num_stages", "REPEAT"), sizes, strict=True))
     chosen |= TILES.get((name, width, itemsize), {})
     block_m = min(chosen["BLOCK_M"], max(16, triton.next_power_of_2(features)))
-    if block_m < 64 and itemsize == 2:
+    if block_m < 64 and itemsize == 2 and width <= 64:
         chosen["num_warps"] = 4
     return chosen | {"BLOCK_M": block_m}
+
+
+def _older(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 9
 
 
 def kernel_map(feature_map: FeatureMap) -> tuple[str, float] | None:
@@ -172,7 +186,7 @@ class _Launcher:
         dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[q.dtype] if same else tl.float32
         padded = [max(16, triton.next_power_of_2(x)) for x in (shape.width, shape.values)]
         self.align = math.gcd(16, *(stride for x in tensors for stride in x.stride()[:3]))
-        self._tiled = max(padded), 2 if same else 4, shape.features
+        self._tiled = max(padded), 2 if same else 4, shape.features, _older(q.device)
         self._constants: dict[str, Any] = {
             "MAP": chosen[0],
             "EPSILON": chosen[1],

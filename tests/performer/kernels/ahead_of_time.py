@@ -68,11 +68,14 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {"registers": used["REG"], "spilled": used["STACK"] + used["LOCAL"]}
 
 
-def bidirectional_launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> list[Any]:
+def bidirectional_launches(
+    kernel: str, width: int, features: int, dtype: torch.dtype, form: str, older: bool
+) -> list[Any]:
     """What forward and backward would launch for 4 x 8 heads of 512 positions."""
     from protlm.performer.attention import FavorAttention
     from protlm.performer.kernels import bidirectional
 
+    bidirectional._older = lambda device: older
     launches: list[Any] = []
 
     def record(self: Any, kernel: Any, grid: Any, *arguments: Any, **changed: Any) -> None:
@@ -96,7 +99,8 @@ def bidirectional_launches(kernel: str, width: int, features: int, dtype: torch.
 
 if __name__ == "__main__":
     kernel, width, features, dtype, form, *targets = sys.argv[1:]
-    for launch in bidirectional_launches(kernel, int(width), int(features), getattr(torch, dtype), form):
-        for target in map(int, targets):
+    for target in map(int, targets):
+        sizes = int(width), int(features), getattr(torch, dtype)
+        for launch in bidirectional_launches(kernel, *sizes, form, target < 90):
             report = {"kernel": launch[0].fn.__name__, "target": target} | compiled(launch, target)
             print(json.dumps(report), flush=True)
