@@ -17,33 +17,14 @@ from torch import Tensor
 
 from protlm.performer.features import Computed, Exponential, FeatureMap, Generalised, decode_map
 from protlm.performer.kernels import bidirectional_backward, bidirectional_forward
+from protlm.performer.kernels.bidirectional_tiles import tiles
 
 PARTS = 32
 """The most parts that a sequence is divided into."""
 PROCESSORS = 132
 """Programs that run at once, by which the number of parts is chosen; of an H100 or H200."""
-TILES: dict[tuple[str, int, int], dict[str, int]] = {}
-"""Tile sizes of a kernel by (name, padded width, bytes of a number), which replace those of `tiles`."""
 PRECISION = "tf32x3"
 """Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
-_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
-    "sum_rows": [(64, 16, 4, 2, 1)] * 4,
-    "sum_keys": [(64, 128, 8, 2, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
-    "join": [(64, 64, 4, 2, 1)] * 4,
-    "attend": [(128, 128, 8, 2, 1), (128, 64, 8, 2, 1), (32, 32, 4, 1, 1), (16, 32, 4, 1, 1)],
-    "sum_queries": [(64, 128, 8, 2, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
-    "differentiate_keys": [(64, 32, 4, 2, 1), (32, 32, 4, 2, 1), (16, 32, 4, 1, 1), (16, 16, 8, 1, 1)],
-    "differentiate_queries": [(64, 128, 8, 2, 1), (64, 64, 8, 2, 1), (32, 32, 8, 1, 1), (16, 16, 4, 1, 1)],
-}
-"""BLOCK_N, BLOCK_M, num_warps, num_stages and REPEAT; 16 bits up to a width of 64 and above, then 32 bits."""
-_OLDER_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
-    "sum_rows": [(64, 16, 4, 2, 1), (32, 16, 4, 2, 1)],
-    "sum_keys": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
-    "attend": [(128, 128, 8, 2, 1), (64, 64, 8, 2, 1)],
-    "sum_queries": [(64, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
-    "differentiate_keys": [(32, 32, 4, 2, 1), (32, 32, 8, 2, 1)],
-}
-"""The same for 16 bits on GPUs before Hopper, where sums are in the registers of more threads."""
 WAVES = {"sum_rows": 4, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
 """Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
@@ -76,26 +57,6 @@ class Shape(NamedTuple):
     width: int
     values: int
     packed: bool
-
-
-def tiles(name: str, width: int, itemsize: int, features: int, older: bool = False) -> dict[str, int]:
-    """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
-
-    Args:
-        name: of the kernel.
-        width: the larger of d and e, padded.
-        itemsize: bytes of a number in matrix products.
-        features: M.
-        older: whether the GPU is one before Hopper.
-    """
-    table = _OLDER_TILES if older and itemsize == 2 and name in _OLDER_TILES else _TILES
-    sizes = table[name][2 * (itemsize == 4) + (width > 64)]
-    chosen = dict(zip(("BLOCK_N", "BLOCK_M", "num_warps", "num_stages", "REPEAT"), sizes, strict=True))
-    chosen |= TILES.get((name, width, itemsize), {})
-    block_m = min(chosen["BLOCK_M"], max(16, triton.next_power_of_2(features)))
-    if block_m < 64 and itemsize == 2 and width <= 64:
-        chosen["num_warps"] = 4
-    return chosen | {"BLOCK_M": block_m}
 
 
 def _older(device: torch.device) -> bool:
@@ -184,6 +145,7 @@ class _Launcher:
         assert chosen is not None
         same = q.dtype == k.dtype == v.dtype and q.dtype.itemsize == 2
         dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[q.dtype] if same else tl.float32
+        self.dtype = q.dtype if same else torch.float32
         padded = [max(16, triton.next_power_of_2(x)) for x in (shape.width, shape.values)]
         self.align = math.gcd(16, *(stride for x in tensors for stride in x.stride()[:3]))
         self._tiled = max(padded), 2 if same else 4, shape.features, _older(q.device)
@@ -209,6 +171,7 @@ class _Launcher:
         return [stride // self.align for x in tensors for stride in x.stride()[:3]]
 
     def tile(self, kernel: Any) -> dict[str, int]:
+        """Sizes of the tiles of a kernel."""
         return tiles(kernel.fn.__name__, *self._tiled)
 
     def __call__(self, kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> None:
@@ -256,7 +219,8 @@ def forward(
     blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
     splits = _parts(shape, "sum_keys", count * blocks, 8 * tile["BLOCK_N"])
     partial = (sums, logs) if splits == 1 else _partial(shape, splits, sums)
-    arguments = k, v, mask, cu_seqlens, weight, centre if centred else None, *partial
+    rounded = _rounded(launch, weight)
+    arguments = k, v, mask, cu_seqlens, weight, rounded, centre if centred else None, *partial
     sizes = length, heads, splits, parts, mask_batch
     launch(kernel, (count * blocks, splits), *arguments, *sizes, *launch.strides(k, v))
     if splits > 1:
@@ -264,8 +228,13 @@ def forward(
     kernel = bidirectional_forward.attend
     tile = launch.tile(kernel)
     grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
-    launch(kernel, grid, q, cu_seqlens, weight, bias, sums, logs, out, norm, length, heads, *launch.strides(q, out))
+    launch(kernel, grid, q, cu_seqlens, rounded, bias, sums, logs, out, norm, length, heads, *launch.strides(q, out))
     return answer
+
+
+def _rounded(launch: _Launcher, weight: Tensor | None) -> Tensor | None:
+    """Memory for the directions (M, d) in the dtype of products, which the first kernel writes for the others."""
+    return None if weight is None else weight.new_empty(weight.shape, dtype=launch.dtype)
 
 
 def _partial(shape: Shape, splits: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -309,7 +278,8 @@ def backward(
     splits = _parts(shape, "sum_queries", count * blocks, 8 * tile["BLOCK_N"])
     drift, grad_sums, grad_logs = torch.empty_like(norm), torch.empty_like(sums), torch.empty_like(logs)
     partial = (grad_sums, grad_logs) if splits == 1 else _partial(shape, splits, sums)
-    arguments = q, out, grad, norm, drift, cu_seqlens, weight, bias, logs, *partial
+    rounded = _rounded(launch, weight)
+    arguments = q, out, grad, norm, drift, cu_seqlens, weight, rounded, bias, logs, *partial
     launch(kernel, (count * blocks, splits), *arguments, length, heads, splits, *launch.strides(q, out, grad))
     if splits > 1:
         _join(launch, shape, splits, partial, grad_sums, grad_logs, LOG=False)
@@ -317,13 +287,13 @@ def backward(
     parts = _parts(shape, "differentiate_keys", count, 2 * launch.tile(kernel)["BLOCK_N"])
     middle = centre if centred else None
     grad_centre = norm.new_empty(shape.sequences, heads, parts, shape.width) if centred else None
-    arguments = k, v, mask, cu_seqlens, weight, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
+    arguments = k, v, mask, cu_seqlens, rounded, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
     sizes = length, heads, parts, centre.shape[2], mask_batch
     launch(kernel, (count, parts), *arguments, *sizes, *launch.strides(k, v, grad_k, grad_v))
     kernel = bidirectional_backward.differentiate_queries
     tile = launch.tile(kernel)
     grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
-    arguments = q, grad, norm, drift, mask, cu_seqlens, weight, bias, sums, logs, middle, grad_centre, grad_q, grad_k
+    arguments = q, grad, norm, drift, mask, cu_seqlens, rounded, bias, sums, logs, middle, grad_centre, grad_q, grad_k
     sizes = length, heads, centre.shape[2], parts, mask_batch
     launch(kernel, grid, *arguments, *sizes, *launch.strides(q, grad, grad_q, grad_k))
     return grad_q, grad_k, grad_v
