@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +104,23 @@ def partial_folder(target: Path) -> Iterator[Path]:
     if not target.parent.is_dir():
         raise UserError(f"{target}: there is no folder {target.parent}; create it first")
     folder = target.with_name(f".{target.name}.partial")
+    lock = None
     try:
-        lock = _locked(folder)
-    except OSError as error:
-        raise UnwritableError.of(target, error) from error
-    if lock is None:
-        raise BusyError(f"{target}: another process is writing it; wait until it has finished, or choose another file")
-    try:
+        try:
+            lock = _locked(folder)
+        except OSError as error:
+            raise UnwritableError.of(target, error) from error
+        if lock is None:
+            what = f"{target}: another process is writing it"
+            raise BusyError(f"{what}; wait until it has finished, or choose another file")
         yield folder
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(OSError):
+            folder.rmdir()  # empty if this came before anything was written
+        raise
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:

@@ -84,6 +84,7 @@ def test_the_site_builds_without_warnings_or_dead_links(source):
     assert built.returncode == 0, built.stdout + built.stderr
     assert "warning" not in (built.stdout + built.stderr).lower()
     assert problems(source / "site") == []
+    assert not list((source / "site").rglob("*.py"))
     reference = (source / "site/reference/model.html").read_text(encoding="utf-8")
     assert "predict_masked" in reference
     assert "np.ndarray" in reference or "ndarray" in reference  # signatures have types

@@ -104,3 +104,18 @@ def test_a_file_system_without_locks_is_supported(tmp_path: Path, monkeypatch: p
     with atomic_output(tmp_path / "out.h5") as partial:
         partial.touch()
     assert listing(tmp_path) == ["out.h5"]
+
+
+@pytest.mark.parametrize("moment", ["open", "flock"])
+def test_an_interruption_while_the_folder_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    target = tmp_path / "out.h5"
+    with monkeypatch.context() as patched:
+        patched.setattr(*((os, "open") if moment == "open" else (fcntl, "flock")), interrupt)
+        with pytest.raises(KeyboardInterrupt), atomic_output(target):
+            pytest.fail("nothing should be written")
+    assert listing(tmp_path) == []

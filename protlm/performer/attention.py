@@ -11,12 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from protlm.performer.backends import choose, explain, kernels
 from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode_map, named
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.projection import draw_directions, whole_number
 from protlm.performer.recurrent import RecurrentState, check_state, step_position
+from protlm.performer.segments import Packed
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class FavorAttention(nn.Module):
     moment: Tensor
     observed: Tensor
     draw_number: Tensor
+    backend = "auto"
+    """Which code computes attention; see backends.py."""
 
     def __init__(
         self,
@@ -197,7 +201,9 @@ class FavorAttention(nn.Module):
                 mean = real / real.sum(-1, keepdim=True).clamp(min=1) @ (x + y)
             return (y - mean).to(k.dtype)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
+    ) -> Tensor:
         """Attention (B, H, L, e) in the dtype of v.
 
         Args:
@@ -205,14 +211,43 @@ class FavorAttention(nn.Module):
                 even under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
             key_mask: (B, L) bool, true where a key is real; None if all are. Masked keys and values may be any finite
                 numbers.
+            packed: the sequences of a packed batch, each of which attends to itself; B is 1. Only where
+                `accepts_packed` is true.
 
         Raises:
-            ValueError: for shapes that do not match.
+            ValueError: for shapes that do not match, and for a `backend` that cannot compute them.
         """
         check_operands(self.head_dim, q, k, v, key_mask)
+        inputs, options = self._operands(q, k, v, key_mask)
+        backend = choose(self.backend, inputs, options)
+        if packed is not None and not self.accepts_packed(q, v):
+            raise ValueError("packed sequences: expected the backend 'triton', and no adaptive kernel in training mode")
         if self.training and self.feature_map.adaptive:
             self.observe(q, k, key_mask)
-        return linear_attention(*self._operands(q, self.centred(q, k, key_mask), v, key_mask))[0]
+        centre = self.feature_map.redrawn and not self.causal
+        if backend == "triton":
+            return kernels().attention(inputs, options, centre, packed)[0]
+        inputs = inputs._replace(k=self.centred(q, k, key_mask)) if centre else inputs
+        if backend == "flex":
+            from protlm.performer import flex
+
+            return flex.attention(inputs, options)
+        return linear_attention(inputs, options)[0]
+
+    def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
+        """Whether `forward` takes packed sequences of such queries and values, in the mode that the module is in."""
+        if self.function is not None or (self.training and self.feature_map.adaptive):
+            return False
+        return choose(self.backend, *self._operands(q, q, v, None)) == "triton"
+
+    def backend_in_use(self, dtype: torch.dtype = torch.bfloat16) -> str:
+        """What computes attention of such tensors on the device of this module, as a phrase for users.
+
+        Raises:
+            ValueError: if the `backend` that was chosen cannot compute them.
+        """
+        q = self.draw_number.new_empty(1, 1, 1, self.head_dim, dtype=dtype)
+        return explain(self.backend, *self._operands(q, q, q, None))
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from protlm.performer.backends import check_backend
 from protlm.performer.config import PerformerConfig
 from protlm.performer.features import FeatureMap
 from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
 from protlm.performer.positions import Rotation, rotate, sinusoids
 from protlm.performer.recurrent import PerformerState
-from protlm.performer.segments import restarted, share_of, within_segments
+from protlm.performer.segments import Packed, accepts_packed, restarted, share_of, within_segments
 
 ZEROED = 0.15 * 0.8
 """Fraction of masked tokens in ESM-2's training; see `PerformerConfig.zeroed_id`."""
@@ -37,11 +38,18 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None, rotation: Rotation | None = None
+        self,
+        x: Tensor,
+        key_mask: Tensor | None,
+        segments: Tensor | None = None,
+        rotation: Rotation | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         q, k, v = self._heads(x, rotation)
-        if segments is None:
+        if packed is not None and accepts_packed(self.attention, q, v):
+            attended = self.attention(q, k, v, key_mask, packed)
+        elif segments is None:
             attended = self.attention(q, k, v, key_mask)
         else:
             attended = within_segments(self.attention, q, k, v, key_mask, segments)
@@ -73,10 +81,15 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None, rotation: Rotation | None = None
+        self,
+        x: Tensor,
+        key_mask: Tensor | None,
+        segments: Tensor | None = None,
+        rotation: Rotation | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments, rotation))
+        x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments, rotation, packed))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
     def step(self, x: Tensor, state: Any, rotation: Rotation | None) -> tuple[Tensor, Any]:
@@ -158,6 +171,27 @@ class Performer(nn.Module):
             kind = attention_of(config, layer).train(self.training)
             block.attention.attention = kind.to(self.embedding.weight)  # device and dtype
 
+    def use_backend(self, name: str) -> None:
+        """Chooses the code that computes attention from random features: "auto", "cpu", "eager", "triton" or "flex".
+
+        Other kinds of attention are not affected. docs/gpu.md says what each can do.
+
+        Raises:
+            ValueError: for an unknown name; `forward` raises it if the backend cannot compute a call.
+        """
+        check_backend(name)
+        for attention in self._attention("backend"):
+            attention.backend = name
+
+    @property
+    def backend_in_use(self) -> str | None:
+        """What computes attention from random features on the model's device, as a phrase; None for other kinds.
+
+        Raises:
+            ValueError: if the chosen backend cannot compute it.
+        """
+        return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
+
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
         for attention in self._attention("redraw"):
@@ -179,7 +213,13 @@ class Performer(nn.Module):
         own = (module.rest if isinstance(module, MixedAttention) else module for module in modules)
         return (module for module in own if hasattr(module, able))
 
-    def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        key_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        packed: Packed | None = None,
+    ) -> Tensor:
         """Representations (B, L, D) after the final LayerNorm.
 
         Args:
@@ -187,38 +227,55 @@ class Performer(nn.Module):
             key_mask: (B, L) bool, true where a token is real; by default all but padding.
             segments: (B, L) integers for packed batches, equal within each sequence of a row: attention stays within
                 a sequence, and its positions start from 0. None for one sequence per row.
+            packed: the same for the only row of a batch, by the boundaries of its sequences, as kernels need them;
+                takes the place of `segments`.
         """
         last = len(self.blocks)
-        return self.representations(tokens, {last}, key_mask, segments)[last]
+        return self.representations(tokens, {last}, key_mask, segments, packed)[last]
 
     def representations(
-        self, tokens: Tensor, layers: Collection[int], key_mask: Tensor | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        layers: Collection[int],
+        key_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        packed: Packed | None = None,
     ) -> dict[int, Tensor]:
         """Representations (B, L, D) by layer: 0 is the embedding, i the output of block i, the last after LayerNorm.
 
         Args:
-            tokens, key_mask, segments: as in `hidden`.
+            tokens, key_mask, segments, packed: as in `hidden`.
             layers: which to return, from 0 to the number of blocks.
         """
         if key_mask is None:
             key_mask = tokens != self.config.pad_id
+        if packed is not None:
+            segments = packed.segments(tokens.shape[1])
         x = self._embedded(tokens, key_mask, segments)
+        if segments is None and self.config.kind.prefers_no_mask and bool(key_mask.all()):
+            key_mask = None
         rotation = self._rotation(tokens, segments)
         kept = {0: x} if 0 in layers else {}
         for number, block in enumerate(self.blocks, start=1):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, key_mask, segments, rotation, use_reentrant=False)
+                x = checkpoint(block, x, key_mask, segments, rotation, packed, use_reentrant=False)
             else:
-                x = block(x, key_mask, segments, rotation)
+                x = block(x, key_mask, segments, rotation, packed)
             if number in layers and number < len(self.blocks):
                 kept[number] = x
         if len(self.blocks) in layers:
             kept[len(self.blocks)] = self.norm(x)
         return kept
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        key_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        packed: Packed | None = None,
+    ) -> Tensor:
         """Logits (B, L, V); arguments as in `hidden`."""
-        return self.logits(self.hidden(tokens, key_mask, segments))
+        return self.logits(self.hidden(tokens, key_mask, segments, packed))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) from representations (..., D) after the final LayerNorm."""

@@ -4,11 +4,35 @@ Legend: B batch, L length, H heads, d head width, S segments of similar length, 
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Packed(NamedTuple):
+    """Sequences one after another in the only row of a batch.
+
+    Args:
+        cu_seqlens: (S + 1) int32 on the device of the batch; sequence s is positions cu_seqlens[s] to cu_seqlens[s + 1].
+        max_length: of the longest sequence.
+    """
+
+    cu_seqlens: Tensor
+    max_length: int
+
+    def segments(self, length: int) -> Tensor:
+        """(1, L) int64, the number of the sequence of each position."""
+        position = torch.arange(length, device=self.cu_seqlens.device)
+        return torch.searchsorted(self.cu_seqlens[1:], position, right=True)[None]
+
+
+def accepts_packed(attention: Any, q: Tensor, v: Tensor) -> bool:
+    """Whether a module of attention takes packed sequences itself; others are computed by `within_segments`."""
+    accepts = getattr(attention, "accepts_packed", None)
+    return accepts is not None and accepts(q, v)
 
 
 def restarted(segments: Tensor) -> Tensor:

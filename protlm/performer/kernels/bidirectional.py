@@ -8,6 +8,8 @@ The same inputs give the same bits.
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from protlm.performer.features import Computed, Exponential, FeatureMap, Generalised, decode_map
 from protlm.performer.kernels import bidirectional_backward, bidirectional_forward
-from protlm.performer.kernels.bidirectional_tiles import tiles
+from protlm.performer.kernels.bidirectional_tiles import replaced, tiles
 
 PARTS = 32
 """The most parts that a sequence is divided into."""
@@ -25,7 +27,7 @@ PROCESSORS = 132
 """Programs that run at once, by which the number of parts is chosen; of an H100 or H200."""
 PRECISION = "tf32x3"
 """Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
-WAVES = {"sum_rows": 4, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
+WAVES = {"sum_rows": 16, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
 """Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
 """The largest d and e."""
@@ -43,7 +45,7 @@ class Results(NamedTuple):
     logs: Tensor
     """(S, H, M) float32: m."""
     centre: Tensor
-    """(S, H, parts, d + 1) float32, sums of q + k and numbers of positions; parts = 0 if keys are not centred."""
+    """(S, H, PARTS, d + 1) float32, sums of q + k and numbers of positions; PARTS is 0 if keys are not centred."""
 
 
 class Shape(NamedTuple):
@@ -125,8 +127,45 @@ def results(inputs: Any, centred: bool, cu_seqlens: Tensor | None = None, max_le
         q.new_empty(q.shape[0], heads, length, dtype=torch.float32),
         v.new_empty(sequences, heads, features, values),
         q.new_empty(sequences, heads, features, dtype=torch.float32),
-        q.new_empty(sequences, heads, _centre_parts(shape) if centred else 0, width + 1, dtype=torch.float32),
+        q.new_empty(sequences, heads, PARTS if centred else 0, width + 1, dtype=torch.float32),
     )
+
+
+@cache
+def _constants(
+    feature_map: str, scale: float, dtype: torch.dtype, features: int, width: int, values: int, align: int, older: bool,
+    replaced: tuple[Any, ...], precision: str,
+) -> Callable[[Any], dict[str, Any]]:  # fmt: skip
+    """For a kernel, its compile-time constants and launch options; arguments as in `_Launcher`."""
+    chosen = decode_map(feature_map)
+    name, epsilon = kernel_map(chosen) or ("", 0.0)
+    padded = [max(16, triton.next_power_of_2(x)) for x in (width, values)]
+    constants: dict[str, Any] = {
+        "MAP": name,
+        "EPSILON": epsilon,
+        "LOG": chosen.log,
+        "SCALE": scale,
+        "QUADRATIC": chosen.quadratic * scale**2 / 2,
+        "ALIGN": align,
+        "M": features,
+        "D": width,
+        "E": values,
+        "DP": padded[0],
+        "EP": padded[1],
+        "PARTS": PARTS,
+        "DOT": {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype],
+        "PRECISION": "tf32" if dtype.itemsize == 2 else precision,
+    }
+    if triton.knobs.runtime.interpret:
+        constants["PRECISION"] = "emulated"
+
+    @cache
+    def of(kernel: Any) -> dict[str, Any]:
+        sizes = tiles(kernel.fn.__name__, max(padded), dtype.itemsize, features, chosen.log, older)
+        known = {name: value for name, value in (constants | sizes).items() if name in kernel.arg_names}
+        return known | {name: sizes[name] for name in ("num_warps", "num_stages")}
+
+    return of
 
 
 class _Launcher:
@@ -140,45 +179,18 @@ class _Launcher:
 
     def __init__(self, inputs: Any, options: Any, shape: Shape, tensors: list[Tensor]) -> None:
         q, k, v = inputs[:3]
-        feature_map = decode_map(options.feature_map)
-        chosen = kernel_map(feature_map)
-        assert chosen is not None
-        same = q.dtype == k.dtype == v.dtype and q.dtype.itemsize == 2
-        dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[q.dtype] if same else tl.float32
-        self.dtype = q.dtype if same else torch.float32
-        padded = [max(16, triton.next_power_of_2(x)) for x in (shape.width, shape.values)]
+        self.dtype = q.dtype if q.dtype == k.dtype == v.dtype and q.dtype.itemsize == 2 else torch.float32
         self.align = math.gcd(16, *(stride for x in tensors for stride in x.stride()[:3]))
-        self._tiled = max(padded), 2 if same else 4, shape.features, _older(q.device)
-        self._constants: dict[str, Any] = {
-            "MAP": chosen[0],
-            "EPSILON": chosen[1],
-            "LOG": feature_map.log,
-            "SCALE": options.scale,
-            "QUADRATIC": feature_map.quadratic * options.scale**2 / 2,
-            "ALIGN": self.align,
-            "M": shape.features,
-            "D": shape.width,
-            "E": shape.values,
-            "DP": padded[0],
-            "EP": padded[1],
-            "PARTS": PARTS,
-            "DOT": dot,
-            "PRECISION": "emulated" if triton.knobs.runtime.interpret else "tf32" if same else PRECISION,
-        }
+        sizes = shape.features, shape.width, shape.values, self.align, _older(q.device), replaced(), PRECISION
+        self.constants = _constants(options.feature_map, options.scale, self.dtype, *sizes)
 
     def strides(self, *tensors: Tensor) -> list[int]:
         """Of batch, head and row of each tensor, divided by the alignment."""
         return [stride // self.align for x in tensors for stride in x.stride()[:3]]
 
-    def tile(self, kernel: Any) -> dict[str, int]:
-        """Sizes of the tiles of a kernel."""
-        return tiles(kernel.fn.__name__, *self._tiled)
-
     def __call__(self, kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> None:
-        constants = self._constants | self.tile(kernel) | constants
-        warps, stages = constants["num_warps"], constants["num_stages"]
-        known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
-        kernel[grid](*arguments, **known, num_warps=warps, num_stages=stages)
+        known = self.constants(kernel)
+        kernel[grid](*arguments, **(known | constants if constants else known))
 
 
 def _rows_first(x: Tensor) -> Tensor:
@@ -210,13 +222,13 @@ def forward(
     out, norm, sums, logs, centre = answer
     launch = _Launcher(inputs, options, shape, [q, k, v, out])
     count, (length, heads) = shape.sequences * shape.heads, (shape.length, shape.heads)
-    parts = centre.shape[2]
+    parts = _centre_parts(shape)
     if centred:
         grid, sizes = (count, parts), (length, heads, parts, mask_batch)
         launch(bidirectional_forward.sum_rows, grid, q, k, mask, cu_seqlens, centre, *sizes, *launch.strides(q, k))
     kernel = bidirectional_forward.sum_keys
-    tile = launch.tile(kernel)
-    blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
+    tile = launch.constants(kernel)
+    blocks = -(-shape.features // tile["BLOCK_M"])
     splits = _parts(shape, "sum_keys", count * blocks, 8 * tile["BLOCK_N"])
     partial = (sums, logs) if splits == 1 else _partial(shape, splits, sums)
     rounded = _rounded(launch, weight)
@@ -226,8 +238,8 @@ def forward(
     if splits > 1:
         _join(launch, shape, splits, partial, sums, logs)
     kernel = bidirectional_forward.attend
-    tile = launch.tile(kernel)
-    grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
+    tile = launch.constants(kernel)
+    grid = count, -(-shape.longest // (tile["BLOCK_N"] * tile["REPEAT"]))
     launch(kernel, grid, q, cu_seqlens, rounded, bias, sums, logs, out, norm, length, heads, *launch.strides(q, out))
     return answer
 
@@ -246,7 +258,7 @@ def _join(
     launch: _Launcher, shape: Shape, splits: int, partial: tuple[Tensor, Tensor], *whole: Tensor, **constants: Any
 ) -> None:
     kernel = bidirectional_forward.join
-    blocks = triton.cdiv(shape.features, launch.tile(kernel)["BLOCK_M"])
+    blocks = -(-shape.features // launch.constants(kernel)["BLOCK_M"])
     launch(kernel, (shape.sequences * shape.heads, blocks), *partial, *whole, splits, **constants)
 
 
@@ -273,8 +285,8 @@ def backward(
     launch = _Launcher(inputs, options, shape, [q, k, v, out, grad, grad_q, grad_k, grad_v])
     count, (length, heads) = shape.sequences * shape.heads, (shape.length, shape.heads)
     kernel = bidirectional_backward.sum_queries
-    tile = launch.tile(kernel)
-    blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
+    tile = launch.constants(kernel)
+    blocks = -(-shape.features // tile["BLOCK_M"])
     splits = _parts(shape, "sum_queries", count * blocks, 8 * tile["BLOCK_N"])
     drift, grad_sums, grad_logs = torch.empty_like(norm), torch.empty_like(sums), torch.empty_like(logs)
     partial = (grad_sums, grad_logs) if splits == 1 else _partial(shape, splits, sums)
@@ -284,16 +296,16 @@ def backward(
     if splits > 1:
         _join(launch, shape, splits, partial, grad_sums, grad_logs, LOG=False)
     kernel = bidirectional_backward.differentiate_keys
-    parts = _parts(shape, "differentiate_keys", count, 2 * launch.tile(kernel)["BLOCK_N"])
+    parts = _parts(shape, "differentiate_keys", count, 2 * launch.constants(kernel)["BLOCK_N"])
     middle = centre if centred else None
     grad_centre = norm.new_empty(shape.sequences, heads, parts, shape.width) if centred else None
     arguments = k, v, mask, cu_seqlens, rounded, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
-    sizes = length, heads, parts, centre.shape[2], mask_batch
+    sizes = length, heads, parts, _centre_parts(shape), mask_batch
     launch(kernel, (count, parts), *arguments, *sizes, *launch.strides(k, v, grad_k, grad_v))
     kernel = bidirectional_backward.differentiate_queries
-    tile = launch.tile(kernel)
-    grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
+    tile = launch.constants(kernel)
+    grid = count, -(-shape.longest // (tile["BLOCK_N"] * tile["REPEAT"]))
     arguments = q, grad, norm, drift, mask, cu_seqlens, rounded, bias, sums, logs, middle, grad_centre, grad_q, grad_k
-    sizes = length, heads, centre.shape[2], parts, mask_batch
+    sizes = length, heads, _centre_parts(shape), parts, mask_batch
     launch(kernel, grid, *arguments, *sizes, *launch.strides(q, grad, grad_q, grad_k))
     return grad_q, grad_k, grad_v

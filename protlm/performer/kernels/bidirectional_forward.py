@@ -58,8 +58,9 @@ def sum_rows(
     positions = tl.zeros((BLOCK_N,), tl.float32)
     for row in range(low, high, BLOCK_N):
         real = real_rows(mask, row, high, BLOCK_N)
-        sums += load_rows(q, q_row, row, real, D, DP, BLOCK_N, ALIGN).to(tl.float32)
-        sums += load_rows(k, k_row, row, real, D, DP, BLOCK_N, ALIGN).to(tl.float32)
+        x = load_rows(q, q_row, row, real, D, DP, BLOCK_N, ALIGN)
+        y = load_rows(k, k_row, row, real, D, DP, BLOCK_N, ALIGN)
+        sums += x.to(tl.float32) + y.to(tl.float32)
         positions += real.to(tl.float32)
     centre += (index.to(tl.int64) * parts + part) * (D + 1)
     columns = tl.arange(0, DP)

@@ -79,7 +79,7 @@ def bidirectional_launches(
     launches: list[Any] = []
 
     def record(self: Any, kernel: Any, grid: Any, *arguments: Any, **changed: Any) -> None:
-        constants = self._constants | self.tile(kernel) | changed
+        constants = self.constants(kernel) | changed
         options = {name: constants[name] for name in ("num_warps", "num_stages")}
         known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
         launches.append((kernel, arguments, known, options))
