@@ -8,6 +8,8 @@ The same inputs give the same bits.
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,26 +19,15 @@ from torch import Tensor
 
 from protlm.performer.features import Computed, Exponential, FeatureMap, Generalised, decode_map
 from protlm.performer.kernels import bidirectional_backward, bidirectional_forward
+from protlm.performer.kernels.bidirectional_tiles import replaced, tiles
 
 PARTS = 32
 """The most parts that a sequence is divided into."""
 PROCESSORS = 132
 """Programs that run at once, by which the number of parts is chosen; of an H100 or H200."""
-TILES: dict[tuple[str, int, int], dict[str, int]] = {}
-"""Tile sizes of a kernel by (name, padded width, bytes of a number), which replace those of `tiles`."""
 PRECISION = "tf32x3"
 """Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
-_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
-    "sum_rows": [(64, 16, 4, 2, 1)] * 4,
-    "sum_keys": [(64, 128, 8, 2, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
-    "join": [(64, 64, 4, 2, 1)] * 4,
-    "attend": [(128, 128, 8, 2, 1), (128, 64, 8, 2, 1), (32, 32, 4, 1, 1), (16, 32, 4, 1, 1)],
-    "sum_queries": [(64, 128, 8, 2, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
-    "differentiate_keys": [(64, 32, 4, 2, 1), (32, 32, 4, 2, 1), (16, 32, 4, 1, 1), (16, 16, 8, 1, 1)],
-    "differentiate_queries": [(64, 128, 8, 2, 1), (64, 64, 8, 2, 1), (32, 32, 8, 1, 1), (16, 16, 4, 1, 1)],
-}
-"""BLOCK_N, BLOCK_M, num_warps, num_stages and REPEAT; 16 bits up to a width of 64 and above, then 32 bits."""
-WAVES = {"sum_rows": 4, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
+WAVES = {"sum_rows": 16, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
 """Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
 """The largest d and e."""
@@ -54,7 +45,7 @@ class Results(NamedTuple):
     logs: Tensor
     """(S, H, M) float32: m."""
     centre: Tensor
-    """(S, H, PARTS, d + 1) float32, sums of q + k and numbers of positions; (S, H, 0, d + 1) if keys are not centred."""
+    """(S, H, PARTS, d + 1) float32, sums of q + k and numbers of positions; PARTS is 0 if keys are not centred."""
 
 
 class Shape(NamedTuple):
@@ -70,49 +61,8 @@ class Shape(NamedTuple):
     packed: bool
 
 
-TUNED: dict[str, tuple[int, int, int, int, int]] = {
-    "sum_keys": (64, 128, 1, 4, 3),
-    "sum_keys, M > 128": (128, 128, 1, 8, 3),
-    "attend": (64, 128, 2, 4, 2),
-    "attend, M > 128": (128, 64, 1, 8, 2),
-    "sum_queries": (64, 128, 1, 8, 3),
-    "sum_queries, M > 128": (128, 128, 1, 8, 3),
-    "sum_queries, generalised": (64, 128, 1, 4, 3),
-    "differentiate_keys": (64, 64, 1, 4, 2),
-    "differentiate_keys, generalised": (128, 128, 1, 8, 2),
-    "differentiate_queries": (64, 64, 1, 4, 2),
-}
-"""Fields of `tiles` from Hopper on, for 16-bit inputs of width 64 or less: the fastest of a sweep on an H200."""
-CAPABILITY: int | None = None
-"""Major compute capability to choose tiles for; None for that of the device."""
-
-
-def tiles(name: str, width: int, itemsize: int, features: int, log: bool, capability: int) -> dict[str, int]:
-    """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
-
-    Args:
-        name: of the kernel.
-        width: the larger of d and e, padded.
-        itemsize: bytes of a number in matrix products.
-        features: M.
-        log: whether features are positive and computed as logarithms.
-        capability: of the device, its major number.
-    """
-    wide, narrow, covering = width > 64, itemsize == 2, max(16, triton.next_power_of_2(features))
-    if name in ("sum_rows", "join"):
-        chosen = (64, 64, 1, 4, 2)
-    elif narrow and not wide and capability >= 9:
-        variants = [f"{name}, generalised"] * (not log) + [f"{name}, M > 128"] * (features > 128) + [name]
-        chosen = next(TUNED[variant] for variant in variants if variant in TUNED)
-    elif narrow:
-        rows = {"attend": 128, "differentiate_keys": 32 if wide else 64}.get(name, 64)
-        most = {"attend": 64 if wide else 128, "differentiate_keys": 32 if wide else 64}.get(name, 128)
-        chosen = (rows, most, 1, 8 if min(most, covering) == 128 or (wide and name == "attend") else 4, 2)
-    else:
-        chosen = (32, 16 if wide else 32, 1, 8 if wide or name.startswith("differentiate") else 4, 1)
-    fields = dict(zip(("BLOCK_N", "BLOCK_M", "REPEAT", "num_warps", "num_stages"), chosen, strict=True))
-    fields["BLOCK_M"] = min(fields["BLOCK_M"], covering)
-    return fields | TILES.get((name, width, itemsize), {})
+def _older(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 9
 
 
 def kernel_map(feature_map: FeatureMap) -> tuple[str, float] | None:
@@ -181,6 +131,43 @@ def results(inputs: Any, centred: bool, cu_seqlens: Tensor | None = None, max_le
     )
 
 
+@cache
+def _constants(
+    feature_map: str, scale: float, dtype: torch.dtype, features: int, width: int, values: int, align: int, older: bool,
+    replaced: tuple[Any, ...], precision: str,
+) -> Callable[[Any], dict[str, Any]]:  # fmt: skip
+    """For a kernel, its compile-time constants and launch options; arguments as in `_Launcher`."""
+    chosen = decode_map(feature_map)
+    name, epsilon = kernel_map(chosen) or ("", 0.0)
+    padded = [max(16, triton.next_power_of_2(x)) for x in (width, values)]
+    constants: dict[str, Any] = {
+        "MAP": name,
+        "EPSILON": epsilon,
+        "LOG": chosen.log,
+        "SCALE": scale,
+        "QUADRATIC": chosen.quadratic * scale**2 / 2,
+        "ALIGN": align,
+        "M": features,
+        "D": width,
+        "E": values,
+        "DP": padded[0],
+        "EP": padded[1],
+        "PARTS": PARTS,
+        "DOT": {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype],
+        "PRECISION": "tf32" if dtype.itemsize == 2 else precision,
+    }
+    if triton.knobs.runtime.interpret:
+        constants["PRECISION"] = "emulated"
+
+    @cache
+    def of(kernel: Any) -> dict[str, Any]:
+        sizes = tiles(kernel.fn.__name__, max(padded), dtype.itemsize, features, chosen.log, older)
+        known = {name: value for name, value in (constants | sizes).items() if name in kernel.arg_names}
+        return known | {name: sizes[name] for name in ("num_warps", "num_stages")}
+
+    return of
+
+
 class _Launcher:
     """Compile-time constants and tile sizes of one call.
 
@@ -192,49 +179,18 @@ class _Launcher:
 
     def __init__(self, inputs: Any, options: Any, shape: Shape, tensors: list[Tensor]) -> None:
         q, k, v = inputs[:3]
-        feature_map = decode_map(options.feature_map)
-        chosen = kernel_map(feature_map)
-        assert chosen is not None
-        same = q.dtype == k.dtype == v.dtype and q.dtype.itemsize == 2
-        dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[q.dtype] if same else tl.float32
-        padded = [max(16, triton.next_power_of_2(x)) for x in (shape.width, shape.values)]
+        self.dtype = q.dtype if q.dtype == k.dtype == v.dtype and q.dtype.itemsize == 2 else torch.float32
         self.align = math.gcd(16, *(stride for x in tensors for stride in x.stride()[:3]))
-        self._tiled = max(padded), 2 if same else 4, shape.features, feature_map.log, _capability(q.device)
-        self._constants: dict[str, Any] = {
-            "MAP": chosen[0],
-            "EPSILON": chosen[1],
-            "LOG": feature_map.log,
-            "SCALE": options.scale,
-            "QUADRATIC": feature_map.quadratic * options.scale**2 / 2,
-            "ALIGN": self.align,
-            "M": shape.features,
-            "D": shape.width,
-            "E": shape.values,
-            "DP": padded[0],
-            "EP": padded[1],
-            "PARTS": PARTS,
-            "DOT": dot,
-            "PRECISION": "emulated" if triton.knobs.runtime.interpret else "tf32" if same else PRECISION,
-        }
+        sizes = shape.features, shape.width, shape.values, self.align, _older(q.device), replaced(), PRECISION
+        self.constants = _constants(options.feature_map, options.scale, self.dtype, *sizes)
 
     def strides(self, *tensors: Tensor) -> list[int]:
         """Of batch, head and row of each tensor, divided by the alignment."""
         return [stride // self.align for x in tensors for stride in x.stride()[:3]]
 
-    def tile(self, kernel: Any) -> dict[str, int]:
-        return tiles(kernel.fn.__name__, *self._tiled)
-
     def __call__(self, kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> None:
-        constants = self._constants | self.tile(kernel) | constants
-        warps, stages = constants["num_warps"], constants["num_stages"]
-        known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
-        kernel[grid](*arguments, **known, num_warps=warps, num_stages=stages)
-
-
-def _capability(device: torch.device) -> int:
-    if CAPABILITY is not None or device.type != "cuda":
-        return CAPABILITY or 9
-    return torch.cuda.get_device_capability(device)[0]
+        known = self.constants(kernel)
+        kernel[grid](*arguments, **(known | constants if constants else known))
 
 
 def _rows_first(x: Tensor) -> Tensor:
@@ -271,20 +227,26 @@ def forward(
         grid, sizes = (count, parts), (length, heads, parts, mask_batch)
         launch(bidirectional_forward.sum_rows, grid, q, k, mask, cu_seqlens, centre, *sizes, *launch.strides(q, k))
     kernel = bidirectional_forward.sum_keys
-    tile = launch.tile(kernel)
-    blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
+    tile = launch.constants(kernel)
+    blocks = -(-shape.features // tile["BLOCK_M"])
     splits = _parts(shape, "sum_keys", count * blocks, 8 * tile["BLOCK_N"])
     partial = (sums, logs) if splits == 1 else _partial(shape, splits, sums)
-    arguments = k, v, mask, cu_seqlens, weight, centre if centred else None, *partial
+    rounded = _rounded(launch, weight)
+    arguments = k, v, mask, cu_seqlens, weight, rounded, centre if centred else None, *partial
     sizes = length, heads, splits, parts, mask_batch
     launch(kernel, (count * blocks, splits), *arguments, *sizes, *launch.strides(k, v))
     if splits > 1:
         _join(launch, shape, splits, partial, sums, logs)
     kernel = bidirectional_forward.attend
-    tile = launch.tile(kernel)
-    grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
-    launch(kernel, grid, q, cu_seqlens, weight, bias, sums, logs, out, norm, length, heads, *launch.strides(q, out))
+    tile = launch.constants(kernel)
+    grid = count, -(-shape.longest // (tile["BLOCK_N"] * tile["REPEAT"]))
+    launch(kernel, grid, q, cu_seqlens, rounded, bias, sums, logs, out, norm, length, heads, *launch.strides(q, out))
     return answer
+
+
+def _rounded(launch: _Launcher, weight: Tensor | None) -> Tensor | None:
+    """Memory for the directions (M, d) in the dtype of products, which the first kernel writes for the others."""
+    return None if weight is None else weight.new_empty(weight.shape, dtype=launch.dtype)
 
 
 def _partial(shape: Shape, splits: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,7 +258,7 @@ def _join(
     launch: _Launcher, shape: Shape, splits: int, partial: tuple[Tensor, Tensor], *whole: Tensor, **constants: Any
 ) -> None:
     kernel = bidirectional_forward.join
-    blocks = triton.cdiv(shape.features, launch.tile(kernel)["BLOCK_M"])
+    blocks = -(-shape.features // launch.constants(kernel)["BLOCK_M"])
     launch(kernel, (shape.sequences * shape.heads, blocks), *partial, *whole, splits, **constants)
 
 
@@ -323,26 +285,27 @@ def backward(
     launch = _Launcher(inputs, options, shape, [q, k, v, out, grad, grad_q, grad_k, grad_v])
     count, (length, heads) = shape.sequences * shape.heads, (shape.length, shape.heads)
     kernel = bidirectional_backward.sum_queries
-    tile = launch.tile(kernel)
-    blocks = triton.cdiv(shape.features, tile["BLOCK_M"])
+    tile = launch.constants(kernel)
+    blocks = -(-shape.features // tile["BLOCK_M"])
     splits = _parts(shape, "sum_queries", count * blocks, 8 * tile["BLOCK_N"])
     drift, grad_sums, grad_logs = torch.empty_like(norm), torch.empty_like(sums), torch.empty_like(logs)
     partial = (grad_sums, grad_logs) if splits == 1 else _partial(shape, splits, sums)
-    arguments = q, out, grad, norm, drift, cu_seqlens, weight, bias, logs, *partial
+    rounded = _rounded(launch, weight)
+    arguments = q, out, grad, norm, drift, cu_seqlens, weight, rounded, bias, logs, *partial
     launch(kernel, (count * blocks, splits), *arguments, length, heads, splits, *launch.strides(q, out, grad))
     if splits > 1:
         _join(launch, shape, splits, partial, grad_sums, grad_logs, LOG=False)
     kernel = bidirectional_backward.differentiate_keys
-    parts = _parts(shape, "differentiate_keys", count, 2 * launch.tile(kernel)["BLOCK_N"])
+    parts = _parts(shape, "differentiate_keys", count, 2 * launch.constants(kernel)["BLOCK_N"])
     middle = centre if centred else None
     grad_centre = norm.new_empty(shape.sequences, heads, parts, shape.width) if centred else None
-    arguments = k, v, mask, cu_seqlens, weight, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
+    arguments = k, v, mask, cu_seqlens, rounded, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
     sizes = length, heads, parts, _centre_parts(shape), mask_batch
     launch(kernel, (count, parts), *arguments, *sizes, *launch.strides(k, v, grad_k, grad_v))
     kernel = bidirectional_backward.differentiate_queries
-    tile = launch.tile(kernel)
-    grid = count, triton.cdiv(shape.longest, tile["BLOCK_N"] * tile["REPEAT"])
-    arguments = q, grad, norm, drift, mask, cu_seqlens, weight, bias, sums, logs, middle, grad_centre, grad_q, grad_k
+    tile = launch.constants(kernel)
+    grid = count, -(-shape.longest // (tile["BLOCK_N"] * tile["REPEAT"]))
+    arguments = q, grad, norm, drift, mask, cu_seqlens, rounded, bias, sums, logs, middle, grad_centre, grad_q, grad_k
     sizes = length, heads, _centre_parts(shape), parts, mask_batch
     launch(kernel, grid, *arguments, *sizes, *launch.strides(q, grad, grad_q, grad_k))
     return grad_q, grad_k, grad_v

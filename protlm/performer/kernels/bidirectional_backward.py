@@ -37,13 +37,13 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit(do_not_specialize=[*LENGTHS, *strides("q", "out", "grad")])
 def sum_queries(
-    q, out, grad, norm, drift, cu_seqlens, weight, bias, logs, grad_sums, grad_logs,
+    q, out, grad, norm, drift, cu_seqlens, weight, rounded, bias, logs, grad_sums, grad_logs,
     length, heads, parts, q_batch, q_head, q_row, out_batch, out_head, out_row, grad_batch, grad_head, grad_row,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
     ALIGN: tl.constexpr, M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """dg (n, parts, M, e), h (n, parts, M) and D (B, H, L). Grid (n x blocks of features, parts)."""
+    """dg (n, parts, M, e), h (n, parts, M), D (B, H, L) and `rounded`. Grid (n x blocks of features, parts)."""
     BLOCKS: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
     index, part = tl.program_id(0) // BLOCKS, tl.program_id(1)
     feature = tl.program_id(0) % BLOCKS * BLOCK_M
@@ -55,6 +55,9 @@ def sum_queries(
     drift += (batch * heads + index % heads) * length + first
     low, high = span(count, part, parts, BLOCK_N)
     w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+    if rounded is not None:
+        if (index == 0) & (part == 0):
+            store_features(rounded, w, index, feature, M, D, DP, BLOCK_M)
     result = tl.zeros((BLOCK_M, EP), tl.float32)
     ones = tl.zeros((BLOCK_M,), tl.float32)
     if LOG:
@@ -102,14 +105,14 @@ def origins(logs, index, feature, LOG: tl.constexpr, M: tl.constexpr, BLOCK: tl.
 
 @triton.jit
 def key_gradients(
-    y, weights, values, w, dg, h, origin, grad_y, grad_v, inner, weight,
+    y, weights, values, w, dg, h, origin, grad_y, grad_v, inner, rounded,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr, QUADRATIC: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to dy (T, d), dv (T, e) and sum_i dp (T)."""
     p = product(y, tl.trans(w), None, PRECISION)
     dp = product(values, tl.trans(dg), None, PRECISION) + h[None, :]
-    if weight is None:
+    if rounded is None:
         p *= SCALE
     if LOG:
         phi = tl.exp2(logarithm(p, MAP, EPSILON) + (weights[:, None] - origin[None, :]))
@@ -127,7 +130,7 @@ def key_gradients(
 
 @triton.jit(do_not_specialize=[*LENGTHS, "mask_batch", *strides("k", "v", "grad_k", "grad_v")])
 def differentiate_keys(
-    k, v, mask, cu_seqlens, weight, centre, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre,
+    k, v, mask, cu_seqlens, rounded, centre, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre,
     length, heads, parts, centre_parts, mask_batch, k_batch, k_head, k_row, v_batch, v_head, v_row,
     grad_k_batch, grad_k_head, grad_k_row, grad_v_batch, grad_v_head, grad_v_row,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr, QUADRATIC: tl.constexpr,
@@ -151,7 +154,7 @@ def differentiate_keys(
         )
         sum_k = tl.zeros((DP,), tl.float32)
     if M <= BLOCK_M:
-        w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
+        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
         dg = load_features(grad_sums, index, 0, M, E, EP, BLOCK_M, DOT)
         h = load_vector(grad_logs, index, 0, 0.0, M, BLOCK_M)
         origin = origins(logs, index, 0, LOG, M, BLOCK_M)
@@ -165,20 +168,20 @@ def differentiate_keys(
         inner = tl.zeros((BLOCK_N,), tl.float32)
         if M <= BLOCK_M:
             result_y, result_v, inner = key_gradients(
-                y, weights, values, w, dg, h, origin, result_y, result_v, inner, weight,
+                y, weights, values, w, dg, h, origin, result_y, result_v, inner, rounded,
                 MAP, LOG, EPSILON, SCALE, QUADRATIC, DOT, PRECISION,
             )  # fmt: skip
         else:
             for feature in range(0, M, BLOCK_M):
-                some_w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
                 some_dg = load_features(grad_sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_h = load_vector(grad_logs, index, feature, 0.0, M, BLOCK_M)
                 some_origin = origins(logs, index, feature, LOG, M, BLOCK_M)
                 result_y, result_v, inner = key_gradients(
-                    y, weights, values, some_w, some_dg, some_h, some_origin, result_y, result_v, inner, weight,
+                    y, weights, values, some_w, some_dg, some_h, some_origin, result_y, result_v, inner, rounded,
                     MAP, LOG, EPSILON, SCALE, QUADRATIC, DOT, PRECISION,
                 )  # fmt: skip
-        if weight is None:
+        if rounded is None:
             result_y *= SCALE
         if LOG:
             result_y *= LN2
@@ -200,14 +203,14 @@ def differentiate_keys(
 
 @triton.jit
 def query_gradients(
-    x, upstream, inner, divisor, w, means, shift, result, weight,
+    x, upstream, inner, divisor, w, means, shift, result, rounded,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to dx (T, d)."""
     p = product(x, tl.trans(w), None, PRECISION)
     dp = product(upstream, tl.trans(means), None, PRECISION)
-    if weight is None:
+    if rounded is None:
         p *= SCALE
     if LOG:
         phi = tl.exp2(logarithm(p, MAP, EPSILON) + (shift[None, :] - divisor[:, None]))
@@ -219,7 +222,7 @@ def query_gradients(
 
 @triton.jit(do_not_specialize=[*LENGTHS, "mask_batch", "grad_parts", *strides("q", "grad", "grad_q", "grad_k")])
 def differentiate_queries(
-    q, grad, norm, drift, mask, cu_seqlens, weight, bias, sums, logs, centre, grad_centre, grad_q, grad_k,
+    q, grad, norm, drift, mask, cu_seqlens, rounded, bias, sums, logs, centre, grad_centre, grad_q, grad_k,
     length, heads, centre_parts, grad_parts, mask_batch, q_batch, q_head, q_row, grad_batch, grad_head, grad_row,
     grad_q_batch, grad_q_head, grad_q_row, grad_k_batch, grad_k_head, grad_k_row,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
@@ -246,7 +249,7 @@ def differentiate_queries(
             centre, index, centre_parts, D, PARTS
         )
     if M <= BLOCK_M:
-        w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
+        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)
         shift = shifts(logs, bias, index, 0, LOG, M, BLOCK_M)
     for row in range(low, tl.minimum(low + BLOCK_N * REPEAT, count), BLOCK_N):
@@ -259,18 +262,18 @@ def differentiate_queries(
         result = tl.zeros((BLOCK_N, DP), tl.float32)
         if M <= BLOCK_M:
             result = query_gradients(
-                x, upstream, inner, divisor, w, means, shift, result, weight, MAP, LOG, EPSILON, SCALE, DOT, PRECISION
+                x, upstream, inner, divisor, w, means, shift, result, rounded, MAP, LOG, EPSILON, SCALE, DOT, PRECISION
             )
         else:
             for feature in range(0, M, BLOCK_M):
-                some_w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
                 some_means = load_features(sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_shift = shifts(logs, bias, index, feature, LOG, M, BLOCK_M)
                 result = query_gradients(
-                    x, upstream, inner, divisor, some_w, some_means, some_shift, result, weight,
+                    x, upstream, inner, divisor, some_w, some_means, some_shift, result, rounded,
                     MAP, LOG, EPSILON, SCALE, DOT, PRECISION,
                 )  # fmt: skip
-        if weight is None:
+        if rounded is None:
             result *= SCALE
         if LOG:
             result *= LN2

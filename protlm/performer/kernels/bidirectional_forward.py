@@ -58,8 +58,9 @@ def sum_rows(
     positions = tl.zeros((BLOCK_N,), tl.float32)
     for row in range(low, high, BLOCK_N):
         real = real_rows(mask, row, high, BLOCK_N)
-        sums += load_rows(q, q_row, row, real, D, DP, BLOCK_N, ALIGN).to(tl.float32)
-        sums += load_rows(k, k_row, row, real, D, DP, BLOCK_N, ALIGN).to(tl.float32)
+        x = load_rows(q, q_row, row, real, D, DP, BLOCK_N, ALIGN)
+        y = load_rows(k, k_row, row, real, D, DP, BLOCK_N, ALIGN)
+        sums += x.to(tl.float32) + y.to(tl.float32)
         positions += real.to(tl.float32)
     centre += (index.to(tl.int64) * parts + part) * (D + 1)
     columns = tl.arange(0, DP)
@@ -86,13 +87,16 @@ def centred(x, real, mean, centre, QUADRATIC: tl.constexpr, LOG: tl.constexpr, D
 
 @triton.jit(do_not_specialize=[*LENGTHS, "mask_batch", *strides("k", "v")])
 def sum_keys(
-    k, v, mask, cu_seqlens, weight, centre, sums, logs,
+    k, v, mask, cu_seqlens, weight, rounded, centre, sums, logs,
     length, heads, parts, centre_parts, mask_batch, k_batch, k_head, k_row, v_batch, v_head, v_row,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr, QUADRATIC: tl.constexpr,
     ALIGN: tl.constexpr, M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     PARTS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """g (n, parts, M, e) and m (n, parts, M) of each part of each sequence. Grid (n x blocks of features, parts)."""
+    """g (n, parts, M, e) and m (n, parts, M) of each part of each sequence. Grid (n x blocks of features, parts).
+
+    The directions that other kernels load, `rounded` (M, d), are those of the products: times log2(e) for logarithms.
+    """
     BLOCKS: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
     index, part = tl.program_id(0) // BLOCKS, tl.program_id(1)
     feature = tl.program_id(0) % BLOCKS * BLOCK_M
@@ -103,6 +107,9 @@ def sum_keys(
         mask += batch * mask_batch + first
     low, high = span(count, part, parts, BLOCK_N)
     w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+    if rounded is not None:
+        if (index == 0) & (part == 0):
+            store_features(rounded, w, index, feature, M, D, DP, BLOCK_M)
     mean = tl.zeros((DP,), tl.float32)
     if centre is not None:
         mean = total(centre, index, centre_parts, D + 1, D, DP, PARTS) / real_count(
@@ -191,13 +198,13 @@ def shifts(logs, bias, index, feature, LOG: tl.constexpr, M: tl.constexpr, BLOCK
 
 @triton.jit
 def attend_features(
-    x, w, means, shift, result, ones, top, weight,
+    x, w, means, shift, result, ones, top, rounded,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to the results (T, e), denominators (T) and largest logarithms (T) of queries (T, d)."""
     p = product(x, tl.trans(w), None, PRECISION)
-    if weight is None:
+    if rounded is None:
         p *= SCALE
     if LOG:
         u = logarithm(p, MAP, EPSILON) + shift[None, :]
@@ -217,7 +224,7 @@ def attend_features(
 
 @triton.jit(do_not_specialize=[*LENGTHS, *strides("q", "out")])
 def attend(
-    q, cu_seqlens, weight, bias, sums, logs, out, norm,
+    q, cu_seqlens, rounded, bias, sums, logs, out, norm,
     length, heads, q_batch, q_head, q_row, out_batch, out_head, out_row,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
     ALIGN: tl.constexpr, M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
@@ -233,7 +240,7 @@ def attend(
     out = locate(out, batch, index % heads, first, out_batch, out_head, out_row, ALIGN)
     norm += (batch * heads + index % heads) * length + first
     if M <= BLOCK_M:
-        w = directions(weight, 0, M, D, DP, BLOCK_M, DOT, LOG)
+        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)
         shift = shifts(logs, bias, index, 0, LOG, M, BLOCK_M)
     for row in range(low, tl.minimum(low + BLOCK_N * REPEAT, count), BLOCK_N):
@@ -244,15 +251,15 @@ def attend(
         top = tl.full((BLOCK_N,), float("-inf"), tl.float32)
         if M <= BLOCK_M:
             result, ones, top = attend_features(
-                x, w, means, shift, result, ones, top, weight, MAP, LOG, EPSILON, SCALE, DOT, PRECISION
+                x, w, means, shift, result, ones, top, rounded, MAP, LOG, EPSILON, SCALE, DOT, PRECISION
             )
         else:
             for feature in range(0, M, BLOCK_M):
-                some_w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
                 some_means = load_features(sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_shift = shifts(logs, bias, index, feature, LOG, M, BLOCK_M)
                 result, ones, top = attend_features(
-                    x, some_w, some_means, some_shift, result, ones, top, weight,
+                    x, some_w, some_means, some_shift, result, ones, top, rounded,
                     MAP, LOG, EPSILON, SCALE, DOT, PRECISION,
                 )  # fmt: skip
         divisor = tl.where(ones == 0, 1.0, ones)

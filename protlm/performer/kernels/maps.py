@@ -19,14 +19,17 @@ def directions(
     DOT: tl.constexpr,
     LOG: tl.constexpr,
 ):
-    """(BLOCK, DP) directions from `feature` on, 0 beyond M and d, times log2(e) for logarithms; else the identity."""
+    """(BLOCK, DP) directions from `feature` on, 0 beyond M and d, times log2(e) with LOG; the identity without any."""
     i = feature + tl.arange(0, BLOCK)
     columns = tl.arange(0, DP)
     if weight is None:
         return tl.where(i[:, None] == columns[None, :], 1.0, 0.0).to(DOT)
     else:
         pointers = weight + i[:, None] * D + columns[None, :]
-        w = tl.load(pointers, mask=(i < M)[:, None] & (columns < D)[None, :], other=0.0)
+        if M % BLOCK == 0 and D == DP:
+            w = tl.load(pointers)
+        else:
+            w = tl.load(pointers, mask=(i < M)[:, None] & (columns < D)[None, :], other=0.0)
         if LOG:
             w *= 1.4426950408889634
         return w.to(DOT)

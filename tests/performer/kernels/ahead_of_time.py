@@ -69,21 +69,21 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 def bidirectional_launches(
-    kernel: str, width: int, features: int, dtype: torch.dtype, form: str, target: int
+    kernel: str, width: int, features: int, dtype: torch.dtype, form: str, older: bool
 ) -> list[Any]:
-    """What forward and backward would launch for 4 x 8 heads of 512 positions on a GPU of this capability, times 10."""
+    """What forward and backward would launch for 4 x 8 heads of 512 positions."""
     from protlm.performer.attention import FavorAttention
     from protlm.performer.kernels import bidirectional
 
+    bidirectional._older = lambda device: older
     launches: list[Any] = []
 
     def record(self: Any, kernel: Any, grid: Any, *arguments: Any, **changed: Any) -> None:
-        constants = self._constants | self.tile(kernel) | changed
+        constants = self.constants(kernel) | changed
         options = {name: constants[name] for name in ("num_warps", "num_stages")}
         known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
         launches.append((kernel, arguments, known, options))
 
-    bidirectional.CAPABILITY = target // 10
     bidirectional._Launcher.__call__ = record  # type: ignore[method-assign]
     batch = 1 if form == "packed" else 4
     q, k, v, grad = (torch.empty(batch, 512, 8, width, dtype=dtype).transpose(1, 2) for _ in range(4))
@@ -100,7 +100,7 @@ def bidirectional_launches(
 if __name__ == "__main__":
     kernel, width, features, dtype, form, *targets = sys.argv[1:]
     for target in map(int, targets):
-        launches = bidirectional_launches(kernel, int(width), int(features), getattr(torch, dtype), form, target)
-        for launch in launches:
+        sizes = int(width), int(features), getattr(torch, dtype)
+        for launch in bidirectional_launches(kernel, *sizes, form, target < 90):
             report = {"kernel": launch[0].fn.__name__, "target": target} | compiled(launch, target)
             print(json.dumps(report), flush=True)

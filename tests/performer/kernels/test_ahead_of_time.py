@@ -20,8 +20,7 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
     [
         "softmax 60 100 bfloat16 masked",
         "softmax 128 256 bfloat16 packed",
-        "relu 64 256 bfloat16 packed",
-        "relu 64 32 float32 masked",
+        "relu 64 128 bfloat16 packed",
         "softmax 128 512 float32 dense",
     ],
 )
