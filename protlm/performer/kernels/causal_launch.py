@@ -22,7 +22,6 @@ from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
 from protlm.performer.kernels.causal_tiling import Launch, Tiling, tiling
 
-
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
