@@ -23,8 +23,10 @@ LIMIT = tl.constexpr(60.0)
 def product(x, y, before, PRECISION: tl.constexpr):
     """before + x y, with sums in float32."""
     if INTERPRETED:  # Triton's interpreter multiplies the bit patterns of bfloat16
-        return tl.dot(x.to(tl.float32), y.to(tl.float32), before, input_precision="ieee")
-    return tl.dot(x, y, before, input_precision=PRECISION)
+        result = tl.dot(x.to(tl.float32), y.to(tl.float32), before, input_precision="ieee")
+    else:
+        result = tl.dot(x, y, before, input_precision=PRECISION)
+    return result
 
 
 @triton.jit
@@ -53,9 +55,10 @@ def rows(x, stride, real, width: tl.constexpr, C: tl.constexpr, WIDTH: tl.conste
     """(C, WIDTH): rows of `width` numbers from the pointer x on, 0 where not `real` (C)."""
     column = tl.arange(0, WIDTH)
     address = x + tl.arange(0, C)[:, None] * stride + column[None, :]
-    if width == WIDTH:
-        return tl.load(address, mask=real[:, None], other=0.0)
-    return tl.load(address, mask=real[:, None] & (column < width)[None, :], other=0.0)
+    mask = real[:, None]
+    if width < WIDTH:
+        mask = mask & (column < width)[None, :]
+    return tl.load(address, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -63,9 +66,10 @@ def columns(x, stride, real, width: tl.constexpr, C: tl.constexpr, WIDTH: tl.con
     """(WIDTH, C): the same, transposed."""
     row = tl.arange(0, WIDTH)
     address = x + tl.arange(0, C)[None, :] * stride + row[:, None]
-    if width == WIDTH:
-        return tl.load(address, mask=real[None, :], other=0.0)
-    return tl.load(address, mask=real[None, :] & (row < width)[:, None], other=0.0)
+    mask = real[None, :]
+    if width < WIDTH:
+        mask = mask & (row < width)[:, None]
+    return tl.load(address, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -146,9 +150,10 @@ def logarithm(p, epsilon, FUNCTION: tl.constexpr):
 @triton.jit
 def logarithm_slope(p, u, FUNCTION: tl.constexpr):
     """The derivative of the natural logarithm of a feature, of which u is the base-2 logarithm."""
+    slope = 1.0
     if FUNCTION == "exp":
-        return tl.exp2(p * LOG2E - u)
-    return 1.0
+        slope = tl.exp2(p * LOG2E - u)
+    return slope
 
 
 @triton.jit
@@ -157,9 +162,10 @@ def directions(
     PROJECTED: tl.constexpr,
 ):  # fmt: skip
     """(BM, D): rows of the directions from `start` on, 0 beyond M; a number without a projection."""
+    w = 0.0
     if PROJECTED:
-        return rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(dtype)
-    return 0.0
+        w = rows(weight + start * d, d, start + tl.arange(0, BM) < M, d, BM, D).to(dtype)
+    return w
 
 
 @triton.jit

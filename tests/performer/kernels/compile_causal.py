@@ -29,12 +29,6 @@ TYPES = {
     torch.int32: "*i32",
     torch.bool: "*i1",
 }
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.int32: "*i32",
-    torch.bool: "*i1",
-}
 
 
 @dataclass
