@@ -42,7 +42,7 @@ _OLDER_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "sum_keys": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
     "attend": [(128, 128, 8, 2, 1), (64, 64, 8, 2, 1)],
     "sum_queries": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
-    "differentiate_keys": [(32, 32, 4, 1, 1), (32, 32, 8, 2, 1)],
+    "differentiate_keys": [(64, 16, 4, 2, 1), (32, 32, 8, 2, 1)],
     "differentiate_queries": [(64, 32, 4, 2, 1), (64, 64, 8, 2, 1)],
 }
 """The same for 16 bits on GPUs before Hopper, where sums are in the registers of more threads."""
