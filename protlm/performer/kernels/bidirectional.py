@@ -161,7 +161,8 @@ def _constants(
 
     @cache
     def of(kernel: Any) -> dict[str, Any]:
-        sizes = tiles(kernel.fn.__name__, max(padded), dtype.itemsize, features, chosen.log, older)
+        larger = padded != [width, values]
+        sizes = tiles(kernel.fn.__name__, max(padded), dtype.itemsize, features, chosen.log, larger, older)
         known = {name: value for name, value in (constants | sizes).items() if name in kernel.arg_names}
         return known | {name: sizes[name] for name in ("num_warps", "num_stages")}
 

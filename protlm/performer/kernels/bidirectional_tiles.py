@@ -12,7 +12,7 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {}
 _NAMES = ("BLOCK_N", "BLOCK_M", "num_warps", "num_stages", "REPEAT")
 _TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "sum_rows": [(64, 16, 4, 2, 1)] * 4,
-    "sum_keys": [(64, 128, 4, 3, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
+    "sum_keys": [(64, 128, 8, 3, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
     "join": [(64, 64, 4, 2, 1)] * 4,
     "attend": [(64, 128, 4, 2, 2), (128, 64, 8, 2, 1), (32, 32, 4, 1, 1), (16, 32, 4, 1, 1)],
     "sum_queries": [(64, 128, 8, 3, 1), (64, 128, 8, 2, 1), (32, 32, 4, 1, 1), (32, 16, 8, 1, 1)],
@@ -24,9 +24,8 @@ _TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
 The first column is the fastest of a sweep on an H200 with M = 128.
 """
 _VARIANTS: dict[tuple[str, bool, bool], tuple[int, int, int, int, int]] = {
+    ("sum_keys", True, False): (64, 128, 4, 3, 1),
     ("sum_keys", True, True): (128, 128, 8, 3, 1),
-    ("sum_keys", False, False): (64, 128, 8, 3, 1),
-    ("sum_keys", False, True): (64, 128, 8, 3, 1),
     ("attend", True, True): (128, 64, 8, 2, 1),
     ("attend", False, True): (128, 64, 8, 2, 1),
     ("sum_queries", True, True): (128, 128, 8, 3, 1),
@@ -36,13 +35,14 @@ _VARIANTS: dict[tuple[str, bool, bool], tuple[int, int, int, int, int]] = {
     ("differentiate_keys", False, True): (128, 128, 8, 2, 1),
     ("differentiate_queries", False, False): (128, 128, 8, 2, 2),
 }
-"""Instead of the first column, by kernel, whether features are logarithms, and whether M > 128."""
+"""Instead of the first column, by kernel, whether features are logarithms, and whether M > 128; not for widths that
+are padded, which take more registers."""
 _OLDER_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "sum_rows": [(64, 16, 4, 2, 1), (32, 16, 4, 2, 1)],
     "sum_keys": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
     "attend": [(128, 128, 8, 2, 1), (64, 64, 8, 2, 1)],
-    "sum_queries": [(64, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
-    "differentiate_keys": [(32, 32, 4, 2, 1), (32, 32, 8, 2, 1)],
+    "sum_queries": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
+    "differentiate_keys": [(64, 16, 4, 2, 1), (32, 32, 8, 2, 1)],
     "differentiate_queries": [(64, 32, 4, 2, 1), (64, 64, 8, 2, 1)],
 }
 """The same for 16 bits on GPUs before Hopper, where sums are in the registers of more threads."""
@@ -53,7 +53,9 @@ def replaced() -> tuple[Any, ...]:
     return tuple((key, *sizes.items()) for key, sizes in TILES.items())
 
 
-def tiles(name: str, width: int, itemsize: int, features: int, log: bool, older: bool = False) -> dict[str, int]:
+def tiles(
+    name: str, width: int, itemsize: int, features: int, log: bool, padded: bool = False, older: bool = False
+) -> dict[str, int]:
     """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
 
     Args:
@@ -62,11 +64,12 @@ def tiles(name: str, width: int, itemsize: int, features: int, log: bool, older:
         itemsize: bytes of a number in matrix products.
         features: M.
         log: whether features are positive and computed as logarithms.
+        padded: whether d or e is smaller than what it is padded to.
         older: whether the GPU is one before Hopper.
     """
     older = older and itemsize == 2
     sizes = (_OLDER_TILES if older and name in _OLDER_TILES else _TILES)[name][2 * (itemsize == 4) + (width > 64)]
-    if itemsize == 2 and width <= 64 and not older:
+    if itemsize == 2 and width <= 64 and not (older or padded):
         sizes = _VARIANTS.get((name, log, features > 128), sizes)
     chosen = dict(zip(_NAMES, sizes, strict=True)) | TILES.get((name, width, itemsize), {})
     block_m = min(chosen["BLOCK_M"], max(16, triton.next_power_of_2(features)))
