@@ -20,7 +20,7 @@ from protlm.performer.kernels.causal_keys import keys_kernel
 from protlm.performer.kernels.causal_outputs import outputs_kernel
 from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
-from protlm.performer.kernels.causal_tiling import Launch, Tiling, tiling
+from protlm.performer.kernels.causal_tiling import Launch, Tiling, generation, tiling
 from protlm.performer.segments import Packed
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -59,7 +59,7 @@ class Call:
         short = all(x.dtype.itemsize == 2 for x in (q, k, v))
         # sums need the range of bfloat16; float16 holds its 8 bits of q and k, and directions to 11 bits
         self.dtype, input_dtype = (torch.bfloat16, torch.float16) if short else (torch.float32, torch.float32)
-        self.sizes = sizes = sizes or tiling(max(d, e), short, backward)
+        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, generation(q.device))
         self.features = d if weight is None else len(weight)
         self.largest_tile = max(16, triton.next_power_of_2(self.features))
         self.padded = self.largest_tile

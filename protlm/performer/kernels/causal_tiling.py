@@ -5,6 +5,8 @@ Legend: M features, d head width, e value width.
 
 from typing import NamedTuple
 
+import torch
+
 
 class Launch(NamedTuple):
     """How one kernel is compiled.
@@ -43,27 +45,32 @@ class Tiling(NamedTuple):
     keys: Launch = Launch(features=32)
 
 
-FORWARD = {
-    2: Tiling(group=128, outputs=Launch(chunk=128, num_warps=8)),
-    4: Tiling(group=32, states=Launch(chunk=32, features=32), outputs=Launch(chunk=32, features=32), scan_features=32),
-}
-"""Of the forward pass, by the bytes of an input number."""
-BACKWARD = {
-    2: Tiling(),
-    4: Tiling(
-        group=32,
-        scan_features=32,
-        states=Launch(chunk=32, features=32),
-        queries=Launch(chunk=32, features=32),
-        keys=Launch(chunk=32, features=32),
-    ),
-}
-"""Of the backward pass."""
+_SMALL = Launch(chunk=32, features=32)
+_SMALLEST = Launch(chunk=16, features=16)
+
+FORWARD = Tiling(group=128, outputs=Launch(chunk=128, num_warps=8))
+"""Of the forward pass for 16-bit inputs, from Hopper on."""
+BACKWARD = Tiling()
+"""Of its backward pass."""
+AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk=32, features=16))
+"""Of both passes for 16-bit inputs on GPUs before Hopper."""
+FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST, queries=_SMALLEST, keys=_SMALLEST)
+"""Of both passes for float32 inputs."""
 
 
-def tiling(width: int, short: bool, backward: bool) -> Tiling:
-    """The sizes for head and value widths up to `width`, and inputs of 16 bits or not."""
-    sizes = (BACKWARD if backward else FORWARD)[2 if short else 4]
+def generation(device: torch.device) -> int:
+    """The major compute capability of a device; Hopper's if it is no GPU, as in the interpreter."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+
+
+def tiling(width: int, short: bool, backward: bool, capability: int) -> Tiling:
+    """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability."""
+    if not short:
+        sizes = FLOAT32
+    elif capability < 9:
+        sizes = AMPERE
+    else:
+        sizes = BACKWARD if backward else FORWARD
     if width <= 64:
         return sizes
     # twice the numbers in each row: half the features in a tile

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from protlm.performer.features import named
+from protlm.performer.kernels import causal_launch
 from protlm.performer.kernels.causal_launch import causal, causal_backward
 from protlm.performer.kernels.causal_tiling import Launch, Tiling
 
@@ -119,16 +121,16 @@ def main() -> None:
         if options.chunk:
             launch = Launch(options.chunk, options.tile, options.warps)
             sizes = Tiling(group=options.group, states=launch, outputs=launch, queries=launch, keys=launch)
-        for kernel in options.kernels:
+        for kernel, capability in product(options.kernels, options.capabilities):
+            causal_launch.generation = lambda device, major=capability // 10: major
             for launch in launches(kernel, getattr(torch, dtype), options.features, options.width, sizes):
                 name = launch.kernel.__name__ + (" queries" if launch.arguments.get("QUERIES") else "")
                 if options.only and name not in options.only:
                     continue
-                for capability in options.capabilities:
-                    row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
-                    row |= {"features": options.features, "width": options.width, "warps": launch.num_warps}
-                    row |= {name: launch.arguments.get(name) for name in ("C", "BM", "G")}
-                    print(json.dumps(row | resources(launch, capability)), flush=True)
+                row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
+                row |= {"features": options.features, "width": options.width, "warps": launch.num_warps}
+                row |= {name: launch.arguments.get(name) for name in ("C", "BM", "G")}
+                print(json.dumps(row | resources(launch, capability)), flush=True)
 
 
 if __name__ == "__main__":
