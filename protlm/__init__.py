@@ -15,7 +15,11 @@ __all__ = ["Embedder", "UserError", "__version__", "load"]
 
 
 def load(
-    path: "str | Path | None" = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
+    path: "str | Path | None" = None,
+    device: str = "cpu",
+    attention: str | None = None,
+    num_features: int | None = None,
+    attention_backend: str = "auto",
 ) -> "ProteinModel":
     """Loads a trained model; see `protlm.model_api.load`.
 
@@ -23,4 +27,4 @@ def load(
     """
     from protlm import model_api  # imports torch, which takes seconds that `protlm --help` should not
 
-    return model_api.load(path, device, attention, num_features)
+    return model_api.load(path, device, attention, num_features, attention_backend)

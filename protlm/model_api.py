@@ -226,7 +226,11 @@ class ProteinModel(Performer):
 
 
 def load(
-    path: str | Path | None = None, device: str = "cpu", attention: str | None = None, num_features: int | None = None
+    path: str | Path | None = None,
+    device: str = "cpu",
+    attention: str | None = None,
+    num_features: int | None = None,
+    attention_backend: str = "auto",
 ) -> ProteinModel:
     """Loads a trained model, in evaluation mode.
 
@@ -235,9 +239,11 @@ def load(
             is the bundled model (`protlm.bundled`), which a line on standard error names.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the accelerator of this machine, if any.
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
+        attention_backend: what computes attention from random features; see `Performer.use_backend`.
 
     Raises:
-        UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device.
+        UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device or
+            backend.
     """
     if not isinstance(path, str | Path | None):
         raise UserError(f"expected the path of a model, got {type(path).__name__}")
@@ -252,9 +258,16 @@ def load(
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
     try:
-        return model.to(device)
+        model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device}: not available ({str(error).splitlines()[0]})", "device") from error
+    try:
+        model.use_backend(attention_backend)
+        if attention_backend != "auto":
+            _ = model.backend_in_use
+    except ValueError as error:
+        raise UserError(str(error), "attention_backend") from error
+    return model
 
 
 def example(causal: bool = False) -> ProteinModel:

@@ -22,6 +22,12 @@ Model = Annotated[
 ]
 Budget = Annotated[int, typer.Option(min=1, help="Maximum number of tokens in a batch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--attention-backend", help="auto, cpu, eager, triton or flex: what computes attention; see docs/gpu.md."
+    ),
+]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16 for 16-bit matrix products.")]
 Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Accept a file that looks like DNA or RNA.")]
 
@@ -31,10 +37,13 @@ Invalid = Annotated[
 
 
 def load_network(path: Path | None, device: str, quiet: bool = False, **attention: Any) -> Any:
-    """The model of the option, by default the bundled one, which is announced unless `quiet`."""
+    """The model of the option, by default the bundled one; announced unless `quiet`, as is its attention on a GPU."""
     from protlm.model_api import load
 
-    return load(named(path) if quiet else path, device, **attention)
+    network = load(named(path) if quiet else path, device, **attention)
+    if not quiet and network.embedding.weight.is_cuda and (used := network.backend_in_use):
+        say(f"attention: {used}")
+    return network
 
 
 def named(model: Path | None) -> Path:

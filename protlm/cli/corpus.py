@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from protlm.cli.console import (
+    Backend,
     Budget,
     Device,
     Invalid,
@@ -117,6 +118,7 @@ def evaluate(
     seed: Annotated[int, Option(min=0, help="Seed of crops and masks.")] = 1,
     token_budget: Budget = 16_384,
     device: Device = "auto",
+    attention_backend: Backend = "auto",
 ) -> None:
     """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
     from protlm.corpus.reader import Corpus
@@ -128,7 +130,7 @@ def evaluate(
     check_outputs({"--json": (json, JSON)}, [corpus, *model_files(model)])
     opened = Corpus(corpus)
     checked_splits(opened, split or (), share)  # before the model is loaded
-    network = load_network(model, device)
+    network = load_network(model, device, attention_backend=attention_backend)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # opened first, so that a file that cannot be written is reported at once

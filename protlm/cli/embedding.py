@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from protlm.cli.console import (
+    Backend,
     Budget,
     Device,
     Invalid,
@@ -72,6 +73,7 @@ def embed(
     overwrite: Overwrite = False,
     token_budget: Budget = 16_384,
     device: Device = "auto",
+    attention_backend: Backend = "auto",
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
@@ -97,7 +99,12 @@ def embed(
         inputs = checked_inputs(fasta)
         checked_outputs(options.layout, options.dtype, options.pools, inputs, output, per_residue)
         FastaFiles(inputs, allow_nucleotides, identifier, invalid=invalid).check_start()
-    network = load_network(model, ranks.device(device) if ranks else device, quiet=bool(ranks and ranks.rank))
+    network = load_network(
+        model,
+        ranks.device(device) if ranks else device,
+        quiet=bool(ranks and ranks.rank),
+        attention_backend=attention_backend,
+    )
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
         with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:

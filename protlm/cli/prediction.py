@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from protlm.cli.console import (
+    Backend,
     Budget,
     Device,
     Invalid,
@@ -61,6 +62,7 @@ def fill(
     precision: Precision = "float32",
     token_budget: Budget = 16_384,
     device: Device = "auto",
+    attention_backend: Backend = "auto",
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
@@ -87,7 +89,7 @@ def fill(
         [*inputs, *model_files(model)],
     )
     records = check_pictures(opened, outputs)
-    computer = Computer(load_network(model, device), token_budget, precision)
+    computer = Computer(load_network(model, device, attention_backend=attention_backend), token_budget, precision)
     unit = "positions" if outputs.every_position or isinstance(opened, list) else "bytes"
     with progress("predicting", unit) as report:
         rows = write_predictions(computer, records, outputs, top, one_pass, report)
@@ -118,6 +120,7 @@ def generate(
         Path | None, Option("--output", "-o", help="FASTA file to write. Default: standard output.")
     ] = None,
     device: Device = "auto",
+    attention_backend: Backend = "auto",
 ) -> None:
     """Generate new proteins with a causal model, as FASTA."""
     from protlm.inference.generate import generate as sample
@@ -126,7 +129,7 @@ def generate(
     if model is None:
         raise UserError("generate requires --model with a causal model (trained with model.causal=true)")
     check_outputs({"--output": (output, FASTA)}, model_files(model))
-    network = load_network(model, device)
+    network = load_network(model, device, attention_backend=attention_backend)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     drawn = ended = residues = 0
     log_likelihood = 0.0

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from protlm.cli.console import (
+    Backend,
     Budget,
     Device,
     Model,
@@ -68,6 +69,7 @@ def score(
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
+    attention_backend: Backend = "auto",
     invalid: Annotated[
         str, Option(help=f"Variants that cannot be scored (stop codons, indels), and invalid records: {_FATES}.")
     ] = "error",
@@ -101,7 +103,7 @@ def score(
         from protlm.inference.perplexity import write_perplexities
 
         shares = _masking(masking)
-        computer = Computer(load_network(model, device), token_budget, precision)
+        computer = Computer(load_network(model, device, attention_backend=attention_backend), token_budget, precision)
         with progress("computing", "residues") as report:
             say(*write_perplexities(computer, opened, output, not one_pass, shares, report))
         return
@@ -112,7 +114,7 @@ def score(
     scan = Scan(opened, "sequence" if typed else protein, variants, variant or (), offset, invalid, column)
     if heatmap:
         check_picture(heatmap, len(scan.only("for a heat map")))
-    network = load_network(model, device)
+    network = load_network(model, device, attention_backend=attention_backend)
     with progress("scoring", "passes") as report:
         scores = scan.score(Computer(network, token_budget, precision), method, report)
     if heatmap:
@@ -141,6 +143,7 @@ def proteingym(
     token_budget: Budget = 16_384,
     precision: Precision = "float32",
     device: Device = "auto",
+    attention_backend: Backend = "auto",
     invalid: Annotated[
         str,
         Option(help=f"Rows that cannot be scored: {_FATES}. Rows without a measurement are scored, but not compared."),
@@ -164,7 +167,7 @@ def proteingym(
     inputs += [assay.path for assay in assays.found]
     check_outputs({"--output": (output, TABLE), "--scores": (scores, FOLDER)}, inputs)
     figures = Published(published, None if columns is None else split_columns(columns)) if published else None
-    computer = Computer(load_network(model, device), token_budget, precision)
+    computer = Computer(load_network(model, device, attention_backend=attention_backend), token_budget, precision)
     with progress("scoring", "assays") as report:
         results = list(benchmark(computer, assays, method, scores, figures, msa, report, invalid))
     if output:

@@ -4,50 +4,19 @@ Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from protlm.performer.backends import choose, explain, flex, kernels
 from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode_map, named
-from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
+from protlm.performer.operands import check_operands
 from protlm.performer.projection import draw_directions, whole_number
 from protlm.performer.recurrent import RecurrentState, check_state, step_position
-
-
-@dataclass(frozen=True)
-class Favor(Kind):
-    """FAVOR+ with one feature map.
-
-    Args:
-        feature_map: the map, which determines the kernel.
-    """
-
-    uses_random_features: ClassVar[bool] = True
-    feature_map: FeatureMap
-
-    @property
-    def redraw_every(self) -> int:
-        """Only estimates of softmax are redrawn: for other kernels new directions mean another function."""
-        return 1000 if self.feature_map.redrawn else 0
-
-    def module(self, settings: AttentionSettings) -> nn.Module:
-        s = settings
-        drawn = (s.head_dim, s.num_features, self.feature_map, s.directions)
-        return FavorAttention(*drawn, s.causal, s.seed, s.layer, s.norms)
-
-    def operations(self, settings: AttentionSettings, length: int) -> int:
-        """2 d M each for features of queries and of keys, for the sums over keys, and for the product with queries."""
-        dim, rows, projection = settings.head_dim, settings.head_dim, 0
-        if self.feature_map.projected:
-            directions = torch.zeros(settings.num_features, dim)
-            rows = len(self.feature_map.affine(directions, torch.zeros(dim, dim))[0])
-            projection = 4 * dim * rows
-        return projection + 4 * dim * self.feature_map.features(torch.empty(0, rows)).shape[-1]
+from protlm.performer.segments import Packed
 
 
 class FavorAttention(nn.Module):
@@ -86,6 +55,8 @@ class FavorAttention(nn.Module):
     moment: Tensor
     observed: Tensor
     draw_number: Tensor
+    backend = "auto"
+    """Which code computes attention; see backends.py."""
 
     def __init__(
         self,
@@ -197,7 +168,9 @@ class FavorAttention(nn.Module):
                 mean = real / real.sum(-1, keepdim=True).clamp(min=1) @ (x + y)
             return (y - mean).to(k.dtype)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
+    ) -> Tensor:
         """Attention (B, H, L, e) in the dtype of v.
 
         Args:
@@ -205,14 +178,41 @@ class FavorAttention(nn.Module):
                 even under autocast; products of 16-bit inputs use 16-bit arithmetic where the processor has it.
             key_mask: (B, L) bool, true where a key is real; None if all are. Masked keys and values may be any finite
                 numbers.
+            packed: the sequences of a packed batch, each of which attends to itself; B is 1. Only where
+                `accepts_packed` is true.
 
         Raises:
-            ValueError: for shapes that do not match.
+            ValueError: for shapes that do not match, and for a `backend` that cannot compute them.
         """
         check_operands(self.head_dim, q, k, v, key_mask)
+        inputs, options = self._operands(q, k, v, key_mask)
+        backend = choose(self.backend, inputs, options)
+        if packed is not None and not self.accepts_packed(q, v):
+            raise ValueError("packed sequences: expected the backend 'triton', and no adaptive kernel in training mode")
         if self.training and self.feature_map.adaptive:
             self.observe(q, k, key_mask)
-        return linear_attention(*self._operands(q, self.centred(q, k, key_mask), v, key_mask))[0]
+        centre = self.feature_map.redrawn and not self.causal
+        if backend == "triton":
+            return kernels().attention(inputs, options, centre, packed)[0]
+        inputs = inputs._replace(k=self.centred(q, k, key_mask)) if centre else inputs
+        if backend == "flex":
+            return flex().attention(inputs, options)
+        return linear_attention(inputs, options)[0]
+
+    def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
+        """Whether `forward` takes packed sequences of such queries and values, in the mode that the module is in."""
+        if self.function is not None or (self.training and self.feature_map.adaptive):
+            return False
+        return choose(self.backend, *self._operands(q, q, v, None)) == "triton"
+
+    def backend_in_use(self, dtype: torch.dtype = torch.bfloat16) -> str:
+        """What computes attention of such tensors on the device of this module, as a phrase for users.
+
+        Raises:
+            ValueError: if the `backend` that was chosen cannot compute them.
+        """
+        q = self.draw_number.new_empty(1, 1, 1, self.head_dim, dtype=dtype)
+        return explain(self.backend, *self._operands(q, q, q, None))
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None
@@ -271,22 +271,4 @@ class FavorAttention(nn.Module):
         return (
             f"head_dim={head_dim}, num_features={num_features}, kernel={kernel!r}, directions={directions!r}, "
             f"norms={norms!r}, causal={self.causal}, seed={self._key[0]}, layer={self._key[1]}"
-        )
-
-
-def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
-    """Raises ValueError for shapes and dtypes of `FavorAttention.forward` that do not match."""
-    if q.dim() != 4 or q.shape[-1] != head_dim or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
-        raise ValueError(
-            f"expected q and k of one shape (B, H, L, {head_dim}) and v (B, H, L, e), got {tuple(q.shape)}, "
-            f"{tuple(k.shape)}, {tuple(v.shape)}"
-        )
-    if not (q.is_floating_point() and k.is_floating_point() and v.is_floating_point()):
-        raise ValueError(f"expected floating-point q, k and v, got {q.dtype}, {k.dtype}, {v.dtype}")
-    if key_mask is not None and not isinstance(key_mask, Tensor):
-        raise ValueError(f"expected key_mask to be a tensor, got {type(key_mask).__name__}")
-    expected = (q.shape[0], q.shape[2])
-    if key_mask is not None and (key_mask.shape != expected or key_mask.dtype != torch.bool):
-        raise ValueError(
-            f"expected a bool key_mask of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
         )

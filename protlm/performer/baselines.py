@@ -1,7 +1,7 @@
 """Exact attention and no attention, with the interface of `FavorAttention`."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from protlm.performer.kind import AttentionSettings, Kind
 @dataclass(frozen=True)
 class Exact(Kind):
     """Exact softmax attention."""
+
+    prefers_no_mask: ClassVar[bool] = True
 
     def module(self, settings: AttentionSettings) -> nn.Module:
         return ExactAttention(settings.causal)
@@ -59,7 +61,7 @@ class ExactAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Like `FavorAttention.forward`, with exact softmax(q.k / sqrt(d))."""
-        if key_mask is None or bool(key_mask.all()):
+        if key_mask is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         mask = key_mask[:, None, None, :]
         if self.causal:

@@ -40,6 +40,8 @@ class Kind:
     """Whether the causal module has a method `step(q, k, v, state)`, which computes attention token by token."""
     bounded: ClassVar[bool] = False
     """Whether sequences longer than `max_length` are refused."""
+    prefers_no_mask: ClassVar[bool] = False
+    """Whether attention is faster without a `key_mask`, so that the model should look whether it needs one."""
     uses_random_features: ClassVar[bool] = False
     """Whether `num_features` has any effect."""
 

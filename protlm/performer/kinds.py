@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from protlm.performer.attention import Favor
 from protlm.performer.baselines import Exact, Identity
+from protlm.performer.favor import Favor
 from protlm.performer.features import FEATURE_MAPS, FeatureMap
 from protlm.performer.kind import Kind
 from protlm.performer.linformer import Linformer

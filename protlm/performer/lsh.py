@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.attention import check_operands
 from protlm.performer.estimator import finite, nonzero, precision, widest, without_autocast
 from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.operands import check_operands
 from protlm.performer.projection import draw_directions, whole_number
 
 MAX_DIRECTIONS = 128

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from protlm.performer.backends import check_backend
 from protlm.performer.config import PerformerConfig
 from protlm.performer.features import FeatureMap
+from protlm.performer.head import EsmHead
 from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
 from protlm.performer.positions import Rotation, rotate, sinusoids
 from protlm.performer.recurrent import PerformerState
-from protlm.performer.segments import restarted, share_of, within_segments
+from protlm.performer.segments import Packed, Segments, attend, restarted, share_of
 
 ZEROED = 0.15 * 0.8
 """Fraction of masked tokens in ESM-2's training; see `PerformerConfig.zeroed_id`."""
@@ -37,14 +39,10 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None, rotation: Rotation | None = None
+        self, x: Tensor, key_mask: Tensor | None, segments: Segments = None, rotation: Rotation | None = None
     ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        q, k, v = self._heads(x, rotation)
-        if segments is None:
-            attended = self.attention(q, k, v, key_mask)
-        else:
-            attended = within_segments(self.attention, q, k, v, key_mask, segments)
+        attended = attend(self.attention, *self._heads(x, rotation), key_mask, segments)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def step(self, x: Tensor, state: Any, rotation: Rotation | None) -> tuple[Tensor, Any]:
@@ -73,7 +71,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, segments: Tensor | None = None, rotation: Rotation | None = None
+        self, x: Tensor, key_mask: Tensor | None, segments: Segments = None, rotation: Rotation | None = None
     ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments, rotation))
@@ -84,20 +82,6 @@ class Block(nn.Module):
         attended, state = self.attention.step(self.attention_norm(x), state, rotation)
         x = x + attended
         return x + self.feed_forward(self.feed_forward_norm(x)), state
-
-
-class EsmHead(nn.Module):
-    """The language-model head of ESM-2 (Lin et al. 2023): dense, GELU, LayerNorm, tied embedding weights."""
-
-    def __init__(self, config: PerformerConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, L, D) and the embedding (V, D) -> logits (B, L, V)."""
-        return F.linear(self.norm(F.gelu(self.dense(x))), embedding, self.bias)
 
 
 class Performer(nn.Module):
@@ -158,6 +142,25 @@ class Performer(nn.Module):
             kind = attention_of(config, layer).train(self.training)
             block.attention.attention = kind.to(self.embedding.weight)  # device and dtype
 
+    def use_backend(self, name: str) -> None:
+        """Chooses what computes attention from random features: "auto", "cpu", "eager", "triton" or "flex".
+
+        Raises:
+            ValueError: for an unknown name; `forward` raises it if the backend cannot compute a call.
+        """
+        check_backend(name)
+        for attention in self._attention("backend"):
+            attention.backend = name
+
+    @property
+    def backend_in_use(self) -> str | None:
+        """What computes attention from random features on this device, for users; None for other kinds of attention.
+
+        Raises:
+            ValueError: if the chosen backend cannot compute it.
+        """
+        return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
+
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
         for attention in self._attention("redraw"):
@@ -179,20 +182,21 @@ class Performer(nn.Module):
         own = (module.rest if isinstance(module, MixedAttention) else module for module in modules)
         return (module for module in own if hasattr(module, able))
 
-    def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Segments = None) -> Tensor:
         """Representations (B, L, D) after the final LayerNorm.
 
         Args:
             tokens: (B, L) int64.
             key_mask: (B, L) bool, true where a token is real; by default all but padding.
-            segments: (B, L) integers for packed batches, equal within each sequence of a row: attention stays within
-                a sequence, and its positions start from 0. None for one sequence per row.
+            segments: of packed batches: (B, L) integers, equal within each sequence of a row, or for a batch of one row
+                a `Packed`. Attention stays within a sequence, and its positions start from 0. None for one sequence
+                per row.
         """
         last = len(self.blocks)
         return self.representations(tokens, {last}, key_mask, segments)[last]
 
     def representations(
-        self, tokens: Tensor, layers: Collection[int], key_mask: Tensor | None = None, segments: Tensor | None = None
+        self, tokens: Tensor, layers: Collection[int], key_mask: Tensor | None = None, segments: Segments = None
     ) -> dict[int, Tensor]:
         """Representations (B, L, D) by layer: 0 is the embedding, i the output of block i, the last after LayerNorm.
 
@@ -202,8 +206,11 @@ class Performer(nn.Module):
         """
         if key_mask is None:
             key_mask = tokens != self.config.pad_id
-        x = self._embedded(tokens, key_mask, segments)
-        rotation = self._rotation(tokens, segments)
+        numbers = segments.numbers(tokens.shape[1]) if isinstance(segments, Packed) else segments
+        x = self._embedded(tokens, key_mask, numbers)
+        rotation = self._rotation(tokens, numbers)
+        if segments is None and self.config.kind.prefers_no_mask and bool(key_mask.all()):
+            key_mask = None  # found out once, since on a GPU it means waiting for the device
         kept = {0: x} if 0 in layers else {}
         for number, block in enumerate(self.blocks, start=1):
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -216,7 +223,7 @@ class Performer(nn.Module):
             kept[len(self.blocks)] = self.norm(x)
         return kept
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Segments = None) -> Tensor:
         """Logits (B, L, V); arguments as in `hidden`."""
         return self.logits(self.hidden(tokens, key_mask, segments))
 

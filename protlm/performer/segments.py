@@ -4,11 +4,44 @@ Legend: B batch, L length, H heads, d head width, S segments of similar length, 
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Packed(NamedTuple):
+    """Sequences one after another in the only row of a batch.
+
+    Args:
+        cu_seqlens: (S + 1) int32 on the device of the batch: sequence s is positions cu_seqlens[s] up to
+            cu_seqlens[s + 1].
+        max_length: of the longest sequence.
+    """
+
+    cu_seqlens: Tensor
+    max_length: int
+
+    def numbers(self, length: int) -> Tensor:
+        """(1, L) int64, the number of the sequence of each position."""
+        position = torch.arange(length, device=self.cu_seqlens.device)
+        return torch.searchsorted(self.cu_seqlens[1:], position, right=True)[None]
+
+
+Segments = Tensor | Packed | None
+"""The sequences of a packed batch: (B, L) integers that are equal within each, or their boundaries."""
+
+
+def attend(attention: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, segments: Segments) -> Tensor:
+    """Attention of a batch, within each of its sequences; arguments as for `within_segments`."""
+    if isinstance(segments, Packed):
+        accepts = getattr(attention, "accepts_packed", None)
+        if accepts is not None and accepts(q, v):
+            return attention(q, k, v, key_mask, segments)
+        segments = segments.numbers(q.shape[2])
+    return attention(q, k, v, key_mask) if segments is None else within_segments(attention, q, k, v, key_mask, segments)
 
 
 def restarted(segments: Tensor) -> Tensor:

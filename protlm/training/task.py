@@ -48,6 +48,7 @@ class LanguageModelTask(pl.LightningModule):
         activation_checkpointing: see `Performer`; needs less memory and about a third more time.
         compile: compile the blocks with `torch.compile` for training.
         skip_nonfinite: maximum number of consecutive steps to skip because of a non-finite gradient.
+        attention_backend: what computes attention from random features; see `Performer.use_backend`.
 
     Raises:
         UserError: for an option of the wrong type, or an optimizer that does not take the configured options.
@@ -61,6 +62,7 @@ class LanguageModelTask(pl.LightningModule):
         activation_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002
         skip_nonfinite: int = 0,
+        attention_backend: str = "auto",
     ) -> None:
         super().__init__()
         if isinstance(optimizer, functools.partial):
@@ -70,6 +72,10 @@ class LanguageModelTask(pl.LightningModule):
             if not isinstance(value, bool):
                 raise UserError(f"task.{name} {value!r}: expected true or false")
         self.model = model
+        try:
+            self.model.use_backend(attention_backend)
+        except ValueError as error:
+            raise UserError(f"task.{error}") from error
         self.model.activation_checkpointing = activation_checkpointing
         if activation_checkpointing:
             return_freed_memory()
@@ -93,6 +99,15 @@ class LanguageModelTask(pl.LightningModule):
                 f"data.max_length {self._data().max_length}: attention {self.model.config.attention_name} takes at "
                 f"most model.max_length tokens, {longest}; set both to the same"
             )
+
+    def on_fit_start(self) -> None:
+        """Says what computes attention, where there is a choice; refuses a backend that cannot."""
+        try:
+            used = self.model.backend_in_use
+        except ValueError as error:
+            raise UserError(f"task.{error}") from error
+        if used and self.device.type == "cuda" and self.trainer.is_global_zero:
+            print(f"attention: {used}", file=sys.stderr, flush=True)
 
     def configure_model(self) -> None:
         """Shards the model if the strategy is `FullySharded`."""

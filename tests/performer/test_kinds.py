@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from protlm.performer import FavorAttention, Performer, PerformerConfig
-from protlm.performer.attention import Favor
+from protlm.performer.favor import Favor
 from protlm.performer.features import (
     FEATURE_MAPS,
     FUNCTIONS,

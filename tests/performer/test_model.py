@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.attention import Favor
 from protlm.performer.baselines import ExactAttention, IdentityAttention
 from protlm.performer.config import ADDED, POSITIONS
+from protlm.performer.favor import Favor
 from protlm.performer.features import Generalised, Softmax
 from protlm.performer.kind import Kind
 from protlm.performer.kinds import ATTENTION

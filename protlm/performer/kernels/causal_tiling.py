@@ -1,0 +1,82 @@
+"""Tile sizes of the causal kernels.
+
+Legend: M features, d head width, e value width.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Launch(NamedTuple):
+    """How one kernel is compiled.
+
+    Args:
+        chunk: positions of a program or of a step, a power of 2 of at least 16.
+        features: of a tile, a power of 2 of at least 16.
+        num_warps: of a program.
+        num_stages: of its pipelined loops.
+    """
+
+    chunk: int = 64
+    features: int = 64
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+class Tiling(NamedTuple):
+    """How the kernels of one pass are compiled.
+
+    Args:
+        group: positions that share one state, a power of 2 and at least any `chunk`.
+        precision: of products of float32 numbers.
+        scan_features, scan_warps, scan_stages: of the sums over groups.
+        states, outputs, queries, keys: of the other kernels.
+    """
+
+    group: int = 64
+    precision: str = "tf32x3"
+    scan_features: int = 16
+    scan_warps: int = 4
+    scan_stages: int = 3
+    states: Launch = Launch()
+    outputs: Launch = Launch()
+    queries: Launch = Launch()
+    keys: Launch = Launch(features=32)
+
+
+_SMALL = Launch(chunk=32, features=32)
+_SMALLEST = Launch(chunk=16, features=16)
+
+FORWARD = Tiling(group=128, outputs=Launch(chunk=128, num_warps=8))
+"""Of the forward pass for 16-bit inputs, from Hopper on."""
+BACKWARD = Tiling()
+"""Of its backward pass."""
+AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk=32, features=16))
+"""Of both passes for 16-bit inputs on GPUs before Hopper."""
+FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST, queries=_SMALLEST, keys=_SMALLEST)
+"""Of both passes for float32 inputs."""
+
+
+def generation(device: torch.device) -> int:
+    """The major compute capability of a device; Hopper's if it is no GPU, as in the interpreter."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+
+
+def tiling(width: int, short: bool, backward: bool, capability: int) -> Tiling:
+    """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability."""
+    if not short:
+        sizes = FLOAT32
+    elif capability < 9:
+        sizes = AMPERE
+    else:
+        sizes = BACKWARD if backward else FORWARD
+    if width <= 64:
+        return sizes
+    # twice the numbers in each row: half the features in a tile
+    halved = {
+        name: launch._replace(features=max(16, launch.features // 2))
+        for name in ("states", "outputs", "queries", "keys")
+        for launch in (getattr(sizes, name),)
+    }
+    return sizes._replace(scan_features=max(16, sizes.scan_features // 2), **halved)

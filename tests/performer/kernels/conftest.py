@@ -1,0 +1,26 @@
+"""Triton's interpreter, which runs kernels on CPU tensors, with bfloat16 rounded as GPUs do."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined
+
+
+@pytest.fixture(autouse=True)
+def rounded_bfloat16(monkeypatch):
+    """To the nearest, ties to even; the interpreter truncates, which makes errors 3 times as large."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is the optional extra gpu")
+    import numpy as np
+    import triton.language as tl
+
+    convert = interpreter._convert_float
+
+    def rounded(data, source, target, mode):
+        if source == tl.float32 and target == tl.bfloat16:
+            bits = data.view(np.uint32).astype(np.uint64)
+            bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+            return np.where(np.isnan(data), 0x7FC0, bits).astype(np.uint16)
+        return convert(data, source, target, mode)
+
+    monkeypatch.setattr(interpreter, "_convert_float", rounded)

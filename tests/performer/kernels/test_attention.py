@@ -1,0 +1,125 @@
+"""The kernels behind `FavorAttention` and the model, in Triton's interpreter, against PyTorch operations."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from protlm.performer import FavorAttention, Performer, PerformerConfig, backends
+from protlm.performer.segments import Packed, within_segments
+
+pytest.importorskip("triton", reason="Triton is the optional extra gpu")
+
+BOTH = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+EDGES = [0, 20, 20, 21, 40]
+
+
+def tensors(*shape: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator).requires_grad_(i < 3) for i in range(4)]
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).detach().norm() / expected.detach().norm())
+
+
+@BOTH
+@pytest.mark.parametrize("kernel", ["softmax", "sderf", "relu", "relu_unprojected", "exp"])
+def test_a_padded_batch_and_a_packed_one_equal_eager(kernel, causal):
+    attention = FavorAttention(16, 24, kernel, causal=causal).eval()
+    q, k, v, grad = tensors(2, 2, 40, 16)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[1, 30:] = False
+    real = mask[:, None, :, None]
+    results = {}
+    for name in ("eager", "triton"):
+        attention.backend = name
+        out = attention(q, k, v, mask)
+        results[name] = [out * real, *torch.autograd.grad(out, (q, k, v), grad * real)]
+    assert max(map(error, results["triton"], results["eager"])) < 1e-5
+    packed = Packed(torch.tensor(EDGES, dtype=torch.int32), 20)
+    q, k, v, grad = tensors(1, 2, 40, 16)
+    attention.backend = "eager"
+    out = within_segments(attention, q, k, v, None, packed.numbers(40))
+    expected = [out, *torch.autograd.grad(out, (q, k, v), grad)]
+    attention.backend = "triton"
+    out = attention(q, k, v, None, packed)
+    found = [out, *torch.autograd.grad(out, (q, k, v), grad)]
+    assert max(map(error, found, expected)) < 1e-5
+
+
+@BOTH
+def test_a_protein_alone_packed_and_padded_has_the_same_representation(causal):
+    torch.manual_seed(0)
+    model = Performer(PerformerConfig(33, 1, 2, 2, 32, 32, attention="softmax", causal=causal)).eval()
+    model.use_backend("triton")
+    parts = [torch.randint(4, 24, (length,)) for length in (1, 17, 30)]
+    edges = torch.tensor([0, 1, 18, 48], dtype=torch.int32)
+    padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=1)
+    with torch.no_grad():
+        alone = torch.cat([model.hidden(part[None])[0] for part in parts])
+        packed = model.hidden(torch.cat(parts)[None], segments=Packed(edges, 30))[0]
+        rows = model.hidden(padded)
+    assert error(packed, alone) < 1e-5
+    assert error(torch.cat([row[: len(part)] for row, part in zip(rows, parts, strict=True)]), alone) < 1e-5
+
+
+def test_an_adaptive_kernel_in_training_and_a_window_take_packed_sequences_one_by_one():
+    torch.manual_seed(0)
+    packed = Packed(torch.tensor(EDGES, dtype=torch.int32), 20)
+    tokens = torch.randint(4, 24, (1, 40))
+    for kind in ("sderf", "window", "exact"):
+        model = Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention=kind, dropout=0.0)).train()
+        model.use_backend("triton")
+        with torch.no_grad():
+            expected = model.hidden(tokens, segments=packed.numbers(40))
+            assert error(model.hidden(tokens, segments=packed), expected) < 1e-5
+
+
+def test_there_are_no_second_derivatives():
+    attention, (q, k, v, _) = FavorAttention(16, 24), tensors(1, 1, 5, 16)
+    attention.backend = "triton"
+    (first,) = torch.autograd.grad(attention(q, k, v).sum(), q, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        first.sum().backward()
+
+
+def test_float64_and_wide_heads_are_refused():
+    attention = FavorAttention(16, 24)
+    attention.backend = "triton"
+    with pytest.raises(ValueError, match="'triton': no kernel for torch.float64"):
+        attention(*(x.double() for x in tensors(1, 1, 5, 16)[:3]))
+    wide = FavorAttention(130, 24)
+    wide.backend = "triton"
+    with pytest.raises(ValueError, match="'triton': heads of width 130"):
+        wide(*tensors(1, 1, 5, 130)[:3])
+
+
+@BOTH
+def test_the_check_at_first_use_finds_a_difference(causal, monkeypatch):
+    attention = FavorAttention(16, 24, "relu", causal=causal)
+    options = attention._operands(*tensors(1, 1, 5, 16)[:3], None)[1]
+    sizes = torch.device("cpu"), torch.float32, options, 16, 16, 24
+    assert backends.agreement(*sizes) < 1e-4
+    real = backends.kernels().attention
+
+    def doubled(*arguments):
+        out, *rest = real(*arguments)
+        return out * 1.1, *rest
+
+    monkeypatch.setattr(backends.kernels(), "attention", doubled)
+    assert backends.agreement(*sizes) > backends.TOLERANCE
+
+
+@BOTH
+def test_operators_pass_the_checks_of_pytorch(causal):
+    from protlm.performer.kernels.attention import _BACKWARD, _FORWARD
+
+    attention = FavorAttention(16, 24, causal=causal)
+    inputs, options = attention._operands(*(x.detach() for x in tensors(1, 2, 5, 16)[:3]), None)
+    chosen = options.feature_map, options.scale, causal, not causal, 0
+    utilities = ("test_schema", "test_faketensor")
+    torch.library.opcheck(_FORWARD, (*inputs, None, *chosen), test_utils=utilities)
+    results = _FORWARD(*inputs, None, *chosen)
+    torch.library.opcheck(
+        _BACKWARD, (torch.ones_like(results[0]), *inputs, None, *results, *chosen), test_utils=utilities
+    )

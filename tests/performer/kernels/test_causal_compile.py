@@ -1,0 +1,32 @@
+"""Causal GPU kernels are compiled for GPUs that need not be there: spills are bounded, and shared memory suffices."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is the optional extra `gpu`")
+
+SHARED = {80: 163, 90: 227, 100: 227}
+"""KiB of shared memory that a program can have, by compute capability."""
+
+
+SPILLED = {("bfloat16", 80): 64, ("bfloat16", 90): 0, ("bfloat16", 100): 128}
+"""Bytes a thread may keep in local memory; 256 for float32, whose products take three tf32 ones."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", list(SHARED))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_registers_and_shared_memory_suffice(capability: int, dtype: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.performer.kernels.compile_causal", "--dtypes", dtype]
+    run = subprocess.run(
+        [*command, "--capabilities", str(capability)], env=environment, capture_output=True, text=True, check=True
+    )
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(rows) == 14
+    spilled, shared = SPILLED.get((dtype, capability), 256), SHARED[capability] * 1024
+    assert [row for row in rows if row["spills"] > spilled or row["shared"] > shared] == []

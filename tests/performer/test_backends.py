@@ -1,0 +1,98 @@
+"""The choice of what computes attention, and FlexAttention on the CPU."""
+
+import warnings
+
+import pytest
+import torch
+
+import protlm
+from protlm import checkpoint
+from protlm.errors import UserError
+from protlm.model_api import example
+from protlm.performer import FavorAttention, Performer, PerformerConfig, backends
+
+
+def tensors(*shape: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator) for _ in range(3)]
+
+
+def test_auto_and_cpu_and_eager_are_the_same_on_the_cpu():
+    attention, given = FavorAttention(8, 16), tensors(1, 2, 9, 8)
+    results = []
+    for name in ("auto", "cpu", "eager"):
+        attention.backend = name
+        results.append(attention(*given))
+        assert attention.backend_in_use() == "PyTorch operations on cpu"
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_cpu_refuses_tensors_elsewhere():
+    attention = FavorAttention(8, 16)
+    attention.backend = "cpu"
+    with pytest.raises(ValueError, match="'cpu': the tensors are on meta; use 'eager' or 'auto'"):
+        attention(*(x.to("meta") for x in tensors(1, 2, 9, 8)))
+
+
+def test_a_requested_backend_that_cannot_run_is_refused(monkeypatch):
+    attention, given = FavorAttention(8, 16), tensors(1, 2, 9, 8)
+    attention.backend = "triton"
+    monkeypatch.setattr(backends, "kernels", lambda: "Triton is not available (reason); install protlm[gpu]")
+    with pytest.raises(ValueError, match="attention_backend 'triton': Triton is not available"):
+        attention(*given)
+    with pytest.raises(ValueError, match="attention_backend 'triton'"):
+        attention.backend_in_use()
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "hyperbolic", "regularised", "optimal", "sderf"])
+def test_flex_equals_eager(kernel):
+    attention, (q, k, v) = FavorAttention(16, 24, kernel).eval(), tensors(2, 2, 33, 16)
+    mask = torch.ones(2, 33, dtype=torch.bool)
+    mask[1, 20:] = False
+    k = torch.where(mask[:, None, :, None], k, 50.0)  # padding may hold any finite numbers
+    expected = attention(q, k, v, mask)
+    attention.backend = "flex"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        assert torch.allclose(attention(q, k, v, mask), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"kernel": "relu"}, "positive, linear features only, not Generalised"),
+        ({"kernel": "exp"}, "positive, linear features only, not Exponential"),
+        ({"causal": True}, "bidirectional attention only"),
+    ],
+)
+def test_flex_says_what_it_cannot_compute(given, reason):
+    attention = FavorAttention(16, 24, **given)
+    attention.backend = "flex"
+    with pytest.raises(ValueError, match=f"'flex': FlexAttention computes {reason}"):
+        attention(*tensors(1, 2, 9, 16))
+
+
+def test_flex_has_no_gradients_on_the_cpu():
+    attention = FavorAttention(16, 24)
+    attention.backend = "flex"
+    with pytest.raises(ValueError, match="no gradients on the CPU"):
+        attention(*(x.requires_grad_() for x in tensors(1, 2, 9, 16)))
+
+
+def test_a_model_uses_one_backend_in_all_layers():
+    model = Performer(PerformerConfig(33, 1, 2, 2, 16, 16, local_heads=1))
+    model.use_backend("eager")
+    assert [block.attention.attention.rest.backend for block in model.blocks] == ["eager", "eager"]
+    assert model.backend_in_use == "PyTorch operations on cpu"
+    assert Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention="exact")).backend_in_use is None
+    with pytest.raises(ValueError, match="'gpu': expected one of auto, cpu, eager, triton, flex"):
+        model.use_backend("gpu")
+
+
+def test_loading_refuses_a_backend_that_cannot_run(tmp_path):
+    checkpoint.export(example(), tmp_path / "model")
+    assert protlm.load(tmp_path / "model", attention_backend="cpu").backend_in_use == "PyTorch operations on cpu"
+    for name, reason in (("flex", "positive, linear"), ("gpu", "expected one of")):
+        with pytest.raises(UserError, match=f"attention_backend '{name}': .*{reason}"):
+            protlm.load(tmp_path / "model", attention_backend=name)
