@@ -84,7 +84,7 @@ class Breakdown:
         self.predicted += np.bincount(predicted, minlength=len(TOKENS))
 
     def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
-        """The number of targets ("asked") and the metrics of `ResidueCounts.with_baseline`, over cells (groups, 33) bool."""
+        """The metrics of `ResidueCounts.with_baseline`, and the number of targets ("asked"), in cells (groups, 33)."""
         counts = np.where(part, self.scored, 0).sum(0)
         scored = int(counts.sum())
         accuracy = perplexity = math.nan

@@ -4,6 +4,7 @@ Legend: B batch, H heads, L length, d head width, e value width, M features.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,7 +57,9 @@ class FavorAttention(nn.Module):
     observed: Tensor
     draw_number: Tensor
     backend = "auto"
-    """Which code computes attention; see backends.py."""
+    """What computes attention; see backends.py."""
+    _chosen = "eager"
+    _attend: Any = None
 
     def __init__(
         self,
@@ -186,14 +189,14 @@ class FavorAttention(nn.Module):
         """
         check_operands(self.head_dim, q, k, v, key_mask)
         inputs, options = self._operands(q, k, v, key_mask)
-        backend = choose(self.backend, inputs, options)
+        backend = self._choice(inputs, options)
         if packed is not None and not self.accepts_packed(q, v):
             raise ValueError("packed sequences: expected the backend 'triton', and no adaptive kernel in training mode")
         if self.training and self.feature_map.adaptive:
             self.observe(q, k, key_mask)
         centre = self.feature_map.redrawn and not self.causal
         if backend == "triton":
-            return kernels().attention(inputs, options, centre, packed)[0]
+            return self._attend(inputs, options, centre, packed)[0]
         inputs = inputs._replace(k=self.centred(q, k, key_mask)) if centre else inputs
         if backend == "flex":
             return flex().attention(inputs, options)
@@ -203,16 +206,27 @@ class FavorAttention(nn.Module):
         """Whether `forward` takes packed sequences of such queries and values, in the mode that the module is in."""
         if self.function is not None or (self.training and self.feature_map.adaptive):
             return False
-        return choose(self.backend, *self._operands(q, q, v, None)) == "triton"
+        return self._choice(*self._operands(q, q, v, None)) == "triton"
+
+    def _choice(self, inputs: Inputs, options: Options) -> str:
+        """The backend of a call; for torch.compile, which cannot trace the choice, that of the latest call."""
+        if not torch.compiler.is_compiling():
+            self._chosen = choose(self.backend, inputs, options)
+            self._attend = kernels().attention if self._chosen == "triton" else None
+        return self._chosen
 
     def backend_in_use(self, dtype: torch.dtype = torch.bfloat16) -> str:
         """What computes attention of such tensors on the device of this module, as a phrase for users.
+
+        Call it before torch.compile, which keeps this choice.
 
         Raises:
             ValueError: if the `backend` that was chosen cannot compute them.
         """
         q = self.draw_number.new_empty(1, 1, 1, self.head_dim, dtype=dtype)
-        return explain(self.backend, *self._operands(q, q, q, None))
+        operands = self._operands(q, q, q, None)
+        self._choice(*operands)
+        return explain(self.backend, *operands)
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: RecurrentState | None = None

@@ -6,12 +6,14 @@
 """
 
 import importlib
+import warnings
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from protlm.performer.estimator import without_autocast
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 
 BACKENDS = ("auto", "cpu", "eager", "triton", "flex")
@@ -67,10 +69,7 @@ def choose(requested: str, inputs: Inputs, options: Options) -> str:
     if requested == "auto":
         usable = device == "cuda" and why_not_triton(inputs, options) is None
         return "triton" if usable and _proved(inputs, options) is None else "eager"
-    if requested == "triton":
-        reason = why_not_triton(inputs, options)
-    else:
-        reason = flex().unsupported(inputs, options)
+    reason = why_not_triton(inputs, options) if requested == "triton" else flex().unsupported(inputs, options)
     if reason is not None:
         raise ValueError(f"attention_backend {requested!r}: {reason}")
     return requested
@@ -92,18 +91,18 @@ _PROVED: dict[tuple[Any, ...], str | None] = {}
 
 
 def _proved(inputs: Inputs, options: Options) -> str | None:
-    """Why the kernels are not trusted on this device for this kind of call; None if they agree with PyTorch.
-
-    Computed at the first call; torch.compile, which cannot trace it, takes the kernels as they are.
-    """
+    """Why the kernels are not trusted on this device for this kind of call; None if they agree with PyTorch."""
     device, features = inputs.q.device, 0 if inputs.weight is None else len(inputs.weight)
     sizes = (inputs.q.shape[-1], inputs.v.shape[-1], features)
     key = (device, inputs.q.dtype, options.feature_map, options.causal, *sizes)
-    if key not in _PROVED and not torch.compiler.is_compiling():
+    if key not in _PROVED:
         with torch.cuda.device_of(inputs.q):
             error = agreement(device, inputs.q.dtype, options, *sizes)
         _PROVED[key] = None if error < TOLERANCE else f"the kernels differ from PyTorch by {error:.2g}"
-    return _PROVED.get(key)
+        if error >= TOLERANCE:
+            what = f"attention on {torch.cuda.get_device_name(device)}: {_PROVED[key]}, which computes it instead"
+            warnings.warn(what, RuntimeWarning, stacklevel=3)
+    return _PROVED[key]
 
 
 def agreement(
@@ -119,7 +118,8 @@ def agreement(
     generator = torch.Generator("cpu").manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device="cpu").to(device)
+        with torch.inference_mode(False):
+            return torch.randn(*shape, generator=generator, device="cpu").to(device)
 
     shape = (2, 2, 130)
     q, k, v, grad = (drawn(*shape, width).to(dtype) for width in (head_dim, head_dim, values, values))
@@ -129,7 +129,7 @@ def agreement(
     grad = grad * mask[:, None, :, None]
     pairs = []
     for wide, function in ((True, linear_attention), (False, kernels().attention)):
-        with torch.enable_grad():
+        with without_autocast(device), torch.inference_mode(False), torch.enable_grad():
             tensors = [(x.float() if wide else x).detach().requires_grad_() for x in (q, k, v)]
             out = function(Inputs(*tensors, mask, weight), options)[0]
             pairs.append(

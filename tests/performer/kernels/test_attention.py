@@ -1,5 +1,7 @@
 """The kernels behind `FavorAttention` and the model, in Triton's interpreter, against PyTorch operations."""
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -123,3 +125,23 @@ def test_operators_pass_the_checks_of_pytorch(causal):
     torch.library.opcheck(
         _BACKWARD, (torch.ones_like(results[0]), *inputs, None, *results, *chosen), test_utils=utilities
     )
+
+
+@pytest.mark.slow
+@BOTH
+def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
+    torch.manual_seed(0)
+    model = Performer(PerformerConfig(33, 1, 1, 2, 32, 32, attention="softmax", causal=causal, dropout=0.0))
+    model.use_backend("triton")
+    assert model.backend_in_use == "Triton kernels on cpu"
+    testing = importlib.import_module("torch._dynamo.testing")  # takes seconds
+    block, counter = model.blocks[0], testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=True)
+    for length in (20, 33, 50):
+        x = torch.randn(2, length, 32)
+        mask = torch.ones(2, length, dtype=torch.bool)
+        found, expected = compiled(x, mask), block(x, mask)
+        assert error(found, expected) < 1e-5
+        gradients = [torch.autograd.grad(y.square().sum(), list(block.parameters())) for y in (found, expected)]
+        assert max(map(error, *gradients)) < 1e-4
+    assert counter.frame_count <= 2
