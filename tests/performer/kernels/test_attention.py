@@ -129,17 +129,19 @@ def test_operators_pass_the_checks_of_pytorch(causal):
 
 @pytest.mark.slow
 @BOTH
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch._dynamo itself
 def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
     torch.manual_seed(0)
-    model = Performer(PerformerConfig(33, 1, 1, 2, 32, 32, attention="softmax", causal=causal, dropout=0.0))
+    sizes = {"attention": "softmax", "num_features": 16, "dropout": 0.0, "causal": causal}
+    model = Performer(PerformerConfig(33, 1, 1, 2, 32, 32, **sizes))
     model.use_backend("triton")
     assert model.backend_in_use == "Triton kernels on cpu"
     testing = importlib.import_module("torch._dynamo.testing")  # takes seconds
     block, counter = model.blocks[0], testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=True)
-    for length in (20, 33, 50):
-        x = torch.randn(2, length, 32)
-        mask = torch.ones(2, length, dtype=torch.bool)
+    for length in (20, 33, 21):
+        x = torch.randn(1, length, 32)
+        mask = torch.ones(1, length, dtype=torch.bool)
         found, expected = compiled(x, mask), block(x, mask)
         assert error(found, expected) < 1e-5
         gradients = [torch.autograd.grad(y.square().sum(), list(block.parameters())) for y in (found, expected)]
