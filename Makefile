@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-all check docs notebooks bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
+.PHONY: demo test test-slow test-kernels test-all check docs notebooks bench-gpu bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
 
 demo: $(READY)
 	mkdir -p $(DEMO)
@@ -26,7 +26,12 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -q -n auto --dist worksteal -m slow
 
-test-all: test test-slow
+# the kernels for GPUs, on the CPU: in Triton's interpreter, and compiled ahead of time
+test-kernels: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]' -c constraints.txt
+	TRITON_DEFAULT_FP_FUSION=1 $(BIN)/pytest -q -n auto --dist worksteal tests/performer/kernels
+
+test-all: test test-slow test-kernels
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -42,6 +47,10 @@ docs: $(READY)
 notebooks: $(READY)
 	rm -rf runs/notebook
 	$(BIN)/python notebooks/execute.py
+
+# on a CUDA device, less than 10 minutes
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu
 
 # 35 minutes, with the machine to itself
 bench-attention: $(READY)
