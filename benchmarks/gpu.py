@@ -323,19 +323,34 @@ def resume() -> Iterator[Row]:
 def resumed(kind: str) -> bool:
     """Trains the demo for 40 steps, and for 20 and then 20 more, and compares the weights."""
     with TemporaryDirectory() as folder:
-        corpus, environment = f"{folder}/families.h5", {**os.environ, "OMP_NUM_THREADS": "2"}
-        python = partial(subprocess.run, check=True, cwd=ROOT, capture_output=True, env=environment)
-        tables = ["--clusters", "data/families.clusters.tsv", "--split-by", "sequence"]
-        python([sys.executable, "-m", "protlm", "prepare", "data/families.fasta.gz", *tables, "-o", corpus])
+        corpus = f"{folder}/families.h5"
+        tables = [
+            "--clusters",
+            "data/families.clusters.tsv",
+            "--split-by",
+            "sequence",
+            "--ood",
+            "data/families.ood.txt",
+        ]
+        python("protlm", "prepare", "data/families.fasta.gz", *tables, "-o", corpus)
         states = []
         for name, steps in (("whole", (40,)), ("resumed", (20, 40))):
             for count in steps:
                 options = [f"data.corpus={corpus}", f"trainer.max_steps={count}", f"hydra.run.dir={folder}/{name}"]
                 options += [f"model/attention={kind}", "trainer.limit_test_batches=2", "ckpt_path=auto"]
-                python([sys.executable, "-m", "protlm.train", "+experiment=demo", *options])
+                python("protlm.train", "+experiment=demo", *options)
             path = f"{folder}/{name}/checkpoints/last.ckpt"
             states.append(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
         return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def python(module: str, *arguments: str) -> None:
+    """Runs a module of protlm in the checkout; raises UserError with the last line that it prints if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{module}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
 
 
 def generation() -> Iterator[Row]:
