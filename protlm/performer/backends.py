@@ -131,7 +131,7 @@ def agreement(
     for wide, function in ((True, linear_attention), (False, kernels().attention)):
         with without_autocast(device), torch.inference_mode(False), torch.enable_grad():
             tensors = [(x.float() if wide else x).detach().requires_grad_() for x in (q, k, v)]
-            out = function(Inputs(*tensors, mask, weight), options)[0]
+            out = function(Inputs(tensors[0], tensors[1], tensors[2], mask, weight), options)[0]
             pairs.append(
                 [out.detach() * mask[:, None, :, None], *torch.autograd.grad(out, tensors, grad.to(out.dtype))]
             )

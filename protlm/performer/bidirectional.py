@@ -8,7 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from protlm.performer.estimator import GROWTH, Keys, Outputs, extended, finite, nonzero, rows, upstream_gradient, write
+from protlm.performer.estimator import (
+    GROWTH,
+    Keys,
+    Outputs,
+    extended,
+    finite,
+    nonzero,
+    rows,
+    upstream_gradient,
+    waits,
+    write,
+)
 
 SAMPLE = 64  # keys that the guess is based on
 
@@ -74,17 +85,23 @@ def _reduced(keys: Keys, blocks: list[tuple[int, int]]) -> tuple[Tensor, Tensor]
     if not estimator.log:
         shift = keys.k.new_zeros(1, 1, 1, dtype=estimator.scratch.dtype)
         return shift, _sums(keys, blocks, shift, origin)
-    some = keys.block(0, length, origin, estimator, max(1, length // SAMPLE))
-    shift = finite(estimator.log_keys(*some).amax(1, keepdim=True))  # a guess
-    sums = _sums(keys, blocks, shift, origin)
-    ones = sums[:, -1]
-    # if the guess is not near the largest key of each feature, sums vanish or overflow
-    if not bool(((ones >= 0.5) & (ones <= GROWTH)).all()):
+    guessed = None if waits(keys.k) else _guessed(keys, blocks, origin, length)
+    if guessed is None:
         highest = [estimator.log_keys(*keys.block(*ends, origin, estimator)).amax(1, keepdim=True) for ends in blocks]
         shift = finite(torch.stack(highest).amax(0))
-        sums = _sums(keys, blocks, shift, origin)
+        guessed = shift, _sums(keys, blocks, shift, origin)
+    shift, sums = guessed
     ones = nonzero(sums[:, -1:])
     return shift + ones.log2(), sums / ones
+
+
+def _guessed(keys: Keys, blocks: list[tuple[int, int]], origin: Tensor, length: int) -> tuple[Tensor, Tensor] | None:
+    """The same from the largest of some keys; None if it is far from the largest of all, so that sums may overflow."""
+    some = keys.block(0, length, origin, keys.estimator, max(1, length // SAMPLE))
+    shift = finite(keys.estimator.log_keys(*some).amax(1, keepdim=True))
+    sums = _sums(keys, blocks, shift, origin)
+    ones = sums[:, -1]
+    return (shift, sums) if bool(((ones >= 0.5) & (ones <= GROWTH)).all()) else None
 
 
 def _sums(keys: Keys, blocks: list[tuple[int, int]], shift: Tensor, origin: Tensor) -> Tensor:

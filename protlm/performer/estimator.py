@@ -28,6 +28,11 @@ def widest(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
+def waits(x: Tensor) -> bool:
+    """Whether a decision by values of x makes the host wait for a device, and is best avoided."""
+    return x.device.type != "cpu"
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Disables autocast, which would reduce sums to 16 bits."""
     if torch.amp.is_autocast_available(device.type):
@@ -114,7 +119,7 @@ class Estimator:
         large = norms * self.scale > SMALL
         if mask is not None:
             large &= mask
-        if k.dtype.itemsize < 8 and bool(large.any()):
+        if k.dtype.itemsize < 8 and (waits(k) or bool(large.any())):
             exact = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=widest(k))
             norms = torch.where(large, exact, norms)
         weights = norms.square_().mul_(self.quadratic * LOG2E)

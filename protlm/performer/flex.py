@@ -52,6 +52,7 @@ def attention(inputs: Inputs, options: Options) -> Tensor:
         return score + weights[b, h, j]
 
     means, extra = function(directions, k, v, score_mod=key_bias, scale=1.0, return_aux=AuxRequest(lse=True))
+    assert extra.lse is not None
     shift = extra.lse + 2 * offset
 
     def feature_bias(score: Tensor, b: Tensor, h: Tensor, t: Tensor, i: Tensor) -> Tensor:
