@@ -510,3 +510,15 @@ def test_spawned_workers_serve_training_and_the_test(tmp_path: Path, corpus_path
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/results.json").exists()
+
+
+@pytest.mark.parametrize("base", [FAST, BLOCKS], ids=["proteins", "blocks"])
+def test_packed_batches_train_like_padded_ones(base: list[str], monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = []
+    for packed in ("true", "false"):
+        options = [f"data.packed={packed}", f"data.corpus={corpus_path}", "model.dropout=0", "trainer.max_steps=2"]
+        run_training(*base, *options, f"hydra.run.dir=run-{packed}")
+        models.append(protlm.load(f"run-{packed}/checkpoints/last.ckpt").state_dict())
+    for name, weights in models[0].items():
+        assert torch.allclose(weights, models[1][name], atol=1e-4)

@@ -35,8 +35,9 @@ class Batch(NamedTuple):
     """(B, L) bool, the positions counted in accuracy and perplexity."""
     key_mask: Tensor
     """(B, L) bool, false at padding."""
-    segments: Tensor | None = None
-    """(B, L) int64, protein number within the row if attention must not cross proteins; else None."""
+    segments: Any = None
+    """(B, L) int64, protein number within the row if attention must not cross proteins; else None. In a packed batch,
+    the boundaries of the sequences of its only row, a `protlm.performer.segments.Packed`."""
     key: np.ndarray | None = None
     """(B, 2) or (B, 4) int64, what the batch was made from, see `Batches.names`; stays on the CPU."""
 

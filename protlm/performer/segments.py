@@ -51,7 +51,7 @@ def restarted(segments: Tensor) -> Tensor:
     [[0, 1, 2, 0, 1]]
     """
     position = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    return position - torch.where(_starts(segments), position, 0).cummax(1).values
+    return position - torch.where(starts_of(segments), position, 0).cummax(1).values
 
 
 def share_of(chosen: Tensor, key_mask: Tensor, segments: Tensor | None) -> Tensor:
@@ -77,7 +77,7 @@ def within_segments(
         segments: (B, L) integers, equal within a segment, which is contiguous.
     """
     batch, heads, length, _ = q.shape
-    starts = _starts(segments).flatten().nonzero().flatten()
+    starts = starts_of(segments).flatten().nonzero().flatten()
     sizes = torch.diff(starts, append=starts.new_tensor([batch * length]))
     mask = key_mask.flatten() if key_mask is not None else segments.new_ones(batch * length, dtype=torch.bool)
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (B L, H, d)
@@ -94,7 +94,7 @@ def within_segments(
     return result.unflatten(0, (batch, length)).transpose(1, 2)
 
 
-def _starts(segments: Tensor) -> Tensor:
+def starts_of(segments: Tensor) -> Tensor:
     """(B, L) bool: true at the first position of each segment."""
     first = torch.ones_like(segments, dtype=torch.bool)
     first[:, 1:] = segments[:, 1:] != segments[:, :-1]

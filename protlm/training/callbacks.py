@@ -17,6 +17,7 @@ from protlm.files import atomic_output
 from protlm.metrics import format_metrics
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
+from protlm.performer.segments import Packed
 from protlm.sequence.alphabet import EOS
 from protlm.strict_json import dumps
 from protlm.training.task import LanguageModelTask
@@ -121,7 +122,9 @@ class Throughput(Callback):
         assert isinstance(pl_module, LanguageModelTask)
         tokens, residues = batch.key_mask.sum(), (batch.inputs > EOS).sum()
         # integers of 1,000 operations do not overflow
-        work = tokens * (3 * flops_per_token(pl_module.model.config, batch.inputs.shape[1])) // 1000
+        segments = batch.segments
+        length = segments.max_length if isinstance(segments, Packed) else batch.inputs.shape[1]
+        work = tokens * (3 * flops_per_token(pl_module.model.config, length)) // 1000
         counts: Any = trainer.strategy.reduce(torch.stack((tokens, residues, work)), reduce_op="sum")
         self._counts = total = counts if self._counts is None else self._counts + counts
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from protlm.errors import UserError
 from protlm.files import BusyError
 from protlm.sequence.alphabet import SCORED
 from protlm.sequence.stream import read_through
+from protlm.training.packing import pack
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
@@ -54,6 +55,8 @@ class TremblDataModule(pl.LightningDataModule):
         causal: next-residue prediction instead of masked language modelling.
         masking: how residues are masked.
         workers: number of processes that make batches; 0 makes them in the main process.
+        packed: join the sequences of a batch to one row without padding, each attending to itself; for the kernels on
+            GPUs (docs/gpu.md), since other attention has to take them apart again.
         seed: seed of the order, crops and masks.
 
     Raises:
@@ -81,9 +84,12 @@ class TremblDataModule(pl.LightningDataModule):
         causal: bool = False,
         masking: Masking | None = None,
         workers: int = 0,
+        packed: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(packed, bool):
+            raise UserError(f"data.packed {packed!r}: expected true or false")
         for name, value in (("workers", workers), ("seed", seed)):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"data.{name} {value!r}: expected a non-negative integer")
@@ -102,6 +108,7 @@ class TremblDataModule(pl.LightningDataModule):
         self.weights, self.sample_by, self.min_cluster_size = weights, sample_by, min_cluster_size
         self.allow_nucleotides = allow_nucleotides
         self.max_length, self.token_budget, self.workers, self.seed = max_length, token_budget, workers, seed
+        self.packed = packed
         self.objective = Objective(causal, masking or Masking())
         self._corpora: Corpora | None = None
         self._sampler: EndlessBatches | None = None
@@ -266,6 +273,7 @@ class TremblDataModule(pl.LightningDataModule):
             samples,
             batch_size=None,  # a key yields a whole batch
             sampler=keys,
+            collate_fn=pack if self.packed else None,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             worker_init_fn=leave_signals_to_the_main_process,
