@@ -269,11 +269,12 @@ class TremblDataModule(pl.LightningDataModule):
         return [self._loader(samples, Plan(samples, *self._rank())) for samples in each]
 
     def _loader(self, samples: Batches, keys: Any) -> DataLoader[Batch]:
+        joined: Any = pack if self.packed else None
         return DataLoader(
             samples,
             batch_size=None,  # a key yields a whole batch
             sampler=keys,
-            collate_fn=pack if self.packed else None,
+            collate_fn=joined,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             worker_init_fn=leave_signals_to_the_main_process,
