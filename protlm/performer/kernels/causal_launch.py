@@ -202,7 +202,7 @@ def causal(*arguments: Any, **options: Any) -> Outputs:
         state after the last position of each sequence.
     """
     call = Call(*arguments, **options)
-    q, v, common = call.q, call.v, call.common
+    q, v = call.q, call.v
     out, norm, shift, final = results(*arguments, **options)
     if not out.numel():
         return Outputs(out, norm, shift.zero_(), final.zero_())

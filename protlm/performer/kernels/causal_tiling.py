@@ -62,8 +62,8 @@ HOPPER = 9
 NARROWEST = 64
 """The smallest tile width of d and e for 16-bit inputs on HOPPER, a row of 128 bytes.
 
-With rows of 32 or 64 bytes, ptxas of CUDA 12.8, which Triton 3.6 uses, computes where some operands lie in shared memory
-from registers that nothing has written: the kernel reads anywhere, and fails with an illegal memory access.
+With rows of 32 or 64 bytes, ptxas of CUDA 12.8, which Triton 3.6 uses, computes where some operands lie in shared
+memory from registers that nothing has written: kernels end with an illegal memory access.
 """
 
 

@@ -10,7 +10,7 @@ from tests.performer.kernels.bounds import OutOfBoundsError  # noqa: E402
 
 
 @triton.jit
-def copy(x, y, count, first, MASKED: tl.constexpr):
+def copy(x, y, count, first, MASKED: tl.constexpr):  # noqa: N803
     at = first + tl.arange(0, 16)
     value = tl.load(x + at, mask=(at >= 0) & (at < count), other=0.0) if MASKED else tl.load(x + at)
     tl.store(y + tl.arange(0, 16), value)
