@@ -20,7 +20,7 @@ from protlm.performer.kernels.causal_keys import keys_kernel
 from protlm.performer.kernels.causal_outputs import outputs_kernel
 from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
-from protlm.performer.kernels.causal_tiling import Launch, Tiling, generation, tiling
+from protlm.performer.kernels.causal_tiling import HOPPER, NARROWEST, Launch, Tiling, generation, tiling
 from protlm.performer.segments import Packed
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -59,9 +59,11 @@ class Call:
         short = all(x.dtype.itemsize == 2 for x in (q, k, v))
         # sums need the range of bfloat16; float16 holds its 8 bits of q and k, and directions to 11 bits
         self.dtype, input_dtype = (torch.bfloat16, torch.float16) if short else (torch.float32, torch.float32)
-        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, generation(q.device))
+        capability = generation(q.device)
+        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability)
         self.features = d if weight is None else len(weight)
-        self.largest_tile = max(16, triton.next_power_of_2(self.features))
+        narrowest = NARROWEST if short and capability == HOPPER else 16
+        self.largest_tile = max(16 if weight is not None else narrowest, triton.next_power_of_2(self.features))
         self.padded = self.largest_tile
         if weight is not None:
             tile = min(self.largest_tile, max(self.tile(x) for x in (sizes[-4:])))
@@ -88,8 +90,8 @@ class Call:
             "M": self.features,
             "d": d,
             "e": e,
-            "D": max(16, triton.next_power_of_2(d)),
-            "E": max(16, triton.next_power_of_2(e)),
+            "D": max(narrowest, triton.next_power_of_2(d)),
+            "E": max(narrowest, triton.next_power_of_2(e)),
             "MP": self.padded,
             "G": sizes.group,
             "LOG": feature_map.log,

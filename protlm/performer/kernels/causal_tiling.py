@@ -57,6 +57,15 @@ AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk
 FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST, queries=_SMALLEST, keys=_SMALLEST)
 """Of both passes for float32 inputs."""
 
+HOPPER = 9
+"""The major compute capability of the GPUs whose products are by groups of warps, from shared memory."""
+NARROWEST = 64
+"""The smallest tile width of d and e for 16-bit inputs on HOPPER, a row of 128 bytes.
+
+With rows of 32 or 64 bytes, ptxas of CUDA 12.8, which Triton 3.6 uses, computes where some operands lie in shared
+memory from registers that nothing has written: kernels end with an illegal memory access.
+"""
+
 
 def generation(device: torch.device) -> int:
     """The major compute capability of a device; Hopper's if it is no GPU, as in the interpreter."""

@@ -1,7 +1,7 @@
 """Compiles what the wrappers launch for GPUs that are not here, and reads what the assembler says about it.
 
-python ahead_of_time.py KERNEL WIDTH FEATURES DTYPE FORM TARGET...: one JSON object a line for each launch of
-bidirectional attention, forward and backward; FORM is dense, masked or packed.
+python -m tests.performer.kernels.ahead_of_time KERNEL WIDTH FEATURES DTYPE FORM TARGET...: one JSON object a line for
+each launch of bidirectional attention, forward and backward; FORM is dense, masked or packed.
 """
 
 import json
@@ -17,6 +17,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from tests.performer.kernels.disassembly import unwritten
+
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
@@ -26,8 +28,8 @@ TYPES = {
 }
 
 
-def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, int]], target: int) -> dict[str, int]:
-    """Registers, bytes spilled, bytes of shared memory and matrix instructions of one launch.
+def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, int]], target: int) -> dict[str, Any]:
+    """Registers, bytes spilled, bytes of shared memory and matrix instructions of one launch, and faults of ptxas.
 
     Args:
         launch: kernel, arguments by position, compile-time constants by name, and num_warps and num_stages.
@@ -48,7 +50,8 @@ def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, int]]
             signature[name] = "i32"
     source = ASTSource(kernel, signature, constexprs, attrs)
     binary = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
-    report = resources(binary.asm["cubin"])
+    report: dict[str, Any] = resources(binary.asm["cubin"])
+    report["unwritten"] = unwritten(binary.asm["cubin"]) if target == 90 else []
     ptx = binary.asm["ptx"]
     report["products"] = len(
         re.findall(r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx, re.MULTILINE)

@@ -23,6 +23,7 @@ from protlm.performer.features import named
 from protlm.performer.kernels import causal_launch
 from protlm.performer.kernels.causal_launch import causal, causal_backward
 from protlm.performer.kernels.causal_tiling import Launch, Tiling
+from tests.performer.kernels.disassembly import unwritten
 
 TYPES = {
     torch.bfloat16: "*bf16",
@@ -89,8 +90,11 @@ def launches(kernel: str, dtype: torch.dtype, features: int, width: int, sizes: 
             yield launch
 
 
-def resources(launch: Launched, capability: int) -> dict[str, int]:
-    """Registers, bytes of local memory (spills) and bytes of shared memory of a kernel on sm_<capability>."""
+def resources(launch: Launched, capability: int) -> dict[str, Any]:
+    """Registers, bytes of local memory (spills) and bytes of shared memory of a kernel on sm_<capability>.
+
+    Also `unwritten`: what disassembly.py finds.
+    """
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     compiled = triton.compile(launch.source(), target=GPUTarget("cuda", capability, 32), options=options)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -101,7 +105,8 @@ def resources(launch: Launched, capability: int) -> dict[str, int]:
             [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     registers, stack, local = (int(re.findall(rf"{name}:(\d+)", text)[-1]) for name in ("REG", "STACK", "LOCAL"))
-    return {"registers": registers, "spills": stack + local, "shared": compiled.metadata.shared}
+    found = unwritten(compiled.asm["cubin"]) if capability == 90 else []
+    return {"registers": registers, "spills": stack + local, "shared": compiled.metadata.shared, "unwritten": found}
 
 
 def main() -> None:

@@ -27,3 +27,12 @@ def rounded_bfloat16(monkeypatch):
         return convert(data, source, target, mode)
 
     monkeypatch.setattr(interpreter, "_convert_float", rounded)
+
+
+@pytest.fixture(autouse=True)
+def within_bounds(monkeypatch):
+    """Every load and store within the tensors that the kernel was given."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is the optional extra gpu")
+    from tests.performer.kernels import bounds
+
+    bounds.install(monkeypatch, interpreter)
