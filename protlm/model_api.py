@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +280,7 @@ def example(causal: bool = False) -> ProteinModel:
 
 def _several(layers: int | Sequence[int]) -> tuple[int, ...]:
     """Layers as a tuple; a single number is accepted."""
-    if isinstance(layers, int):
-        return (layers,)
-    if isinstance(layers, str) or not all(isinstance(layer, int) for layer in layers):
+    each = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str | bytes) else [layers]
+    if not all(isinstance(layer, Integral) and not isinstance(layer, bool) for layer in each):
         raise UserError(f"layers {layers!r}: expected integers such as (0, -1)")
-    return tuple(layers)
+    return tuple(map(int, each))

@@ -57,6 +57,17 @@ def test_embeddings_are_means_over_the_residues(model: ProteinModel) -> None:
     assert [rows.shape for rows in model.embed_residues(["MKT"], layers=(0, 1))] == [(2, 3, 16)]
 
 
+def test_layers_are_integers_of_any_kind(model: ProteinModel) -> None:
+    """NumPy's too, as from `range` or `np.arange`."""
+    expected = model.embed(PROTEINS, layers=(0, 1))
+    for layers in (range(2), np.arange(2), [np.int64(0), 1]):
+        np.testing.assert_array_equal(model.embed(PROTEINS, layers=layers), expected)
+    np.testing.assert_array_equal(model.embed(PROTEINS, layers=np.int64(1)), expected[:, 1])
+    for wrong in (True, 1.0, "1", None, [None]):
+        with pytest.raises(UserError, match="expected integers such as"):
+            model.embed(PROTEINS, layers=wrong)  # type: ignore[arg-type]
+
+
 def test_lower_case_and_j_are_accepted(model: ProteinModel) -> None:
     np.testing.assert_array_equal(model.embed(["mkj"]), model.embed(["MKX"]))
 

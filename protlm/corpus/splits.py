@@ -82,8 +82,14 @@ def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[by
 
 
 def read_ids(path: str | Path) -> frozenset[str]:
-    """Reads identifiers of proteins or clusters, one per line; blank lines and comments after `#` are ignored."""
-    return frozenset(word for _, line in _lines(Source(path)) if (word := line.split("#")[0].strip()))
+    """Reads identifiers of proteins or clusters, one per line; blank lines and comments after `#` are ignored.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not (ids := frozenset(word for _, line in _lines(Source(path)) if (word := line.split("#")[0].strip()))):
+        raise UserError(f"{path}: no identifiers; expected one protein or cluster per line")
+    return ids
 
 
 def _lines(source: Source) -> Iterator[tuple[int, str]]:

@@ -221,9 +221,10 @@ class FavorAttention(nn.Module):
         Call it before torch.compile, which keeps this choice.
 
         Raises:
-            ValueError: if the `backend` that was chosen cannot compute them.
+            ValueError: if the `backend` that was chosen cannot compute them, and their gradients in training mode.
         """
         q = self.draw_number.new_empty(1, 1, 1, self.head_dim, dtype=dtype)
+        q.requires_grad_(self.training and torch.is_grad_enabled())
         operands = self._operands(q, q, q, None)
         self._choice(*operands)
         return explain(self.backend, *operands)

@@ -146,10 +146,15 @@ class Performer(nn.Module):
         """Chooses what computes attention from random features: "auto", "cpu", "eager", "triton" or "flex".
 
         Raises:
-            ValueError: for an unknown name; `forward` raises it if the backend cannot compute a call.
+            ValueError: for an unknown name, and for "triton" or "flex" without attention from random features;
+                `forward` raises it if the backend cannot compute a call.
         """
         check_backend(name)
-        for attention in self._attention("backend"):
+        found = list(self._attention("backend"))
+        if name in ("triton", "flex") and not found:
+            reason = f"it computes attention from random features only, not attention {self.config.attention_name!r}"
+            raise ValueError(f"attention_backend {name!r}: {reason}")
+        for attention in found:
             attention.backend = name
 
     @property

@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 
 from protlm.errors import UserError
-from protlm.files import UnwritableError, atomic_output
+from protlm.files import UnwritableError
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_point
@@ -27,7 +27,7 @@ from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.factories import takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
-from protlm.training.run import describe_run, move_earlier_outputs, record_end, time_limit_message, write_run
+from protlm.training.run import RunRecorder, describe_run, move_earlier_outputs, record_end, time_limit_message
 from protlm.training.sample import resolve_data
 from protlm.training.supported import check_callbacks, check_options
 from protlm.training.warm_start import load_initial_weights
@@ -79,7 +79,7 @@ def train(config: DictConfig) -> float:
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     options: dict[str, Any] = {
         "logger": loggers,
-        "callbacks": list(callbacks.values()),
+        "callbacks": [recorder := RunRecorder(folder), *callbacks.values()],
         "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
     }
     if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
@@ -103,11 +103,7 @@ def train(config: DictConfig) -> float:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
         about = describe_run(resolved, overrides, folder, fingerprints, resume, trainer.world_size)
-        write_run(about, folder)
-        with atomic_output(folder / "config.yaml") as partial:
-            partial.write_text(OmegaConf.to_yaml(config, resolve=True))
-        for logger in loggers:
-            logger.log_hyperparams(about)
+        recorder.about, recorder.config = about, OmegaConf.to_yaml(config, resolve=True)
         print(describe_plan(trainer, data), flush=True)
     try:
         trainer.fit(task, data, ckpt_path=resume, weights_only=True)
@@ -119,6 +115,7 @@ def train(config: DictConfig) -> float:
             raise
         raise UserError(str(error)) from error
     if trainer.is_global_zero:
+        recorder.write(trainer)  # a resumed run that had no steps left
         demo = hydra_config.runtime.choices.get("experiment") == "demo"
         stopped = time_limit_message(trainer, "README's" if demo else "those of the full run")
         record_end(folder, trainer.global_step, stopped)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.callbacks import Callback, Timer
 
 import protlm
 from protlm.errors import UserError
@@ -163,6 +163,38 @@ def write_run(about: dict[str, Any], folder: Path) -> None:
         except ValueError:  # truncated by a kill
             pass
     _replace(path, {**about, "earlier": earlier})
+
+
+class RunRecorder(Callback):
+    """Writes run.json and config.yaml, and tells the loggers, once training starts.
+
+    A run that is refused, such as one resumed with other options, leaves the records of the run before.
+
+    Attributes:
+        about: from `describe_run`.
+        config: the configuration as YAML.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = {}
+        self.config = ""
+        self._written = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.write(trainer)
+
+    def write(self, trainer: pl.Trainer) -> None:
+        """Writes the records, the first time that it is called."""
+        if self._written:
+            return
+        self._written = True
+        write_run(self.about, self.folder)
+        with atomic_output(self.folder / "config.yaml") as partial:
+            partial.write_text(self.config)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.about)
 
 
 def record_end(folder: Path, steps: int, stopped: str | None) -> None:

@@ -232,6 +232,15 @@ def test_lists_of_ids_may_have_comments(tmp_path: Path) -> None:
     assert read_ids(path) == {"Q1", "Q2", "Q3"}
 
 
+def test_a_list_without_identifiers_is_refused(tmp_path: Path) -> None:
+    """It would hold nothing out."""
+    path = tmp_path / "held_out.txt"
+    for text in ("", "\n \n", "# families\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"held_out\.txt: no identifiers; expected one protein"):
+            read_ids(path)
+
+
 @pytest.mark.parametrize("read", [lambda path: list(read_clusters(Source(path))), read_ids], ids=["clusters", "ids"])
 @pytest.mark.parametrize(
     ("name", "match"), [("absent", "no such file"), (".", "is a folder"), ("cut.gz", "cannot be read")]

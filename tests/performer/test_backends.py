@@ -78,6 +78,19 @@ def test_flex_has_no_gradients_on_the_cpu():
     attention.backend = "flex"
     with pytest.raises(ValueError, match="no gradients on the CPU"):
         attention(*(x.requires_grad_() for x in tensors(1, 2, 9, 16)))
+    assert attention.training
+    with pytest.raises(ValueError, match="no gradients on the CPU"):  # before the first step
+        attention.backend_in_use()
+    assert attention.eval().backend_in_use() == "FlexAttention on cpu"
+
+
+@pytest.mark.parametrize("name", ["triton", "flex"])
+def test_a_model_without_random_features_refuses_their_backends(name):
+    model = Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention="exact"))
+    with pytest.raises(ValueError, match=f"attention_backend '{name}': .* random features only, not attention 'exact'"):
+        model.use_backend(name)
+    for accepted in ("auto", "cpu", "eager"):
+        model.use_backend(accepted)
 
 
 def test_a_model_uses_one_backend_in_all_layers():

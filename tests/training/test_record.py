@@ -73,6 +73,28 @@ def test_a_resumed_run_keeps_the_earlier_records(monkeypatch, tmp_path, corpus_p
     assert all("earlier" not in before for before in about["earlier"])
 
 
+@pytest.mark.parametrize("change", ["optimizer.lr=0.5", "model.width=32", "optimizer=adamw"])
+def test_a_refused_resume_keeps_the_records(change, monkeypatch, tmp_path, corpus_path) -> None:
+    """They say what ran."""
+    monkeypatch.chdir(tmp_path)
+    common = [*OPTIONS, f"data.corpus={corpus_path}", "hydra.run.dir=run", "ckpt_path=auto"]
+    run_training(*common)
+    records = {name: Path("run", name).read_bytes() for name in ("run.json", "config.yaml")}
+    with pytest.raises(SystemExit) as stopped:
+        run_training(*common, "trainer.max_steps=9", change)
+    assert stopped.value.code == 2
+    assert {name: Path("run", name).read_bytes() for name in records} == records
+
+
+def test_a_run_without_steps_left_is_recorded(monkeypatch, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*OPTIONS, f"data.corpus={corpus_path}"]
+    run_training(*common, "hydra.run.dir=one")
+    run_training(*common, "hydra.run.dir=two", "ckpt_path=one/checkpoints/last.ckpt")
+    about = json.loads(Path("two/run.json").read_text())
+    assert (about["steps"], about["resumed_from"]) == (3, "one/checkpoints/last.ckpt")
+
+
 @pytest.mark.parametrize("content", ["", '{"seed": 1'])
 def test_a_record_truncated_by_a_kill_is_replaced(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
