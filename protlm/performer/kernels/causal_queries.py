@@ -133,7 +133,7 @@ def queries_kernel(
             result = product(gradient.to(PRODUCT), w.to(PRODUCT), result, PRECISION)
         else:
             result += gradient * scale
-    if LOG:  # noqa: SIM102
+    if LOG:
         if outgrown != 0:
             for start in range(0, MP, BM):
                 if (outgrown >> (start // BM)) & 1 != 0:

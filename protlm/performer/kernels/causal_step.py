@@ -2,7 +2,6 @@
 
 Legend: B batch, H heads, d head width, e value width, M features.
 """
-# ruff: noqa: N803
 
 from typing import Any
 
