@@ -87,7 +87,7 @@ def test_flex_has_no_gradients_on_the_cpu():
 @pytest.mark.parametrize("name", ["triton", "flex"])
 def test_a_model_without_random_features_refuses_their_backends(name):
     model = Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention="exact"))
-    with pytest.raises(ValueError, match=f"attention_backend '{name}': .* random features only, not attention 'exact'"):
+    with pytest.raises(ValueError, match=f"'{name}': .* random features only; the model's is 'exact'"):
         model.use_backend(name)
     for accepted in ("auto", "cpu", "eager"):
         model.use_backend(accepted)
