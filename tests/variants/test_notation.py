@@ -71,6 +71,7 @@ def test_variants_that_change_nothing_are_accepted() -> None:
         (["M1*"], r"'\*' in M1\* is not one of the twenty"),
         (["M1"], "'M1' is not a substitution; expected A42G"),
         (["M1L,K2"], "'K2' is not a substitution"),
+        (["p.Lys2_Thr3insGly"], "'Lys2_Thr3insGly' is not a substitution; insertions and deletions cannot be scored"),
         (["p.Met1del"], "'Met1del' is not a substitution; insertions and deletions cannot be scored"),
         (["M1L:"], "empty; expected a substitution"),
         ([""], "variant 1: empty"),
