@@ -211,16 +211,15 @@ def _checksum(path: Path) -> str:
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if best := next(path.glob("checkpoints/best.ckpt"), None):
         raise UserError(f"{path}: the folder of a run, not a model; use {best}")
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            raise UserError(f"{path}: not a model folder, {name} is missing; make one with 'protlm export'")
+    _check_is_there(path, CONFIG)
     try:
         described = json.loads((path / CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{path / CONFIG}: not JSON ({error})") from error
     except OSError as error:
         raise UserError(f"{path / CONFIG}: cannot be read ({error.strerror})") from error
-    _check_kind(path, described)
+    _check_kind(path, described)  # first, since those of transformers may have other files of weights
+    _check_is_there(path, WEIGHTS)
     found_in(path / WEIGHTS)  # reports a file that cannot be read
     try:
         if isinstance(described, dict) and described.get("sha256", "") not in ("", _checksum(path / WEIGHTS)):
@@ -228,6 +227,11 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return described, load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path / WEIGHTS}: damaged or cut short ({error}); export the model again") from error
+
+
+def _check_is_there(path: Path, name: str) -> None:
+    if not (path / name).is_file():
+        raise UserError(f"{path}: not a model folder, {name} is missing; make one with 'protlm export'")
 
 
 def _check_kind(path: Path, described: Any) -> None:

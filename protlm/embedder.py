@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 
 
 class Embedder:
@@ -71,6 +71,8 @@ class Embedder:
             raise UserError(f"the column {self.sequence!r} is a string; expected a list of sequences")
         sequences = list(columns[self.sequence])
         names = list(columns.get(self.id, range(1, len(sequences) + 1)))
+        if len(names) != len(sequences):
+            raise UserError(f"{counted(len(sequences), 'sequence')} and {len(names):,} in the column {self.id!r}")
         for name, sequence in zip(names, sequences, strict=True):
             if not isinstance(sequence, str) or not sequence:
                 raise UserError(f"protein {name}: expected a sequence, got {sequence!r}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from protlm.errors import UserError, counted
 from protlm.files import STDOUT, UnwritableError, atomic_output
+from protlm.sequence.formats import FASTA, LOOKED_AT, recognised
 from protlm.sequence.stream import DAMAGED, Source
 
 BLANKS = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
@@ -114,11 +115,17 @@ def read_table(path: str | Path, ragged: bool = False) -> Table:
     """
     try:
         with Source(path) as source, source.content() as content:
-            text = content.read().decode("utf-8")
+            data = content.read()
+        kind, advice = recognised(data[:LOOKED_AT]) or ("", "")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if kind:
+            raise _other_format(path, kind, advice) from error
         raise UserError(f"{path}: not UTF-8 text (byte {error.start + 1:,}); expected a CSV file") from error
     except DAMAGED as error:
         raise UserError(f"{path}: damaged or cut short ({error}); download or compress it again") from error
+    if kind == FASTA or ("\0" in text and kind):
+        raise _other_format(path, kind, advice)
     if "\0" in text:
         raise UserError(f"{path}: not text, it contains NUL characters; expected a CSV file")
     delimiter = _delimiter(text)
@@ -151,6 +158,10 @@ def _trimmed(cells: list[str], least: int) -> list[str]:
     while len(cells) > least and not cells[-1].strip():
         cells = cells[:-1]
     return cells
+
+
+def _other_format(path: str | Path, kind: str, advice: str) -> UserError:
+    return UserError(f"{path}: expected a CSV file, found {kind}{advice and '; '}{advice}")
 
 
 def _delimiter(text: str) -> str:

@@ -141,7 +141,7 @@ def test_info_prints_a_table(protlm, fasta: Path, tmp_path: Path) -> None:
     assert lines[0] == f"made from {fasta.name} ({size} bytes, XXH3-128 {checksum})"
     (row,) = (line.split() for line in lines if line.startswith("all"))
     assert row[:5] == ["all", "3", "96", "6", "80"]
-    assert lines[-1] == "training: 1 steps per epoch with --max-length 512, --token-budget 4000 and one device"
+    assert lines[-1] == "training: 1 step per epoch with --max-length 512, --token-budget 4000 and one device"
 
 
 def test_info_prints_json(protlm, corpus_path: Path) -> None:

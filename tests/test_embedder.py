@@ -98,6 +98,7 @@ def test_map_pandas_is_what_spark_calls(model_folder: Path) -> None:
         ({"sequence": ["MKT", ""]}, "protein 2: expected a sequence, got ''"),
         ({"sequence": ["MKT", float("nan")]}, "protein 2: expected a sequence, got nan"),
         ({"sequence": "MKT"}, "the column 'sequence' is a string; expected a list"),
+        ({"sequence": ["MKT", "MK"], "id": ["a"]}, "2 sequences and 1 in the column 'id'"),
         (["MKT"], "a batch of type list: expected a dictionary of columns"),
     ],
 )

@@ -20,7 +20,7 @@ from protlm.cli.console import (
     say,
 )
 from protlm.cli.outputs import HDF5, JSON, PICTURE, check_outputs
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.files import STDOUT
 
 
@@ -96,7 +96,7 @@ def info(
         print(dumps(figures, indent=2) if json else format_description(figures), file=file)
         if not json:
             where = f"--max-length {max_length}, --token-budget {token_budget} and one device"
-            print(f"training: {'' if exact else 'about '}{steps:,} steps per epoch with {where}", file=file)
+            print(f"training: {'' if exact else 'about '}{counted(steps, 'step')} per epoch with {where}", file=file)
     if histogram:
         with atomic_output(histogram) as partial:
             draw_lengths(opened, partial)

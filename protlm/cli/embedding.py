@@ -171,9 +171,8 @@ def _parsed_shard(text: str) -> tuple[int, int]:
         try:
             found = shard_of_array_task(os.environ, int(parts) if slash else None)
         except UserError as error:
-            raise UserError(
-                f"--shard {text}: {error}{'' if slash else ', such as --shard auto/100, or i/n'}"
-            ) from error
+            example = ", such as --shard auto/100, or i/n" if str(error).endswith("number of shards") else ""
+            raise UserError(f"--shard {text}: {error}{example}") from error
         say(f"shard {found.part}/{found.parts} ({found.source})")
         return found.part, found.parts
     if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):

@@ -75,7 +75,7 @@ def shard_of_array_task(environment: Mapping[str, str], parts: int | None = None
             raise UserError(f"{source}: not a whole array from 0 or 1; give the number of shards")
         return _checked((task - first) // step + 1, expected, source)
     names = ", ".join(scheduler.task for scheduler in SCHEDULERS)
-    raise UserError(f"not in an array job: none of {names} is set")
+    raise UserError(f"not in an array job, where one of {names} is set; expected i/n, such as 1/8")
 
 
 def _checked(part: int, parts: int, source: str) -> ArrayShard:

@@ -7,6 +7,7 @@ attention of directions over keys; the result is an attention of queries over di
 logits. On CUDA FlexAttention is compiled into kernels; on the CPU it has no gradients.
 """
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -35,11 +36,18 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
+def _unfused(*args: Any, **options: Any) -> Any:
+    """Without PyTorch's advice to compile, which is what `_compiled` is for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        return flex_attention(*args, **options)
+
+
 def attention(inputs: Inputs, options: Options) -> Tensor:
     """Weighted means of the values (B, H, L, e); arguments as in linear_attention.py."""
     q, k, v, mask, weight, bias = inputs
     assert weight is not None
-    function = flex_attention if q.device.type == "cpu" else _compiled()
+    function = _unfused if q.device.type == "cpu" else _compiled()
     quadratic = decode_map(options.feature_map).quadratic * options.scale**2 / 2
     weights = quadratic * k.float().square().sum(-1)  # (B, H, L)
     if mask is not None:

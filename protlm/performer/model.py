@@ -152,7 +152,7 @@ class Performer(nn.Module):
         check_backend(name)
         found = list(self._attention("backend"))
         if name in ("triton", "flex") and not found:
-            reason = f"it computes attention from random features only, not attention {self.config.attention_name!r}"
+            reason = f"computes attention from random features only; the model's is {self.config.attention_name!r}"
             raise ValueError(f"attention_backend {name!r}: {reason}")
         for attention in found:
             attention.backend = name

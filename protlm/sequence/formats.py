@@ -18,6 +18,7 @@ _CONVERT = "convert it to FASTA, as with Biopython: SeqIO.convert(FILE, {!r}, OU
 _KINDS = (
     (rb"PK\x03\x04.{26}[^/]{1,99}/(data\.pkl|\.format_version|byteorder)", "a PyTorch checkpoint", ""),
     (rb"PK\x03\x04.{26}[^/]{1,99}\.npy", "a NumPy archive (.npz)", ""),
+    (rb"PK\x03\x04.{26}(\[Content_Types\]\.xml|_rels/|docProps/|xl/)", "an Excel workbook", "save it as CSV"),
     (rb"PK\x03\x04", "a zip archive", _UNPACK),
     (rb"7z\xbc\xaf|Rar!", "a compressed archive", _UNPACK),
     (rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|\x1f\x9d", "compressed", _UNPACK),

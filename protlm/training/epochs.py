@@ -99,7 +99,7 @@ def describe_plan(trainer: pl.Trainer, data: Any) -> str:
     batches, exact = data.estimated_epoch_batches()
     epoch = steps_per_epoch(trainer, batches)
     proteins, about = data.corpora.count("train")[0], "" if exact else "about "
-    line = f"training on {proteins:,} proteins, {about}{epoch:,} steps per epoch"
+    line = f"training on {proteins:,} proteins, {about}{counted(epoch, 'step')} per epoch"
     if trainer.max_steps < 0:
         return line
     epochs = f"{trainer.max_steps / epoch:.3g}"

@@ -29,7 +29,7 @@ from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
 from protlm.training.run import RunRecorder, describe_run, move_earlier_outputs, record_end, time_limit_message
 from protlm.training.sample import resolve_data
-from protlm.training.supported import check_callbacks, check_options
+from protlm.training.supported import check_callbacks, check_loggers, check_options
 from protlm.training.warm_start import load_initial_weights
 
 
@@ -72,6 +72,7 @@ def train(config: DictConfig) -> float:
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
     callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
     check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
+    check_loggers(named_loggers)
     loggers = list(named_loggers.values())
     if not config.trainer.get("enable_progress_bar", True):
         callbacks = {name: one for name, one in callbacks.items() if not isinstance(one, ProgressBar)}

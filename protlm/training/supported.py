@@ -6,6 +6,7 @@ from typing import Any
 
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
+from pytorch_lightning.loggers import Logger
 
 from protlm.errors import UserError
 from protlm.training.options import meant
@@ -56,7 +57,7 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         )
 
 
-def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) -> None:
+def check_callbacks(callbacks: Mapping[str, Any], sharded: bool = False) -> None:
     """Refuses callbacks that would stop the run, or spoil its results, later.
 
     Args:
@@ -65,6 +66,8 @@ def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) ->
     """
     for name, callback in callbacks.items():
         where = f"callbacks.{name}".rstrip(".")
+        if not isinstance(callback, Callback):
+            raise UserError(f"{where}: expected a pytorch_lightning.Callback, got {type(callback).__qualname__}")
         for kind in type(callback).__mro__:
             if kind.__name__ in REFUSED and kind.__module__.startswith("pytorch_lightning"):
                 raise UserError(f"{where}: {kind.__name__} is not supported; {REFUSED[kind.__name__]}")
@@ -78,3 +81,11 @@ def check_callbacks(callbacks: Mapping[str, Callback], sharded: bool = False) ->
         if isinstance(callback, EarlyStopping | ModelCheckpoint) and own and monitor not in (None, *METRICS):
             question = meant(str(monitor), METRICS) or f"expected one of {', '.join(METRICS)}"
             raise UserError(f"{where}.monitor {monitor!r}: is not logged; {question}")
+
+
+def check_loggers(loggers: Mapping[str, Any]) -> None:
+    """Refuses objects that are not loggers of Lightning."""
+    for name, logger in loggers.items():
+        if not isinstance(logger, Logger):
+            where = f"logger.{name}".rstrip(".")
+            raise UserError(f"{where}: expected a pytorch_lightning.loggers.Logger, got {type(logger).__qualname__}")

@@ -27,6 +27,7 @@ _WILD_TYPES = {"wt", "_wt", "wild type", "wild-type", "wild_type", "wildtype", "
 _THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR"  # as in STANDARD
 _ONE = {**dict(zip(_THREE.split(), STANDARD, strict=True)), "TER": "*"}
 _INDELS = {"DEL", "INS", "DUP"}  # of HGVS
+_INDEL = re.compile(r"\d(del|ins|dup|fs)", re.IGNORECASE)
 _NUMBER = {letter: number for number, letter in enumerate(STANDARD)}
 _SURE = 3  # number of positions that have to agree before another offset is suggested
 
@@ -200,6 +201,8 @@ def _read(part: str) -> tuple[int, int, int]:
         letters = [_ONE.get(code, code) for code in (match[1].upper(), match[3].upper())]
     elif not part.strip():
         raise ValueError("empty; expected a substitution such as A42G")
+    elif _INDEL.search(part):
+        raise ValueError(f"{part!r} is not a substitution; insertions and deletions cannot be scored")
     else:
         raise ValueError(f"{part!r} is not a substitution; expected A42G, or A42G:L50P for several")
     for letter in letters:

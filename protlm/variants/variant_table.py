@@ -53,7 +53,10 @@ class VariantTable:
         if SCORE in table:
             raise UserError(f"{table.path}: already has a column {SCORE!r}; rename it")
         if column or (MUTANT not in table and SEQUENCE not in table):
-            table[column or MUTANT]  # raises the error that lists the columns
+            try:
+                table[column or MUTANT]
+            except UserError as error:  # which lists the columns
+                raise UserError(f"{error}; set column to one of them", "column") from error
         self._column, self._invalid = self._header(column or MUTANT), invalid
         self._several, self.total = not isinstance(wild_type, str), len(table.rows)
         wild_types = {"": wild_type} if isinstance(wild_type, str) else dict(wild_type)

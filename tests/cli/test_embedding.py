@@ -67,6 +67,10 @@ def test_shards_and_merge(protlm, fasta: str, monkeypatch: pytest.MonkeyPatch) -
         assert protlm(*command, "-o", f"{part}.h5", "--shard", f"{part}/2").code == 0
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     refused = protlm(*command, "-o", "2.h5", "--shard", "auto")
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    alone = protlm(*command, "-o", "2.h5", "--shard", "auto").err
+    assert alone.endswith("LSB_JOBINDEX is set; expected i/n, such as 1/8\n")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     assert_refused(refused, "--shard auto: SLURM does not say how many tasks", "such as --shard auto/100")
     again = protlm(*command, "-o", "2.h5", "--shard", "auto/2")
     assert again.err == "shard 2/2 (SLURM task 2)\n2.h5: already complete; nothing was done\n"

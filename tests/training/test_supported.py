@@ -6,7 +6,7 @@ import pytest
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from protlm.errors import UserError
-from protlm.training.supported import METRICS, check_callbacks, check_options
+from protlm.training.supported import METRICS, check_callbacks, check_loggers, check_options
 from tests.tiny import FAST, run_training
 
 THEIRS = "pytorch_lightning.callbacks"
@@ -92,3 +92,11 @@ def test_what_is_monitored_is_logged(monkeypatch, tmp_path, corpus_path) -> None
     assert set(METRICS) <= set(logged[0].split(","))
     assert max(int(row.partition(",")[0]) for row in logged[1:]) == 1  # tested after one step
     assert "FIT Profiler Report" in Path("run/train.log").read_text()
+
+
+def test_objects_that_are_not_callbacks_or_loggers_are_refused() -> None:
+    """Lightning would fail at the first hook."""
+    with pytest.raises(UserError, match=r"callbacks\.mine: expected a pytorch_lightning\.Callback, got dict"):
+        check_callbacks({"mine": {}})
+    with pytest.raises(UserError, match=r"logger: expected a pytorch_lightning\.loggers\.Logger, got dict"):
+        check_loggers({"": {}})

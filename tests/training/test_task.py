@@ -15,6 +15,7 @@ from protlm.performer import Performer
 from protlm.performer.config import ADDED
 from protlm.residue_metrics import ResidueMetrics
 from protlm.training.task import LanguageModelTask
+from tests.tiny import FAST, run_training
 
 
 def test_a_misspelled_optimizer_option_is_reported_before_training(tiny_model: Performer) -> None:
@@ -113,3 +114,11 @@ def test_a_checkpoint_without_newer_fields_of_the_model_is_resumed(tiny_model: P
     tiny_model.config = dataclasses.replace(tiny_model.config, norm_eps=1e-3)
     with pytest.raises(UserError, match="norm_eps 1e-05 is now 0.001"):
         task.on_load_checkpoint({**old, "type": None})
+
+
+def test_sequences_longer_than_the_learned_positions_are_announced(monkeypatch, capsys, tmp_path, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*FAST, f"data.corpus={corpus_path}", "trainer.max_steps=1", "model.max_length=30"]
+    for positions, times in (("learned", 1), ("rotary", 0)):
+        run_training(*common, f"model.positions={positions}", "hydra.run.dir=run")
+        assert capsys.readouterr().err.count("than the 30 positions that the model learns (model.max_length)") == times

@@ -71,6 +71,7 @@ def test_variants_that_change_nothing_are_accepted() -> None:
         (["M1*"], r"'\*' in M1\* is not one of the twenty"),
         (["M1"], "'M1' is not a substitution; expected A42G"),
         (["M1L,K2"], "'K2' is not a substitution"),
+        (["p.Lys2_Thr3insGly"], "'Lys2_Thr3insGly' is not a substitution; insertions and deletions cannot be scored"),
         (["p.Met1del"], "'Met1del' is not a substitution; insertions and deletions cannot be scored"),
         (["M1L:"], "empty; expected a substitution"),
         ([""], "variant 1: empty"),
@@ -152,6 +153,12 @@ def test_equivalent_csv_files_give_the_same_table(table, content: str) -> None:
         ("mutant\nM1L\0\n", "NUL"),
         (b"mutant\n\xff\xfeM1L\n", r"not UTF-8 text \(byte 8\)"),
         (b"\x1f\x8b\x08\x00damaged", "damaged or cut short"),
+        ("mutant\nM1L\n".encode("utf-16"), "expected a CSV file, found UTF-16 text; save it as UTF-8"),
+        (b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml\xff", "found an Excel workbook; save it as CSV"),
+        (b"\x89HDF\r\n\x1a\n\xff", "found an HDF5 file"),
+        (bytes(257) + b"ustar", "found a tar archive; unpack it first"),
+        (">a\nMKT\n", "expected a CSV file, found a FASTA file"),
+        ("data_id,note\n1,2\n", "no column 'mutant'; found: data_id, note; set column to one of them"),
     ],
 )
 def test_an_unusable_table_is_refused(table, content: str | bytes, message: str) -> None:
