@@ -113,6 +113,7 @@ def read_table(path: str | Path, ragged: bool = False) -> Table:
     Raises:
         UserError: for a file that is missing, empty, damaged or not a table, and for rows of unequal length.
     """
+    kind, advice = "", ""
     try:
         with Source(path) as source, source.content() as content:
             data = content.read()

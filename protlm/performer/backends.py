@@ -28,7 +28,7 @@ def kernels() -> Any:
         importlib.import_module("triton")
         return importlib.import_module("protlm.performer.kernels.attention")
     except ImportError as error:
-        return f"Triton is not available ({error}); install protlm[gpu]"
+        return f"Triton is not available ({error}); install it: pip install triton"
 
 
 @cache
@@ -46,13 +46,10 @@ def check_backend(name: str) -> str:
 
 def why_not_triton(inputs: Inputs, options: Options) -> str | None:
     """Why the kernels cannot compute a call; None if they can."""
-    found = kernels()
-    if isinstance(found, str):
-        return found
-    device = inputs.q.device.type
-    if device != "cuda" and not _interpreted():
-        return f"the kernels need a CUDA device, got {device}"
-    return found.unsupported(inputs, options)
+    device, found = inputs.q.device.type, kernels()
+    if device != "cuda" and (isinstance(found, str) or not _interpreted()):
+        return f"the kernels need a CUDA device, got {device}; use 'auto'"
+    return found if isinstance(found, str) else found.unsupported(inputs, options)
 
 
 def choose(requested: str, inputs: Inputs, options: Options) -> str:

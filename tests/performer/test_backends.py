@@ -36,11 +36,23 @@ def test_cpu_refuses_tensors_elsewhere():
 def test_a_requested_backend_that_cannot_run_is_refused(monkeypatch):
     attention, given = FavorAttention(8, 16), tensors(1, 2, 9, 8)
     attention.backend = "triton"
-    monkeypatch.setattr(backends, "kernels", lambda: "Triton is not available (reason); install protlm[gpu]")
-    with pytest.raises(ValueError, match="attention_backend 'triton': Triton is not available"):
+    monkeypatch.setattr(backends, "kernels", lambda: "Triton is not available")
+    with pytest.raises(
+        ValueError, match="attention_backend 'triton': the kernels need a CUDA device, got cpu; use 'auto'"
+    ):
         attention(*given)
     with pytest.raises(ValueError, match="attention_backend 'triton'"):
         attention.backend_in_use()
+
+
+def test_a_missing_triton_is_named(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(backends.importlib, "import_module", missing)
+    assert backends.kernels.__wrapped__() == (
+        "Triton is not available (No module named 'triton'); install it: pip install triton"
+    )
 
 
 @pytest.mark.parametrize("kernel", ["softmax", "hyperbolic", "regularised", "optimal", "sderf"])
