@@ -93,13 +93,14 @@ class LanguageModelTask(pl.LightningModule):
         """Plans the epochs; refuses data with sequences longer than the model's attention accepts."""
         if stage == "fit":
             plan_epochs(self.trainer, self._data())
-            self._warn_beyond_positions()
         longest = self.model.config.longest
         if longest is not None and self._data().max_length > longest:
             raise UserError(
                 f"data.max_length {self._data().max_length}: attention {self.model.config.attention_name} takes at "
                 f"most model.max_length tokens, {longest}; set both to the same"
             )
+        if stage == "fit":
+            self._warn_beyond_positions()
 
     def _warn_beyond_positions(self) -> None:
         learned, longest = self.model.config.max_length, self._data().max_length
