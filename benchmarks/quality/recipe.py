@@ -20,6 +20,7 @@ from protlm.corpus.reader import Corpus
 from protlm.errors import UserError, counted
 from protlm.performer import Performer
 from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.training import from_config  # noqa: F401 - it registers the schema
 from protlm.training.options import CONF
 
 EFFORT = "effort.json"

@@ -140,12 +140,14 @@ def train(config: DictConfig) -> float:
 def set_by_user() -> tuple[set[str], set[str]]:
     """Names of the options in the user's own configuration files, and of those on the command line."""
     about = HydraConfig.get()
-    overrides = [*about.overrides.task, *about.overrides.hydra]
+    # as they were given: read one by one, interpolations such as ${optimizer} would be resolved
+    given: Any = OmegaConf.to_container(about.overrides, resolve=False)
+    overrides = [*given["task"], *given["hydra"]]
     loader = GlobalHydra.instance().config_loader()
     files = loader.compute_defaults_list(about.job.config_name, overrides, RunMode.RUN).defaults
     folders = [source.path for source in about.runtime.config_sources if source.schema == "file"]
     own = own_options([(file.config_path, file.package) for file in files if file.config_path], folders)
-    return own, {override.lstrip("+").partition("=")[0] for override in about.overrides.task}
+    return own, {override.lstrip("+").partition("=")[0] for override in given["task"]}
 
 
 def prepared(node: DictConfig, everywhere: bool = False) -> Any:
