@@ -10,6 +10,7 @@ import typer
 from hydra import compose, initialize_config_dir
 
 from protlm.cli import app
+from protlm.training import from_config  # noqa: F401 - it registers the schema
 from protlm.training.options import CONF
 
 ROOT = Path(__file__).parents[1]

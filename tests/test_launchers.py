@@ -13,6 +13,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
+from protlm.training import from_config  # noqa: F401 - it registers the schema
 from protlm.training.options import CONF
 from tests.tiny import FAST, run_training
 

@@ -20,6 +20,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from protlm.checkpoint import KEY, PREFIX, description, load
+from protlm.training import from_config  # noqa: F401 - it registers the schema
 from protlm.training.loggers import CsvLogger, RunLogger, TensorBoardLogger, WandbLogger
 from protlm.training.options import CONF
 
