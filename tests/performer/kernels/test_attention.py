@@ -71,7 +71,8 @@ def test_an_adaptive_kernel_in_training_and_a_window_take_packed_sequences_one_b
     tokens = torch.randint(4, 24, (1, 40))
     for kind in ("sderf", "window", "exact"):
         model = Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention=kind, dropout=0.0)).train()
-        model.use_backend("triton")
+        if kind == "sderf":
+            model.use_backend("triton")
         with torch.no_grad():
             expected = model.hidden(tokens, segments=packed.numbers(40))
             assert error(model.hidden(tokens, segments=packed), expected) < 1e-5
