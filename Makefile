@@ -29,7 +29,7 @@ test-slow: $(READY)
 # the kernels for GPUs, on the CPU: in Triton's interpreter, and compiled ahead of time
 test-kernels: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]' -c constraints.txt
-	TRITON_DEFAULT_FP_FUSION=1 $(BIN)/pytest -q -n auto --dist worksteal tests/performer/kernels
+	$(BIN)/pytest -q -n auto --dist worksteal tests/performer/kernels
 
 test-all: test test-slow test-kernels
 

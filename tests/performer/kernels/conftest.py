@@ -7,6 +7,7 @@ import pytest
 
 if not importlib.util.find_spec("triton"):
     collect_ignore = ["ahead_of_time.py", "compile_causal.py"]  # programs that tests start
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default will change, of which it warns
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined
 
 
