@@ -25,7 +25,15 @@ def _takes(factory: Any, kind: type, name: str) -> bool:
     function = factory.func if isinstance(factory, functools.partial) else factory
     if isinstance(function, type) and issubclass(function, kind):
         return True
-    return callable(function) and next(iter(inspect.signature(function).parameters), "") == name
+    return callable(function) and next(iter(parameters_of(function)), "") == name
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function or class; none for a built-in one that does not tell them."""
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:
+        return {}
 
 
 def checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
@@ -45,7 +53,7 @@ def configured(factory: Any) -> dict[str, Any]:
     >>> configured(functools.partial(sorted, key=len))
     {'key': 'len', 'reverse': False}
     """
-    parameters = inspect.signature(factory).parameters.values()
+    parameters = parameters_of(factory).values()
     options = {one.name: one.default for one in parameters if one.default is not one.empty}
     return {name: _storable(value) for name, value in {**options, **getattr(factory, "keywords", {})}.items()}
 

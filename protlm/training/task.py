@@ -66,8 +66,8 @@ class LanguageModelTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         if isinstance(optimizer, functools.partial):
-            signature = inspect.signature(optimizer.func)
-            checked("optimizer", lambda: signature.bind(model, **optimizer.keywords))
+            function, options = optimizer.func, optimizer.keywords
+            checked("optimizer", lambda: inspect.signature(function).bind(model, **options))
         for name, value in (("activation_checkpointing", activation_checkpointing), ("compile", compile)):
             if not isinstance(value, bool):
                 raise UserError(f"task.{name} {value!r}: expected true or false")

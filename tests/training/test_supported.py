@@ -100,3 +100,18 @@ def test_objects_that_are_not_callbacks_or_loggers_are_refused() -> None:
         check_callbacks({"mine": {}})
     with pytest.raises(UserError, match=r"logger: expected a pytorch_lightning\.loggers\.Logger, got dict"):
         check_loggers({"": {}})
+
+
+@pytest.mark.parametrize("name", ["optimizer", "schedule"])
+def test_a_class_that_is_no_optimizer_or_schedule_is_refused(name, monkeypatch, tmp_path, capsys, corpus_path):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        f"{name}._target_=builtins.dict",
+        f"data.corpus={corpus_path}",
+        "trainer.max_steps=1",
+        "hydra.run.dir=run",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        run_training(*FAST, *options)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"error: {name}: ")
