@@ -24,6 +24,10 @@ DATA = Path(__file__).parents[1] / "data"
 settings.register_profile("protlm", deadline=None, derandomize=True, database=None)
 settings.load_profile("protlm")
 
+# of the kernels for GPUs: Triton reads these when it is imported, which torch.compile does, too
+os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers must not compete for cores
 

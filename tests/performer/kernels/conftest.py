@@ -1,14 +1,11 @@
 """Triton's interpreter, which runs kernels on CPU tensors, with bfloat16 rounded as GPUs do."""
 
 import importlib.util
-import os
 
 import pytest
 
 if not importlib.util.find_spec("triton"):
     collect_ignore = ["ahead_of_time.py", "compile_causal.py"]  # programs that tests start
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default will change, of which it warns
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined
 
 
 @pytest.fixture(autouse=True)
