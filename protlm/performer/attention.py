@@ -190,9 +190,9 @@ class FavorAttention(nn.Module):
         check_operands(self.head_dim, q, k, v, key_mask)
         inputs, options = self._operands(q, k, v, key_mask)
         backend = self._choice(inputs, options)
-        if packed is not None and not self.accepts_packed(q, v):
+        if packed is not None and (backend != "triton" or self._observes):
             raise ValueError("packed sequences: expected the backend 'triton', and no adaptive kernel in training mode")
-        if self.training and self.feature_map.adaptive:
+        if self._observes:
             self.observe(q, k, key_mask)
         centre = self.feature_map.redrawn and not self.causal
         if backend == "triton":
@@ -204,9 +204,13 @@ class FavorAttention(nn.Module):
 
     def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
         """Whether `forward` takes packed sequences of such queries and values, in the mode that the module is in."""
-        if self.function is not None or (self.training and self.feature_map.adaptive):
+        if self.function is not None or self._observes:
             return False
         return self._choice(*self._operands(q, q, v, None)) == "triton"
+
+    @property
+    def _observes(self) -> bool:
+        return self.training and self.feature_map.adaptive
 
     def _choice(self, inputs: Inputs, options: Options) -> str:
         """The backend of a call; for torch.compile, which cannot trace the choice, that of the latest call."""

@@ -83,7 +83,7 @@ def linear_attention(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor, 
     return out, shift, sums
 
 
-def _like(x: Tensor, width: int) -> Tensor:
+def like(x: Tensor, width: int) -> Tensor:
     """An empty tensor (B, H, L, width) in the memory order of x: heads within positions, or positions within heads."""
     batch, heads, length, _ = x.shape
     if x.stride(1) < x.stride(2):
@@ -138,7 +138,7 @@ def _outputs(*arguments: Any) -> Outputs:
     (batch, heads, length, width), chosen = q.shape, decode_map(options.feature_map)
     features = Estimator(chosen, weight, None, options.scale, Scratch(q)).count(width)
     return Outputs(
-        _like(v, v.shape[-1]),
+        like(v, v.shape[-1]),
         q.new_empty(batch, heads, length, 1, dtype=widest(q)),
         q.new_empty(batch, heads, 1, features if chosen.log else 1, dtype=widest(q)),
         q.new_empty(batch, heads, v.shape[-1] + 1, features, dtype=precision(q, k, v)),
@@ -164,7 +164,7 @@ def _attention(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Empty results of `_attention_backward`."""
-    return _like(q, q.shape[-1]), _like(k, k.shape[-1]), _like(v, v.shape[-1])
+    return like(q, q.shape[-1]), like(k, k.shape[-1]), like(v, v.shape[-1])
 
 
 def _attention_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

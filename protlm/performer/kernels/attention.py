@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protlm.performer.features import decode_map
 from protlm.performer.kernels import bidirectional, causal_launch
-from protlm.performer.linear_attention import Inputs, Options
+from protlm.performer.linear_attention import Inputs, Options, like
 from protlm.performer.operators import operator
 from protlm.performer.segments import Packed
 
@@ -83,6 +83,9 @@ def attention(
 
 def unsupported(inputs: Inputs, options: Options) -> str | None:
     """Why the kernels cannot compute a call; None if they can."""
+    feature_map = decode_map(options.feature_map)
+    if options.causal and not causal_launch.supported(feature_map):
+        return f"no causal kernel for the feature map {feature_map!r}"
     return bidirectional.unsupported(inputs, options)
 
 
@@ -117,7 +120,7 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 def _gradients(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Empty results of `_backward`."""
-    return tuple(causal_launch.like(x, x.shape[-1]) for x in arguments[:3])
+    return tuple(like(x, x.shape[-1]) for x in arguments[:3])
 
 
 _FORWARD = operator(

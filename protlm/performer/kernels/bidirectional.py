@@ -20,6 +20,7 @@ from torch import Tensor
 from protlm.performer.features import Computed, Exponential, FeatureMap, Generalised, decode_map
 from protlm.performer.kernels import bidirectional_backward, bidirectional_forward
 from protlm.performer.kernels.bidirectional_tiles import replaced, tiles
+from protlm.performer.linear_attention import like
 
 PARTS = 32
 """The most parts that a sequence is divided into."""
@@ -109,21 +110,13 @@ def _centre_parts(shape: Shape) -> int:
     return _parts(shape, "sum_rows", shape.sequences * shape.heads, 128)
 
 
-def _like(x: Tensor) -> Tensor:
-    """An empty tensor in the memory order of x: heads within positions, or positions within heads."""
-    batch, heads, length, width = x.shape
-    if x.stride(1) < x.stride(2):
-        return x.new_empty(batch, length, heads, width).transpose(1, 2)
-    return x.new_empty(batch, heads, length, width)
-
-
 def results(inputs: Any, centred: bool, cu_seqlens: Tensor | None = None, max_length: int = 0) -> Results:
     """Empty results of `forward`."""
     q, _, v = inputs[:3]
     shape = _shape(inputs, cu_seqlens, max_length)
     sequences, heads, length, _, features, width, values, _ = shape
     return Results(
-        _like(v),
+        like(v, values),
         q.new_empty(q.shape[0], heads, length, dtype=torch.float32),
         v.new_empty(sequences, heads, features, values),
         q.new_empty(sequences, heads, features, dtype=torch.float32),
@@ -277,7 +270,7 @@ def backward(
     Other arguments as in `forward`.
     """
     q, k, v, grad = map(_rows_first, (*inputs[:3], grad))
-    grad_q, grad_k, grad_v = _like(q), _like(k), _like(v)
+    grad_q, grad_k, grad_v = (like(x, x.shape[-1]) for x in (q, k, v))
     out, norm, sums, logs, centre = results
     if not norm.numel() or not out.numel():
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()

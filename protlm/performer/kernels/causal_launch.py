@@ -21,6 +21,7 @@ from protlm.performer.kernels.causal_outputs import outputs_kernel
 from protlm.performer.kernels.causal_queries import queries_kernel
 from protlm.performer.kernels.causal_states import scan_kernel, states_kernel
 from protlm.performer.kernels.causal_tiling import HOPPER, NARROWEST, Launch, Tiling, generation, tiling
+from protlm.performer.linear_attention import like
 from protlm.performer.segments import Packed
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -161,14 +162,6 @@ class Call:
             num_warps=sizes.scan_warps,
         )  # fmt: skip
         return past, past_ones
-
-
-def like(x: Tensor, width: int) -> Tensor:
-    """An empty tensor (B, H, L, width) in the memory order of x: heads within positions, or positions within heads."""
-    batch, heads, length, _ = x.shape
-    if x.stride(1) < x.stride(2):
-        return x.new_empty(batch, length, heads, width).transpose(1, 2)
-    return x.new_empty(batch, heads, length, width)
 
 
 def results(

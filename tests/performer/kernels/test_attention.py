@@ -1,4 +1,4 @@
-"""The kernels behind `FavorAttention` and the model, in Triton's interpreter, against PyTorch operations."""
+"""`FavorAttention` and the model with the kernels, in Triton's interpreter, against PyTorch operations."""
 
 import importlib
 
