@@ -1,0 +1,1 @@
+"""Homologs of a protein: search, multiple sequence alignments, sequence weights, profiles."""

@@ -1,0 +1,51 @@
+"""HMMER 3, run in this process by pyhmmer: profile hidden Markov models (HMMs) and their comparison with sequences.
+
+The HMM of an alignment has one match state for each residue of the query, as in HHblits, so that the alignments of all
+iterations have the same columns. (jackhmmer lets the family choose: columns in which half of the sequences have
+residues.) Everything else is HMMER's default.
+"""
+
+from protlm.errors import UserError
+from protlm.homology.alignment import Alignment
+from protlm.homology.alignment_output import expanded
+
+try:
+    from pyhmmer import easel, plan7
+except ImportError as error:
+    raise UserError(
+        f"homologs require pyhmmer, which cannot be imported ({error}); on Linux and macOS: pip install pyhmmer"
+    ) from error
+
+LONGEST = 100_000
+"""Residues of the longest sequence that HMMER compares."""
+AMINO = easel.Alphabet.amino()
+
+_TO_DIGITAL = bytes.maketrans(AMINO.symbols.encode(), bytes(range(len(AMINO.symbols))))
+
+
+def digital(sequence: bytes) -> bytes:
+    """Normalised residues as HMMER's codes."""
+    return sequence.translate(_TO_DIGITAL)
+
+
+def sequence_hmm(sequence: str) -> plan7.HMM:
+    """The HMM of a single sequence, with which phmmer searches: BLOSUM62, gaps opened with 0.02, extended with 0.4.
+
+    Raises:
+        UserError: for a sequence that is longer than HMMER accepts.
+    """
+    if len(sequence) > LONGEST:
+        raise UserError(f"query of {len(sequence):,} residues: HMMER accepts at most {LONGEST:,}; use its domains")
+    query = easel.DigitalSequence(AMINO, name="query", sequence=digital(sequence.encode()))
+    return plan7.Builder(AMINO).build(query, plan7.Background(AMINO))[0]
+
+
+def alignment_hmm(alignment: Alignment) -> plan7.HMM:
+    """The HMM of an alignment, with sequence weights and priors as in hmmbuild."""
+    if len(alignment) == 1:
+        return sequence_hmm(alignment.query)
+    rows = enumerate(expanded(alignment.rows))
+    msa = easel.TextMSA(name="query", sequences=[easel.TextSequence(name=str(n), sequence=row) for n, row in rows])
+    msa.reference = "".join("x" if letter.isupper() else "." for letter in msa.alignment[0])
+    builder = plan7.Builder(AMINO, architecture="hand")
+    return builder.build_msa(msa.digitize(AMINO), plan7.Background(AMINO))[0]
