@@ -36,11 +36,11 @@ from protlm import checkpoint
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
 from protlm.files import atomic_output
+from protlm.homology.blosum62 import blosum62_matrix
 from protlm.interpret.attention_maps import attention_matrices, chosen_blocks
 from protlm.performer import Performer
 from protlm.sequence.alphabet import decode
 from protlm.sequence.fasta import FastaFile, Record
-from protlm.variants.blosum import blosum62_matrix
 
 ATTENTION, HEADS, EVEN = "attention, enrichment", "attention, correlation of heads", "even attention"
 EMBEDDING, CONTEXT, PREDICTION = "embedding", "contextual embedding", "predictions"

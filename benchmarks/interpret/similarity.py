@@ -13,11 +13,11 @@ from torch import Tensor
 
 from benchmarks.interpret.residue_attention import off_diagonal
 from protlm.errors import UserError
+from protlm.homology.blosum62 import blosum62_matrix
 from protlm.inference.engine import TOKEN_BUDGET, Computer, encoded, windows
 from protlm.inference.probabilities import log_softmax, of_residues
 from protlm.performer import Performer
 from protlm.sequence.alphabet import MASK, STANDARD, STANDARD_TOKENS, TOKENS
-from protlm.variants.blosum import blosum62_matrix
 
 SHARE = 0.15
 """Share of residues masked at once, as in training."""

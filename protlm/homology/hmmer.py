@@ -5,6 +5,8 @@ iterations have the same columns. (jackhmmer lets the family choose: columns in 
 residues.) Everything else is HMMER's default.
 """
 
+import numpy as np
+
 from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
 from protlm.homology.alignment_output import expanded
@@ -40,12 +42,24 @@ def sequence_hmm(sequence: str) -> plan7.HMM:
     return plan7.Builder(AMINO).build(query, plan7.Background(AMINO))[0]
 
 
-def alignment_hmm(alignment: Alignment) -> plan7.HMM:
-    """The HMM of an alignment, with sequence weights and priors as in hmmbuild."""
+def alignment_hmm(alignment: Alignment, effective: float | None = None) -> plan7.HMM:
+    """The HMM of an alignment, with sequence weights and priors as in hmmbuild.
+
+    Args:
+        alignment: of one sequence or more.
+        effective: number of sequences that count as evidence against the priors; by default hmmbuild's, which is low,
+            so that distant homologs are found.
+    """
     if len(alignment) == 1:
         return sequence_hmm(alignment.query)
     rows = enumerate(expanded(alignment.rows))
     msa = easel.TextMSA(name="query", sequences=[easel.TextSequence(name=str(n), sequence=row) for n, row in rows])
     msa.reference = "".join("x" if letter.isupper() else "." for letter in msa.alignment[0])
-    builder = plan7.Builder(AMINO, architecture="hand")
+    number = "entropy" if effective is None else effective
+    builder = plan7.Builder(AMINO, architecture="hand", effective_number=number)
     return builder.build_msa(msa.digitize(AMINO), plan7.Background(AMINO))[0]
+
+
+def background_frequencies() -> np.ndarray:
+    """(20,) float64: HMMER's frequencies of the amino acids, in the order of `STANDARD`."""
+    return np.asarray(plan7.Background(AMINO).residue_frequencies, dtype=np.float64)

@@ -55,7 +55,7 @@ class Targets:
             letters = memoryview(digital(b"".join(chunk.sequences)))
             start = 0
             for name, length in zip(  # a chunk without proteins has one empty name
-                chunk.names.split(b"\n"), chunk.lengths.tolist()
+                chunk.names.split(b"\n"), chunk.lengths.tolist(), strict=False
             ):
                 if length > LONGEST:
                     long += 1

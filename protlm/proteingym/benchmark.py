@@ -11,9 +11,9 @@ from protlm.checkpoint import fingerprint
 from protlm.correlation import spearman
 from protlm.errors import UserError, counted
 from protlm.inference.engine import Computer
-from protlm.proteingym.alignment import site_independent
 from protlm.proteingym.assays import SITE_INDEPENDENT, Assays, Published
 from protlm.proteingym.correlation import Result
+from protlm.proteingym.site_independent import site_independent
 from protlm.strict_json import dumps
 from protlm.tables import read_table, text_output
 from protlm.variants.blosum import blosum62

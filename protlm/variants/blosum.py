@@ -1,10 +1,8 @@
 """BLOSUM62 scores of variants: a baseline that ignores the protein."""
 
-from typing import Any
-
 import numpy as np
 
-from protlm.sequence.alphabet import STANDARD
+from protlm.homology.blosum62 import blosum62_matrix
 from protlm.variants.notation import Variants
 
 
@@ -19,11 +17,3 @@ def blosum62(variants: Variants) -> np.ndarray:
     """
     scores = blosum62_matrix()[variants.wild_type, variants.mutant]
     return np.bincount(variants.variant, scores, minlength=len(variants))
-
-
-def blosum62_matrix() -> np.ndarray:
-    """B (20, 20) float64, in half bits, in the order of `STANDARD`."""
-    from Bio.Align import substitution_matrices
-
-    table: Any = substitution_matrices.load("BLOSUM62")
-    return np.array([[table[a, b] for b in STANDARD] for a in STANDARD])

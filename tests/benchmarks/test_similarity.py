@@ -17,9 +17,9 @@ from benchmarks.interpret.similarity import (
 )
 from protlm.embedding.in_memory import embed
 from protlm.errors import UserError
+from protlm.homology.blosum62 import blosum62_matrix
 from protlm.inference.probabilities import of_residues
 from protlm.sequence.alphabet import INDEX, MASK, STANDARD
-from protlm.variants.blosum import blosum62_matrix
 from tests.inference.toys import random_table, table_model
 
 PROTEINS = [STANDARD, "MKTAYIAKQRQISFVKSHFSRQ", STANDARD[::-1] * 3, "WX"]
