@@ -2,57 +2,32 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
+from protlm.homology.cache import AlignmentCache
 from protlm.homology.hits import Hits, Inclusion
 from protlm.homology.hmmer import alignment_hmm, easel, plan7, sequence_hmm
+from protlm.homology.options import SearchOptions
 from protlm.homology.targets import Targets
 from protlm.progress import Progress
 
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How homologs are searched for.
-
-    Attributes:
-        iterations: passes over the database, at most; fewer if one finds what the one before has found.
-        evalue: greatest E-value of included targets, and conditional E-value of their domains.
-        bits_per_residue: least score of included targets and domains, divided by the length of the query; replaces
-            `evalue`.
-        most: greatest number of homologs; those of the targets with the best scores.
-
-    Raises:
-        UserError: for a value out of range.
-    """
-
-    iterations: int = 3
-    evalue: float = 1e-3
-    bits_per_residue: float | None = None
-    most: int = 50_000
-
-    def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("most", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} {getattr(self, name)}: expected at least {least}", name)
-        for name in ("evalue", "bits_per_residue"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{name} {value:g}: expected a number above 0", name)
+TOGETHER = 20
+"""Queries that share a pass over the databases."""
+QUERY_ID = "query"
 
 
 def find_homologs(
     query: str,
-    databases: Sequence[str | Path],
+    databases: Targets | Sequence[str | Path],
     *,
     options: SearchOptions | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    cache: str | Path | None = None,
 ) -> Alignment:
     """The alignment of a protein with its homologs in FASTA files.
 
@@ -61,7 +36,8 @@ def find_homologs(
         databases: paths of the files, plain or compressed. They are streamed, once for each iteration.
         options: see `SearchOptions`.
         threads: that compare sequences, by default one for each core.
-        progress: called with the bytes read, and those of all iterations.
+        progress: called with the bytes read, and those to read in all iterations.
+        cache: folder in which the alignment is kept, and looked for first, see `AlignmentCache`. By default none.
 
     Returns:
         The query and its homologs, the best first, named `ID/START-END`; the query alone if there are none.
@@ -69,7 +45,8 @@ def find_homologs(
     Raises:
         UserError: for a query or a database that cannot be used.
     """
-    return search([query], Targets(databases), options or SearchOptions(), threads, progress)[0]
+    targets = databases if isinstance(databases, Targets) else Targets(databases)
+    return next(search([query], targets, options or SearchOptions(), threads, progress, cache))
 
 
 def search(
@@ -78,39 +55,63 @@ def search(
     options: SearchOptions,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> list[Alignment]:
-    """As `find_homologs`, for several queries, which share each pass over the database."""
-    alignments = [Alignment(query, ["query"], [query]) for query in queries]
-    hmms = [sequence_hmm(query) for query in queries]
-    active = list(range(len(queries)))
-    for iteration in range(options.iterations):
-        found = [Hits(len(queries[number]), _inclusion(options, queries[number]), options.most) for number in active]
+    cache: str | Path | None = None,
+) -> Iterator[Alignment]:
+    """As `find_homologs`, for several queries, in order; `TOGETHER` of them share each pass over the databases."""
+    kept = AlignmentCache(cache, targets.paths, options) if cache is not None else None
+    queries = [query.upper() for query in queries]
+    passes = options.iterations * -(-len(queries) // TOGETHER)
+    for start in range(0, len(queries), TOGETHER):
+        group = queries[start : start + TOGETHER]
+        known = {query: kept.load(query) if kept else None for query in group}
+        new = [query for query in known if known[query] is None]
 
-        def report(position: int, done: int = iteration) -> None:
+        def report(iteration: int, position: int, before: int = start // TOGETHER * options.iterations) -> None:
             if progress:
-                progress(done * targets.size + position, options.iterations * targets.size)
+                progress((before + iteration) * targets.size + position, passes * targets.size)
 
-        _scan([hmms[number] for number in active], found, targets, threads or cores(), report)
-        changed = []
-        for number, hits in zip(active, found, strict=True):
-            before, query = alignments[number], queries[number]
-            domains = hits.included()
-            ids = ["query", *(domain.name for domain in domains)]
-            alignments[number] = Alignment(query, ids, [query, *(domain.row for domain in domains)])
-            if set(alignments[number].ids) != set(before.ids):
-                changed.append(number)
-        active = changed
-        if not active:
-            break
-        if iteration + 1 < options.iterations:
-            for number in active:
-                hmms[number] = alignment_hmm(alignments[number])
-    return alignments
+        for alignment in _searched(new, targets, options, threads or cores(), report):
+            known[alignment.query] = alignment
+            if kept:
+                kept.store(alignment)
+        report(options.iterations, 0)
+        for query in group:
+            alignment = known[query]
+            assert alignment is not None
+            yield alignment
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _searched(
+    queries: list[str],
+    targets: Targets,
+    options: SearchOptions,
+    threads: int,
+    report: Callable[[int, int], None],
+) -> list[Alignment]:
+    """The alignments of queries that share each pass."""
+    hmms = {query: sequence_hmm(query) for query in queries}
+    alignments = {query: Alignment(query, [QUERY_ID], [query]) for query in queries}
+    for iteration in range(options.iterations):
+        if not hmms:
+            break
+        found = {query: Hits(len(query), _inclusion(options, query), options.most) for query in hmms}
+        pairs = [(hmms[query], found[query]) for query in hmms]
+        _compare_all(pairs, targets, threads, lambda position, iteration=iteration: report(iteration, position))
+        last = iteration + 1 == options.iterations
+        hmms = {}
+        for query, hits in found.items():
+            domains = hits.included()
+            ids = [QUERY_ID, *(domain.name for domain in domains)]
+            converged = set(ids) == set(alignments[query].ids)
+            alignments[query] = Alignment(query, ids, [query, *(domain.row for domain in domains)])
+            if not (converged or last):
+                hmms[query] = alignment_hmm(alignments[query])
+    return list(alignments.values())
 
 
 def _inclusion(options: SearchOptions, query: str) -> Inclusion:
@@ -118,8 +119,10 @@ def _inclusion(options: SearchOptions, query: str) -> Inclusion:
     return Inclusion(options.evalue, None if bits is None else bits * len(query))
 
 
-def _scan(hmms: list[plan7.HMM], found: list[Hits], targets: Targets, threads: int, report) -> None:
-    """Compares each HMM with all targets; blocks are compared in threads, and their hits added in order."""
+def _compare_all(
+    pairs: list[tuple[plan7.HMM, Hits]], targets: Targets, threads: int, report: Callable[[int], None]
+) -> None:
+    """Compares each HMM with all targets: blocks in threads, and what is found is added in the order of the targets."""
     waiting: deque[tuple[Hits, int, Future[plan7.TopHits]]] = deque()
 
     def take() -> None:
@@ -128,7 +131,7 @@ def _scan(hmms: list[plan7.HMM], found: list[Hits], targets: Targets, threads: i
 
     with _pool(threads) as pool:
         for block in targets.blocks():
-            for hmm, hits in zip(hmms, found, strict=True):
+            for hmm, hits in pairs:
                 waiting.append((hits, len(block), pool.submit(_compare, hmm, hits.inclusion, block)))
                 while len(waiting) > 2 * threads:
                     take()
@@ -143,7 +146,7 @@ def _compare(hmm: plan7.HMM, inclusion: Inclusion, block: easel.DigitalSequenceB
 
 @contextmanager
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that start nothing more once the block has failed or been interrupted."""
+    """Threads that begin nothing more when the block ends, also by an error or Ctrl-C."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool

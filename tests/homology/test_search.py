@@ -10,7 +10,8 @@ from pyhmmer.easel import TextSequence
 from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
 from protlm.homology.hmmer import AMINO, alignment_hmm
-from protlm.homology.search import SearchOptions, find_homologs, search
+from protlm.homology.options import SearchOptions
+from protlm.homology.search import find_homologs, search
 from protlm.homology.targets import Targets
 from tests.homology.families import QUERY, database
 
@@ -90,7 +91,7 @@ def test_columns_are_the_residues_of_the_query(family: Alignment, records: list[
 def test_blocks_and_threads_do_not_change_the_alignment(
     family: Alignment, fasta: Path, block: int, threads: int
 ) -> None:
-    assert search([QUERY], Targets([fasta], block=block), SearchOptions(), threads) == [family]
+    assert find_homologs(QUERY, Targets([fasta], block=block), threads=threads) == family
 
 
 def test_files_are_one_database(family: Alignment, fasta: Path, tmp_path: Path) -> None:
@@ -103,10 +104,22 @@ def test_files_are_one_database(family: Alignment, fasta: Path, tmp_path: Path) 
 
 def test_queries_of_one_search_do_not_influence_each_other(family: Alignment, fasta: Path) -> None:
     other = QUERY[::-1]
-    first, second, third = search([QUERY, other, QUERY[10:60]], Targets([fasta]), SearchOptions())
+    first, second, third, again = search([QUERY, other, QUERY[10:60].lower(), QUERY], Targets([fasta]), SearchOptions())
     assert first == family
     assert (second.query, second.ids) == (other, ["query"])
     assert third == find_homologs(QUERY[10:60], [fasta])
+    assert again == family
+
+
+def test_queries_are_searched_in_groups(fasta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = [QUERY[start : start + 40] for start in range(0, 50, 10)]
+    whole = list(search(queries, Targets([fasta]), ONCE))
+    monkeypatch.setattr("protlm.homology.search.TOGETHER", 2)
+    calls: list[tuple[int, int]] = []
+    found = list(search(queries, Targets([fasta]), ONCE, progress=lambda done, total: calls.append((done, total))))
+    assert found == whole
+    assert [alignment.query for alignment in found] == queries
+    assert calls[-1] == (3 * fasta.stat().st_size, 3 * fasta.stat().st_size)
 
 
 def test_a_score_per_residue_replaces_the_evalue(fasta: Path) -> None:
@@ -118,7 +131,7 @@ def test_a_score_per_residue_replaces_the_evalue(fasta: Path) -> None:
 
 
 def test_only_the_best_are_kept(family: Alignment, fasta: Path) -> None:
-    few = search([QUERY], Targets([fasta], block=500), SearchOptions(iterations=1, most=3), 2)[0]
+    few = find_homologs(QUERY, Targets([fasta], block=500), options=SearchOptions(iterations=1, most=3), threads=2)
     assert few.ids == find_homologs(QUERY, [fasta], options=ONCE).ids[:4]
 
 
@@ -139,7 +152,7 @@ def test_odd_queries_have_no_homologs(fasta: Path, query: str) -> None:
 def test_proteins_longer_than_hmmer_accepts_are_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "long.fasta").write_text(f">long\n{'ACDEFGHIKL' * 10_001}\n>q\n{QUERY}\n")
     targets = Targets([tmp_path / "long.fasta"])
-    assert len(search([QUERY], targets, ONCE)[0]) == 2
+    assert len(find_homologs(QUERY, targets, options=ONCE)) == 2
     assert targets.tally.describe() == ["1 record: left out, longer than HMMER's 100,000 residues"]
     with pytest.raises(UserError, match="query of 100,001 residues: HMMER accepts at most 100,000"):
         find_homologs("M" * 100_001, [tmp_path / "long.fasta"])
