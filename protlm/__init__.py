@@ -20,6 +20,7 @@ def load(
     attention: str | None = None,
     num_features: int | None = None,
     attention_backend: str = "auto",
+    packed_batches: bool | None = None,
 ) -> "ProteinModel":
     """Loads a trained model; see `protlm.model_api.load`.
 
@@ -27,4 +28,4 @@ def load(
     """
     from protlm import model_api  # imports torch, which takes seconds that `protlm --help` should not
 
-    return model_api.load(path, device, attention, num_features, attention_backend)
+    return model_api.load(path, device, attention, num_features, attention_backend, packed_batches)

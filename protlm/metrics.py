@@ -72,11 +72,11 @@ class Breakdown:
         self.predicted = np.zeros(len(TOKENS), dtype=np.int64)
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor, groups: np.ndarray) -> None:
-        """As `ResidueCounts.update`, with the group of each protein, (B,) integers."""
+        """As `ResidueCounts.update`, with the groups of the positions, integers that broadcast to (B, L)."""
         logits, targets = logits[scored].detach().float(), targets[scored]
         losses = F.cross_entropy(logits, targets, reduction="none").cpu().numpy()
         predicted, expected = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
-        cells = np.repeat(groups, scored.sum(1).cpu().numpy()) * len(TOKENS) + expected
+        cells = np.broadcast_to(groups, scored.shape)[scored.cpu().numpy()] * len(TOKENS) + expected
         shape, size = self.scored.shape, self.scored.size
         self.scored += np.bincount(cells, minlength=size).reshape(shape)
         self.correct += np.bincount(cells[predicted == expected], minlength=size).reshape(shape)

@@ -232,6 +232,7 @@ def load(
     attention: str | None = None,
     num_features: int | None = None,
     attention_backend: str = "auto",
+    packed_batches: bool | None = None,
 ) -> ProteinModel:
     """Loads a trained model, in evaluation mode.
 
@@ -241,6 +242,7 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the accelerator of this machine, if any.
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
         attention_backend: what computes attention from random features; see `Performer.use_backend`.
+        packed_batches: compute batches without padding; by default on a GPU, where attention takes such batches.
 
     Raises:
         UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device or
@@ -268,6 +270,7 @@ def load(
             _ = model.backend_in_use
     except ValueError as error:
         raise UserError(str(error), "attention_backend") from error
+    model.packed_batches = packed_batches
     return model
 
 

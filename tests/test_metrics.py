@@ -104,7 +104,7 @@ def broken_down(batches: int = 1) -> tuple[Breakdown, ResidueMetrics, np.ndarray
     groups = np.array([0, 1, 1, 0, 1, 0, 0, 1])
     breakdown, metrics = Breakdown(3), ResidueMetrics()
     for rows in np.array_split(np.arange(8), batches):
-        breakdown.update(logits[rows], targets[rows], scored[rows], groups[rows])
+        breakdown.update(logits[rows], targets[rows], scored[rows], groups[rows, None])
         metrics.update(logits[rows], targets[rows], scored[rows])
     return breakdown, metrics, groups
 

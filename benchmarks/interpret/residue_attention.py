@@ -15,6 +15,7 @@ from torch import Tensor
 
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, encoded, windows
+from protlm.inference.token_batch import TokenBatch
 from protlm.interpret.attention_maps import Attend, chosen_blocks, watched
 from protlm.performer import Performer
 from protlm.sequence.alphabet import STANDARD, STANDARD_TOKENS, TOKENS
@@ -93,9 +94,11 @@ def attention_sums(
     paid = np.zeros((len(chosen), heads, kinds, kinds))
     even, counts = np.zeros((kinds, kinds)), np.zeros(kinds, dtype=np.int64)
     computer = Computer(model, token_budget)
+    computer.packed = False  # a protein per row
     dtype = next(model.parameters()).dtype
 
-    def read(tokens: Tensor, key_mask: Tensor, _: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read(batch: TokenBatch, _: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        tokens, key_mask = batch.tokens, batch.key_mask
         residue = torch.from_numpy(_RESIDUE).to(tokens.device)[tokens]
         one_hot = torch.nn.functional.one_hot(residue, kinds + 1)[..., :kinds].to(dtype)
         values = one_hot[:, None].expand(-1, heads, -1, -1).contiguous()

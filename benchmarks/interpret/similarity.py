@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.interpret.residue_attention import off_diagonal
 from protlm.errors import UserError
 from protlm.homology.blosum62 import blosum62_matrix
 from protlm.inference.engine import TOKEN_BUDGET, Computer, encoded, windows
 from protlm.inference.probabilities import log_softmax, of_residues
+from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
 from protlm.sequence.alphabet import MASK, STANDARD, STANDARD_TOKENS, TOKENS
 
@@ -91,11 +91,11 @@ def contextual_embedding(model: Performer, sequences: Iterable[str], token_budge
     """
     sums = np.zeros((len(TOKENS), model.config.width + 1))
 
-    def read(tokens: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
-        hidden = model.hidden(tokens, key_mask).float()
+    def read(batch: TokenBatch, _: np.ndarray) -> np.ndarray:
+        hidden = batch.hidden(model).float()
         total = hidden.new_zeros(len(TOKENS), hidden.shape[-1] + 1)
         counted = torch.nn.functional.pad(hidden, (0, 1), value=1.0)
-        return total.index_add(0, tokens.flatten(), counted.flatten(0, 1)).cpu().numpy()
+        return total.index_add(0, batch.tokens.flatten(), counted).cpu().numpy()
 
     for window in windows(sequences, len):
         for _, total in Computer(model, token_budget)(encoded(model, window), read):
@@ -128,16 +128,16 @@ def predicted(
         rows = encoded(model, window)
         masks = [_scored(len(row), model.config.causal, (seed, first + i)) for i, row in enumerate(rows)]
 
-        def read(tokens: Tensor, key_mask: Tensor, batch: np.ndarray, masks: list[np.ndarray] = masks) -> np.ndarray:
-            each = np.repeat(np.arange(len(batch)), [len(masks[i]) for i in batch])
-            scored = np.concatenate([masks[i] for i in batch])
-            true = tokens[each, scored].cpu().numpy()
+        def read(batch: TokenBatch, chosen: np.ndarray, masks: list[np.ndarray] = masks) -> np.ndarray:
+            each = np.repeat(np.arange(len(chosen)), [len(masks[i]) for i in chosen])
+            scored = np.concatenate([masks[i] for i in chosen])
+            places = batch.positions(each, scored)
+            true = batch.tokens.flatten()[places].cpu().numpy()
             if model.config.causal:
-                scored = scored - 1
+                places = places - 1
             else:
-                tokens = tokens.clone()
-                tokens[each, scored] = MASK
-            logits = model.logits(model.hidden(tokens, key_mask)[each, scored])
+                batch = batch.replaced(places, MASK)
+            logits = model.logits(batch.hidden(model)[places])
             p = np.exp(of_residues(log_softmax(logits)))
             total = np.zeros((len(TOKENS), len(STANDARD) + 1))
             np.add.at(total, true, np.concatenate((p, np.ones((len(p), 1))), axis=1))

@@ -28,6 +28,12 @@ Backend = Annotated[
         "--attention-backend", help="auto, cpu, eager, triton or flex: what computes attention; see docs/gpu.md."
     ),
 ]
+Packed = Annotated[
+    bool | None,
+    Option(
+        "--packed-batches/--padded-batches", help="Default: packed, without padding, on a GPU if attention takes them."
+    ),
+]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16 for 16-bit matrix products.")]
 Nucleotides = Annotated[bool, typer.Option("--allow-nucleotides", help="Accept a file that looks like DNA or RNA.")]
 

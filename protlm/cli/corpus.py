@@ -13,6 +13,7 @@ from protlm.cli.console import (
     Invalid,
     Model,
     Nucleotides,
+    Packed,
     load_network,
     model_files,
     named,
@@ -119,6 +120,7 @@ def evaluate(
     token_budget: Budget = 16_384,
     device: Device = "auto",
     attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
 ) -> None:
     """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
     from protlm.corpus.reader import Corpus
@@ -130,7 +132,7 @@ def evaluate(
     check_outputs({"--json": (json, JSON)}, [corpus, *model_files(model)])
     opened = Corpus(corpus)
     checked_splits(opened, split or (), share)  # before the model is loaded
-    network = load_network(model, device, attention_backend=attention_backend)
+    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # opened first, so that a file that cannot be written is reported at once

@@ -14,6 +14,7 @@ from protlm.cli.console import (
     Invalid,
     Model,
     Nucleotides,
+    Packed,
     Precision,
     load_network,
     model_files,
@@ -74,6 +75,7 @@ def embed(
     token_budget: Budget = 16_384,
     device: Device = "auto",
     attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
@@ -104,6 +106,7 @@ def embed(
         ranks.device(device) if ranks else device,
         quiet=bool(ranks and ranks.rank),
         attention_backend=attention_backend,
+        packed_batches=packed_batches,
     )
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:

@@ -13,6 +13,7 @@ from protlm.cli.console import (
     Invalid,
     Model,
     Nucleotides,
+    Packed,
     Precision,
     load_network,
     model_files,
@@ -63,6 +64,7 @@ def fill(
     token_budget: Budget = 16_384,
     device: Device = "auto",
     attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
@@ -89,7 +91,8 @@ def fill(
         [*inputs, *model_files(model)],
     )
     records = check_pictures(opened, outputs)
-    computer = Computer(load_network(model, device, attention_backend=attention_backend), token_budget, precision)
+    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    computer = Computer(network, token_budget, precision)
     unit = "positions" if outputs.every_position or isinstance(opened, list) else "bytes"
     with progress("predicting", unit) as report:
         rows = write_predictions(computer, records, outputs, top, one_pass, report)

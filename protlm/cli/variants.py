@@ -11,6 +11,7 @@ from protlm.cli.console import (
     Device,
     Model,
     Nucleotides,
+    Packed,
     Precision,
     load_network,
     model_files,
@@ -70,6 +71,7 @@ def score(
     precision: Precision = "float32",
     device: Device = "auto",
     attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
     invalid: Annotated[
         str, Option(help=f"Variants that cannot be scored (stop codons, indels), and invalid records: {_FATES}.")
     ] = "error",
@@ -103,7 +105,8 @@ def score(
         from protlm.inference.perplexity import write_perplexities
 
         shares = _masking(masking)
-        computer = Computer(load_network(model, device, attention_backend=attention_backend), token_budget, precision)
+        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        computer = Computer(network, token_budget, precision)
         with progress("computing", "residues") as report:
             say(*write_perplexities(computer, opened, output, not one_pass, shares, report))
         return
@@ -114,7 +117,7 @@ def score(
     scan = Scan(opened, "sequence" if typed else protein, variants, variant or (), offset, invalid, column)
     if heatmap:
         check_picture(heatmap, len(scan.only("for a heat map")))
-    network = load_network(model, device, attention_backend=attention_backend)
+    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
     with progress("scoring", "passes") as report:
         scores = scan.score(Computer(network, token_budget, precision), method, report)
     if heatmap:
@@ -144,6 +147,7 @@ def proteingym(
     precision: Precision = "float32",
     device: Device = "auto",
     attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
     invalid: Annotated[
         str,
         Option(help=f"Rows that cannot be scored: {_FATES}. Rows without a measurement are scored, but not compared."),
@@ -167,7 +171,8 @@ def proteingym(
     inputs += [assay.path for assay in assays.found]
     check_outputs({"--output": (output, TABLE), "--scores": (scores, FOLDER)}, inputs)
     figures = Published(published, None if columns is None else split_columns(columns)) if published else None
-    computer = Computer(load_network(model, device, attention_backend=attention_backend), token_budget, precision)
+    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    computer = Computer(network, token_budget, precision)
     with progress("scoring", "assays") as report:
         results = list(benchmark(computer, assays, method, scores, figures, msa, report, invalid))
     if output:

@@ -45,10 +45,7 @@ def _embedded(
         results: dict[int, np.ndarray] = {}
         for batch, (pooled, single) in computer(rows, compute):
             for row, index in enumerate(batch.tolist()):
-                if pooled is not None:
-                    value = pooled[row, 0].copy()
-                else:
-                    value = np.stack([layer[row, : len(rows[index]) - 2] for layer in single])
+                value = np.stack([layer[row] for layer in single]) if pooled is None else pooled[row, 0].copy()
                 results[index] = value[0] if len(value) == 1 else value
         for index in range(len(rows)):
             yield results.pop(index)

@@ -24,13 +24,15 @@ from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.files import UnwritableError, atomic_output, partial_folder, publish
 from protlm.inference.engine import Computer, check_finite
+from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
+from protlm.performer.estimator import widest
 from protlm.strict_json import dumps
 
 POOLS = ("mean", "bos", "max")
 """Mean or maximum over the residues, without special tokens; or the first token, which precedes them."""
-Representations = tuple[np.ndarray | None, list[np.ndarray]]
-"""Of a batch: pooled vectors (B, P, K, D) float32 or None, and for each layer the residues (B, L - 2, D), or none."""
+Representations = tuple[np.ndarray | None, list[list[np.ndarray]]]
+"""Of a batch: pooled vectors (n, P, K, D) float32 or None; by layer the residues (length_i, D) of each protein."""
 
 _DESCRIPTION = "protlm.json"  # of a partial output
 _OVERHEAD = 400  # bytes per protein that HDF5 needs besides the values
@@ -38,41 +40,52 @@ _OVERHEAD = 400  # bytes per protein that HDF5 needs besides the values
 
 def representations(
     model: Performer, layers: Sequence[int], pools: Sequence[str], residues: torch.dtype | None
-) -> Callable[[Tensor, Tensor, np.ndarray], Representations]:
+) -> Callable[[TokenBatch, np.ndarray], Representations]:
     """A function for `Computer` that returns representations on the CPU; it pools on the model's device.
 
     Layers are counted from 0; `residues` is the dtype of the representations of single residues, or None for none.
     """
 
-    def compute(tokens: Tensor, key_mask: Tensor, batch: np.ndarray) -> Representations:
-        found = model.representations(tokens, set(layers), key_mask)
+    def compute(batch: TokenBatch, _: np.ndarray) -> Representations:
+        found = model.representations(batch.tokens, set(layers), batch.key_mask, batch.segments)
         pooled, single = None, []
-        with torch.autocast(tokens.device.type, enabled=False):
+        with torch.autocast(batch.tokens.device.type, enabled=False):
             if pools:
-                is_residue = key_mask.clone()
-                is_residue[:, 0] = False
-                is_residue[torch.arange(len(batch)), key_mask.sum(1) - 1] = False
-                by_layer = [torch.stack(pool(found[layer].float(), is_residue, pools), 1) for layer in layers]
+                by_layer = [torch.stack(pool(batch, found[layer].float(), pools), 1) for layer in layers]
                 pooled = torch.stack(by_layer, 2).cpu().numpy()
             if residues is not None:
-                single = [found[layer][:, 1:-1].to(residues).cpu().numpy() for layer in layers]
+                flat = (found[layer].flatten(0, 1).to(residues).cpu().numpy() for layer in layers)
+                single = [batch.split(values, 1) for values in flat]
         return pooled, single
 
     return compute
 
 
-def pool(x: Tensor, is_residue: Tensor, pools: Sequence[str]) -> list[Tensor]:
-    """For each pooling (B, D), from representations (B, L, D) and a mask of the residues (B, L) bool."""
-    pooled = []
-    for kind in pools:
-        if kind == "mean":
-            weights = is_residue.to(x.dtype)
-            pooled.append((weights[:, None] @ x)[:, 0] / weights.sum(1, keepdim=True))
-        elif kind == "max":
-            pooled.append(x.masked_fill(~is_residue[..., None], -torch.inf).amax(1))
-        else:
-            pooled.append(x[:, 0])
-    return pooled
+def pool(batch: TokenBatch, x: Tensor, pools: Sequence[str]) -> list[Tensor]:
+    """For each pooling (n, D), from representations (B, L, D)."""
+    reduced = _of_rows(batch, x) if batch.segments is None else _of_segments(batch, x[0])
+    first = batch.positions(np.arange(len(batch.lengths)), np.zeros_like(batch.lengths))
+    return [x.flatten(0, 1)[first] if kind == "bos" else reduced(kind) for kind in pools]
+
+
+def _of_rows(batch: TokenBatch, x: Tensor) -> Callable[[str], Tensor]:
+    """Mean or maximum over the residues of each row of (n, L, D)."""
+    is_residue = batch.inner.view_as(batch.key_mask).to(x.device)
+
+    def reduced(kind: str) -> Tensor:
+        if kind == "max":
+            return x.masked_fill(~is_residue[..., None], -torch.inf).amax(1)
+        weights = is_residue.to(x.dtype)
+        return (weights[:, None] @ x)[:, 0] / weights.sum(1, keepdim=True)
+
+    return reduced
+
+
+def _of_segments(batch: TokenBatch, x: Tensor) -> Callable[[str], Tensor]:
+    """Mean or maximum over the residues of each of the sequences that follow one another in (T, D)."""
+    lengths = torch.from_numpy(batch.lengths - 2).to(x.device)
+    residues = x[batch.inner.nonzero()[:, 0].to(x.device)].to(widest(x))  # float32 sums would lose digits
+    return lambda kind: torch.segment_reduce(residues, kind, lengths=lengths, axis=0, unsafe=True).to(x.dtype)
 
 
 class PartialOutput:
@@ -224,8 +237,8 @@ def compute_windows(
 ) -> int:
     """Computes the windows that any of the outputs lacks, stores each when complete, and returns the residues computed.
 
-    The batches of a window depend on its proteins and the token budget alone, so a resumed run computes exactly what
-    an uninterrupted one would have.
+    The batches of a window depend on its proteins, the token budget and `Computer.packed` alone, so a resumed run
+    computes exactly what an uninterrupted one would have.
 
     Args:
         computer: of the model.
@@ -252,7 +265,7 @@ def compute_windows(
             writers = [(partial, stack.enter_context(partial.window(begin))) for partial in lacking]
             for batch, (pooled, single) in computer([window[i] for i in own], read):
                 for number, i in enumerate(own[batch].tolist()):
-                    residues = [layer[number, : len(window[i]) - 2] for layer in single]
+                    residues = [layer[number] for layer in single]
                     for partial, write in writers:
                         if not write(begin + i, None if pooled is None else pooled[number], residues):
                             name = proteins.names.original(begin + i).decode()
@@ -270,7 +283,8 @@ def _overflow(computer: Computer, name: str, row: np.ndarray, partial: PartialOu
     """The message for values that float16 cannot hold; raises a UserError if the model's output is not finite."""
     read = representations(computer.model, partial.layers, partial.output.pools, torch.float32)
     ((_, (pooled, single)),) = computer([row], read)
-    values = np.concatenate([array.ravel() for array in (*single, *([] if pooled is None else [pooled]))])
+    arrays = [layer[0] for layer in single] + ([] if pooled is None else [pooled])
+    values = np.concatenate([array.ravel() for array in arrays])
     check_finite(values, f"protein {name}")
     largest = f"{np.abs(values).max():,.0f}"
     return f"protein {name}: a value of {largest}, but the maximum of float16 is 65,504; use dtype float32"

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from protlm.batching.batches import pad
 from protlm.errors import ProtlmWarning, UserError
+from protlm.inference.packing import packs
+from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
-from protlm.sequence.alphabet import PAD, encode, with_ends
+from protlm.sequence.alphabet import encode, with_ends
 from protlm.sequence.containers import proteins_of
 
 Item = TypeVar("Item")
@@ -110,6 +110,7 @@ class Computer:
         precision: "float32", or "bfloat16" for matrix products in 16 bits (autocast).
 
     Attributes:
+        packed: whether batches have no padding, see `packs`.
         seconds: spent computing so far, without what is done with the results.
     """
 
@@ -117,25 +118,26 @@ class Computer:
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}", "precision")
         self.model, self.token_budget, self.precision = model, token_budget, precision
-        self.device = next(model.parameters()).device
+        self.device, self.packed = next(model.parameters()).device, packs(model, precision)
         self.seconds = 0.0
 
     def __call__(
-        self, rows: Sequence[np.ndarray], function: Callable[[Tensor, Tensor, np.ndarray], Result], skip: int = 0
+        self, rows: Sequence[np.ndarray], function: Callable[[TokenBatch, np.ndarray], Result], skip: int = 0
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Yields, for each batch, longest rows first, its indices into `rows` and the result of the function.
 
         Args:
             rows: framed tokens, (length_i,) uint8 each.
-            function: of tokens (B, L) int64 and key mask (B, L) bool, both on the model's device, and the indices (B,).
-                Its result should be on the CPU, so that memory runs out inside the function or not at all.
+            function: of a batch on the model's device and the indices (n,). Its result should be on the CPU, so that
+                memory runs out inside the function or not at all.
             skip: number of batches to skip, which an earlier run over the same rows has computed.
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         longest = int(lengths.max(initial=0))
         check_length(self.model, longest)
         warn_beyond_positions(self.model, longest)
-        waiting = batches(lengths, self.token_budget)[skip:][::-1]
+        grouped = full_batches if self.packed else batches
+        waiting = grouped(lengths, self.token_budget)[skip:][::-1]
         while waiting:
             batch = waiting.pop()
             try:
@@ -158,15 +160,15 @@ class Computer:
             waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
 
     def _run(
-        self, rows: Sequence[np.ndarray], batch: np.ndarray, function: Callable[[Tensor, Tensor, np.ndarray], Result]
+        self, rows: Sequence[np.ndarray], batch: np.ndarray, function: Callable[[TokenBatch, np.ndarray], Result]
     ) -> Result:
         started = time.perf_counter()
-        tokens = torch.from_numpy(pad([rows[i] for i in batch], PAD)).to(self.device).long()
+        tokens = TokenBatch.of([rows[i] for i in batch], self.device, self.packed)
         with (
             evaluating(self.model),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
-            result = function(tokens, tokens != PAD, batch)
+            result = function(tokens, batch)
         self.seconds += time.perf_counter() - started
         return result
 
@@ -199,6 +201,23 @@ def batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
         groups.append(order[start:stop])
         start = stop
     return groups
+
+
+def full_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """As `batches`, for batches without padding, which are all full, whatever the lengths of their rows.
+
+    >>> [batch.tolist() for batch in full_batches(np.array([50, 9, 99, 98]), 200)]
+    [[2, 3], [0, 1]]
+    """
+    groups: list[list[int]] = []
+    tokens = token_budget
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        tokens += int(lengths[row])
+        if tokens > token_budget or not groups:
+            groups.append([])
+            tokens = int(lengths[row])
+        groups[-1].append(row)
+    return [np.array(group) for group in groups]
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from protlm.corpus.reader import Corpus, Unigram
 from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length, evaluating, warn_beyond_positions
+from protlm.inference.packing import pack, packs
 from protlm.metrics import Breakdown, ResidueCounts, format_row
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
@@ -74,7 +75,7 @@ def evaluate(
     max_length = max_length or model.config.max_length
     check_length(model, max_length)
     objective = Objective(model.config.causal, Masking(share)).for_evaluation()
-    device = next(model.parameters()).device
+    device, packed = next(model.parameters()).device, packs(model)
     done, total = 0, sum(len(corpus.members(split)) for split in splits)
     results = {}
     for split in splits:
@@ -83,14 +84,20 @@ def evaluate(
         metrics, breakdown = ResidueCounts(device), Breakdown(len(BIN_MAXIMA) + 1)
         proteins = np.zeros(len(BIN_MAXIMA) + 1, dtype=np.int64)
         for key in batches.plan(0):
-            inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batches[key][:4])
-            warn_beyond_positions(model, inputs.shape[1])
-            with evaluating(model):
-                logits = model(inputs, key_mask)
+            batch = batches[key]
+            warn_beyond_positions(model, batch.inputs.shape[1])
             bins = np.searchsorted(BIN_MAXIMA, corpus.lengths_of(key[:, 1]))  # of whole proteins, not of crops
             proteins += np.bincount(bins, minlength=len(proteins))
+            of_positions = bins[:, None]
+            if packed:
+                of_positions = np.repeat(bins, batch.key_mask.sum(1).numpy())
+                batch = pack(batch)
+            segments = batch.segments and batch.segments._replace(cu_seqlens=batch.segments.cu_seqlens.to(device))
+            inputs, targets, scored, key_mask = (tensor.to(device) for tensor in batch[:4])
+            with evaluating(model):
+                logits = model(inputs, key_mask, segments)
             metrics.update(logits, targets, scored)
-            breakdown.update(logits, targets, scored, bins)
+            breakdown.update(logits, targets, scored, of_positions)
             check_finite(breakdown.negative_log)
             done += len(key)
             if progress:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax, masked, of_residues
 from protlm.inference.probabilities import one_pass as log_p_of_one_pass
+from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
 from protlm.progress import Advance
 from protlm.sequence.alphabet import MASK, STANDARD, TOKENS, encode_masked
@@ -133,12 +133,15 @@ def _check_model(model: Performer) -> None:
 def _at_masks(computer: Computer, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Probabilities (masks, 20) of each of several proteins, given as tokens (L_i,)."""
     model = computer.model
+    masks = [np.flatnonzero(tokens == MASK) for tokens in rows]
 
-    def read(tokens: Tensor, key_mask: Tensor, _: np.ndarray) -> list[np.ndarray]:
-        chosen = tokens == MASK
-        log_p = log_softmax(model.logits(model.hidden(tokens, key_mask)[chosen]))
+    def read(batch: TokenBatch, chosen: np.ndarray) -> list[np.ndarray]:
+        counts = [len(masks[i]) for i in chosen]
+        columns = np.concatenate([masks[i] for i in chosen]) + 1
+        places = batch.positions(np.repeat(np.arange(len(chosen)), counts), columns)
+        log_p = log_softmax(model.logits(batch.hidden(model)[places]))
         check_finite(log_p)
-        return np.split(np.exp(of_residues(log_p)), np.cumsum(chosen.sum(1).cpu().numpy())[:-1])
+        return np.split(np.exp(of_residues(log_p)), np.cumsum(counts)[:-1])
 
     results: dict[int, np.ndarray] = {}
     for batch, parts in computer([framed(model, tokens) for tokens in rows], read):

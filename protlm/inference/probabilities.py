@@ -12,6 +12,7 @@ from torch import Tensor
 from protlm.batching.masking import Masking
 from protlm.errors import UserError
 from protlm.inference.engine import Computer, framed
+from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
 from protlm.progress import Advance
 from protlm.sequence.alphabet import IS_STANDARD, MASK, STANDARD, STANDARD_TOKENS
@@ -38,7 +39,7 @@ def check_bidirectional(model: Performer, what: str, instead: str = "") -> None:
 def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
     """log p(. | x) (L, 33) float64 of one protein, tokens (L,) uint8, with nothing masked."""
     rows = [framed(computer.model, tokens)]
-    ((_, result),) = computer(rows, lambda t, mask, _: log_softmax(computer.model(t, mask)[0, 1:-1]))
+    ((_, result),) = computer(rows, lambda batch, _: log_softmax(batch.logits(computer.model)[1:-1]))
     return result
 
 
@@ -94,13 +95,13 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
             "one_pass",
         )
 
-    def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
-        return _of_tokens(log_softmax(computer.model(inputs, key_mask)), inputs.cpu().numpy())
+    def read(batch: TokenBatch, _: np.ndarray) -> list[np.ndarray]:
+        log_p = log_softmax(batch.logits(computer.model))
+        return batch.split(_of_tokens(log_p, batch.tokens.flatten().cpu().numpy()), 1)
 
     result = [np.empty(0)] * len(proteins)
     for batch, seen in computer([framed(computer.model, tokens) for tokens in proteins], read):
-        for i, log_p in zip(batch, seen, strict=True):
-            own = log_p[1 : len(proteins[i]) + 1]
+        for i, own in zip(batch, seen, strict=True):
             if keep:
                 own = own + np.log(exchanged) - np.log(exchanged - keep * np.expm1(own))
             result[i] = np.where(IS_STANDARD[proteins[i]], own, np.nan)
@@ -109,14 +110,16 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
 
 def causal_own(computer: Computer, proteins: Sequence[np.ndarray], report: Advance | None = None) -> list[np.ndarray]:
     """log p(x_i | x_1 ... x_(i-1)) of each residue and of `<eos>`, (L + 1,) float64 per protein, of a causal model."""
+    rows = [framed(computer.model, tokens) for tokens in proteins]
 
-    def read(inputs: Tensor, key_mask: Tensor, _: np.ndarray) -> np.ndarray:
-        return _of_tokens(log_softmax(computer.model(inputs[:, :-1], key_mask[:, :-1])), inputs[:, 1:].cpu().numpy())
+    def read(batch: TokenBatch, chosen: np.ndarray) -> list[np.ndarray]:
+        log_p = batch.split(log_softmax(batch.logits(computer.model)))
+        return [_of_tokens(one, rows[i][1:]) for i, one in zip(chosen, log_p, strict=True)]
 
     result = [np.empty(0)] * len(proteins)
-    for batch, own in computer([framed(computer.model, tokens) for tokens in proteins], read):
+    for batch, own in computer([row[:-1] for row in rows], read):  # nothing is predicted from `<eos>`
         for i, log_p in zip(batch, own, strict=True):
-            result[i] = log_p[: len(proteins[i]) + 1]
+            result[i] = log_p
         if report:
             report(len(batch))
     return result
@@ -133,11 +136,9 @@ def _masked_one_by_one(
     model = computer.model
     frames = [framed(model, tokens) for tokens in proteins]
 
-    def read(inputs: Tensor, key_mask: Tensor, batch: np.ndarray) -> np.ndarray:
-        rows, columns = np.arange(len(batch)), positions[batch] + 1
-        inputs = inputs.clone()
-        inputs[rows, columns] = MASK
-        return log_softmax(model.logits(model.hidden(inputs, key_mask)[rows, columns]))
+    def read(batch: TokenBatch, chosen: np.ndarray) -> np.ndarray:
+        places = batch.positions(np.arange(len(chosen)), positions[chosen] + 1)
+        return log_softmax(model.logits(batch.replaced(places, MASK).hidden(model)[places]))
 
     for batch, log_p in computer([frames[i] for i in which], read):
         yield batch, log_p

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protlm.performer.config import PerformerConfig
+from protlm.performer.segments import Packed, accepts_packed
 from protlm.performer.window import WindowAttention
 
 
@@ -39,10 +40,17 @@ class MixedAttention(nn.Module):
         self.local, self.rest = local, rest
         self.parts = slice(heads), slice(heads, None)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
+        """Like `FavorAttention.accepts_packed`."""
+        return accepts_packed(self.rest, q, v)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
+    ) -> Tensor:
         """Like `FavorAttention.forward`."""
         near, far = ([part[:, heads] for part in (q, k, v)] for heads in self.parts)
-        return torch.cat((self.local(*near, key_mask), self.rest(*far, key_mask)), 1)
+        last = (key_mask,) if packed is None else (key_mask, packed)
+        return torch.cat((self.local(*near, *last), self.rest(*far, *last)), 1)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: MixedState | None = None) -> tuple[Tensor, MixedState]:
         """Like `FavorAttention.step`."""

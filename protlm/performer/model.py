@@ -21,7 +21,7 @@ from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
 from protlm.performer.positions import Rotation, rotate, sinusoids
 from protlm.performer.recurrent import PerformerState
-from protlm.performer.segments import Packed, Segments, attend, restarted, share_of
+from protlm.performer.segments import Packed, Segments, accepts_packed, attend, restarted, share_of
 
 ZEROED = 0.15 * 0.8
 """Fraction of masked tokens in ESM-2's training; see `PerformerConfig.zeroed_id`."""
@@ -92,6 +92,8 @@ class Performer(nn.Module):
     has 0.5, the scale of positions (docs/decisions.md), unless it is tied to the head.
     """
 
+    packed_batches: bool | None = None
+    """Whether inference computes batches without padding; None: on a GPU, where attention takes such batches."""
     activation_checkpointing = False
     """Whether the backward pass recomputes each block from its input, to save memory."""
 
@@ -165,6 +167,16 @@ class Performer(nn.Module):
             ValueError: if the chosen backend cannot compute it.
         """
         return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
+
+    def takes_packed(self, dtype: torch.dtype | None = None) -> bool:
+        """Whether attention computes packed batches as they are, instead of taking their sequences apart.
+
+        Args:
+            dtype: of queries, keys and values; by default that of the weights.
+        """
+        head = self.config.width // self.config.heads
+        q = self.embedding.weight.new_empty(1, self.config.heads, 1, head, dtype=dtype)
+        return all(accepts_packed(block.attention.attention, q, q) for block in self.blocks)  # type: ignore[union-attr]
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""

@@ -37,11 +37,16 @@ Segments = Tensor | Packed | None
 def attend(attention: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, segments: Segments) -> Tensor:
     """Attention of a batch, within each of its sequences; arguments as for `within_segments`."""
     if isinstance(segments, Packed):
-        accepts = getattr(attention, "accepts_packed", None)
-        if accepts is not None and accepts(q, v):
+        if accepts_packed(attention, q, v):
             return attention(q, k, v, key_mask, segments)
         segments = segments.numbers(q.shape[2])
     return attention(q, k, v, key_mask) if segments is None else within_segments(attention, q, k, v, key_mask, segments)
+
+
+def accepts_packed(attention: Any, q: Tensor, v: Tensor) -> bool:
+    """Whether a kind of attention computes packed sequences of such queries and values itself."""
+    accepts = getattr(attention, "accepts_packed", None)
+    return accepts is not None and accepts(q, v)
 
 
 def restarted(segments: Tensor) -> Tensor:

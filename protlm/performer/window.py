@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from protlm.performer.baselines import KeysAndValues
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.projection import whole_number
+from protlm.performer.segments import Packed
 
 _LEAST = 16  # positions of a block: smaller products cost more time than they save
 
@@ -62,7 +63,13 @@ class WindowAttention(nn.Module):
         self.size, self.causal = size, causal
         self.back, self.ahead = (size - 1, 0) if causal else (size // 2, size // 2)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
+        """Like `FavorAttention.accepts_packed`."""
+        return True
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
+    ) -> Tensor:
         """Like `FavorAttention.forward`; 0 where no key within reach is real."""
         batch, length = q.shape[0], q.shape[2]
         block, back, ahead = max(_LEAST, self.size // 2), self.back, self.ahead
@@ -75,6 +82,11 @@ class WindowAttention(nn.Module):
         real = near.new_ones(batch, length) if key_mask is None else key_mask
         real = F.pad(real, edges).unfold(1, width, block).flatten(0, 1)  # (B n, W)
         seen = near & real[:, None, None, :]
+        if packed is not None:
+            number = packed.numbers(length)
+            of_keys = F.pad(number, edges, value=-1).unfold(1, width, block).transpose(0, 1)  # (n, 1, W)
+            of_queries = F.pad(number, (0, rest), value=-1).unfold(1, block, block).transpose(0, 1)  # (n, 1, C)
+            seen = seen & (of_queries[..., None] == of_keys[:, :, None])
         alone = ~seen.any(-1, keepdim=True)
         k, v = _blocks(k, edges, width, block), _blocks(v, edges, width, block)
         # some of PyTorch's kernels return 0 / 0 for a row that sees nothing: it sees all, and its result is dropped

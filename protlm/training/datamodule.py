@@ -18,9 +18,9 @@ from protlm.corpus.reader import Corpora, Corpus, Unigram
 from protlm.corpus.splits import NOTHING_TO_LEARN, TRAIN, SplitRule, digests, read_ids
 from protlm.errors import UserError
 from protlm.files import BusyError
+from protlm.inference.packing import pack
 from protlm.sequence.alphabet import SCORED
 from protlm.sequence.stream import read_through
-from protlm.training.packing import pack
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""

@@ -297,9 +297,9 @@ def test_identical_sequences_are_computed_once(
     computed = []
     real = tiny_model.representations
 
-    def counted(tokens, layers, key_mask):
+    def counted(tokens, layers, key_mask, segments):
         computed.append(int(key_mask.sum()) - 2 * len(tokens))
-        return real(tokens, layers, key_mask)
+        return real(tokens, layers, key_mask, segments)
 
     monkeypatch.setattr(tiny_model, "representations", counted)
     summary = embed_fasta(tiny_model, fasta, None, tmp_path / "out", EmbedOptions(layout=layout))

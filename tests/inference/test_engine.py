@@ -16,13 +16,13 @@ SEQUENCES = ["MKT" * 9, "M", "GAVLIMCFYW" * 5, "MKTAYIAKQRQISFVKSHFSRQ", "W" * 4
 def hidden(computer: Computer, skip: int = 0) -> dict[int, np.ndarray]:
     rows, found = encoded(computer.model, SEQUENCES), {}
 
-    def read(tokens, key_mask, batch):
-        return computer.model.hidden(tokens, key_mask).float().numpy()
+    def read(batch, _):
+        return batch.split(batch.hidden(computer.model).float().numpy())
 
     for batch, result in computer(rows, read, skip):
         for index, row in zip(batch.tolist(), result, strict=True):
             assert index not in found
-            found[index] = row[: len(rows[index])]
+            found[index] = row
     return found
 
 
@@ -49,11 +49,11 @@ def test_out_of_memory_halves_the_batches_and_changes_nothing_else(
     expected = hidden(Computer(tiny_model))
     real, refused = tiny_model.hidden, []
 
-    def scarce(tokens, key_mask=None):
+    def scarce(tokens, *others):
         if tokens.numel() > most:
             refused.append(tokens.shape)
             raise torch.OutOfMemoryError("out of memory")
-        return real(tokens, key_mask)
+        return real(tokens, *others)
 
     monkeypatch.setattr(tiny_model, "hidden", scarce)
     computer = Computer(tiny_model)
@@ -93,7 +93,7 @@ def test_finished_batches_are_skipped(tiny_model: Performer) -> None:
 
 def test_only_the_time_in_the_model_counts(tiny_model: Performer) -> None:
     computer, started = Computer(tiny_model, 40), time.perf_counter()
-    for _ in computer([np.full(9, 5, np.uint8)] * 12, lambda tokens, key_mask, _: tiny_model(tokens, key_mask)):
+    for _ in computer([np.full(9, 5, np.uint8)] * 12, lambda batch, _: batch.logits(tiny_model)):
         time.sleep(0.1)  # as for writing
     assert 0 < computer.seconds <= time.perf_counter() - started - 0.3
 

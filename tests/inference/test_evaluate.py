@@ -4,6 +4,7 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,17 +93,11 @@ def test_another_seed_masks_other_residues(tiny_model: Performer, corpus: Corpus
 def test_scored_residues_cannot_be_copied(tiny_model: Performer, corpus: Corpus) -> None:
     """A model that repeats its input is never right, since every selected residue is masked."""
 
-    class Copy(torch.nn.Module):
-        config = tiny_model.config
+    class Copy(Performer):
+        def forward(self, tokens: torch.Tensor, *others: Any) -> torch.Tensor:
+            return 9.0 * torch.nn.functional.one_hot(tokens, 33)
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(9.0))
-
-        def forward(self, tokens: torch.Tensor, key_mask: torch.Tensor) -> torch.Tensor:
-            return self.scale * torch.nn.functional.one_hot(tokens, 33)
-
-    assert {row["accuracy"] for row in evaluate(Copy(), corpus).values()} == {0}
+    assert {row["accuracy"] for row in evaluate(Copy(tiny_model.config), corpus).values()} == {0}
 
 
 def test_a_model_in_training_mode_is_evaluated_and_trained_on(tiny_model: Performer, corpus: Corpus) -> None:
@@ -119,18 +114,17 @@ def test_extrapolated_positions_are_warned_of(tiny_model: Performer, corpus: Cor
         evaluate(model, corpus, max_length=40)
 
 
-class Constant(torch.nn.Module):
+class Constant(Performer):
     """Predicts the same at every position: A with probability 1/2, L with 1/4, the others with 1/124 each."""
 
     def __init__(self, model: Performer, causal: bool = False) -> None:
-        super().__init__()
-        self.config = dataclasses.replace(model.config, causal=causal, positions="rotary")
+        super().__init__(dataclasses.replace(model.config, causal=causal, positions="rotary"))
         probabilities = torch.full((33,), 1 / 124)
         probabilities[INDEX["A"]], probabilities[INDEX["L"]] = 1 / 2, 1 / 4
-        self.logits = torch.nn.Parameter(probabilities.log())
+        self.constant = torch.nn.Parameter(probabilities.log())
 
-    def forward(self, tokens: torch.Tensor, key_mask: torch.Tensor) -> torch.Tensor:
-        return self.logits.expand(*tokens.shape, 33)
+    def forward(self, tokens: torch.Tensor, *others: Any) -> torch.Tensor:
+        return self.constant.expand(*tokens.shape, 33)
 
 
 @pytest.fixture

@@ -152,11 +152,11 @@ def test_a_model_folder_keeps_them(tmp_path: Path) -> None:
 def test_a_protein_that_is_too_long_is_refused_in_one_line(corpus_path: Path) -> None:
     network = model()
     rows = encoded(network, ["M" * 38, "MKT"])
-    ((_, logits),) = Computer(network)(rows, lambda tokens, mask, _: network(tokens, mask))
-    assert logits.shape == (2, 40, 33)
+    ((_, logits),) = Computer(network)(rows, lambda batch, _: batch.logits(network))
+    assert logits.shape == (2 * 40, 33)
     longer = encoded(network, ["MKT", "M" * 39])
     with pytest.raises(UserError, match="41 tokens.*linformer attention takes at most 40"):
-        list(Computer(model(attention="linformer"))(longer, lambda tokens, mask, _: network(tokens, mask)))
+        list(Computer(model(attention="linformer"))(longer, lambda batch, _: batch.logits(network)))
     with pytest.raises(UserError, match="50 tokens.*takes at most 40"):
         evaluate(network, Corpus(corpus_path), max_length=50)
     assert evaluate(network, Corpus(corpus_path), ["test"])["test"]["perplexity"] > 1

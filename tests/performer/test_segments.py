@@ -8,7 +8,8 @@ from torch import Tensor
 
 from protlm.performer import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
-from protlm.performer.segments import restarted, within_segments
+from protlm.performer.segments import Packed, accepts_packed, restarted, within_segments
+from protlm.performer.window import WindowAttention
 
 LENGTHS = [[1, 2, 3, 4, 5, 8, 1, 9, 16, 17, 1, 33], [100], [50, 50], [1] * 100, [99, 1], [1, 64, 35]]
 """Of the segments of each row."""
@@ -167,3 +168,21 @@ def test_positions_restart_in_each_segment(lengths: list[int]) -> None:
     rows = [lengths, lengths[::-1]]
     expected = [[place for length in row for place in range(length)] for row in rows]
     assert restarted(numbered(rows)).tolist() == expected
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("size", [1, 5, 8, 300])
+def test_window_attention_computes_packed_sequences_itself(size: int, causal: bool) -> None:
+    lengths = LENGTHS[0]
+    edges = torch.tensor([0, *lengths]).cumsum(0).int()
+    packed, attention = Packed(edges, max(lengths)), WindowAttention(size, causal)
+    assert accepts_packed(attention, *operands([lengths])[:2])
+    for mask in (None, key_mask([lengths], 0.6)):
+        one, other = operands([lengths], 6), operands([lengths], 6)
+        got = attention(*one, mask, packed)
+        expected = apart(attention, *other, mask, [lengths])
+        torch.testing.assert_close(got, expected)
+        got.square().sum().backward()
+        expected.square().sum().backward()
+        for x, y in zip(one, other, strict=True):
+            torch.testing.assert_close(x.grad, y.grad)

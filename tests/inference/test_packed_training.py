@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from protlm.batching.batches import Batch, collate
+from protlm.inference.packing import pack
 from protlm.performer import Performer, PerformerConfig
-from protlm.training.packing import pack
 
 LENGTHS = [5, 9, 1]
 
