@@ -13,6 +13,7 @@ from protlm import __version__
 from protlm.cli.console import fail, say, warnings_as_lines
 from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
+from protlm.cli.homology import homologs
 from protlm.cli.models import export, import_esm
 from protlm.cli.prediction import fill, generate
 from protlm.cli.variants import proteingym, score
@@ -27,7 +28,7 @@ app = typer.Typer(
 # click's UsageError, from the click that typer depends on or, since 0.26, includes
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-for command in (prepare, info, embed, merge, fill, generate, evaluate, export, import_esm, score, proteingym):
+for command in (prepare, info, embed, merge, fill, generate, evaluate, export, import_esm, homologs, score, proteingym):
     app.command()(command)
 
 

@@ -1,6 +1,6 @@
 """Alignments written in the formats of common programs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -33,9 +33,9 @@ def write_rows(path: str | Path, ids: Sequence[str], rows: Sequence[str], format
     format = format or format_of(path)  # noqa: A001
     with text_output(Path(path)) as file:
         if format == "stockholm":
-            _write_stockholm(file, _distinct(ids), list(expanded(rows)))
+            _write_stockholm(file, distinct(ids), list(expanded(rows)))
         elif format == "clustal":
-            _write_clustal(file, _distinct(ids), [row.upper().replace(".", "-") for row in expanded(rows)])
+            _write_clustal(file, distinct(ids), [row.upper().replace(".", "-") for row in expanded(rows)])
         else:
             written = rows if format == "a3m" else expanded(rows)
             for name, row in zip(ids, written, strict=True):
@@ -63,8 +63,12 @@ def _insertions(row: str) -> tuple[str, list[str]]:
     return "".join(matched), insertions
 
 
-def _distinct(ids: Sequence[str]) -> list[str]:
-    """Names that differ: X, X_2, X_3."""
+def distinct(ids: Iterable[str]) -> list[str]:
+    """Names that differ.
+
+    >>> distinct(["X", "Y", "X"])
+    ['X', 'Y', 'X_2']
+    """
     used: set[str] = set()
     result = []
     for name in ids:
