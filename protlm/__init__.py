@@ -1,17 +1,19 @@
 """protlm: protein language models built on Performers, whose attention is linear in sequence length."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protlm.embedder import Embedder
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from protlm.model_api import ProteinModel
 
 __version__ = "0.1.0"
 
-__all__ = ["Embedder", "UserError", "__version__", "load"]
+__all__ = ["Embedder", "UserError", "__version__", "load", "score"]
 
 
 def load(
@@ -29,3 +31,10 @@ def load(
     from protlm import model_api  # imports torch, which takes seconds that `protlm --help` should not
 
     return model_api.load(path, device, attention, num_features, attention_backend, packed_batches)
+
+
+def score(wild_type: Any, variants: Any = None, **sources: Any) -> "DataFrame":
+    """Scores variants of a protein by its homologs, a model, or both; see `protlm.variant_api.score`."""
+    from protlm import variant_api
+
+    return variant_api.score(wild_type, variants, **sources)

@@ -33,6 +33,7 @@ TABLE = OutputKind("a table", (".csv", ".tsv", ".txt"), text=True)
 TSV = OutputKind("a table", (".tsv", ".txt"), text=True)
 JSON = OutputKind("a JSON file", (".json",), text=True)
 FASTA = OutputKind("a FASTA file", (".fasta", ".fa", ".faa", ".fas"), text=True)
+HTML = OutputKind("a page", (".html", ".htm"))
 FOLDER = OutputKind("a folder")
 EMBEDDINGS = {
     "": OutputKind("a file of embeddings", (".h5", ".hdf5", ".npz", ".csv", ".parquet")),

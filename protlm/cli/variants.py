@@ -19,7 +19,7 @@ from protlm.cli.console import (
     progress,
     say,
 )
-from protlm.cli.outputs import FOLDER, PICTURE, TABLE, check_outputs
+from protlm.cli.outputs import FOLDER, HTML, PICTURE, TABLE, check_outputs
 from protlm.errors import UserError, counted
 from protlm.files import STDOUT
 
@@ -35,18 +35,44 @@ _FATES = "'error' stops, 'skip' leaves them out, 'nan' leaves the score empty; '
 
 def score(
     protein: Annotated[str, Argument(help="The wild type: a FASTA file, - for standard input, or a sequence.")],
-    model: Model = None,
     variants: Annotated[
-        Path | None, Option(help="Table with a column 'mutant' (A42G, A42G:L50P) or 'mutated_sequence'.")
+        Path | None,
+        Option(help="Table with a column 'mutant' (A42G, A42G:L50P, p.Lys23del) or 'mutated_sequence'."),
     ] = None,
     column: Annotated[str | None, Option(help="Column of --variants with the variants. Default: mutant.")] = None,
     variant: Annotated[list[str] | None, Option(help="A variant such as A42G; repeatable.")] = None,
     all_singles: Annotated[bool, Option("--all", help="Score all 19 substitutions of each residue.")] = False,
+    database: Annotated[
+        list[Path] | None,
+        Option(help="FASTA file to search for homologs, plain or compressed; repeatable. See also: protlm homologs."),
+    ] = None,
+    alignment: Annotated[
+        Path | None, Option(help="Alignment with homologs of the protein: A3M, A2M, Stockholm, FASTA or Clustal.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        Option(
+            "--model",
+            "-m",
+            help="Model folder or training checkpoint (.ckpt); 'bundled' is the bundled model. Default: no model; for "
+            "--pseudo-perplexity the bundled one.",
+        ),
+    ] = None,
+    structure: Annotated[
+        Path | None, Option(help="Structure of the protein (.cif, .bcif, .pdb): buried residues count more.")
+    ] = None,
+    scorer: Annotated[
+        str,
+        Option(
+            help="blosum62, profile (of homologs), model, blend (of both), or auto: what uses all that is given.",
+        ),
+    ] = "auto",
+    output: Annotated[Path | None, Option("--output", "-o", help="Table to write. Default: standard output.")] = None,
     no_sequences: Annotated[
         bool, Option("--no-sequences", help="With --all: omit the column 'mutated_sequence', which is long.")
     ] = False,
-    output: Annotated[Path | None, Option("--output", "-o", help="Table to write. Default: standard output.")] = None,
     heatmap: Annotated[Path | None, Option(help="Draw the single substitutions here (.png, .pdf or .svg).")] = None,
+    html: Annotated[Path | None, Option(help="Write an interactive page of the scan here, one file (.html).")] = None,
     method: Method = None,
     offset: Annotated[
         int,
@@ -54,6 +80,10 @@ def score(
             help="Number to subtract from the positions of variants, such as the length of a removed signal peptide."
         ),
     ] = 0,
+    threads: Annotated[int | None, Option(min=1, help="Threads of the search. Default: one for each core.")] = None,
+    no_cache: Annotated[
+        bool, Option("--no-cache", help="Search again, even if the alignment of an earlier search is kept.")
+    ] = False,
     pseudo_perplexity: Annotated[
         bool,
         Option(
@@ -72,36 +102,44 @@ def score(
     device: Device = "auto",
     attention_backend: Backend = "auto",
     packed_batches: Packed = None,
-    invalid: Annotated[
-        str, Option(help=f"Variants that cannot be scored (stop codons, indels), and invalid records: {_FATES}.")
-    ] = "error",
+    invalid: Annotated[str, Option(help=f"Malformed variants, and invalid records: {_FATES}.")] = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Score variants of a protein, or the pseudo-perplexity of whole proteins."""
+    """Score variants of a protein by its homologs, a model or both, or the pseudo-perplexity of whole proteins."""
     if sum(map(bool, (variants, variant, all_singles, pseudo_perplexity))) != 1:
         raise UserError("expected one of --variants FILE, --variant A42G, --all and --pseudo-perplexity")
-    if pseudo_perplexity and (heatmap or method or offset):
-        raise UserError("--heatmap, --method and --offset apply to variants; omit them with --pseudo-perplexity")
+    if pseudo_perplexity and (heatmap or html or method or offset or database or alignment or structure):
+        raise UserError(
+            "--heatmap, --html, --method, --offset, --database, --alignment and --structure apply to variants; "
+            "omit them with --pseudo-perplexity"
+        )
     if one_pass and not pseudo_perplexity:
         raise UserError("--one-pass requires --pseudo-perplexity; for variants, use --method wt-marginals")
     if no_sequences and not all_singles:
         raise UserError("--no-sequences requires --all")
     if column is not None and not variants:
         raise UserError("--column requires --variants")
+    if database and alignment:
+        raise UserError("expected one of --database and --alignment")
+    if method and model is None:
+        raise UserError("--method requires --model")
     _check_invalid(invalid)
     if invalid == "nan" and not (variants or variant):
         raise UserError("--invalid nan requires --variants or --variant")
 
-    from protlm.inference.engine import Computer
     from protlm.inference.proteins import open_proteins
 
+    model = _model(model)
     opened = open_proteins(
         protein, allow_nucleotides, gaps=pseudo_perplexity, invalid="error" if invalid == "nan" else invalid
     )
     typed = isinstance(opened, list)
-    inputs = [*model_files(model), *filter(None, [variants]), *([] if typed else [Path(protein)])]
-    check_outputs({"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE)}, inputs)
+    inputs = [*filter(None, [variants, alignment, structure, *(database or ())])]
+    inputs += [*(model_files(model) if model or pseudo_perplexity else ()), *([] if typed else [Path(protein)])]
+    outputs = {"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE), "--html": (html, HTML)}
+    check_outputs(outputs, inputs)
     if pseudo_perplexity:
+        from protlm.inference.engine import Computer
         from protlm.inference.perplexity import write_perplexities
 
         shares = _masking(masking)
@@ -112,18 +150,30 @@ def score(
         return
 
     from protlm.plots.positions import check_picture
+    from protlm.variant_api import Knowledge, computer_of
     from protlm.variants.scan import Scan
+    from protlm.variants.sources import chosen_scorer
 
+    chosen_scorer(scorer, bool(database or alignment), model is not None)
     scan = Scan(opened, "sequence" if typed else protein, variants, variant or (), offset, invalid, column)
     if heatmap:
         check_picture(heatmap, len(scan.only("for a heat map")))
-    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    for option, given in (("--html", html), ("--alignment", alignment), ("--structure", structure)):
+        if given:
+            scan.only(f"for {option}")
+    computer = None
+    if model:
+        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        computer = computer_of(network, token_budget=token_budget, precision=precision)
     with progress("scoring", "passes") as report:
-        scores = scan.score(Computer(network, token_budget, precision), method, report)
+        knowledge = Knowledge(alignment, database or (), threads, not no_cache, structure, computer, method, report)
+        result = scan.assess(knowledge.of, scorer)
     if heatmap:
-        scan.draw(heatmap, scores)
-    scan.write(output, scores, not no_sequences)
-    say(*scan.describe(scores))
+        result.draw(heatmap)
+    if html:
+        result.write_page(html)
+    result.write(output, not no_sequences)
+    say(*result.describe())
 
 
 def proteingym(
@@ -186,6 +236,13 @@ def proteingym(
     if foreign := [name for name in assays.foreign if not (output and (folder / name).resolve() == output.resolve())]:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         say(f"skipped {counted(len(foreign), 'file')} without a known wild type: {shown}")
+
+
+def _model(path: Path | None) -> Path | None:
+    """The path of the option; that of the bundled model for "bundled"."""
+    from protlm.variant_api import BUNDLED
+
+    return named(None) if str(path) == BUNDLED and path and not path.exists() else path
 
 
 def _check_invalid(invalid: str) -> None:

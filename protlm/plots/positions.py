@@ -4,6 +4,8 @@ Legend: L residues of the protein; matrices (L, 20) have the amino acids in the 
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,26 @@ _SLIDE = 16 / 9
 _LEAST = 0.01  # smaller shares of the tallest letter are invisible
 
 
+@dataclass(frozen=True)
+class Track:
+    """A value for each residue, drawn as a line of cells above a heat map.
+
+    Attributes:
+        name: short, written beside it.
+        values: (L,) numbers from 0 to `high`, or a string of L letters H (helix), E (strand) and others.
+        high: value of the darkest colour; by default the greatest value.
+    """
+
+    name: str
+    values: Any
+    high: float | None = None
+
+
+_TRACK = 1.4  # height of a track with its margin, in rows
+_STRUCTURE = {"H": "#c2417c", "E": "#d9a400"}
+_LOOP = "#e4e4e4"
+
+
 def check_picture(path: Path, length: int | None = None) -> None:
     """Raises a UserError for a file format that is not supported or a protein that is too long to draw."""
     if path.suffix.lower() not in SUFFIXES:
@@ -44,7 +66,9 @@ def check_picture(path: Path, length: int | None = None) -> None:
         raise UserError(f"{path}: {what}; expected at most {LONGEST:,}")
 
 
-def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, diverging: bool) -> None:
+def heat_map(
+    path: Path, values: np.ndarray, sequence: str, label: str, diverging: bool, tracks: Sequence[Track] = ()
+) -> None:
     """Draws a heat map with positions as columns and amino acids, grouped by chemistry, as rows.
 
     A dot marks the residue of the protein. Long proteins are split into several panels. The colour scale leaves out
@@ -56,6 +80,7 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
         sequence: L characters; those that are not amino acids have no dot.
         label: of the colour bar.
         diverging: use colours that are symmetric about 0.
+        tracks: drawn above the map.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -76,7 +101,7 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
     colours = colormaps["RdBu_r" if diverging else "YlGnBu"].with_extremes(bad="#d9d9d9")
     scale = ScalarMappable(Normalize(low, high), colours)
     cell = min(0.28, max(0.14, 9 / len(sequence)))
-    figure, panels, columns = _panels(len(sequence), cell, len(ORDER) * cell + 0.45)
+    figure, panels, columns = _panels(len(sequence), cell, (len(ORDER) + _TRACK * len(tracks)) * cell + 0.45)
     mark = {"s": (18 * cell) ** 2, "color": "black" if diverging else "#e6550d", "linewidths": 0}
     for axes, start in zip(panels, range(0, len(sequence), columns), strict=True):
         part, letters = values[start : start + columns, _COLUMNS], sequence[start : start + columns]
@@ -87,9 +112,14 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
             axes.scatter(*zip(*places, strict=True), **mark)
         for edge in np.cumsum([len(group) for group in GROUPS])[:-1]:
             axes.hlines(edge - 0.5, *extent[:2], color="black", lw=0.5)
-        axes.set_yticks(range(len(ORDER)), list(ORDER))
-        for tick, letter in zip(axes.get_yticklabels(), ORDER, strict=True):
-            tick.set(color=COLOURS[letter], family="monospace", fontsize=52 * cell, weight="bold")
+        middles = [_draw_track(axes, track, start, len(part), number) for number, track in enumerate(tracks, start=1)]
+        axes.set_ylim(len(ORDER) - 0.5, -0.5 - _TRACK * len(tracks))
+        axes.set_yticks([*range(len(ORDER)), *middles], [*ORDER, *(track.name for track in tracks)])
+        for tick, name in zip(axes.get_yticklabels(), [*ORDER, *(track.name for track in tracks)], strict=True):
+            if name in COLOURS:
+                tick.set(color=COLOURS[name], family="monospace", fontsize=52 * cell, weight="bold")
+            else:
+                tick.set(fontsize=48 * cell)
         axes.tick_params(axis="y", length=0)
         _positions(axes, start, letters, columns, cell)
     size = max(10.0, 0.6 * figure.get_figwidth())
@@ -102,6 +132,23 @@ def heat_map(path: Path, values: np.ndarray, sequence: str, label: str, divergin
     bar.ax.tick_params(labelsize=size)
     bar.outline.set_visible(False)
     write_picture(path, figure)
+
+
+def _draw_track(axes: Any, track: Track, start: int, length: int, number: int) -> float:
+    """Draws residues `start` to `start + length` of the track with this number, from 1; the middle of its line."""
+    from matplotlib.colors import to_rgb
+
+    part, top = track.values[start : start + length], -0.5 - _TRACK * number
+    if isinstance(part, str):
+        colours = np.array([[to_rgb(_STRUCTURE.get(letter, _LOOP)) for letter in part]])
+    else:
+        high = track.high or float(np.nanmax(track.values)) or 1.0
+        share = np.clip(np.nan_to_num(np.asarray(part, dtype=float)) / high, 0, 1)[:, None]
+        colours = (1 - share) * to_rgb("#f2f2f2") + share * np.array(to_rgb("#333333"))
+        colours = colours[None]
+    extent = (start + 0.5, start + length + 0.5, top + 1, top)
+    axes.imshow(colours, extent=extent, aspect="auto", interpolation="none")
+    return top + 0.5
 
 
 def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:

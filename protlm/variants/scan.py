@@ -1,21 +1,16 @@
 """Variants to score: of one protein or several, from a table, a list, or all substitutions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from protlm.correlation import spearman
-from protlm.errors import UserError, counted
-from protlm.files import atomic_output
-from protlm.inference.engine import Computer
-from protlm.plots.positions import heat_map
-from protlm.progress import Progress
+from protlm.errors import UserError
 from protlm.sequence.fasta import FastaFile, Record, none_left
-from protlm.tables import Table, read_table, write_table
-from protlm.variants.notation import Variants, all_singles
-from protlm.variants.score import chosen_method, matrix_of, score_variants
-from protlm.variants.variant_table import MEASURED, MUTANT, PROTEIN, SCORE, SEQUENCE, VariantTable, format_score
+from protlm.tables import Table, read_table
+from protlm.variants.assessment import assess
+from protlm.variants.notation import all_singles
+from protlm.variants.scan_result import ScanResult
+from protlm.variants.sources import Sources
+from protlm.variants.variant_table import MUTANT, PROTEIN, VariantTable
 
 
 class Scan:
@@ -43,7 +38,8 @@ class Scan:
         invalid: str = "error",
         column: str | None = None,
     ) -> None:
-        records = list(proteins)
+        records = self._records = list(proteins)
+        self._offset = offset
         self.notes = proteins.tally.lines() if isinstance(proteins, FastaFile) else []
         self.source, self.table = source, None
         if not records:
@@ -61,7 +57,6 @@ class Scan:
             self.groups = self.table.groups
         else:
             self.groups = {"": (None, all_singles(records[0].sequence, offset))}
-        self.measured = self.table.measured() if self.table else None
         self.count = sum(len(variants) for _, variants in self.groups.values())
         if self.table and not self.count:
             raise self.table.refusal()
@@ -74,38 +69,8 @@ class Scan:
             raise UserError(f"{self.source}: {len(self.wild_types):,} proteins; expected one {where}")
         return next(iter(self.wild_types.values()))
 
-    def score(self, computer: Computer, method: str | None, progress: Progress | None = None) -> np.ndarray:
-        """Scores (n,) float64 in the order of the table, NaN for invalid rows; see `score_variants`."""
-        chosen_method(computer.model, method)
-
-        def compute(variants: Variants) -> np.ndarray:
-            return score_variants(computer, variants, method, progress)
-
-        return self.table.scattered(compute) if self.table else compute(self.groups[""][1])
-
-    def write(self, path: Path | None, scores: np.ndarray, sequences: bool = True) -> None:
-        """Writes a CSV table with scores; all single substitutions optionally without the mutated sequences."""
-        if self.table:
-            self.table.write(path, scores)
-            return
-        ((_, variants),) = self.groups.values()
-        columns: list[Iterable[str]] = [variants.names, *([variants.sequences()] if sequences else [])]
-        cells = zip(*columns, map(format_score, scores.tolist()), strict=True)
-        write_table(path, [MUTANT, *([SEQUENCE] if sequences else []), SCORE], cells)
-
-    def draw(self, path: Path, scores: np.ndarray) -> None:
-        """Draws the single substitutions of the only protein as a heat map."""
-        ((rows, variants),) = self.groups.values()
-        scores = scores if rows is None else scores[rows]
-        with atomic_output(path) as partial:
-            label = "log p(variant) - log p(wild type)"
-            heat_map(partial, matrix_of(variants, scores), variants.sequence, label, diverging=True)
-
-    def describe(self, scores: np.ndarray) -> list[str]:
-        """Lines that report the number of scores, with Spearman's correlation if there are measurements."""
-        lines = [f"{counted(self.count, 'variant')} of {counted(len(self.groups), 'protein')}", *self.notes]
-        lines += self.table.describe() if self.table else []
-        if self.measured is not None and np.isfinite(value := spearman(scores, self.measured)):
-            known = int((np.isfinite(self.measured) & np.isfinite(scores)).sum())
-            lines.append(f"Spearman's correlation with {MEASURED} of {counted(known, 'variant')}: {value:.3f}")
-        return lines
+    def assess(self, sources: Callable[[str], Sources], scorer: str = "auto") -> ScanResult:
+        """Scores the variants of each protein; `sources` maps a wild type to what its scores may rest on."""
+        groups = self.groups.items()
+        assessed = {key: (rows, assess(each, sources(each.sequence), scorer)) for key, (rows, each) in groups}
+        return ScanResult(assessed, self.table, self._records, self._offset, self.notes)

@@ -16,12 +16,17 @@ log p(y_i | y with i masked) (Salazar et al. 2020): L passes per variant.
 `likelihood`, for causal models: log p(variant) - log p(wild type), where log p(y) is the sum of
 log p(y_i | y_1 ... y_(i-1)) over all residues and the end.
 
+Insertions and deletions have no marginals. By the likelihoods, and by the marginals instead of these, their score is
+L (log p(variant) / L' - log p(wild type) / L), where L' is the length of the variant and log p is the log-likelihood or
+PLL (one unmasked pass for `wt-marginals`): normalised by length, so that residues more or less do not count by
+themselves.
+
 Probabilities are over the whole vocabulary; marginals would be the same over the twenty amino acids alone. Proteins
 of any length are computed whole.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,11 +35,12 @@ from protlm.errors import ProtlmWarning, UserError, counted
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite
 from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass
 from protlm.performer import Performer
-from protlm.progress import Progress, summed
-from protlm.sequence.alphabet import IS_STANDARD, STANDARD, STANDARD_TOKENS, encode
+from protlm.progress import Advance, Progress, summed
+from protlm.sequence.alphabet import IS_STANDARD, STANDARD_TOKENS, encode
 from protlm.sequence.containers import protein_of
-from protlm.tables import BLANKS
+from protlm.variants.names import variant_names
 from protlm.variants.notation import Variants, all_singles, examine, parse
+from protlm.variants.score_matrix import matrix_of
 
 METHODS = ("masked-marginals", "wt-marginals", "pseudo-log-likelihood", "likelihood")
 
@@ -58,8 +64,9 @@ def score(
     The wild type is a string or another object that holds one protein, see `proteins_of`. Gaps are refused, since
     removing them would shift positions.
 
-    `offset` is the number of residues before the sequence, if variants are numbered on a longer one. With `invalid`
-    "nan", variants that cannot be scored, or are missing (None, NaN), have NaN, with a warning; "error" refuses them.
+    `offset` is the number of residues before the sequence, if variants are numbered on a longer one. Variants that
+    cannot be scored, such as frameshifts, have NaN, with a warning. With `invalid` "nan" so do malformed variants and
+    missing ones (None, NaN); "error" refuses these.
 
     >>> from protlm.performer import PerformerConfig
     >>> model = Performer(PerformerConfig(33, 1, layers=1, heads=2, width=8, feed_forward=8)).eval()
@@ -73,14 +80,16 @@ def score(
     names = variant_names(variants, missing=invalid == "nan")
     wild_type, computer = protein_of(sequence, gaps=False, name=WILD_TYPE), Computer(model, token_budget, precision)
     if invalid == "error":
-        return score_variants(computer, parse(wild_type, names, offset), method)
-    examined, problems, _ = examine(wild_type, names, offset)
+        examined, problems = parse(wild_type, names, offset), {}
+    else:
+        examined, problems, _ = examine(wild_type, names, offset)
     scores = score_variants(computer, examined, method)
     scores[list(problems)] = np.nan
+    problems |= {number: f", variant {names[number]}: {reason}" for number, reason in examined.reasons.items()}
     if problems:
         listed = "; ".join(f"variant {number + 1}{problems[number]}" for number in sorted(problems)[:_LISTED])
         more = "; ..." if len(problems) > _LISTED else ""
-        message = f"{len(problems):,} of {counted(len(names), 'variant')} invalid, scored as NaN: {listed}{more}"
+        message = f"{len(problems):,} of {counted(len(names), 'variant')} not scored: {listed}{more}"
         warnings.warn(message, ProtlmWarning, stacklevel=2)
     return scores
 
@@ -100,27 +109,22 @@ def score_matrix(
     return matrix_of(variants, score_variants(Computer(model, token_budget, precision), variants, method))
 
 
-def matrix_of(variants: Variants, scores: np.ndarray) -> np.ndarray:
-    """Scores (L, 20) of the single substitutions among variants, from (n,): 0 for the wild type, NaN if unknown."""
-    values = np.full((len(variants.sequence), len(STANDARD)), np.nan)
-    for i, letter in enumerate(variants.sequence):
-        if letter in STANDARD:
-            values[i, STANDARD.index(letter)] = 0
-    single = np.bincount(variants.variant, minlength=len(variants))[variants.variant] == 1
-    values[variants.position[single], variants.mutant[single]] = scores[variants.variant[single]]
-    return values
-
-
 def score_variants(
     computer: Computer, variants: Variants, method: str | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """As `score`, for parsed variants."""
+    """As `score`, for parsed variants; NaN for those with a reason."""
     method = chosen_method(computer.model, method)
+    known = np.ones(len(variants), dtype=bool)
+    known[list(variants.reasons)] = False
     if method.endswith("marginals"):
         scores = _marginals(computer, variants, method, progress)
+        if numbers := sorted(variants.indels):
+            whole = "unmasked" if method == "wt-marginals" else "pseudo-log-likelihood"
+            scores[numbers] = _likelihoods(computer, variants.take(numbers), whole, progress)
     else:
         scores = _likelihoods(computer, variants, method, progress)
-    check_finite(scores)
+    check_finite(scores[known])
+    scores[~known] = np.nan
     return scores
 
 
@@ -141,27 +145,6 @@ def chosen_method(model: Performer, method: str | None = None) -> str:
     return method
 
 
-def variant_names(variants: Iterable[str], missing: bool = False) -> list[str]:
-    """The names of variants in a list, tuple, generator, array or pandas Series; "" for None and NaN if `missing`.
-
-    Raises:
-        UserError: for any other object, or if an element is not a string.
-    """
-    if (
-        isinstance(variants, str | bytes | Mapping)
-        or hasattr(variants, "columns")
-        or not isinstance(variants, Iterable)
-    ):
-        raise UserError(f"variants: expected a list of strings such as 'A42G', got {type(variants).__name__}")
-    names = list(variants)
-    if missing:
-        names = ["" if str(name).casefold() in BLANKS else name for name in names]
-    for number, name in enumerate(names, start=1):
-        if not isinstance(name, str):
-            raise UserError(f"variant {number}: expected a string such as 'A42G', got {name!r}")
-    return names
-
-
 def _marginals(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
     tokens = encode(variants.sequence)
     positions, row = np.unique(variants.position, return_inverse=True)
@@ -177,28 +160,47 @@ def _marginals(computer: Computer, variants: Variants, method: str, report: Prog
 
 def _likelihoods(computer: Computer, variants: Variants, method: str, report: Progress | None) -> np.ndarray:
     """From whole mutated sequences; identical ones, and the wild type, are computed once."""
-    pseudo = method == "pseudo-log-likelihood"
     changes: list[list[tuple[int, int]]] = [[] for _ in variants.names]
     changed = variants.mutant != variants.wild_type
     columns = (variants.variant, variants.position, variants.mutant)
     for variant, position, mutant in zip(*(column[changed].tolist() for column in columns), strict=True):
         changes[variant].append((position, mutant))
-    numbers: dict[tuple[tuple[int, int], ...], int] = {(): 0}  # the wild type, then the distinct variants
-    order = np.array([numbers.setdefault(tuple(sorted(change)), len(numbers)) for change in changes], dtype=np.int64)
+    keys = [variants.indels.get(number) or tuple(sorted(change)) for number, change in enumerate(changes)]
+    numbers: dict[Any, int] = {(): 0}  # the wild type, then the distinct variants
+    order = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     new, first = np.unique(order, return_index=True)
     distinct = set(first[new > 0].tolist())
-    values = np.empty(len(numbers))
-    total = len(values) * (int(IS_STANDARD[encode(variants.sequence)].sum()) if pseudo else 1)
+    values, lengths = np.empty((2, len(numbers)))
+    pseudo = method != "likelihood"
+    total = len(values) * (int(IS_STANDARD[encode(variants.sequence)].sum()) if method == METHODS[2] else 1)
     start, count = 0, summed(report, total)
     for proteins in _sequences(variants, distinct):
+        own = _OWN[method](computer, proteins, count)
         if pseudo:
-            pairs = zip(proteins, masked_own(computer, proteins, count), strict=True)
-            sums = [own[IS_STANDARD[tokens]].sum() for tokens, own in pairs]
-        else:
-            sums = [own.sum() for own in causal_own(computer, proteins, count)]
-        values[start : start + len(sums)] = sums
-        start += len(sums)
-    return (values - values[0])[order]
+            own = [each[IS_STANDARD[tokens]] for tokens, each in zip(proteins, own, strict=True)]
+        values[start : start + len(own)] = [each.sum() for each in own]
+        lengths[start : start + len(own)] = [len(each) for each in own]
+        start += len(own)
+    same = lengths == lengths[0]
+    gain = np.where(same, values - values[0], lengths[0] * (values / lengths - values[0] / lengths[0]))
+    return gain[order]
+
+
+def _unmasked_own(computer: Computer, proteins: list[np.ndarray], report: Advance) -> list[np.ndarray]:
+    """log p(y_i | y) of each residue, with nothing masked."""
+    own = []
+    for tokens in proteins:
+        own.append(one_pass(computer, tokens)[np.arange(len(tokens)), tokens])
+        report(1)
+    return own
+
+
+_OWN = {
+    METHODS[2]: lambda *arguments: masked_own(*arguments),
+    METHODS[3]: lambda *arguments: causal_own(*arguments),
+    "unmasked": _unmasked_own,
+}
+"""Method -> log-probabilities of the residues of whole proteins."""
 
 
 def _sequences(variants: Variants, distinct: set[int]) -> Iterator[list[np.ndarray]]:

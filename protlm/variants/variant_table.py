@@ -8,7 +8,8 @@ import numpy as np
 
 from protlm.errors import UserError, counted
 from protlm.tables import BLANKS, Table, read_table, write_table
-from protlm.variants.notation import Variants, examine, first_of, name_of, parse
+from protlm.variants.edits import name_of
+from protlm.variants.notation import Variants, examine, first_of, parse
 
 MUTANT, SEQUENCE, MEASURED, BINARY = "mutant", "mutated_sequence", "DMS_score", "DMS_score_bin"
 SCORE = "protlm_score"
@@ -91,16 +92,14 @@ class VariantTable:
         table, wrong = self.table, {}
         for row in rows:
             if self._sequences[row] and not self._names[row]:
-                try:
-                    self._names[row] = name_of(wild_type, self._sequences[row].upper(), offset)
-                except ValueError as error:
-                    wrong[row] = f"{table.location(row)}: {SEQUENCE} has {error}"
+                self._names[row] = name_of(wild_type, self._sequences[row].upper().removesuffix("*"), offset)
         variants, found, advice = examine(wild_type, [self._names[row] for row in rows], offset)
         self._advice = self._advice or advice
         for number, problem in found.items():
             wrong.setdefault(rows[number], table.location(rows[number]) + problem)
         for row, expected in zip(rows, variants.sequences(), strict=True):
-            if row not in wrong and self._sequences[row].upper() not in ("", expected):
+            given = self._sequences[row].upper().removesuffix("*")
+            if row not in wrong and expected and given not in ("", expected):
                 wrong[row] = (
                     f"{table.location(row)}: {SEQUENCE} is not the wild type with {self._names[row]}; expected both "
                     "columns to agree, or only one of them"
@@ -149,6 +148,13 @@ class VariantTable:
         for rows, variants in self.groups.values():
             values[rows] = compute(variants)
         return values
+
+    def invalid(self) -> dict[int, str]:
+        """Row of `table` -> what is wrong with it, without its location."""
+        if self._invalid != "nan":
+            return {}
+        start = {row: len(Table(self.table.path, [], []).location(row)) for row in self.problems}
+        return {row: problem[start[row] :].lstrip(",: ") for row, problem in self.problems.items()}
 
     def measured(self) -> np.ndarray | None:
         """DMS_score (n,) float64, NaN where blank or invalid; None without this column."""

@@ -61,7 +61,7 @@ def test_spearman_is_the_correlation_of_ranks() -> None:
 
 def test_blosum62_equals_the_published_matrix() -> None:
     names = ["M1L", "K2R", "T3A", "A4W", "Y5F", "K2R:Y5F", "WT", "A4A"]
-    assert blosum62(parse(A, names)).tolist() == [2, 2, 0, -3, 3, 5, 0, 4]
+    assert blosum62(parse(A, names)).tolist() == [2, 2, 0, -3, 3, 5, 0, 0]
 
 
 @pytest.fixture

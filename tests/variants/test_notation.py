@@ -7,7 +7,8 @@ from protlm.errors import UserError
 from protlm.inference.proteins import open_proteins
 from protlm.sequence.alphabet import STANDARD
 from protlm.tables import Table, read_table, write_table
-from protlm.variants.notation import all_singles, name_of, parse
+from protlm.variants.edits import Edit, edits_between, mutated, name_of
+from protlm.variants.notation import all_singles, parse
 from protlm.variants.variant_table import VariantTable
 
 WILD_TYPE = "MKTAYIAKQR"
@@ -60,23 +61,105 @@ def test_variants_that_change_nothing_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "sequence"),
+    [
+        (["K2del", "p.Lys2del", "p.(Lys2del)", "k2del", "K2-", "NM_1.2(GENE):c.4_6del (p.Lys2del)"], "MTAYIAKQR"),
+        (["K2_A4del", "p.Lys2_Ala4del", "K2_A4delKTA", "MYIAKQR"], "MYIAKQR"),
+        (["K2_T3insQS", "p.Lys2_Thr3insGlnSer", "p.K2_T3insQS"], "MKQSTAYIAKQR"),
+        (["T3delinsWVW", "p.Thr3delinsTrpValTrp", "MKWVWAYIAKQR"], "MKWVWAYIAKQR"),
+        (["T3_A4delinsWV", "p.Thr3_Ala4delinsTrpVal", "T3W:A4V"], "MKWVYIAKQR"),
+        (["A4dup", "p.Ala4dup", "A4_Y5insA", "MKTAAYIAKQR"], "MKTAAYIAKQR"),
+        (["K2_T3dup", "p.Lys2_Thr3dup", "T3_A4insKT"], "MKTKTAYIAKQR"),
+        (["K2R:A4del", "p.[Lys2Arg;Ala4del]"], "MRTYIAKQR"),
+        (["R10delinsRWW", "MKTAYIAKQRWW", "MKTAYIAKQRWW*"], "MKTAYIAKQRWW"),
+        (["M1delinsGM"], "GMKTAYIAKQR"),
+        (["K2_T3delinsKT", "p.="], WILD_TYPE),
+    ],
+)
+def test_insertions_and_deletions_in_every_notation(names: list[str], sequence: str) -> None:
+    variants = parse(WILD_TYPE, names)
+    assert set(variants.sequences()) == {sequence}
+    assert bool(variants.indels) == (len(sequence) != len(WILD_TYPE))
+    assert variants.substitutions.all() == (not variants.indels)
+    again = parse(WILD_TYPE, [name_of(WILD_TYPE, sequence)])
+    assert list(again.sequences()) == [sequence]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["Y5*", "p.Tyr5Ter", "p.Tyr5*", "K2R:Y5*", "Y5_I6delinsG*"], "stop gained at residue "),
+        (["K8fs", "p.Lys8fs", "p.Lys8ArgfsTer5", "p.(Lys8Argfs*5)"], "frameshift"),
+        (["M1?", "p.Met1?"], "start lost"),
+        (["p.Met1ext-5", "p.Ter11GlnextTer17", "*11Qext*17"], "extension beyond the wild type"),
+        (["p.?"], "effect on the protein unknown"),
+        (["p.0", "p.0?"], "no protein"),
+        (["K2_T3ins5", "p.Lys2_Thr3insXaa[23]"], "inserted residues unknown"),
+        (["K2X", "p.Lys2Xaa", "K2_T3insQXS"], "'X' is not one of the twenty amino acids"),
+        (["K2U", "p.Lys2Sec"], "'U' is not one of the twenty amino acids"),
+        (["M1_R10del"], "no residues left"),
+    ],
+)
+def test_variants_that_cannot_be_scored_have_a_reason(names: list[str], reason: str) -> None:
+    variants = parse(WILD_TYPE, ["K2R", *names])
+    assert list(variants.reasons) == list(range(1, len(names) + 1))
+    assert all(each.startswith(reason) for each in variants.reasons.values())
+    assert list(variants.sequences()) == ["MRTAYIAKQR", *[""] * len(names)]
+    assert variants.variant.tolist() == [0]
+
+
+def test_residues_that_are_none_of_the_twenty_are_checked_and_named() -> None:
+    assert parse("MKU", ["U3A"]).reasons == {0: "'U' is not one of the twenty amino acids"}
+    with pytest.raises(UserError, match="position 3 of the wild type is U, not A"):
+        parse("MKU", ["A3G"])
+
+
+@given(proteins, st.text(STANDARD, min_size=1, max_size=30), st.integers(-50, 50))
+def test_any_sequence_has_a_name(sequence: str, other: str, offset: int) -> None:
+    assert list(parse(sequence, [name_of(sequence, other, offset)], offset).sequences()) == [other]
+
+
+@given(proteins, st.data())
+def test_one_gap_is_one_edit(sequence: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(sequence)))
+    end = data.draw(st.integers(start, len(sequence)))
+    inserted = data.draw(st.text(STANDARD, max_size=5)) if start == end else ""
+    edits = edits_between(sequence, mutated(sequence, [Edit(start, end, inserted)]))
+    assert len(edits) == (start != end or bool(inserted))
+    assert all(edit.start >= start for edit in edits)  # the equivalent one closest to the C-terminus
+
+
+def test_variants_can_be_taken_apart() -> None:
+    variants = parse(WILD_TYPE, ["K2R:Y5F", "A4del", "Y5*", "T3A", "M1L"])
+    part = variants.take([1, 2, 4])
+    assert list(part.sequences()) == ["MKTYIAKQR", "", "LKTAYIAKQR"]
+    assert (part.names, list(part.indels), list(part.reasons)) == (["A4del", "Y5*", "M1L"], [0], [1])
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
         (["M1L", "A5G"], "variant 2, variant A5G: position 5 of the wild type is Y, not A"),
         (["A42G"], "position 42 is outside the wild type of 10 residues"),
         (["M0L"], "position 0 is outside"),
         (["M1L:M1K"], "duplicate position 1"),
-        (["M1X"], "'X' in M1X is not one of the twenty amino acids"),
-        (["m1x"], "'X' in m1x is not one of the twenty"),
-        (["M1*"], r"'\*' in M1\* is not one of the twenty"),
-        (["M1"], "'M1' is not a substitution; expected A42G"),
-        (["M1L,K2"], "'K2' is not a substitution"),
-        (["p.Lys2_Thr3insGly"], "'Lys2_Thr3insGly' is not a substitution; insertions and deletions cannot be scored"),
-        (["p.Met1del"], "'Met1del' is not a substitution; insertions and deletions cannot be scored"),
-        (["M1L:"], "empty; expected a substitution"),
+        (["M1"], "'M1' is not a variant; expected such as A42G"),
+        (["M1L,K2"], "'K2' is not a variant"),
+        (["MetLys"], "'MetLys' is not a variant"),
+        (["p.Mex1Leu"], "'Mex' in Mex1Leu is not an amino acid"),
+        (["p.Lys2_Ala4insGly"], "'Lys2_Ala4insGly' is not between neighbours"),
+        (["A4_T3del"], "ends before it begins"),
+        (["p.Lys2_Thr3ins"], "expected the inserted residues"),
+        (["K2_T3insG1"], "expected the inserted residues"),
+        (["A2del"], "position 2 of the wild type is K, not A"),
+        (["K2_A3del"], "position 3 of the wild type is T, not A"),
+        (["Q9_A12del"], "position 12 is outside the wild type"),
+        (["K2_A4del:T3W"], "duplicate position 3"),
+        (["K2fs:K2del"], "duplicate position 2"),
+        (["M1L:"], "empty; expected a variant"),
         ([""], "variant 1: empty"),
-        (["p.Met1Ter"], r"'\*' in Met1Ter is not one of the twenty"),
-        (["M99999999999L"], "is not a substitution"),
+        (["M99999999999L"], "is not a variant"),
+        (["W5*"], "position 5 of the wild type is Y, not W"),
     ],
 )
 def test_mismatches_are_refused_with_their_position(names: list[str], message: str) -> None:
@@ -147,8 +230,8 @@ def test_equivalent_csv_files_give_the_same_table(table, content: str) -> None:
         ("mutant,mutant\nM1L,K2R\n", "duplicate column 'mutant'"),
         ("mutant,protlm_score\nM1L,1\n", "already has a column 'protlm_score'"),
         ("mutant,mutated_sequence\nM1L,MKTAYIAKQR\n", "row 1: mutated_sequence is not the wild type with M1L"),
-        ("mutated_sequence\nMKTAYIAKQ\n", "row 1: mutated_sequence has 9 residues; expected 10"),
-        ("mutated_sequence\nMKTAYIAKQX\n", "'X' in R10X is not one of the twenty"),
+        ("mutated_sequence\nMKTAYIAKQ1\n", "row 1, variant R101: 'R101' is not a variant"),
+        ("mutant,mutated_sequence\nK2del,MKTAYIAKQ\n", "row 1: mutated_sequence is not the wild type with K2del"),
         ('mutant\n"M1L\n', "line 2: not CSV"),
         ("mutant\nM1L\0\n", "NUL"),
         (b"mutant\n\xff\xfeM1L\n", r"not UTF-8 text \(byte 8\)"),

@@ -1,0 +1,157 @@
+"""The Python API of variant effects: what `protlm.score` does, and the command `protlm score` with it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protlm.errors import UserError
+from protlm.homology.alignment import Alignment, read_alignment
+from protlm.sequence.containers import protein_of
+from protlm.sequence.fasta import Record
+from protlm.variants.scan import Scan
+from protlm.variants.sources import Sources, chosen_scorer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from protlm.inference.engine import Computer
+
+BUNDLED = "bundled"
+"""Name of the bundled model."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Where to find what scores may rest on; `of` finds it for one protein.
+
+    Attributes:
+        alignment: of one protein's homologs, or the path of a file.
+        databases: FASTA files to search for homologs, if there is no alignment.
+        threads, cache: of the search, see `find_homologs`.
+        structure: PDB or mmCIF file of one protein.
+        model: a language model, with its method.
+        report: gets the progress of the search, in bytes as a stage, and of the model, in passes.
+    """
+
+    alignment: str | Path | Alignment | None = None
+    databases: Sequence[str | Path] = ()
+    threads: int | None = None
+    cache: bool = True
+    structure: str | Path | None = None
+    model: "Computer | None" = None
+    method: str | None = None
+    report: Callable[..., None] | None = None
+
+    def chosen(self, scorer: str) -> str:
+        """The scorer, before anything is searched or computed; see `chosen_scorer`."""
+        return chosen_scorer(scorer, bool(self.alignment or self.databases), self.model is not None)
+
+    def of(self, wild_type: str) -> Sources:
+        """What is known about one protein."""
+        weights, secondary = None, ""
+        if self.structure is not None:
+            from protlm.variants.structure import read_structure
+
+            structure = read_structure(self.structure, wild_type)
+            weights, secondary = structure.buried, structure.secondary
+        return Sources(self._aligned(wild_type), self.model, self.method, weights, secondary, self.report)
+
+    def _aligned(self, wild_type: str) -> Alignment | None:
+        if isinstance(self.alignment, Alignment):
+            if self.alignment.query != wild_type:
+                raise UserError("alignment: its query is not the wild type", "alignment")
+            return self.alignment
+        if self.alignment is not None:
+            return read_alignment(self.alignment, wild_type)
+        if not self.databases:
+            return None
+        from protlm.homology.search import find_homologs
+
+        return find_homologs(
+            wild_type,
+            self.databases,
+            threads=self.threads,
+            progress=partial(self.report, stage="searching") if self.report else None,
+        )
+
+
+def score(
+    wild_type: Any,
+    variants: Iterable[str] | None = None,
+    alignment: str | Path | Alignment | None = None,
+    database: str | Path | Sequence[str | Path] = (),
+    model: Any = None,
+    structure: str | Path | None = None,
+    scorer: str = "auto",
+    method: str | None = None,
+    offset: int = 0,
+    invalid: str = "error",
+) -> "DataFrame":
+    """Scores variants of a protein by its homologs, a model, or both; a higher score is more likely to be tolerated.
+
+    Args:
+        wild_type: L residues; one protein, see `ProteinModel`, without gaps.
+        variants: n variants, such as "A42G", "A42G:L50P", "p.Lys23del" or mutated sequences; see docs/formats.md. None
+            for all single substitutions.
+        alignment: of the protein's homologs, a file or an `Alignment`.
+        database: one or more FASTA files to search for homologs.
+        model: a model of `protlm.load`, the path of one, or "bundled".
+        structure: PDB or mmCIF file of the protein; solvent accessibility then weighs the profile. Requires the extra
+            `structure`.
+        scorer: "blosum62", "profile", "model", "blend", or "auto" for the one that uses all of what is given: without
+            homologs and a model, BLOSUM62.
+        method: of the model, see `ProteinModel.score`.
+        offset: number of residues of the numbering before the sequence.
+        invalid: for malformed variants: "error", or "nan" to keep them without a score.
+
+    Returns:
+        A DataFrame with the columns of `protlm score`: mutant, mutated_sequence, protlm_score, percentile,
+        effective_sequences, blosum62_only, reason (of variants that cannot be scored), and the scores of each scorer.
+
+    Raises:
+        UserError: for arguments that cannot be used.
+
+    >>> table = score("MKTAYIAKQR", ["K2R", "A4*"])
+    >>> table[["mutant", "protlm_score", "reason"]].values.tolist()
+    [['K2R', 2.0, ''], ['A4*', nan, 'stop gained at residue 4']]
+    """
+    from pandas import DataFrame
+
+    if invalid not in ("error", "nan"):
+        raise UserError(f"invalid {invalid!r}: expected 'error' or 'nan', so that there is a row per variant", "invalid")
+    protein = Record("wild type", "", protein_of(wild_type, gaps=False, name="the wild type"))
+    names = None
+    if variants is not None:
+        from protlm.variants.names import variant_names
+
+        names = variant_names(variants, missing=invalid == "nan")
+        if not names:
+            raise UserError("variants: empty; expected at least one, or None for all single substitutions")
+    databases = [database] if isinstance(database, str | Path) else list(database)
+    if alignment is not None and databases:
+        raise UserError("alignment and database: expected one of them")
+    computer = None
+    if model is not None:
+        computer = computer_of(model)
+    knowledge = Knowledge(alignment, databases, structure=structure, model=computer, method=method)
+    chosen = knowledge.chosen(scorer)
+    if method is not None and computer is None:
+        raise UserError("method: requires a model", "method")
+    scan = Scan([protein], "the wild type", None, names or (), offset, invalid)
+    columns = scan.assess(knowledge.of, scorer if scorer == "auto" else chosen).columns()
+    return DataFrame(columns, index=getattr(variants, "index", None) if hasattr(variants, "iloc") else None)
+
+
+def computer_of(
+    model: Any, load: Callable[[Any], Any] | None = None, token_budget: int | None = None, precision: str = "float32"
+) -> "Computer":
+    """Runs a model, which is one of `protlm.load`, the path of one, or "bundled"."""
+    from protlm import bundled, model_api
+    from protlm.inference.engine import TOKEN_BUDGET, Computer
+
+    if isinstance(model, str | Path):
+        path = bundled.path() if str(model) == BUNDLED and not Path(model).exists() else model
+        model = (load or model_api.load)(path)
+    return Computer(model, token_budget or TOKEN_BUDGET, precision)

@@ -1,0 +1,159 @@
+"""Scores of the variants of one protein, and how much each of them knows.
+
+Legend: L residues of the wild type, n variants, m substitutions.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from protlm.errors import counted
+from protlm.sequence.alphabet import STANDARD
+from protlm.variants.notation import Variants, all_singles
+from protlm.variants.sources import Sources, chosen_scorer
+
+ALONE = 1.0
+"""Effective number of sequences at a site that only the wild type covers."""
+NOT_SCORED = "insertion or deletion: requires homologs or a model"
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known about the variants of one protein.
+
+    Attributes:
+        variants: n variants.
+        sources: of the scores.
+        chosen: name of the scorer that was asked for.
+        scores: name -> (n,) float64 of each scorer for which there was a source; NaN for variants not scored.
+        singles: (L, 20) float64, the chosen scores of all single substitutions; NaN at the wild type, and everywhere if
+            they would take too long.
+        effective: (n,) float64, the effective number of sequences, including the wild type, that cover the site of the
+            variant; of several sites the least. NaN without homologs.
+        percentile: (n,) float64, the percentage of all single substitutions that score lower; ties count half.
+        blosum62_only: (n,) bool, that the score rests on BLOSUM62 alone.
+        site_effective: (L,) float64, the effective number at each residue; None without homologs.
+        log_p: (L, 20) float64, the profile, in nats; None without homologs.
+        notes: what the scorers report about themselves.
+    """
+
+    variants: Variants
+    sources: Sources
+    chosen: str
+    scores: dict[str, np.ndarray]
+    singles: np.ndarray
+    effective: np.ndarray
+    percentile: np.ndarray
+    blosum62_only: np.ndarray
+    site_effective: np.ndarray | None
+    log_p: np.ndarray | None
+    notes: list[str]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The chosen scores (n,)."""
+        return self.scores[self.chosen]
+
+    @cached_property
+    def reasons(self) -> list[str]:
+        """Why a variant is not scored, n strings; "" if it is."""
+        reasons = [""] * len(self.variants)
+        for number in np.flatnonzero(np.isnan(self.values)).tolist():
+            reasons[number] = self.variants.reasons.get(number, NOT_SCORED)
+        return reasons
+
+    def summary(self) -> str:
+        """One line: what was used, and how much it knew."""
+        known = {
+            "blosum62": "blosum62, which knows nothing of this protein: neither homologs (database, alignment) nor a model",
+            "profile": f"profile of {self._homologs()}",
+            "model": f"model, {self.sources.method or 'marginals'}",
+            "blend": f"blend of the model and a profile of {self._homologs()}",
+        }
+        line = "; ".join([f"scorer: {known[self.chosen]}", *self.notes])
+        alone = int(self.blosum62_only.sum())
+        if alone and self.chosen != "blosum62":
+            line += f"; {counted(alone, 'variant')} by BLOSUM62 alone"
+        return line
+
+    def unscored(self) -> list[str]:
+        """A line that counts the variants without a score by reason; none if all are scored."""
+        counts = Counter(reason.partition(" at residue")[0] for reason in self.reasons if reason)
+        if not counts:
+            return []
+        listed = ", ".join(f"{number:,} {reason}" for reason, number in counts.most_common())
+        return [f"{counted(counts.total(), 'variant')} without a score: {listed}"]
+
+    def _homologs(self) -> str:
+        alignment, effective = self.sources.alignment, self.site_effective
+        if alignment is None or effective is None:
+            return "no homologs"
+        low, middle, high = np.quantile(effective, [0, 0.5, 1])
+        number = counted(len(alignment) - 1, "homolog")
+        return f"{number} (effective sequences per residue: median {middle:.1f}, {low:.1f} to {high:.1f})"
+
+
+def assess(variants: Variants, sources: Sources, scorer: str = "auto") -> Assessment:
+    """Scores variants by all scorers for which there is a source.
+
+    Args:
+        variants: of one protein.
+        sources: see `Sources`; their alignment is that of the wild type.
+        scorer: "auto" or one of `sources.SCORERS`.
+
+    Raises:
+        UserError: see `chosen_scorer`; also if a model's answers are not finite.
+    """
+    chosen = chosen_scorer(scorer, sources.alignment is not None, sources.model is not None)
+    wild_type = variants.sequence
+    scorers = sources.scorers(wild_type)
+    scores = {name: each.score(variants) for name, each in scorers.items()}
+    singles = np.full((len(wild_type), len(STANDARD)), np.nan)
+    if chosen != "model" or getattr(scorers["model"], "additive", True):
+        every = all_singles(wild_type)
+        singles[every.position, every.mutant] = scorers[chosen].score(every)
+    profile = getattr(scorers.get("profile"), "profile", None)
+    site_effective, log_p = (None, None) if profile is None else (profile.effective, profile.log_p)
+    effective = np.full(len(variants), np.nan) if site_effective is None else least_at(variants, site_effective)
+    alone = {"blosum62": True, "profile": effective <= ALONE}.get(chosen, False)
+    return Assessment(
+        variants,
+        sources,
+        chosen,
+        scores,
+        singles,
+        effective,
+        percentiles(scores[chosen], singles[np.isfinite(singles)]),
+        alone & np.isfinite(scores[chosen]),
+        site_effective,
+        log_p,
+        [note for each in scorers.values() for note in getattr(each, "notes", ())],
+    )
+
+
+def percentiles(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The percentage of values `among` (k,) below each score (n,), ties counted half; NaN for NaN or if k is 0.
+
+    >>> percentiles(np.array([0.0, 1.0, 9.0, np.nan]), np.array([1.0, 1.0, 2.0, 3.0])).tolist()
+    [0.0, 25.0, 100.0, nan]
+    """
+    if not len(among):
+        return np.full(len(scores), np.nan)
+    ordered = np.sort(among)
+    below = [np.searchsorted(ordered, scores, side) for side in ("left", "right")]
+    return np.where(np.isnan(scores), np.nan, 50 * (below[0] + below[1]) / len(ordered))
+
+
+def least_at(variants: Variants, values: np.ndarray) -> np.ndarray:
+    """The least of the values (L,) at the sites of each variant (n,); NaN for the wild type and variants not scored.
+
+    The sites of an insertion are its neighbours.
+    """
+    least = np.full(len(variants), np.inf)
+    np.minimum.at(least, variants.variant, values[variants.position])
+    for number, edits in variants.indels.items():
+        sites = [site for start, end, _ in edits for site in (range(start, end) or (start - 1, start))]
+        least[number] = min(values[site] for site in sites if 0 <= site < len(values))
+    return np.where(np.isinf(least), np.nan, least)

@@ -1,0 +1,99 @@
+"""A self-contained page of a scan: a heat map and a table to search, sort and download; it loads nothing."""
+
+import html
+import math
+import re
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from protlm.errors import counted
+from protlm.plots.positions import ORDER
+from protlm.sequence.alphabet import STANDARD
+from protlm.sequence.fasta import Record
+from protlm.strict_json import dumps
+from protlm.tables import text_output
+from protlm.variants.assessment import Assessment
+from protlm.variants.tracks import tracks_of
+
+PARTS = Path(__file__).parent / "page"
+LEGEND = {
+    "blosum62": "BLOSUM62, in half bits: how common the exchange is in any protein.",
+    "profile": "Log-odds of variant and wild type in a profile of homologs, in nats: below 0, homologs avoid it.",
+    "model": "Log-likelihood of the variant minus that of the wild type, in nats: below 0, the model avoids it.",
+    "blend": "Log-odds of a profile of homologs and a language model, in nats: below 0, they avoid it.",
+}
+
+
+def write_page(
+    path: Path, record: Record, assessment: Assessment, columns: dict[str, Any], digits: dict[str, int], offset: int
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: of the page; it appears when it is complete.
+        record: the protein.
+        assessment: of its variants.
+        columns: name -> values, of the table; see `ScanResult.columns`.
+        digits: decimals of the columns of numbers.
+        offset: number of residues of the numbering before the sequence.
+    """
+    known = assessment.chosen
+    table = {name: _plain(values) for name, values in columns.items()}
+    data = {
+        "sequence": record.sequence,
+        "offset": offset,
+        "letters": ORDER,
+        "matrix": _plain(assessment.singles[:, [STANDARD.index(letter) for letter in ORDER]].round(3)),
+        "tracks": _tracks(assessment),
+        "columns": [{"name": name, "digits": digits.get(name)} for name in table],
+        "rows": list(map(list, zip(*table.values(), strict=True))),
+        "file": re.sub(r"[^\w.-]+", "_", record.id) + ".csv",
+    }
+    about = " ".join(filter(None, [record.description, f"{len(record.sequence):,} residues"]))
+    template = Template((PARTS / "scan.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=html.escape(f"{record.id}: variant effects"),
+        name=html.escape(record.id),
+        about=html.escape(f"{about}; {counted(len(assessment.variants), 'variant')}"),
+        summary=html.escape(f"{assessment.summary()}."),
+        legend=html.escape(LEGEND[known]),
+        style=(PARTS / "scan.css").read_text(encoding="utf-8").strip(),
+        script=(PARTS / "scan.js").read_text(encoding="utf-8").strip(),
+        data=_embedded(data),
+    )
+    with text_output(path) as file:
+        file.write(page)
+
+
+def _embedded(data: Any) -> str:
+    """JSON inside a script element: no character ends the element or starts a comment."""
+    text = dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _tracks(assessment: Assessment) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    known = np.isfinite(assessment.singles)
+    if known.any():
+        sums = np.where(known, assessment.singles, 0).sum(1)
+        mean = np.divide(sums, known.sum(1), out=np.full(len(sums), np.nan), where=known.any(1))
+        found.append({"name": "mean score", "values": _plain(mean.round(3)), "score": True})
+    for track in tracks_of(assessment):
+        if isinstance(track.values, str):
+            found.append({"name": track.name, "values": track.values})
+        else:
+            high = track.high or float(np.nanmax(track.values)) or 1.0
+            found.append({"name": track.name, "values": _plain(track.values.round(3)), "high": high})
+    return found
+
+
+def _plain(values: Any) -> Any:
+    """Arrays and lists as JSON has them: null for NaN."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
+        return [None if math.isnan(value) else value for value in values.tolist()]
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return [_plain(row) for row in values]
+    return list(values)

@@ -1,0 +1,78 @@
+"""What scores may rest on: homologs, a model, a structure; and which scorer uses what."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from protlm.errors import UserError
+from protlm.homology.alignment import Alignment
+from protlm.progress import Progress
+from protlm.variants.scorers import Scorer
+from protlm.variants.scorers.blosum62 import Blosum62Scorer
+
+if TYPE_CHECKING:
+    from protlm.inference.engine import Computer
+
+AUTO = "auto"
+SCORERS = ("blosum62", "profile", "model", "blend")
+_HOMOLOGS = "homologs: a database or an alignment"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is known about one protein.
+
+    Attributes:
+        alignment: of its homologs.
+        model: a language model.
+        method: of the model, see `protlm.variants.score`.
+        weights: (L,) of the sites, from a structure; see `ProfileScorer`.
+        secondary: (L,) letters H, E and - of the secondary structure, from a structure.
+        progress: of the model.
+    """
+
+    alignment: Alignment | None = None
+    model: "Computer | None" = None
+    method: str | None = None
+    weights: np.ndarray | None = None
+    secondary: str = ""
+    progress: Progress | None = None
+
+    def scorers(self, wild_type: str) -> dict[str, Scorer]:
+        """Name -> each scorer for which there is a source, fitted."""
+        scorers: dict[str, Scorer] = {"blosum62": Blosum62Scorer()}
+        if self.alignment:
+            from protlm.variants.scorers.profile import ProfileScorer
+
+            scorers["profile"] = ProfileScorer(self.weights).fit(wild_type, self.alignment)
+        if self.model:
+            from protlm.variants.scorers.language_model import ModelScorer
+
+            scorers["model"] = model = ModelScorer(self.model, self.method, self.progress).fit(wild_type)
+            if self.alignment:
+                from protlm.variants.scorers.blend import BlendScorer
+                from protlm.variants.scorers.profile import ProfileScorer
+
+                scorers["blend"] = BlendScorer(ProfileScorer(self.weights), model).fit(wild_type, self.alignment)
+        return scorers
+
+
+def chosen_scorer(scorer: str, homologs: bool, model: bool) -> str:
+    """The scorer to use: for "auto" the one that uses all that is there.
+
+    Raises:
+        UserError: for an unknown scorer, or one that needs what is not there.
+
+    >>> chosen_scorer("auto", homologs=True, model=False), chosen_scorer("auto", homologs=False, model=False)
+    ('profile', 'blosum62')
+    """
+    if scorer == AUTO:
+        return ("blend" if model else "profile") if homologs else "model" if model else "blosum62"
+    if scorer not in SCORERS:
+        raise UserError(f"scorer {scorer!r}: expected {AUTO} or one of {', '.join(SCORERS)}", "scorer")
+    missing = [_HOMOLOGS] * (scorer in ("profile", "blend") and not homologs)
+    missing += ["a model"] * (scorer in ("model", "blend") and not model)
+    if missing:
+        raise UserError(f"scorer {scorer}: requires {' and '.join(missing)}", "scorer")
+    return scorer
