@@ -1,17 +1,15 @@
 """The Python API of variant effects: what `protlm.score` does, and the command `protlm score` with it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protlm.errors import UserError
-from protlm.homology.alignment import Alignment, read_alignment
+from protlm.homology.alignment import Alignment
 from protlm.sequence.containers import protein_of
 from protlm.sequence.fasta import Record
+from protlm.variants.knowledge import Knowledge
 from protlm.variants.scan import Scan
-from protlm.variants.sources import Sources, chosen_scorer
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,61 +18,6 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 """Name of the bundled model."""
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """Where to find what scores may rest on; `of` finds it for one protein.
-
-    Attributes:
-        alignment: of one protein's homologs, or the path of a file.
-        databases: FASTA files to search for homologs, if there is no alignment.
-        threads, cache: of the search, see `find_homologs`.
-        structure: PDB or mmCIF file of one protein.
-        model: a language model, with its method.
-        report: gets the progress of the search, in bytes as a stage, and of the model, in passes.
-    """
-
-    alignment: str | Path | Alignment | None = None
-    databases: Sequence[str | Path] = ()
-    threads: int | None = None
-    cache: bool = True
-    structure: str | Path | None = None
-    model: "Computer | None" = None
-    method: str | None = None
-    report: Callable[..., None] | None = None
-
-    def chosen(self, scorer: str) -> str:
-        """The scorer, before anything is searched or computed; see `chosen_scorer`."""
-        return chosen_scorer(scorer, bool(self.alignment or self.databases), self.model is not None)
-
-    def of(self, wild_type: str) -> Sources:
-        """What is known about one protein."""
-        weights, secondary = None, ""
-        if self.structure is not None:
-            from protlm.variants.structure import read_structure
-
-            structure = read_structure(self.structure, wild_type)
-            weights, secondary = structure.buried, structure.secondary
-        return Sources(self._aligned(wild_type), self.model, self.method, weights, secondary, self.report)
-
-    def _aligned(self, wild_type: str) -> Alignment | None:
-        if isinstance(self.alignment, Alignment):
-            if self.alignment.query != wild_type:
-                raise UserError("alignment: its query is not the wild type", "alignment")
-            return self.alignment
-        if self.alignment is not None:
-            return read_alignment(self.alignment, wild_type)
-        if not self.databases:
-            return None
-        from protlm.homology.search import find_homologs
-
-        return find_homologs(
-            wild_type,
-            self.databases,
-            threads=self.threads,
-            progress=partial(self.report, stage="searching") if self.report else None,
-        )
 
 
 def score(
@@ -120,7 +63,9 @@ def score(
     from pandas import DataFrame
 
     if invalid not in ("error", "nan"):
-        raise UserError(f"invalid {invalid!r}: expected 'error' or 'nan', so that there is a row per variant", "invalid")
+        raise UserError(
+            f"invalid {invalid!r}: expected 'error' or 'nan', so that there is a row per variant", "invalid"
+        )
     protein = Record("wild type", "", protein_of(wild_type, gaps=False, name="the wild type"))
     names = None
     if variants is not None:

@@ -9,7 +9,6 @@ from protlm.cli.console import (
     Backend,
     Budget,
     Device,
-    Model,
     Nucleotides,
     Packed,
     Precision,
@@ -30,6 +29,31 @@ Method = Annotated[
         "masked-marginals, or likelihood."
     ),
 ]
+SearchedDatabases = Annotated[
+    list[Path] | None,
+    Option(
+        "--database",
+        help="FASTA file to search for homologs, plain or compressed; repeatable. See also: protlm homologs.",
+    ),
+]
+NamedModel = Annotated[
+    Path | None,
+    Option(
+        "--model",
+        "-m",
+        help="Model folder or training checkpoint (.ckpt); 'bundled' is the bundled model. Default: none, except for "
+        "pseudo-perplexities.",
+    ),
+]
+ScorerName = Annotated[
+    str,
+    Option(
+        "--scorer",
+        help="blosum62, profile (of homologs), model, blend (of both), or auto: what uses all that is given.",
+    ),
+]
+Threads = Annotated[int | None, Option(min=1, help="Threads of the search. Default: one for each core.")]
+NoCache = Annotated[bool, Option("--no-cache", help="Do not keep or reuse alignments of searches.")]
 _FATES = "'error' stops, 'skip' leaves them out, 'nan' leaves the score empty; 'skip' and 'nan' list them at the end"
 
 
@@ -42,31 +66,15 @@ def score(
     column: Annotated[str | None, Option(help="Column of --variants with the variants. Default: mutant.")] = None,
     variant: Annotated[list[str] | None, Option(help="A variant such as A42G; repeatable.")] = None,
     all_singles: Annotated[bool, Option("--all", help="Score all 19 substitutions of each residue.")] = False,
-    database: Annotated[
-        list[Path] | None,
-        Option(help="FASTA file to search for homologs, plain or compressed; repeatable. See also: protlm homologs."),
-    ] = None,
+    database: SearchedDatabases = None,
     alignment: Annotated[
         Path | None, Option(help="Alignment with homologs of the protein: A3M, A2M, Stockholm, FASTA or Clustal.")
     ] = None,
-    model: Annotated[
-        Path | None,
-        Option(
-            "--model",
-            "-m",
-            help="Model folder or training checkpoint (.ckpt); 'bundled' is the bundled model. Default: no model; for "
-            "--pseudo-perplexity the bundled one.",
-        ),
-    ] = None,
+    model: NamedModel = None,
     structure: Annotated[
         Path | None, Option(help="Structure of the protein (.cif, .bcif, .pdb): buried residues count more.")
     ] = None,
-    scorer: Annotated[
-        str,
-        Option(
-            help="blosum62, profile (of homologs), model, blend (of both), or auto: what uses all that is given.",
-        ),
-    ] = "auto",
+    scorer: ScorerName = "auto",
     output: Annotated[Path | None, Option("--output", "-o", help="Table to write. Default: standard output.")] = None,
     no_sequences: Annotated[
         bool, Option("--no-sequences", help="With --all: omit the column 'mutated_sequence', which is long.")
@@ -80,10 +88,8 @@ def score(
             help="Number to subtract from the positions of variants, such as the length of a removed signal peptide."
         ),
     ] = 0,
-    threads: Annotated[int | None, Option(min=1, help="Threads of the search. Default: one for each core.")] = None,
-    no_cache: Annotated[
-        bool, Option("--no-cache", help="Search again, even if the alignment of an earlier search is kept.")
-    ] = False,
+    threads: Threads = None,
+    no_cache: NoCache = False,
     pseudo_perplexity: Annotated[
         bool,
         Option(
@@ -150,7 +156,8 @@ def score(
         return
 
     from protlm.plots.positions import check_picture
-    from protlm.variant_api import Knowledge, computer_of
+    from protlm.variant_api import computer_of
+    from protlm.variants.knowledge import Knowledge
     from protlm.variants.scan import Scan
     from protlm.variants.sources import chosen_scorer
 
@@ -178,10 +185,19 @@ def score(
 
 def proteingym(
     folder: Annotated[Path, Argument(help="Folder with a CSV file per assay, and DMS_substitutions.csv or wt.fasta.")],
-    model: Model = None,
+    database: SearchedDatabases = None,
+    msa: Annotated[
+        Path | None, Option(help="Folder of alignments, which the reference table names; also for a baseline.")
+    ] = None,
+    model: NamedModel = None,
+    scorer: ScorerName = "auto",
     output: Annotated[Path | None, Option("--output", "-o", help="Also write the table here (CSV).")] = None,
     reference: Annotated[
-        Path | None, Option(help="ProteinGym's table of assays. Default: DMS_substitutions.csv in the folder.")
+        Path | None,
+        Option(
+            help="ProteinGym's table of assays. Default: those in the folder, such as DMS_substitutions.csv, "
+            "DMS_indels.csv and clinical_substitutions.csv."
+        ),
     ] = None,
     published: Annotated[
         Path | None, Option(help="ProteinGym's published results, DMS_substitutions_Spearman_DMS_level.csv.")
@@ -190,7 +206,6 @@ def proteingym(
         str | None,
         Option(help="With --published: models to compare with, such as 'ESM2 (650M),GEMME'. Default: three of them."),
     ] = None,
-    msa: Annotated[Path | None, Option(help="Folder of alignments, for the site-independent baseline.")] = None,
     scores: Annotated[Path | None, Option(help="Folder for scores of each assay; existing ones are reused.")] = None,
     method: Method = None,
     token_budget: Budget = 16_384,
@@ -200,31 +215,45 @@ def proteingym(
     packed_batches: Packed = None,
     invalid: Annotated[
         str,
-        Option(help=f"Rows that cannot be scored: {_FATES}. Rows without a measurement are scored, but not compared."),
+        Option(help=f"Malformed rows: {_FATES}. Rows without a measurement are scored, but not compared."),
     ] = "skip",
+    threads: Threads = None,
+    no_cache: NoCache = False,
 ) -> None:
-    """Print Spearman's correlation with each ProteinGym assay, and the averages, with baselines."""
-    from protlm.inference.engine import Computer
-    from protlm.proteingym.assays import Published, find_assays, split_columns
+    """Print Spearman's correlation with each ProteinGym assay, or the AUROC of clinical annotations, and averages."""
+    from protlm.proteingym.assays import REFERENCES, Published, find_assays, split_columns
     from protlm.proteingym.benchmark import benchmark
     from protlm.proteingym.correlation import format_correlations, to_rows
+    from protlm.proteingym.sources import settings, sources_of
     from protlm.tables import text_output, write_table
+    from protlm.variant_api import computer_of
+    from protlm.variants.knowledge import Knowledge
+    from protlm.variants.sources import chosen_scorer
 
     _check_invalid(invalid)
+    if method and model is None:
+        raise UserError("--method requires --model")
     if columns is not None and published is None:
         raise UserError("--columns requires --published")
     if msa and not msa.is_dir():
         raise UserError(f"--msa {msa}: no such folder; expected the alignments named in the reference table")
     assays = find_assays(folder, reference, [published] if published else [])
-    inputs = [path for path in (named(model), reference, published) if path]
-    inputs += [folder / "wt.fasta", folder / "DMS_substitutions.csv", *(msa.glob("*") if msa else ())]
-    inputs += [assay.path for assay in assays.found]
+    model = _model(model)
+    inputs = [path for path in (model, reference, published) if path]
+    inputs += [folder / name for name in ("wt.fasta", *REFERENCES)] + [assay.path for assay in assays.found]
+    inputs += [*(msa.glob("*") if msa else ()), *(database or ())]
     check_outputs({"--output": (output, TABLE), "--scores": (scores, FOLDER)}, inputs)
     figures = Published(published, None if columns is None else split_columns(columns)) if published else None
-    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
-    computer = Computer(network, token_budget, precision)
+    chosen_scorer(scorer, bool(database or msa), model is not None)
+    computer = None
+    if model:
+        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        computer = computer_of(network, token_budget=token_budget, precision=precision)
+    knowledge = Knowledge(None, database or (), threads, not no_cache, None, computer, method)
+    about = settings(knowledge, scorer, msa)
+    sources = sources_of(knowledge, msa)
     with progress("scoring", "assays") as report:
-        results = list(benchmark(computer, assays, method, scores, figures, msa, report, invalid))
+        results = list(benchmark(assays, sources, scorer, scores, about, figures, msa, report, invalid))
     if output:
         write_table(output, *to_rows(results))
     if str(output) != STDOUT:

@@ -11,12 +11,16 @@ from protlm.errors import UserError
 from protlm.sequence.fasta import FastaFile
 from protlm.tables import Table, read_table
 
-REFERENCE = "DMS_substitutions.csv"
-"""ProteinGym's file name of the reference table of assays."""
+REFERENCES = ("DMS_substitutions.csv", "DMS_indels.csv", "clinical_substitutions.csv", "clinical_indels.csv")
+"""ProteinGym's file names of the reference tables of assays."""
 WILD_TYPES = "wt.fasta"
 """File of wild types in the folder of assays; records have the names of the CSV files."""
 UNKNOWN = "unknown"
 """Selection type of an assay without an entry in the reference table."""
+CLINICAL = "Clinical"
+"""Selection type of clinical annotations, which ProteinGym's tables do not state."""
+WILD_TYPE = "protein_sequence"
+"""Column with the wild type in files of clinical annotations."""
 SITE_INDEPENDENT = "Site-Independent"
 """ProteinGym's name of the model of amino acid frequencies at each site of an alignment."""
 COLUMNS = ("ESM2 (8M)", "ESM2 (650M)", "TranceptEVE L")
@@ -63,21 +67,25 @@ def find_assays(folder: Path, reference: Path | None = None, others: Sequence[Pa
     """Finds the assays in a folder, one CSV file each.
 
     Args:
-        folder: with the reference table as DMS_substitutions.csv, or the wild types as wt.fasta, whose records have
-            the names of the CSV files. A wild type in wt.fasta takes precedence.
+        folder: with ProteinGym's reference tables (`REFERENCES`), or the wild types as wt.fasta, whose records have
+            the names of the CSV files, or in a column `protein_sequence` of these. wt.fasta takes precedence.
         reference: the reference table, if it is elsewhere.
         others: files in the folder that are not assays.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with a CSV file for each assay")
-    if reference is None and (folder / REFERENCE).is_file():
-        reference = folder / REFERENCE
+    references = [reference] if reference else [folder / name for name in REFERENCES if (folder / name).is_file()]
     wild_types = _wild_types(folder / WILD_TYPES) if (folder / WILD_TYPES).is_file() else {}
-    if reference is None and not wild_types:
-        raise UserError(f"{folder}: no wild types; expected {REFERENCE} or {WILD_TYPES} in it, or a reference table")
-    known = _entries(read_table(reference), folder) if reference else {}
-    excluded = {path.resolve() for path in (*others, *([reference] if reference else []))}
+    known: dict[str, Assay] = {}
+    for path in references:
+        known |= _entries(read_table(path), folder)
+    excluded = {path.resolve() for path in (*others, *references)}
     files = {path.name: path for path in sorted(folder.glob("*.csv")) if path.resolve() not in excluded}
+    if not known and not wild_types:
+        wild_types = {path.stem: sequence for path in files.values() if (sequence := _own_wild_type(path))}
+    if not known and not wild_types:
+        expected = f"expected {REFERENCES[0]} or {WILD_TYPES} in it, or a reference table"
+        raise UserError(f"{folder}: no wild types; {expected}")
     found, foreign = [], []
     for name in (*(name for name in known if name in files), *(name for name in files if name not in known)):
         path = files[name]
@@ -90,7 +98,7 @@ def find_assays(folder: Path, reference: Path | None = None, others: Sequence[Pa
         else:
             found.append(Assay(path.stem, path, sequence, path.stem, UNKNOWN))
     if not found:
-        raise UserError(f"{folder}: no CSV file of an assay in {reference or WILD_TYPES}")
+        raise UserError(f"{folder}: no CSV file of an assay in {references[0] if references else WILD_TYPES}")
     return Assays(found, len(known.keys() - files.keys()), foreign)
 
 
@@ -132,9 +140,19 @@ def _wild_types(path: Path) -> dict[str, str]:
     return sequences
 
 
+def _own_wild_type(path: Path) -> str:
+    """The wild type that a file states in each row; "" if it does not, or states several."""
+    table = read_table(path, ragged=True)
+    sequences = set(table[WILD_TYPE]) if WILD_TYPE in table else set()
+    return sequences.pop().upper() if len(sequences) == 1 else ""
+
+
 def _entries(table: Table, folder: Path) -> dict[str, Assay]:
     """File name -> assay, from the reference table."""
-    columns = [table[name] for name in ("DMS_id", "DMS_filename", "target_seq", "UniProt_ID", "coarse_selection_type")]
+    names = ["DMS_id", "DMS_filename", "target_seq", "UniProt_ID", "coarse_selection_type"]
+    clinical = not any(name in table for name in names[3:])  # annotations of one protein each
+    columns = [table[name] for name in names[: 3 if clinical else 5]]
+    columns += [columns[0], [CLINICAL] * len(table.rows)] if clinical else []
     alignments = table["MSA_filename"] if "MSA_filename" in table else [""] * len(table.rows)
     entries = {}
     for number, (cells, alignment) in enumerate(zip(zip(*columns, strict=True), alignments, strict=True)):

@@ -1,4 +1,4 @@
-"""ProteinGym (Notin et al. 2023): a model's scores against measured fitness in each assay, with baselines."""
+"""ProteinGym (Notin et al. 2023): scores against measured fitness or annotations in each assay, with baselines."""
 
 import json
 import math
@@ -7,19 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from protlm.checkpoint import fingerprint
-from protlm.correlation import spearman
 from protlm.errors import UserError, counted
-from protlm.inference.engine import Computer
-from protlm.proteingym.assays import SITE_INDEPENDENT, Assays, Published
+from protlm.proteingym.assays import SITE_INDEPENDENT, Assay, Assays, Published
 from protlm.proteingym.correlation import Result
+from protlm.proteingym.measurements import Measurements, measurements
 from protlm.proteingym.site_independent import site_independent
 from protlm.strict_json import dumps
 from protlm.tables import read_table, text_output
+from protlm.variants.assessment import assess
 from protlm.variants.blosum import blosum62
 from protlm.variants.notation import Variants
-from protlm.variants.score import chosen_method, score_variants
-from protlm.variants.variant_table import DIGITS, MEASURED, SCORE, VariantTable
+from protlm.variants.sources import Sources
+from protlm.variants.variant_table import DIGITS, SCORE, VariantTable
 
 MODEL, BLOSUM = "protlm", "BLOSUM62"
 _LISTED = 5  # invalid rows of an assay
@@ -28,10 +27,11 @@ RECORD = "model.json"
 
 
 def benchmark(
-    computer: Computer,
     assays: Assays,
-    method: str | None = None,
+    sources: Callable[[Assay], Sources],
+    scorer: str = "auto",
     scores: Path | None = None,
+    about: dict[str, str] | None = None,
     published: Published | None = None,
     alignments: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -40,37 +40,44 @@ def benchmark(
     """Yields the result of each assay, in order.
 
     Args:
-        computer: of the model.
         assays: see `find_assays`.
-        method: see `score`.
-        scores: folder for the scores of each assay, created if necessary. Scores of an earlier call with the same model
-            and method are reused.
+        sources: what the scores of an assay may rest on.
+        scorer: see `assess`.
+        scores: folder for the scores of each assay, created if necessary. Scores of an earlier call with the same
+            `about` are reused.
+        about: what the scores depend on, by name, such as the fingerprint of the model.
         published: results to compare with.
-        alignments: folder of the alignments named in the reference table.
+        alignments: folder of the alignments named in the reference table, for the site-independent baseline.
         progress: called with the numbers of assays done and in total.
         invalid: see `VariantTable`. Variants without a measurement are scored, but not compared.
 
     Raises:
-        UserError: for an assay that cannot be read, or a folder with scores of another model.
+        UserError: for an assay that cannot be read, or a folder with scores of other settings.
     """
-    method = chosen_method(computer.model, method)
     if scores is not None:
-        _claim(scores, {"model": fingerprint(computer.model), "method": method, "precision": computer.precision})
+        _claim(scores, about or {})
     for done, assay in enumerate(assays.found, start=1):
         table = VariantTable(assay.path, assay.sequence, invalid=invalid)
         ((rows, variants),) = table.groups.values()
-        measured = table.table.parsed(MEASURED)[0][rows]
+        whole = measurements(table.table)
+        measured = Measurements(whole.values[rows], whole.metric)
         kept = scores / f"{assay.id}.csv" if scores is not None else None
         values = _reused(kept, table) if kept else None
         if values is None:
-            values = table.scattered(lambda each: score_variants(computer, each, method).round(DIGITS))
+            values = np.full(len(table.table.rows), np.nan)
+            values[rows] = assess(variants, sources(assay), scorer).values.round(DIGITS)
             if kept:
                 table.write(kept, values)
-        known = int(np.isfinite(measured).sum())
-        result = Result(assay, known, {MODEL: spearman(values[rows], measured)}, invalid=table.describe(_LISTED))
-        if blank := len(rows) - known:
+        known = np.isfinite(measured.values)
+        compared = int((known & np.isfinite(values[rows])).sum())
+        result = Result(assay, compared, {MODEL: measured.agreement(values[rows])}, metric=measured.metric)
+        result.invalid += table.describe(_LISTED)
+        if blank := int((~known).sum()):
             result.notes.append(f"{counted(blank, 'variant')} without a measurement")
-        result.correlations[BLOSUM] = spearman(blosum62(variants), measured)
+        if without := int((known & ~np.isfinite(values[rows])).sum()):
+            result.notes.append(f"{counted(without, 'variant')} without a score")
+        substitutions = np.where(variants.substitutions, blosum62(variants), np.nan)
+        result.correlations[BLOSUM] = measured.agreement(substitutions)
         result.correlations[SITE_INDEPENDENT] = _by_site(result, variants, measured, alignments, published)
         for column in published.columns if published else ():
             if published and column != SITE_INDEPENDENT:
@@ -113,12 +120,12 @@ def _reused(path: Path, table: VariantTable) -> np.ndarray | None:
         if name not in kept or kept[name] != cells:
             return None
     values = kept.numbers(SCORE, missing=True)
-    ((rows, _),) = table.groups.values()
-    return values if np.isfinite(values[rows]).all() else None
+    ((rows, variants),) = table.groups.values()
+    return values if np.isfinite(values[rows][variants.substitutions]).all() else None
 
 
 def _by_site(
-    result: Result, variants: Variants, measured: np.ndarray, folder: Path | None, published: Published | None
+    result: Result, variants: Variants, measured: Measurements, folder: Path | None, published: Published | None
 ) -> float:
     """The correlation of the site-independent model, from the alignment or as published; else NaN, with a note."""
     assay = result.assay
@@ -126,7 +133,7 @@ def _by_site(
         values = site_independent(variants, folder / assay.alignment)
         if outside := int(np.isnan(values).sum()):
             result.notes.append(f"{SITE_INDEPENDENT}: {outside:,} of {len(values):,} variants outside the alignment")
-        return spearman(values, measured)
+        return measured.agreement(values)
     value = published(SITE_INDEPENDENT, assay.id) if published else math.nan
     if math.isnan(value):
         result.notes.append(f"no {SITE_INDEPENDENT}: neither an alignment nor a published result")

@@ -1,4 +1,4 @@
-"""Rank correlations of scores with measurements, averaged as in ProteinGym, and their tables.
+"""Agreement of scores with measurements, averaged as in ProteinGym, and its tables.
 
 Source of the average: Notin et al. 2023, and `performance_DMS_benchmarks.py` of ProteinGym 1.x.
 """
@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 from protlm.errors import counted
 from protlm.proteingym.assays import Assay
+from protlm.proteingym.measurements import SPEARMAN
 from protlm.tables import aligned
 
 
 @dataclass
 class Result:
-    """Spearman correlations of one assay, by model; NaN if unknown."""
+    """Spearman correlations of one assay, or areas under the ROC curve, by model; NaN if unknown."""
 
     assay: Assay
     variants: int
@@ -24,6 +25,7 @@ class Result:
     """Why a correlation is missing, or of fewer variants."""
     invalid: list[str] = field(default_factory=list)
     """Lines that count and list the rows that were not scored."""
+    metric: str = SPEARMAN
 
 
 def averages(
@@ -50,28 +52,33 @@ def averages(
 def to_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Column names and rows: the assays, the average of each selection type, and the average over all.
 
-    Averages have "average" in place of the name, and the total number of variants.
+    Averages have "average" in place of the name, and the total number of variants; correlations and areas under the
+    curve are averaged separately.
     """
     models = list(results[0].correlations)
-    uniprot, selection = [r.assay.uniprot for r in results], [r.assay.selection for r in results]
-    means = {m: averages([r.correlations[m] for r in results], uniprot, selection) for m in models}
-    rows = [[r.assay.id, r.assay.uniprot, r.assay.selection, str(r.variants)] for r in results]
+    rows = [[r.assay.id, r.assay.uniprot, r.assay.selection, r.metric, str(r.variants)] for r in results]
     rows = [[*row, *map(_cell, r.correlations.values())] for row, r in zip(rows, results, strict=True)]
-    for kind in sorted(set(selection)):
-        count = sum(r.variants for r in results if r.assay.selection == kind)
-        rows.append(["average", "", kind, str(count), *(_cell(means[m][0].get(kind, math.nan)) for m in models)])
-    rows.append(["average", "", "all", str(sum(r.variants for r in results)), *(_cell(means[m][1]) for m in models)])
-    return ["DMS_id", "UniProt_ID", "coarse_selection_type", "variants", *models], rows
+    for metric in dict.fromkeys(result.metric for result in results):
+        some = [result for result in results if result.metric == metric]
+        uniprot, selection = [r.assay.uniprot for r in some], [r.assay.selection for r in some]
+        means = {m: averages([r.correlations[m] for r in some], uniprot, selection) for m in models}
+        for kind in sorted(set(selection)):
+            count = sum(r.variants for r in some if r.assay.selection == kind)
+            values = (means[m][0].get(kind, math.nan) for m in models)
+            rows.append(["average", "", kind, metric, str(count), *map(_cell, values)])
+        total = str(sum(r.variants for r in some))
+        rows.append(["average", "", "all", metric, total, *(_cell(means[m][1]) for m in models)])
+    return ["DMS_id", "UniProt_ID", "coarse_selection_type", "metric", "variants", *models], rows
 
 
 def format_correlations(results: Sequence[Result]) -> str:
     """A table of assays and averages, followed by notes on missing values."""
     names, rows = to_rows(results)
     cells = [
-        [assay, selection, f"{int(variants):,}", *(f"{float(value):.3f}" if value else "-" for value in values)]
-        for assay, _, selection, variants, *values in rows
+        [assay, selection, metric, f"{int(variants):,}", *(f"{float(value):.3f}" if value else "-" for value in values)]
+        for assay, _, selection, metric, variants, *values in rows
     ]
-    header, *lines = aligned(["assay", "selection", "variants", *names[4:]], cells, left=(0, 1)).splitlines()
+    header, *lines = aligned(["assay", "selection", "metric", "variants", *names[5:]], cells, (0, 1, 2)).splitlines()
     rule = "-" * max(map(len, lines))
     notes = Counter(note for result in results for note in result.notes)
     return "\n".join(

@@ -6,16 +6,22 @@ Legend: L residues of the wild type, n variants, m substitutions.
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from protlm.errors import counted
 from protlm.sequence.alphabet import STANDARD
 from protlm.variants.notation import Variants, all_singles
-from protlm.variants.sources import Sources, chosen_scorer
+from protlm.variants.sources import AUTO, Sources, chosen_scorer
+
+if TYPE_CHECKING:
+    from protlm.homology.profile import Profile
 
 ALONE = 1.0
 """Effective number of sequences at a site that only the wild type covers."""
+REASON = "reason"
+"""Column with the reason why a variant is not scored."""
 NOT_SCORED = "insertion or deletion: requires homologs or a model"
 
 
@@ -34,8 +40,7 @@ class Assessment:
             variant; of several sites the least. NaN without homologs.
         percentile: (n,) float64, the percentage of all single substitutions that score lower; ties count half.
         blosum62_only: (n,) bool, that the score rests on BLOSUM62 alone.
-        site_effective: (L,) float64, the effective number at each residue; None without homologs.
-        log_p: (L, 20) float64, the profile, in nats; None without homologs.
+        profile: of the homologs; None without them.
         notes: what the scorers report about themselves.
     """
 
@@ -47,8 +52,7 @@ class Assessment:
     effective: np.ndarray
     percentile: np.ndarray
     blosum62_only: np.ndarray
-    site_effective: np.ndarray | None
-    log_p: np.ndarray | None
+    profile: "Profile | None"
     notes: list[str]
 
     @property
@@ -66,10 +70,13 @@ class Assessment:
 
     def summary(self) -> str:
         """One line: what was used, and how much it knew."""
+        without = (
+            "no homologs found" if self.sources.alignment else "neither homologs (database, alignment) nor a model"
+        )
         known = {
-            "blosum62": "blosum62, which knows nothing of this protein: neither homologs (database, alignment) nor a model",
+            "blosum62": f"blosum62, which knows nothing of this protein: {without}",
             "profile": f"profile of {self._homologs()}",
-            "model": f"model, {self.sources.method or 'marginals'}",
+            "model": "model",
             "blend": f"blend of the model and a profile of {self._homologs()}",
         }
         line = "; ".join([f"scorer: {known[self.chosen]}", *self.notes])
@@ -87,10 +94,10 @@ class Assessment:
         return [f"{counted(counts.total(), 'variant')} without a score: {listed}"]
 
     def _homologs(self) -> str:
-        alignment, effective = self.sources.alignment, self.site_effective
-        if alignment is None or effective is None:
+        alignment, profile = self.sources.alignment, self.profile
+        if alignment is None or profile is None:
             return "no homologs"
-        low, middle, high = np.quantile(effective, [0, 0.5, 1])
+        low, middle, high = np.quantile(profile.effective, [0, 0.5, 1])
         number = counted(len(alignment) - 1, "homolog")
         return f"{number} (effective sequences per residue: median {middle:.1f}, {low:.1f} to {high:.1f})"
 
@@ -106,7 +113,8 @@ def assess(variants: Variants, sources: Sources, scorer: str = "auto") -> Assess
     Raises:
         UserError: see `chosen_scorer`; also if a model's answers are not finite.
     """
-    chosen = chosen_scorer(scorer, sources.alignment is not None, sources.model is not None)
+    homologs = sources.alignment is not None and (len(sources.alignment) > 1 or scorer != AUTO)
+    chosen = chosen_scorer(scorer, homologs, sources.model is not None)
     wild_type = variants.sequence
     scorers = sources.scorers(wild_type)
     scores = {name: each.score(variants) for name, each in scorers.items()}
@@ -115,8 +123,7 @@ def assess(variants: Variants, sources: Sources, scorer: str = "auto") -> Assess
         every = all_singles(wild_type)
         singles[every.position, every.mutant] = scorers[chosen].score(every)
     profile = getattr(scorers.get("profile"), "profile", None)
-    site_effective, log_p = (None, None) if profile is None else (profile.effective, profile.log_p)
-    effective = np.full(len(variants), np.nan) if site_effective is None else least_at(variants, site_effective)
+    effective = np.full(len(variants), np.nan) if profile is None else least_at(variants, profile.effective)
     alone = {"blosum62": True, "profile": effective <= ALONE}.get(chosen, False)
     return Assessment(
         variants,
@@ -127,8 +134,7 @@ def assess(variants: Variants, sources: Sources, scorer: str = "auto") -> Assess
         effective,
         percentiles(scores[chosen], singles[np.isfinite(singles)]),
         alone & np.isfinite(scores[chosen]),
-        site_effective,
-        log_p,
+        profile,
         [note for each in scorers.values() for note in getattr(each, "notes", ())],
     )
 

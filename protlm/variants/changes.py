@@ -80,7 +80,7 @@ def _replaced(match: re.Match[str], text: str) -> Change:
     if new == "=":
         new = first
     if new.upper() in ("DEL", "DUP", "-"):  # also three letters
-        return Change(number, number, "", {number: first}) if new.upper() != "DUP" else _duplicated(number, number, first)
+        return Change(number, number, None if new.upper() == "DUP" else "", {number: first})
     letter = _letter(new, text)
     return Change(number, number, letter, {number: first}, _reason(letter, number) or _reason(first, number))
 
@@ -93,7 +93,7 @@ def _edited(match: re.Match[str], text: str) -> Change:
     if end < number or (end == number and first != last):
         raise ValueError(f"{text!r} ends before it begins; expected positions in ascending order")
     if kind == "dup":
-        return _duplicated(number, end, first, last)
+        return Change(number, end, None, stated)
     if kind == "del":
         return Change(number, end, "", stated)  # rest: the deleted residues, which the positions name already
     if kind == "ins" and end != number + 1:
@@ -103,10 +103,6 @@ def _edited(match: re.Match[str], text: str) -> Change:
     inserted = _sequence(rest, text)
     start, end = (end, number) if kind == "ins" else (number, end)
     return Change(start, end, inserted, stated, _reason(inserted, start))
-
-
-def _duplicated(number: int, end: int, first: str, last: str = "") -> Change:
-    return Change(number, end, None, {number: first, end: last or first})
 
 
 def _reason(letters: str, number: int) -> str:

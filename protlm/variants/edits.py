@@ -96,15 +96,15 @@ def _aligned(before: str, after: str) -> list[tuple[int, int, str]]:
     aligner: Any = PairwiseAligner(mode="global", match_score=0.0, mismatch_score=MISMATCH)
     aligner.open_gap_score, aligner.extend_gap_score = GAP, LONGER
     blocks = aligner.align(before, after)[0].aligned.tolist()
-    columns = [(i, j) for (start, end), (other, _) in zip(*blocks, strict=True) for i, j in _diagonal(start, end, other)]
-    equal = [(i, j) for i, j in columns if before[i] == after[j]]
+    pairs = [
+        (start + k, other + k)
+        for (start, end), (other, _) in zip(*blocks, strict=True)
+        for k in range(end - start)
+        if before[start + k] == after[other + k]
+    ]
     edits, i, j = [], 0, 0
-    for same_i, same_j in [*equal, (len(before), len(after))]:
+    for same_i, same_j in [*pairs, (len(before), len(after))]:
         if same_i > i or same_j > j:
             edits.append((i, same_i, after[j:same_j]))
         i, j = same_i + 1, same_j + 1
     return edits
-
-
-def _diagonal(start: int, end: int, other: int) -> Iterable[tuple[int, int]]:
-    return ((start + k, other + k) for k in range(end - start))

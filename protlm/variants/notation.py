@@ -10,6 +10,7 @@ Legend: L residues of the wild type, n variants, m substitutions in all variants
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,11 +69,12 @@ class Variants:
         new = np.full(len(self), -1)
         new[list(numbers)] = np.arange(len(numbers))
         kept = new[self.variant] >= 0
-        columns = (column[kept] for column in (self.position, self.wild_type, self.mutant))
+        position, wild_type, mutant = (column[kept] for column in (self.position, self.wild_type, self.mutant))
         indels = {int(new[number]): edits for number, edits in self.indels.items() if new[number] >= 0}
         reasons = {int(new[number]): reason for number, reason in self.reasons.items() if new[number] >= 0}
         names = [self.names[number] for number in numbers]
-        return Variants(self.sequence, names, new[self.variant[kept]], *columns, indels, reasons)
+        variant = new[self.variant[kept]]
+        return Variants(self.sequence, names, variant, position, wild_type, mutant, indels, reasons)
 
     def sequences(self) -> Iterator[str]:
         """The mutated sequences, in order; "" for variants that cannot be scored."""
@@ -164,7 +166,7 @@ def examine(sequence: str, names: Sequence[str], offset: int = 0) -> tuple[Varia
     wrong = ~inside
     wrong[inside] = found[position[inside]] != wild_type[inside]
     for first in np.flatnonzero(wrong).tolist():
-        where = f", variant {_short(names[owners[first]])}: position {numbers[first]}"
+        where = f", variant {_short(str(names[owners[first]]))}: position {numbers[first]}"
         if offset:
             where += f", with an offset of {offset},"
         if inside[first]:
@@ -185,10 +187,12 @@ def examine(sequence: str, names: Sequence[str], offset: int = 0) -> tuple[Varia
     columns = [owner[kept], position[kept], _NUMBER[wild_type[kept]], _NUMBER[mutant[kept]]]
     if added:
         columns = _with(columns, sequence, {owner: indels.pop(owner) for owner in added})
+    variant, position, wild_type, mutant = columns
     for owner in [owner for owner, edits in indels.items() if not mutated(sequence, edits)]:
         reasons[owner] = "no residues left"
         del indels[owner]
-    return Variants(sequence, list(names), *columns, indels, reasons), problems, advice
+    found_all = Variants(sequence, list(names), variant, position, wild_type, mutant, indels, reasons)
+    return found_all, problems, advice
 
 
 def parts_of(name: str) -> list[str]:
@@ -213,7 +217,7 @@ def _bare(text: str) -> str:
 
 
 def _named(name: str, sequence: str, offset: int) -> str:
-    """The name of a variant that is given as a mutated sequence, at least half as long as the wild type; else `name`."""
+    """The name of a variant given as a mutated sequence, at least half as long as the wild type; else `name`."""
     letters = name.strip()
     if 2 * len(letters) < len(sequence) or not _SEQUENCE.fullmatch(letters) or letters.lower() in _WILD_TYPES:
         return name
@@ -227,7 +231,7 @@ def _short(name: str) -> str:
 def _check_distinct(changes: list[Change]) -> None:
     """Raises a ValueError if two changes are at the same place."""
     spans = sorted((change.number, change.end) for change in changes)
-    for (start, end), (other, _) in zip(spans, spans[1:], strict=False):
+    for (start, end), (other, _) in pairwise(spans):
         if other <= end or other == start:
             raise ValueError(f"duplicate position {other}; expected one change per position")
 

@@ -15,7 +15,7 @@ from protlm.sequence.alphabet import STANDARD
 from protlm.sequence.fasta import Record
 from protlm.strict_json import dumps
 from protlm.tables import text_output
-from protlm.variants.assessment import Assessment
+from protlm.variants.assessment import REASON, Assessment
 from protlm.variants.tracks import tracks_of
 
 PARTS = Path(__file__).parent / "page"
@@ -40,26 +40,26 @@ def write_page(
         digits: decimals of the columns of numbers.
         offset: number of residues of the numbering before the sequence.
     """
-    known = assessment.chosen
-    table = {name: _plain(values) for name, values in columns.items()}
+    table = {name: _plain(values) for name, values in columns.items() if name != REASON or any(values)}
     data = {
         "sequence": record.sequence,
         "offset": offset,
         "letters": ORDER,
         "matrix": _plain(assessment.singles[:, [STANDARD.index(letter) for letter in ORDER]].round(3)),
         "tracks": _tracks(assessment),
-        "columns": [{"name": name, "digits": digits.get(name)} for name in table],
+        "columns": [{"name": name, "digits": min(digits[name], 3) if name in digits else None} for name in table],
         "rows": list(map(list, zip(*table.values(), strict=True))),
         "file": re.sub(r"[^\w.-]+", "_", record.id) + ".csv",
     }
-    about = " ".join(filter(None, [record.description, f"{len(record.sequence):,} residues"]))
+    summary = assessment.summary()
+    length, number = counted(len(record.sequence), "residue"), counted(len(assessment.variants), "variant")
     template = Template((PARTS / "scan.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html.escape(f"{record.id}: variant effects"),
         name=html.escape(record.id),
-        about=html.escape(f"{about}; {counted(len(assessment.variants), 'variant')}"),
-        summary=html.escape(f"{assessment.summary()}."),
-        legend=html.escape(LEGEND[known]),
+        about=html.escape("; ".join(filter(None, [record.description, length, number]))),
+        summary=html.escape(f"{summary[:1].upper()}{summary[1:]}."),
+        legend=html.escape(LEGEND[assessment.chosen]),
         style=(PARTS / "scan.css").read_text(encoding="utf-8").strip(),
         script=(PARTS / "scan.js").read_text(encoding="utf-8").strip(),
         data=_embedded(data),

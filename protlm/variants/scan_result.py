@@ -16,13 +16,13 @@ from protlm.files import atomic_output
 from protlm.plots.positions import heat_map
 from protlm.sequence.fasta import Record
 from protlm.tables import write_table
-from protlm.variants.assessment import Assessment
+from protlm.variants.assessment import REASON, Assessment
 from protlm.variants.scan_page import write_page
 from protlm.variants.score_matrix import matrix_of
 from protlm.variants.tracks import tracks_of
 from protlm.variants.variant_table import DIGITS, MEASURED, MUTANT, SCORE, SEQUENCE, VariantTable
 
-EFFECTIVE, PERCENTILE, ALONE, REASON = "effective_sequences", "percentile", "blosum62_only", "reason"
+EFFECTIVE, PERCENTILE, ALONE = "effective_sequences", "percentile", "blosum62_only"
 LABELS = {
     "blosum62": "BLOSUM62, half bits",
     "profile": "log p(variant) - log p(wild type), profile of homologs",

@@ -30,7 +30,8 @@ def table(text: str) -> list[dict[str, str]]:
 def test_a_table_is_written_in_the_columns_of_proteingym(protlm, model_folder: Path, variants: Path) -> None:
     outcome = protlm("score", SEQUENCE, "-m", model_folder, "--variants", variants)
     rows = table(outcome.out)
-    assert list(rows[0]) == ["mutant", "mutated_sequence", "DMS_score", "DMS_score_bin", "note", "protlm_score"]
+    ours = ["protlm_score", "percentile", "effective_sequences", "blosum62_only", "reason", "blosum62", "model"]
+    assert list(rows[0]) == ["mutant", "mutated_sequence", "DMS_score", "DMS_score_bin", "note", *ours]
     assert [row["mutated_sequence"] for row in rows] == ["LKTAYIAKQR", "MRTAFIAKQR", "MKAAYIAKQR"]
     assert [row["DMS_score"] for row in rows] == ["0.5", "", "2"]
     expected = score(load(model_folder), SEQUENCE, ["M1L", "K2R:Y5F", "T3A"])
@@ -58,13 +59,15 @@ def test_all_singles_and_their_picture(protlm, model_folder: Path, tmp_path: Pat
     outcome = protlm("score", SEQUENCE, "-m", model_folder, "--all", "--method", "wt-marginals", "--heatmap", picture)
     rows = table(outcome.out)
     assert len(rows) == 190
-    assert list(rows[0]) == ["mutant", "mutated_sequence", "protlm_score"]
+    assert list(rows[0])[:3] == ["mutant", "mutated_sequence", "protlm_score"]
     assert (rows[0]["mutant"], rows[0]["mutated_sequence"]) == ("M1A", "AKTAYIAKQR")
     values = score_matrix(load(model_folder), SEQUENCE, "wt-marginals")
     assert float(rows[0]["protlm_score"]) == pytest.approx(values[0, 0], abs=1e-5)
     assert picture.read_bytes().startswith(b"\x89PNG")
     short = protlm("score", SEQUENCE, "-m", model_folder, "--all", "--method", "wt-marginals", "--no-sequences")
-    assert table(short.out) == [{name: row[name] for name in ("mutant", "protlm_score")} for row in rows]
+    assert table(short.out) == [
+        {name: cell for name, cell in row.items() if name != "mutated_sequence"} for row in rows
+    ]
 
 
 def test_variants_can_be_given_one_by_one(protlm, model_folder: Path) -> None:
@@ -153,10 +156,17 @@ def test_one_pass_depends_on_the_masking(protlm, model_folder: Path) -> None:
         (["--all", "--invalid", "nan"], ["--invalid nan requires --variants or --variant"]),
         (["--all", "--invalid", "drop"], ["--invalid 'drop': expected one of error, skip, nan"]),
         (
-            ["--variant", "A4*", "--variant", "A4del"],
-            ["variant A4*", "1 more row is invalid", "set --invalid to 'skip'"],
+            ["--variant", "A4?", "--variant", "K4del"],
+            ["variant A4?", "1 more row is invalid", "set --invalid to 'skip'"],
         ),
-        (["--variant", "A4*", "--invalid", "skip"], ["variants, row 1, variant A4*"]),
+        (["--variant", "A4?", "--invalid", "skip"], ["variants, row 1, variant A4?"]),
+        (["--all", "--scorer", "best"], ["--scorer 'best': expected auto or one of blosum62"]),
+        (["--all", "--scorer", "profile"], ["--scorer profile: requires homologs"]),
+        (["--all", "--scorer", "blend"], ["--scorer blend: requires homologs"]),
+        (["--all", "--html", "map.png"], ["map.png: the output is a page"]),
+        (["--all", "--alignment", "a.a3m", "--database", "b.fasta"], ["expected one of --database and --alignment"]),
+        (["--all", "--alignment", "none.a3m"], ["none.a3m: no such file"]),
+        (["--pseudo-perplexity", "--alignment", "a.a3m"], ["omit them with --pseudo-perplexity"]),
     ],
 )
 def test_invalid_options_are_refused(protlm, model_folder, tmp_path, monkeypatch, arguments, words) -> None:
@@ -175,14 +185,14 @@ def test_measurements_must_be_numbers(protlm, model_folder: Path, variants: Path
 def test_invalid_rows_are_left_out_or_written_without_a_score(
     protlm, model_folder: Path, variants: Path, tmp_path: Path
 ) -> None:
-    variants.write_text("Effect,DMS_score\nM1L,NA\nA4*,1\nK2R,2\nA4del,3\nT3A,4\n,,\n")
+    variants.write_text("Effect,DMS_score\nM1L,NA\nA4?,1\nK2R,2\nK4del,3\nT3A,4\n,,\n")
     run = ("score", SEQUENCE, "-m", model_folder, "--variants", variants, "--column", "effect")
     refused = protlm(*run)
-    assert_refused(refused, f"{variants}, row 2, variant A4*: ", "1 more row is invalid; set --invalid to 'skip'")
+    assert_refused(refused, f"{variants}, row 2, variant A4?: ", "1 more row is invalid", "set --invalid to 'skip'")
     scores = score(load(model_folder), SEQUENCE, ["M1L", "K2R", "T3A"])
     for invalid, names, fate, word in (
         ("skip", ["M1L", "K2R", "T3A"], "left out", "skipped"),
-        ("nan", ["M1L", "A4*", "K2R", "A4del", "T3A"], "without a score", "no score"),
+        ("nan", ["M1L", "A4?", "K2R", "K4del", "T3A"], "without a score", "no score"),
     ):
         outcome = protlm(*run, "--invalid", invalid, "--heatmap", tmp_path / "map.png")
         rows = table(outcome.out)
@@ -190,9 +200,45 @@ def test_invalid_rows_are_left_out_or_written_without_a_score(
         found = [float(row["protlm_score"]) for row in rows if row["protlm_score"]]
         np.testing.assert_allclose(found, scores, atol=1e-5)
         lines = outcome.err.splitlines()
-        assert lines[:2] == ["3 variants of 1 protein", f"{variants}: 2 of 5 rows invalid, {fate}"]
-        assert [line.partition(":")[0] for line in lines[2:4]] == [word, word]
-        assert "DMS_score of 2 variants" in lines[4]
+        assert lines[0] == "3 variants of 1 protein"
+        assert lines[2] == f"{variants}: 2 of 5 rows invalid, {fate}"
+        assert [line.partition(":")[0] for line in lines[3:5]] == [word, word]
+        assert "DMS_score of 2 variants" in lines[5]
+        reasons = [row["reason"].partition(":")[0] for row in rows]
+        assert reasons == (["", "variant A4?", "", "variant K4del", ""] if invalid == "nan" else [""] * 3)
+
+
+def test_variants_that_cannot_be_scored_have_a_reason_and_do_not_stop(protlm, model_folder: Path) -> None:
+    names = ["M1L", "A4*", "p.Lys2fs", "A4del", "p.Lys2_Thr3insGly", "WT"]
+    typed = [part for name in names for part in ("--variant", name)]
+    outcome = protlm("score", SEQUENCE, *typed)
+    assert outcome.code == 0
+    rows = table(outcome.out)
+    needs = "insertion or deletion: requires homologs or a model"
+    assert [row["reason"] for row in rows] == ["", "stop gained at residue 4", "frameshift", needs, needs, ""]
+    assert [row["protlm_score"] for row in rows] == ["2.000000", "", "", "", "", "0.000000"]
+    assert [row["blosum62_only"] for row in rows] == ["True", "", "", "", "", "True"]
+    assert f"4 variants without a score: 2 {needs}, 1 stop gained, 1 frameshift" in outcome.err
+    rows = table(protlm("score", SEQUENCE, "-m", model_folder, *typed).out)
+    assert [bool(row["protlm_score"]) for row in rows] == [True, False, False, True, True, True]
+    assert [row["mutated_sequence"] for row in rows[3:5]] == ["MKTYIAKQR", "MKGTAYIAKQR"]
+
+
+def test_without_homologs_and_model_the_answer_is_blosum62(protlm) -> None:
+    outcome = protlm("score", SEQUENCE, "--all")
+    rows = table(outcome.out)
+    assert {row["mutant"]: row["protlm_score"] for row in rows}["K2R"] == "2.000000"
+    assert all(row["protlm_score"] == row["blosum62"] and row["blosum62_only"] == "True" for row in rows)
+    assert "scorer: blosum62, which knows nothing of this protein" in outcome.err
+    percentiles = np.array([float(row["percentile"]) for row in rows])
+    assert percentiles.mean() == pytest.approx(50, abs=0.1)
+    assert_refused(protlm("score", SEQUENCE, "--all", "--method", "wt-marginals"), "--method requires --model")
+
+
+def test_columns_of_the_table_keep_their_names(protlm, variants: Path) -> None:
+    variants.write_text("mutant,Reason,model\nM1L,mine,x\n")
+    (row,) = table(protlm("score", SEQUENCE, "--variants", variants).out)
+    assert (row["Reason"], row["model"], row["protlm_reason"]) == ("mine", "x", "")
 
 
 def test_a_protein_without_amino_acids_has_no_variants(protlm, model_folder: Path) -> None:
@@ -264,7 +310,7 @@ def test_invalid_and_blank_rows_do_not_end_proteingym(protlm, model_folder: Path
     run = ("proteingym", assays, "-m", model_folder)
     assert protlm(*run, "-o", clean).code == 0
     lines = (assays / "one.csv").read_text().splitlines()
-    bad = ["A4*,1", "A4del,1", "NA,2", "K8R,high", "K8R", "M1del,5", "M1*,5"]
+    bad = ["A4?,1", "K4del,1", "NA,2", "K8R,high", "K8R", "M1X1,5", "x,5"]
     (assays / "one.csv").write_text("\n".join([*lines[:2], "Y5F,NA", *bad, "I6L,", *lines[2:], ",,", ""]))
     (assays / "empty.csv").write_text("mutant,DMS_score\nA99G,1\n")
     with (assays / "wt.fasta").open("a") as file:

@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
-const { sequence, offset, letters, matrix, tracks, columns, rows, digits } = data;
+const { sequence, offset, letters, matrix, tracks, columns, rows } = data;
 const length = sequence.length;
 const format = (value, places = 2) => (value === null || value === undefined ? "" : value.toFixed(places));
 
@@ -12,15 +12,15 @@ let theme = {};
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const rgb = (name) => style.getPropertyValue(name).trim().slice(1).match(/../g).map((pair) => parseInt(pair, 16));
-  for (const name of ["middle", "worse", "better", "none", "dark-cell", "helix", "strand", "loop", "ink", "soft", "card", "accent"])
+  for (const name of ["middle", "bad", "worse", "good", "better", "none", "dark-cell", "helix", "strand", "loop", "ink", "soft", "card", "accent"])
     theme[name] = rgb(`--${name}`);
 }
 const css = (colour) => `rgb(${colour.map(Math.round).join(" ")})`;
 const mix = (one, other, share) => one.map((part, i) => part + (other[i] - part) * share);
 function colourOf(value) {
   if (value === null) return css(theme.none);
-  const share = Math.min(1, Math.abs(value) / limit) ** 0.8;
-  return css(mix(theme.middle, value < 0 ? theme.worse : theme.better, share));
+  const share = Math.min(1, Math.abs(value) / limit), [half, full] = value < 0 ? ["bad", "worse"] : ["good", "better"];
+  return css(share < 0.5 ? mix(theme.middle, theme[half], 2 * share) : mix(theme[half], theme[full], 2 * share - 1));
 }
 
 // ---- map ----

@@ -14,7 +14,8 @@ from typing import Self
 import numpy as np
 
 from protlm.homology.alignment import GAP, Alignment
-from protlm.homology.profile import BACKGROUND, Profile
+from protlm.homology.blosum62 import BACKGROUND
+from protlm.homology.profile import Profile
 from protlm.homology.weights import sequence_weights
 from protlm.variants.notation import Variants
 from protlm.variants.scorers.language_model import ModelScorer

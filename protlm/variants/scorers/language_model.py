@@ -28,6 +28,10 @@ class ModelScorer:
         self._gains: dict[str, np.ndarray] = {}
 
     @property
+    def notes(self) -> list[str]:
+        return [f"method of the model {self.method}"]
+
+    @property
     def additive(self) -> bool:
         """Scores of single substitutions come from one computation and add up."""
         return self.method.endswith("marginals")
