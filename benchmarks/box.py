@@ -31,8 +31,10 @@ from protlm.performer import Performer
 from protlm.proteingym.assays import UNKNOWN, Assays, find_assays
 from protlm.proteingym.benchmark import BLOSUM, MODEL, benchmark
 from protlm.proteingym.correlation import Result, averages
+from protlm.proteingym.sources import sources_of
 from protlm.sequence.alphabet import INDEX, STANDARD
 from protlm.tables import write_table
+from protlm.variants.knowledge import Knowledge
 from protlm.variants.notation import Variants
 from protlm.variants.variant_table import VariantTable
 
@@ -75,7 +77,8 @@ def frequency_score(variants: Variants, unigram: Unigram) -> np.ndarray:
 def scans(computer: Computer, assays: Assays, unigram: Unigram) -> Iterator[Row]:
     """A row for each assay, then ProteinGym's average, or the mean over assays if their selection type is unknown."""
     results: list[Result] = []
-    for result in benchmark(computer, assays):
+    sources = sources_of(Knowledge(model=computer))
+    for result in benchmark(assays, sources):
         table = VariantTable(result.assay.path, result.assay.sequence)
         values = frequency_score(table.variants, unigram)
         result.correlations[UNIGRAM] = spearman(values, table.table.numbers("DMS_score"))

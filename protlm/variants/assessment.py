@@ -23,6 +23,7 @@ ALONE = 1.0
 REASON = "reason"
 """Column with the reason why a variant is not scored."""
 NOT_SCORED = "insertion or deletion: requires homologs or a model"
+TOO_LONG = "insertion or deletion: the protein is too long for its profile HMM"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Assessment:
         """Why a variant is not scored, n strings; "" if it is."""
         reasons = [""] * len(self.variants)
         for number in np.flatnonzero(np.isnan(self.values)).tolist():
-            reasons[number] = self.variants.reasons.get(number, NOT_SCORED)
+            otherwise = TOO_LONG if self.profile else NOT_SCORED
+            reasons[number] = self.variants.reasons.get(number, otherwise)
         return reasons
 
     def summary(self) -> str:

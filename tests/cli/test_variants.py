@@ -277,12 +277,21 @@ def test_proteingym_prints_assays_and_averages(protlm, model_folder: Path, assay
     outcome = protlm(*common, "--scores", kept, "-o", output)
     rows = table(output.read_text())
     assert [row["DMS_id"] for row in rows] == ["one", "two", "average", "average"]
-    assert list(rows[0])[4:] == ["protlm", "BLOSUM62", "Site-Independent", "GEMME"]
+    assert list(rows[0])[3:] == ["metric", "variants", "protlm", "BLOSUM62", "Site-Independent", "GEMME"]
     assert [float(row["GEMME"]) for row in rows] == pytest.approx([0.4, 0.6, 0.5, 0.5])
     assert [float(row["Site-Independent"]) for row in rows] == pytest.approx([0.3, 0.5, 0.4, 0.4])
     lines = outcome.out.splitlines()
-    assert lines[0].split() == ["assay", "selection", "variants", "protlm", "BLOSUM62", "Site-Independent", "GEMME"]
-    assert lines[2].split()[:3] == ["one", "unknown", "3"]
+    assert lines[0].split() == [
+        "assay",
+        "selection",
+        "metric",
+        "variants",
+        "protlm",
+        "BLOSUM62",
+        "Site-Independent",
+        "GEMME",
+    ]
+    assert lines[2].split()[:4] == ["one", "unknown", "Spearman", "3"]
     assert sorted(path.name for path in kept.iterdir()) == ["model.json", "one.csv", "two.csv"]
     assert protlm(*common, "--scores", kept).out == outcome.out
 

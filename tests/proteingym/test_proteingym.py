@@ -6,19 +6,24 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from protlm.correlation import spearman
+from protlm.correlation import auroc, spearman
 from protlm.errors import UserError
-from protlm.homology.alignment import read_alignment
+from protlm.homology.alignment import Alignment, read_alignment
 from protlm.inference.engine import Computer
 from protlm.performer import Performer
 from protlm.proteingym import benchmark as proteingym
 from protlm.proteingym.assays import Published, find_assays
 from protlm.proteingym.benchmark import benchmark
 from protlm.proteingym.correlation import Result, averages, format_correlations, to_rows
+from protlm.proteingym.measurements import measurements
 from protlm.proteingym.site_independent import site_independent, site_log_frequencies
+from protlm.proteingym.sources import settings, sources_of
+from protlm.tables import Table
 from protlm.variants.blosum import blosum62
+from protlm.variants.knowledge import Knowledge
 from protlm.variants.notation import all_singles, parse
 from protlm.variants.score import score
+from protlm.variants.sources import Sources
 
 REFERENCE = "DMS_id,DMS_filename,UniProt_ID,target_seq,coarse_selection_type,MSA_filename\n"
 A, B = "MKTAYIAKQR", "GAVLIMCFYW"
@@ -136,8 +141,10 @@ def test_an_unusable_folder_is_refused(folder: Path, change, message: str) -> No
         find_assays(folder)
 
 
-def results(model: Performer, folder: Path, **options) -> list[Result]:
-    return list(benchmark(Computer(model), find_assays(folder), **options))
+def results(model: Performer, folder: Path, method: str | None = None, **options) -> list[Result]:
+    knowledge = Knowledge(model=Computer(model), method=method)
+    about = settings(knowledge, "auto") if "scores" in options else None
+    return list(benchmark(find_assays(folder), sources_of(knowledge), about=about, **options))
 
 
 def test_correlations_equal_those_of_the_parts(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
@@ -169,13 +176,15 @@ def test_existing_scores_are_reused(
 ) -> None:
     whole = results(tiny_model, folder)
     kept = tmp_path / "scores"
-    stopped = benchmark(Computer(tiny_model), find_assays(folder), scores=kept)
+    knowledge = Knowledge(model=Computer(tiny_model))
+    about = settings(knowledge, "auto")
+    stopped = benchmark(find_assays(folder), sources_of(knowledge), scores=kept, about=about)
     next(stopped)
     stopped.close()
     assert [path.name for path in kept.glob("*.csv")] == ["A_one.csv"]
     calls = []
-    scorer = proteingym.score_variants
-    monkeypatch.setattr(proteingym, "score_variants", lambda *a: calls.append(a[1].names) or scorer(*a))
+    original = proteingym.assess
+    monkeypatch.setattr(proteingym, "assess", lambda *a: calls.append(a[0].names) or original(*a))
     resumed = results(tiny_model, folder, scores=kept)
     assert len(calls) == 2
     assert to_rows(resumed) == to_rows(whole)
@@ -189,7 +198,7 @@ def test_existing_scores_are_reused(
 def test_scores_of_a_different_model_are_refused(tiny_model: Performer, folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "scores"
     results(tiny_model, folder, scores=kept)
-    with pytest.raises(UserError, match="method masked-marginals, now wt-marginals"):
+    with pytest.raises(UserError, match="method default, now wt-marginals"):
         results(tiny_model, folder, scores=kept, method="wt-marginals")
     with torch.no_grad():
         tiny_model.head.bias[7] += 0.1
@@ -221,12 +230,68 @@ def test_an_unusable_assay_is_refused(tiny_model: Performer, folder: Path, conte
 def test_the_table_has_assays_and_averages(tiny_model: Performer, folder: Path) -> None:
     found = results(tiny_model, folder)
     columns, rows = to_rows(found)
-    assert columns[:4] == ["DMS_id", "UniProt_ID", "coarse_selection_type", "variants"]
+    assert columns[:5] == ["DMS_id", "UniProt_ID", "coarse_selection_type", "metric", "variants"]
     assert [row[0] for row in rows] == ["A_one", "A_two", "B_one", "average", "average", "average"]
-    assert [row[2:4] for row in rows[3:]] == [["Activity", "7"], ["Binding", "3"], ["all", "10"]]
+    assert [[row[2], row[4]] for row in rows[3:]] == [["Activity", "7"], ["Binding", "3"], ["all", "10"]]
     mine = [float(row[columns.index("protlm")]) for row in rows]
     assert mine[3] == pytest.approx((mine[0] + mine[1]) / 2, abs=1e-5)
     assert mine[5] == pytest.approx((mine[3] + mine[4]) / 2, abs=1e-5)
     text = format_correlations(found)
     assert "3 assays: no Site-Independent" in text
     assert len({len(line) for line in text.splitlines()[:9]}) == 1
+
+
+def test_the_area_under_the_curve_is_that_of_all_pairs() -> None:
+    generator = np.random.default_rng(0)
+    scores, positive = generator.integers(0, 9, 40).astype(float), generator.integers(0, 2, 40).astype(float)
+    pairs = [(a, b) for a in scores[positive == 1] for b in scores[positive == 0]]
+    assert auroc(scores, positive) == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
+    scores[0], positive[1] = np.nan, np.nan
+    assert auroc(scores, positive) == auroc(scores[2:], positive[2:])
+    assert math.isnan(auroc(scores, np.ones(40)))
+
+
+def test_annotations_are_benign_or_pathogenic() -> None:
+    rows = [["Benign"], ["Pathogenic"], ["likely benign"], [""], ["0.0"]]
+    found = measurements(Table("t.csv", ["DMS_bin_score"], rows))
+    assert found.metric == "AUROC"
+    np.testing.assert_array_equal(found.values, [1, 0, 1, np.nan, 0])
+    with pytest.raises(UserError, match=r"t\.csv, row 1: annotation is 'maybe'; expected Benign, Pathogenic"):
+        measurements(Table("t.csv", ["annotation"], [["maybe"]]))
+    with pytest.raises(UserError, match="no column 'DMS_score'; found: x"):
+        measurements(Table("t.csv", ["x"], [["1"]]))
+
+
+def test_indels_and_clinical_sets_have_averages_of_their_own(folder: Path) -> None:
+    (folder / "DMS_indels.csv").write_text(f"{REFERENCE}A_indels,A_indels.csv,PA,{A},Stability,\n")
+    (folder / "A_indels.csv").write_text(
+        f"mutated_sequence,DMS_score,DMS_score_bin\n{A[:3]}{A[4:]},1,1\n{A[:5]}G{A[5:]},0,0\n{A},2,1\n"
+    )
+    (folder / "clinical_substitutions.csv").write_text(
+        f"DMS_id,target_seq,DMS_filename,MSA_filename\nNP_1,{B},NP_1.csv,\n"
+    )
+    (folder / "NP_1.csv").write_text(
+        f"protein,protein_sequence,mutant,mutated_sequence,DMS_bin_score\n1,{B},V3I,,Benign\n1,{B},G1W,,Pathogenic\n"
+    )
+    alignment = Alignment(A, ["query", "a", "b"], [A, f"{A[:3]}-{A[4:]}", f"{A[:3]}-{A[4:]}"])
+    found = list(benchmark(find_assays(folder), lambda assay: Sources(alignment if assay.sequence == A else None)))
+    by_name = {result.assay.id: result for result in found}
+    assert by_name["A_indels"].correlations["protlm"] == 1  # the deletion is that of the homologs
+    assert by_name["NP_1"].metric == "AUROC"
+    assert by_name["NP_1"].correlations["BLOSUM62"] == by_name["NP_1"].correlations["protlm"] == 1
+    averages_of = [row[2:4] for row in to_rows(found)[1] if row[0] == "average"]
+    spearman_kinds = [["Activity", "Spearman"], ["Binding", "Spearman"], ["Stability", "Spearman"], ["all", "Spearman"]]
+    assert averages_of == [*spearman_kinds, ["Clinical", "AUROC"], ["all", "AUROC"]]
+    for path in folder.glob("*.csv"):
+        if path.name != "NP_1.csv":
+            path.unlink()
+    assert [(a.id, a.sequence) for a in find_assays(folder).found] == [("NP_1", B)]  # from its own column
+
+
+def test_alignments_of_the_folder_come_before_a_search(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "A.a2m").write_text(f">focus\n{A}\n>two\n{A[:-1]}K\n")
+    (tmp_path / "db.fasta").write_text(f">hit\n{B}\n")
+    sources = sources_of(Knowledge(databases=[tmp_path / "db.fasta"], cache=False), tmp_path)
+    first, second, third = map(sources, find_assays(folder).found)
+    assert [len(each.alignment) for each in (first, second, third)] == [2, 1, 2]
+    assert third.alignment.query == B

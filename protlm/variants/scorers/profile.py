@@ -5,7 +5,7 @@ from typing import Self
 import numpy as np
 
 from protlm.homology.alignment import Alignment
-from protlm.homology.hmm import forward_log_odds
+from protlm.homology.hmm import LONGEST, forward_log_odds
 from protlm.homology.profile import Profile
 from protlm.variants.notation import Variants
 
@@ -14,7 +14,7 @@ class ProfileScorer:
     """The sum of log p(mt at i) - log p(wt at i) over the substitutions of a variant, in nats.
 
     Insertions and deletions score the difference of the forward log-odds of variant and wild type under the profile
-    HMM of the same alignment, also in nats.
+    HMM of the same alignment, also in nats; NaN in proteins that are too long for that.
 
     Args:
         weights: (L,) float64, by which the terms of each site are multiplied, such as 1 - its relative solvent
@@ -40,7 +40,7 @@ class ProfileScorer:
             gain *= self.weights[variants.position]
         scores = np.bincount(variants.variant, gain, minlength=len(variants)).astype(float)
         scores[~variants.substitutions] = np.nan
-        if numbers := sorted(variants.indels):
+        if (numbers := sorted(variants.indels)) and len(variants.sequence) <= LONGEST:
             sequences = [variants.sequence, *variants.take(numbers).sequences()]
             own, *others = forward_log_odds(self.alignment, sequences)
             scores[numbers] = np.array(others) - own
