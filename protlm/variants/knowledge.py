@@ -21,7 +21,8 @@ class Knowledge:
     Attributes:
         alignment: of one protein's homologs, or the path of a file.
         databases: FASTA files to search for homologs, if there is no alignment.
-        threads, cache: of the search, see `find_homologs`.
+        threads: of the search.
+        cache: keep alignments of searches, and reuse them, in `homology.cache.default_folder`.
         structure: PDB or mmCIF file of one protein.
         model: a language model, with its method.
         report: gets the progress of the search, in bytes as a stage, and of the model, in passes.
@@ -59,6 +60,7 @@ class Knowledge:
             return read_alignment(self.alignment, wild_type)
         if not self.databases:
             return None
+        from protlm.homology.cache import default_folder
         from protlm.homology.search import find_homologs
 
         return find_homologs(
@@ -66,4 +68,5 @@ class Knowledge:
             self.databases,
             threads=self.threads,
             progress=partial(self.report, stage="searching") if self.report else None,
+            cache=default_folder() if self.cache else None,
         )
