@@ -1,16 +1,16 @@
 """What an alignment tells about each site of the query: amino acid probabilities, and scores of substitutions.
 
-Legend: N sequences, L sites of the query, amino acids a in the order of `STANDARD`.
-
 1. Sequences that cover half of the query have weights w = w0 exp(k (identity - 1)): w0 is 1 / the number of near
    relatives, and identity that of the sequence and the query, so that near homologs count more. The weights are scaled
    to Kish's effective size, (sum w)^2 / sum(w^2 / w0), since unequal weights are worth fewer sequences.
 2. N_i is the weight of the sequences with a residue at site i, f_ia the weighted frequency. Pseudocounts follow
    PSI-BLAST (Altschul et al. 1997): p_ia = (N_i f_ia + b g_ia) / (N_i + b), g_ia = sum_c f_ic P(a|c) by BLOSUM62.
-3. Scores are KL_i^q log(p_ia / background_a), KL_i = sum_a p_ia log(p_ia / background_a), so that conserved
-   sites count more, plus c B(wild type, a), B of BLOSUM62. The wild type has 0.
+3. Scores are KL_i^q log(p_ia / background_a), KL_i = sum_a p_ia log(p_ia / background_a), so that conserved sites count
+   more, minus that of the wild type, plus c B(wild type, a), B of BLOSUM62. The wild type has 0.
 
 Without homologs, p_i of the other amino acids is proportional to BLOSUM62's P(a|wild type).
+
+Legend: N sequences, L sites of the query, amino acids a in the order of `STANDARD`.
 """
 
 from functools import cached_property
@@ -50,43 +50,69 @@ class Profile:
 
     def __init__(self, alignment: Alignment) -> None:
         codes, self.query = alignment.codes, alignment.query
-        self.weights = _weights(codes)
-        one_hot = np.stack([self.weights @ (codes == letter) for letter in range(GAP)], axis=1)
-        self.effective = one_hot.sum(1)
-        known = self.effective[:, None] > 0
-        frequencies = np.divide(
-            one_hot, self.effective[:, None], out=np.tile(BACKGROUND, (len(codes[0]), 1)), where=known
-        )
-        pseudo = frequencies @ substitution_probabilities()
-        p = (one_hot + PSEUDOCOUNTS * pseudo) / (self.effective[:, None] + PSEUDOCOUNTS)
-        self.log_p = np.log(p / p.sum(1, keepdims=True))
+        kept = covering(codes)
+        self.weights = np.zeros(len(codes))
+        self.weights[kept] = _near_weights(codes[kept])
+        self.effective = self.weights @ (codes < GAP)
+        self.log_p = log_frequencies(codes, self.weights)
 
-    @cached_property
+    @property
     def conservation(self) -> np.ndarray:
         """(L,) float64: KL_i, the information of each site in nats."""
-        return (np.exp(self.log_p) * (self.log_p - np.log(BACKGROUND))).sum(1)
+        return conservation(self.log_p)
 
     @cached_property
     def log_odds(self) -> np.ndarray:
-        """(L, 20) float64: scores of substitutions; the wild type has 0, where it is one of the twenty."""
-        scores = self.conservation[:, None] ** CONSERVATION * (self.log_p - np.log(BACKGROUND))
-        matrix = blosum62_matrix()
-        for site, letter in enumerate(self.query):
-            if (wild_type := STANDARD.find(letter)) >= 0:
-                scores[site] += BLOSUM_SHARE * matrix[wild_type]
-                scores[site] -= scores[site, wild_type]
-        return scores
+        """(L, 20) float64: scores of substitutions, see `substitution_scores`."""
+        return substitution_scores(self.log_p, self.query)
 
 
-def _weights(codes: np.ndarray) -> np.ndarray:
-    """(N,) float64, see the top of this file."""
-    residue = codes < GAP
-    kept = residue.mean(1) >= LEAST_COVERAGE
+def covering(codes: np.ndarray) -> np.ndarray:
+    """(N,) bool: the sequences that cover enough of the query, and the query itself."""
+    kept = (codes < GAP).mean(1) >= LEAST_COVERAGE
     kept[0] = True
-    codes, residue = codes[kept], residue[kept]
+    return kept
+
+
+def log_frequencies(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(L, 20) float64: log p_ia with PSI-BLAST's pseudocounts, from codes (N, L) and weights (N,)."""
+    counts = np.stack([weights @ (codes == letter) for letter in range(GAP)], axis=1)
+    total = counts.sum(1, keepdims=True)
+    frequencies = np.divide(counts, total, out=np.tile(BACKGROUND, (len(counts), 1)), where=total > 0)
+    p = counts + PSEUDOCOUNTS * frequencies @ substitution_probabilities()
+    return np.log(p / p.sum(1, keepdims=True))
+
+
+def conservation(log_p: np.ndarray) -> np.ndarray:
+    """(L,) float64: KL_i of log-probabilities (L, 20), in nats."""
+    return (np.exp(log_p) * (log_p - np.log(BACKGROUND))).sum(1)
+
+
+def site_factors(log_p: np.ndarray) -> np.ndarray:
+    """(L,) float64: KL_i^q, by which the log-odds of a site are multiplied."""
+    return np.maximum(conservation(log_p), 0) ** CONSERVATION
+
+
+def substitution_scores(log_p: np.ndarray, query: str) -> np.ndarray:
+    """(L, 20) float64: scores of all substitutions; the wild type has 0, where it is one of the twenty.
+
+    Args:
+        log_p: (L, 20), of a profile, or of one to which other terms have been added; rows are normalised.
+        query: L residues.
+    """
+    scores = site_factors(log_p)[:, None] * (log_p - np.log(BACKGROUND))
+    matrix = blosum62_matrix()
+    for site, letter in enumerate(query):
+        if (wild_type := STANDARD.find(letter)) >= 0:
+            scores[site] += BLOSUM_SHARE * matrix[wild_type] - scores[site, wild_type]
+            scores[site, wild_type] = 0
+    return scores
+
+
+def _near_weights(codes: np.ndarray) -> np.ndarray:
+    """(N,) float64: weights that favour sequences near the first, see the top of this file."""
+    residue = codes < GAP
     w0 = sequence_weights(codes)
     identity = ((codes == codes[0]) & residue).sum(1) / np.maximum(1, residue.sum(1))
     w = w0 * np.exp(NEARNESS * (identity - 1))
-    weights = np.zeros(len(kept))
-    weights[kept] = w * w.sum() / (w**2 / w0).sum()
-    return weights
+    return w * w.sum() / (w**2 / w0).sum()

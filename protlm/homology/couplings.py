@@ -1,0 +1,132 @@
+"""Couplings between the sites of a family: what the residues at other sites tell about the one at a site.
+
+Each site is a multinomial regression of its residue on those at all other sites, in addition to a profile, and
+regularised, so that what is not known changes nothing (pseudo-likelihood: Ekeberg et al. 2013). There are more features
+than sequences, so the regression is fitted as combinations R of the sequences (its dual form):
+
+    field_sia = sum_tjb F_sjb F_tjb R_tia, over j != i
+    minimise  - sum_s w_s log softmax(h_i + field_si)[residue of s at i]  +  lambda / 2 sum_sa R_sia field_sia
+
+Legend: N sequences s, t; L sites i, j; amino acids a, b in the order of `STANDARD`; F (N, L, 20) residues, one-hot
+minus their weighted mean; h (L, 20) logarithms of the profile; w (N,) sequence weights; R (N, L, 20).
+"""
+
+import numpy as np
+
+from protlm.homology.alignment import GAP, Alignment
+from protlm.homology.profile import covering, log_frequencies
+from protlm.homology.weights import sequence_weights
+from protlm.sequence.alphabet import STANDARD
+
+MOST = 1_000
+"""Maximum number N of sequences that are fitted: the query and those with the greatest weights."""
+WORK = 1e8
+"""Maximum of N^2 L, which time is proportional to: 577 sequences of 300 residues."""
+REGULARISATION = 2.0
+"""lambda / L. The prior variance of the field of a site is then about one half."""
+TOLERANCE = 1e-3
+"""The fit of a site ends when a step changes no field by more, in nats."""
+STEPS = 300
+"""Maximum number of steps."""
+_VARIANTS = 5_000  # computed at a time, as well
+_SITES = 64  # fitted at a time, which bounds memory; sites are independent
+
+
+class Couplings:
+    """The couplings of a family.
+
+    Args:
+        alignment: of the query with its homologs; the query alone will do.
+
+    Attributes:
+        field: (L, 20) float64: what the query's residues at other sites add to the log-probabilities of its profile, in
+            nats.
+    """
+
+    def __init__(self, alignment: Alignment) -> None:
+        codes = alignment.codes[covering(alignment.codes)]
+        weights = sequence_weights(codes)
+        most = min(MOST, max(1, int(np.sqrt(WORK / codes.shape[1]))))
+        if len(codes) > most:
+            kept = np.sort(np.append(0, 1 + np.argsort(-weights[1:], kind="stable")[: most - 1]))
+            codes, weights = codes[kept], weights[kept]
+        residues = (codes[..., None] == np.arange(GAP)).astype(np.float32)
+        mean = np.einsum("s,sia->ia", (weights / weights.sum()).astype(np.float32), residues)
+        self._features = residues - mean * residues.any(2, keepdims=True)
+        log_profile = log_frequencies(codes, weights)
+        fits = []
+        for start in range(0, codes.shape[1], _SITES):
+            sites = slice(start, start + _SITES)
+            fits.append(_Fit(self._features, weights, sites)(residues[:, sites], log_profile[sites]))
+        self._combinations = np.concatenate([combinations for combinations, _ in fits], axis=1)
+        self.field = np.concatenate([field[0] for _, field in fits]).astype(np.float64)
+        self._query = np.array([STANDARD.find(letter) for letter in alignment.query])
+
+    def interactions(
+        self, variant: np.ndarray, position: np.ndarray, mutant: np.ndarray, factors: np.ndarray
+    ) -> np.ndarray:
+        """What substitutions of the same variant change in each other's fields: (n,) float64, in nats.
+
+        Half of the sum over ordered pairs of substitutions i -> a and j -> b of the change that the first makes in
+        field_jb - field_j(wild type), times the factor of j: the mean over the orders in which they may occur.
+
+        Args:
+            variant: (m,) int64, numbers from 0 to n - 1, of the variant of each substitution.
+            position: (m,) int64, sites.
+            mutant: (m,) int64, amino acids.
+            factors: (L,) float64, see `site_factors`.
+        """
+        count = int(variant.max(initial=-1)) + 1
+        result = np.zeros(count)
+        known = np.flatnonzero(self._query[position] >= 0)
+        several = np.flatnonzero(np.bincount(variant[known], minlength=count) > 1)
+        for numbers in np.split(several, range(_VARIANTS, len(several), _VARIANTS)):
+            part = known[np.isin(variant[known], numbers)]
+            local = np.searchsorted(numbers, variant[part])
+            i, a, wild_type = position[part], mutant[part], self._query[position[part]]
+            gained = (self._features[:, i, a] - self._features[:, i, wild_type]).T
+            fitted = (self._combinations[:, i, a] - self._combinations[:, i, wild_type]).T
+            together = np.zeros((len(numbers), len(self._features)), dtype=np.float32)
+            np.add.at(together, local, gained)
+            change = (fitted * (together[local] - gained)).sum(1)
+            result[numbers] = np.bincount(local, change * factors[i] / 2, minlength=len(numbers))
+        return result
+
+
+class _Fit:
+    """Fits the sites of a slice by Nesterov's method, in the metric of the features."""
+
+    def __init__(self, features: np.ndarray, weights: np.ndarray, sites: slice) -> None:
+        flat = features.reshape(len(features), -1)
+        self._kernel = flat @ flat.T
+        self._own = features[:, sites].transpose(1, 0, 2)
+        self._weights = weights.astype(np.float32)[:, None, None]
+        self._penalty = REGULARISATION * features.shape[1]
+        root = np.sqrt(weights)
+        largest = np.linalg.eigvalsh(root[:, None] * self._kernel * root)[-1]
+        self._curvature = self._penalty + largest / 2  # at most: the Hessian of the loss in a field is at most w / 2
+
+    def __call__(self, residues: np.ndarray, log_profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """R and the fields, (N, n, 20) float32 each, of the n sites."""
+        weights = self._weights * residues.any(2, keepdims=True)
+        ratio = np.sqrt(self._curvature / self._penalty)
+        momentum = (ratio - 1) / (ratio + 1)
+        before = now = np.zeros_like(residues)
+        field_before = field = np.zeros_like(residues)
+        for _ in range(STEPS):
+            ahead = now + momentum * (now - before)
+            logits = log_profile.astype(np.float32) + field + momentum * (field - field_before)
+            p = np.exp(logits - logits.max(2, keepdims=True))
+            p /= p.sum(2, keepdims=True)
+            gradient = weights * (p - residues) + self._penalty * ahead
+            before, now = now, ahead - gradient / np.float32(self._curvature)
+            field_before, field = field, self._field(now)
+            if np.abs(field - field_before).max() < TOLERANCE:
+                break
+        return now, field
+
+    def _field(self, combinations: np.ndarray) -> np.ndarray:
+        whole = (self._kernel @ combinations.reshape(len(combinations), -1)).reshape(combinations.shape)
+        by_site = combinations.transpose(1, 0, 2)
+        own = self._own @ (self._own.transpose(0, 2, 1) @ by_site)
+        return whole - own.transpose(1, 0, 2)
