@@ -3,6 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRITON := $(VENV)/.triton
+
+# Bytecode is kept even where the shell says otherwise: tests start hundreds of processes that import PyTorch and Lightning,
+# and reading their source takes twice as long.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-slow test-kernels test-all check docs notebooks bench-gpu bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
 
@@ -27,11 +32,12 @@ test-slow: $(READY)
 	$(BIN)/pytest -q -n auto --dist worksteal -m slow
 
 # the kernels for GPUs, on the CPU: in Triton's interpreter, and compiled ahead of time
-test-kernels: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]' -c constraints.txt
+test-kernels: $(TRITON)
 	$(BIN)/pytest -q -n auto --dist worksteal tests/performer/kernels
 
-test-all: test test-slow test-kernels
+# all of these in one run
+test-all: $(TRITON)
+	$(BIN)/pytest -q -n auto --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -104,6 +110,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]' -c constraints.txt
 	touch $(READY)
+
+$(TRITON): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[gpu]' -c constraints.txt
+	touch $(TRITON)
 
 clean:
 	rm -rf $(VENV) runs corpora site
