@@ -69,7 +69,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_path: Path) -> list[str]:
     """A multirun of a tiny model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return [sys.executable, "-m", "protlm.train", "-m", *OPTIONS, f"data.corpus={corpus_path}"]
 
 

@@ -35,12 +35,6 @@ KNOWN = re.compile(r"no model given: using the bundled model .*\n")
 ABSOLUTE = re.compile(r"(?<![\w.~<])/(home|root|tmp|usr|work|var|private|Users|opt|mnt)/|\b[A-Z]:\\")
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are separate processes, to which the settings of conftest.py do not apply."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
 def texts(cell: Any) -> str:
     """Everything that a cell has printed or displayed as text."""
     shown = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]

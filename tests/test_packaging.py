@@ -128,7 +128,7 @@ def test_a_wheel_contains_conf_and_models_and_trains(tmp_path: Path, corpus_path
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+            env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,

@@ -33,10 +33,6 @@ def fasta(write_fasta) -> str:
     return "proteins.fasta"
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def values(path: str | Path) -> dict[str, bytes]:
     with h5py.File(path) as file:
         return {name: dataset[:].tobytes() for name, dataset in file.items()}
@@ -190,7 +186,7 @@ def test_a_run_stopped_by_a_signal_is_resumed_by_the_same_command(
     )
     command = [sys.executable, "-c", script, "embed", "proteins.fasta", "--model", "model", *OUTPUT]
     windows = tmp_path / ".out.h5.partial" / "windows"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not windows.exists() or not any(windows.iterdir()):
             assert process.poll() is None
             time.sleep(0.01)
@@ -223,9 +219,7 @@ def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(
     assert protlm(*command).code == 0
     whole, limit = values("out.h5"), int(share * (tmp_path / "out.h5").stat().st_size)
     (tmp_path / "out.h5").unlink()
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), *command], capture_output=True, text=True, env=environment()
-    )
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(limit), *command], capture_output=True, text=True)
     assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "out.h5: cannot be written")
     assert not (tmp_path / "out.h5").exists()
     assert protlm(*command).code == 0
@@ -242,7 +236,6 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
         ],
         capture_output=True,
         text=True,
-        env=environment(),
         timeout=100,
     )
 

@@ -158,7 +158,7 @@ def test_standard_output_that_is_full_closed_or_ascii() -> None:
     def run(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         script = f'"$0" -m protlm "$@" {redirection}'
         command = ["bash", "-o", "pipefail", "-c", script, sys.executable, *arguments]
-        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     scan = ("score", "proteins.fasta", "-m", "model", "--all", "--method", "wt-marginals")

@@ -515,12 +515,8 @@ def command(script: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", script, *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def started(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command(script, *arguments), **pipes, **options)
 
 
@@ -613,9 +609,7 @@ def test_a_full_disk_leaves_nothing_and_keeps_the_previous_output(tmp_path: Path
     out.write_bytes(b"precious")
     names = listing(tmp_path)
     arguments = ["prepare", *[fasta, fasta][:workers], "-o", out, "--clusters", table, "--workers", workers]
-    done = subprocess.run(
-        command(LIMITED, int(share * size), *arguments), capture_output=True, text=True, env=environment(), check=False
-    )
+    done = subprocess.run(command(LIMITED, int(share * size), *arguments), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {out}: cannot be written")
@@ -627,7 +621,7 @@ def fed(script: str, block: bytes, start: bytes, limit: int, *arguments: object)
     """Exit code, bytes taken from standard input, standard error and seconds of a command fed until it ends."""
     begin, taken = time.monotonic(), 0
     with subprocess.Popen(
-        command(script, *arguments), stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), bufsize=0
+        command(script, *arguments), stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
         assert process.stdin
         assert process.stderr
@@ -680,9 +674,7 @@ def test_standard_input_is_read_like_a_file(tmp_path: Path, compress: Callable[[
     fasta.write_text(">last\nMKT\n")
     script = "from protlm.cli import main\nmain()"
     arguments = ["prepare", "-", fasta, "-o", tmp_path / "out.h5"]
-    done = subprocess.run(
-        command(script, *arguments), input=content, capture_output=True, env=environment(), check=False
-    )
+    done = subprocess.run(command(script, *arguments), input=content, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
     corpus = Corpus(tmp_path / "out.h5")
     assert corpus.ids() == [*(f"p{i}" for i in range(400)), "last"]
@@ -697,9 +689,7 @@ def test_standard_input_reaches_the_worker_that_reads_it(tmp_path: Path) -> None
     fasta.write_text(">last\nMKT\n")
     script = "from protlm.cli import main\nmain()"
     arguments = ["prepare", "-", fasta, "-o", tmp_path / "out.h5", "--workers", 2]
-    done = subprocess.run(
-        command(script, *arguments), input=SMALL, capture_output=True, text=True, env=environment(), check=False
-    )
+    done = subprocess.run(command(script, *arguments), input=SMALL, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert Corpus(tmp_path / "out.h5").ids()[-2:] == ["p399", "last"]
 
@@ -708,7 +698,7 @@ def test_standard_input_reaches_the_worker_that_reads_it(tmp_path: Path) -> None
 def test_closed_standard_input_is_reported(tmp_path: Path) -> None:
     script = "from protlm.cli import main\nmain()"
     closed = ["sh", "-c", '"$@" <&-', "sh", *command(script, "prepare", "-", "-o", tmp_path / "out.h5")]
-    done = subprocess.run(closed, capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(closed, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

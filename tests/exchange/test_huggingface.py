@@ -257,7 +257,7 @@ def test_two_folders_load_in_one_process_without_protlm_and_network(exported: di
     kinds = ("relu", "softmax")
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(results), *(str(exported[kind]) for kind in kinds)],
-        env={**kept, **places, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env={**kept, **places, "HF_HUB_OFFLINE": "1"},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -425,7 +425,7 @@ def test_two_ranks_share_the_batches_and_resume_exactly(
     monkeypatch.setattr(batching, "POOL", 4)
     (tmp_path / "rank.py").write_text(RANK.format(folder=str(Path(__file__).parent)))
     root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
 
     stages = []
     for name, first, last, start in (("one", 6, 8, None), ("two", 15, 16, str(tmp_path / "one" / "c.ckpt"))):

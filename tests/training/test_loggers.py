@@ -230,7 +230,7 @@ def test_wandb_continues_offline_if_the_server_does_not_answer(tmp_path, no_logi
     with socket.create_server(("127.0.0.1", 0)) as silent:
         processes = {}
         for name, port in (("refused", 9), ("silent", silent.getsockname()[1])):
-            environment = {**os.environ, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
             environment.pop("WANDB_SERVICE", None)  # wandb's service process of this one
             processes[name] = subprocess.Popen(
                 [sys.executable, "-c", SCRIPT, str(tmp_path / name)],

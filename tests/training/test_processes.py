@@ -101,7 +101,7 @@ if __name__ == "__main__":
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
 
 
 def torchrun(folder: Path, *command: object) -> str:

@@ -54,7 +54,7 @@ def begin(folder: Path, *options: str) -> Running:
     if "trainer=ddp_cpu" not in options:
         return TrainingProcess(folder, [*COMMON, *options])
     command = [sys.executable, "-m", "protlm.train", *COMMON, *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

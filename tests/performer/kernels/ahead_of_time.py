@@ -1,7 +1,7 @@
 """Compiles what the wrappers launch for GPUs that are not here, and reads what the assembler says about it.
 
-python -m tests.performer.kernels.ahead_of_time KERNEL WIDTH FEATURES DTYPE FORM TARGET...: one JSON object a line for
-each launch of bidirectional attention, forward and backward; FORM is dense, masked or packed.
+python -m tests.performer.kernels.ahead_of_time TARGET CALL...: one JSON object a line for each launch of bidirectional
+attention, forward and backward. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, masked or packed.
 """
 
 import json
@@ -101,9 +101,10 @@ def bidirectional_launches(
 
 
 if __name__ == "__main__":
-    kernel, width, features, dtype, form, *targets = sys.argv[1:]
-    for target in map(int, targets):
+    target = int(sys.argv[1])
+    for call in sys.argv[2:]:
+        kernel, width, features, dtype, form = call.split()
         sizes = int(width), int(features), getattr(torch, dtype)
         for launch in bidirectional_launches(kernel, *sizes, form, target < 90):
-            report = {"kernel": launch[0].fn.__name__, "target": target} | compiled(launch, target)
+            report = {"call": call, "kernel": launch[0].fn.__name__} | compiled(launch, target)
             print(json.dumps(report), flush=True)

@@ -1,16 +1,16 @@
 """Compiles the causal kernels for GPUs that need not be there, and prints what they take, as JSON lines.
 
-Run by test_causal_compile.py in a process of its own: kernels are either interpreted or compiled.
+python -m tests.performer.kernels.compile_causal CAPABILITY CALL...; a call is "KERNEL WIDTH FEATURES DTYPE". Run by
+test_causal_compile.py in a process of its own: kernels are either interpreted or compiled.
 """
 
-import argparse
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from triton.compiler import ASTSource
 from protlm.performer.features import named
 from protlm.performer.kernels import causal_launch
 from protlm.performer.kernels.causal_launch import causal, causal_backward
-from protlm.performer.kernels.causal_tiling import Launch, Tiling
 from tests.performer.kernels.disassembly import unwritten
 
 TYPES = {
@@ -62,7 +61,7 @@ class Launched:
         return ASTSource(self.kernel, signature, constants, attributes)
 
 
-def launches(kernel: str, dtype: torch.dtype, features: int, width: int, sizes: Tiling | None) -> Iterator[Launched]:
+def launches(kernel: str, width: int, features: int, dtype: torch.dtype) -> Iterator[Launched]:
     """The launches of a forward and a backward pass, none of which is made."""
     found: list[Launched] = []
 
@@ -78,8 +77,8 @@ def launches(kernel: str, dtype: torch.dtype, features: int, width: int, sizes: 
         weight = torch.zeros(features, width)
         bias = torch.zeros(features) if feature_map.adaptive else None
         arguments = q, k, v, None, weight, bias, feature_map, 1.0
-        results = causal(*arguments, sizes=sizes)
-        causal_backward(results.out, results, *arguments, sizes=sizes)
+        results = causal(*arguments)
+        causal_backward(results.out, results, *arguments)
     finally:
         triton.runtime.JITFunction.run = run
     names = set()
@@ -109,34 +108,11 @@ def resources(launch: Launched, capability: int) -> dict[str, Any]:
     return {"registers": registers, "spills": stack + local, "shared": compiled.metadata.shared, "unwritten": found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kernels", nargs="+", default=["relu", "softmax"])
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--capabilities", nargs="+", type=int, default=[80, 90, 100])
-    parser.add_argument("--features", type=int, default=256)
-    parser.add_argument("--width", type=int, default=64)
-    for name in ("chunk", "group", "tile"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--warps", type=int)
-    parser.add_argument("--only", nargs="+")
-    options = parser.parse_args()
-    for dtype in options.dtypes:
-        sizes = None
-        if options.chunk:
-            launch = Launch(options.chunk, options.tile, options.warps)
-            sizes = Tiling(group=options.group, states=launch, outputs=launch, queries=launch, keys=launch)
-        for kernel, capability in product(options.kernels, options.capabilities):
-            causal_launch.generation = lambda device, major=capability // 10: major
-            for launch in launches(kernel, getattr(torch, dtype), options.features, options.width, sizes):
-                name = launch.kernel.__name__ + (" queries" if launch.arguments.get("QUERIES") else "")
-                if options.only and name not in options.only:
-                    continue
-                row = {"kernel": name, "map": kernel, "dtype": dtype, "capability": capability}
-                row |= {"features": options.features, "width": options.width, "warps": launch.num_warps}
-                row |= {name: launch.arguments.get(name) for name in ("C", "BM", "G")}
-                print(json.dumps(row | resources(launch, capability)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    capability = int(sys.argv[1])
+    causal_launch.generation = lambda device: capability // 10
+    for call in sys.argv[2:]:
+        kernel, width, features, dtype = call.split()
+        for launch in launches(kernel, int(width), int(features), getattr(torch, dtype)):
+            name = launch.kernel.__name__ + (" queries" if launch.arguments.get("QUERIES") else "")
+            print(json.dumps({"call": call, "kernel": name} | resources(launch, capability)), flush=True)

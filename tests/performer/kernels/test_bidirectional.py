@@ -97,6 +97,8 @@ def test_results_and_gradients(kernel, dtype, length, width, values, features):
 @pytest.mark.parametrize("kernel", ["softmax", "relu"])
 @pytest.mark.parametrize(("length", "width", "values", "features"), [(257, 60, 128, 256), (513, 128, 64, 100)])
 def test_results_and_gradients_of_larger_heads(kernel, dtype, length, width, values, features):
+    if dtype == torch.float32:
+        length = length // 4 + 1  # tiles are a quarter as long
     compare(FavorAttention(width, features, kernel), tensors(1, 1, length, width, values, dtype))
 
 
