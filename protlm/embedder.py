@@ -15,7 +15,7 @@ class Embedder:
 
     Args:
         model: folder or checkpoint, which every machine must see under the same path. None is the bundled model.
-        sequence: name of the column of proteins.
+        sequence: name of the column of proteins; `id` and it match in any case if nothing matches exactly.
         column: name of the new column.
         id: name of the column that error messages name a protein by, if there is one.
         pool, layers, token_budget, precision: as in `ProteinModel.embed`.
@@ -63,14 +63,15 @@ class Embedder:
             batch: n records as a dictionary of columns, a pandas DataFrame, or a pyarrow Table or RecordBatch.
         """
         columns = _columns(batch)
-        if self.sequence not in columns:
+        column = _named(self.sequence, columns)
+        if column is None:
             raise UserError(f"no column {self.sequence!r}; the batch has {', '.join(map(repr, columns)) or 'none'}")
         if self.column in columns:
             raise UserError(f"the batch has a column {self.column!r} already; choose another name for the embeddings")
-        if isinstance(columns[self.sequence], str):
-            raise UserError(f"the column {self.sequence!r} is a string; expected a list of sequences")
-        sequences = list(columns[self.sequence])
-        names = list(columns.get(self.id, range(1, len(sequences) + 1)))
+        if isinstance(columns[column], str):
+            raise UserError(f"the column {column!r} is a string; expected a list of sequences")
+        sequences = list(columns[column])
+        names = list(columns.get(_named(self.id, columns) or self.id, range(1, len(sequences) + 1)))
         if len(names) != len(sequences):
             raise UserError(f"{counted(len(sequences), 'sequence')} and {len(names):,} in the column {self.id!r}")
         for name, sequence in zip(names, sequences, strict=True):
@@ -84,6 +85,12 @@ class Embedder:
         for frame in batches:
             embeddings = self(frame)[self.column]
             yield frame.assign(**{self.column: [row.tolist() for row in embeddings]})
+
+
+def _named(name: str, columns: Mapping[str, Any]) -> str | None:
+    """The column of this name, otherwise the only one that differs from it in case alone; None without either."""
+    alike = [name] if name in columns else [one for one in columns if str(one).lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _columns(batch: Any) -> dict[str, Any]:

@@ -225,6 +225,23 @@ class ProteinModel(Performer):
         """
         return [one.sequence for one in generate.generate(self, n, prefix, temperature, top_p, max_length, seed)]
 
+    def use_backend(self, name: str) -> None:
+        """Chooses what computes attention from random features: "auto", "cpu", "eager", "triton" or "flex".
+
+        Raises:
+            UserError: for an unknown name, and if the backend cannot compute this model on the device that it is on;
+                the backend stays what it was.
+        """
+        before = [(attention, attention.backend) for attention in self._attention("backend")]
+        try:
+            super().use_backend(name)
+            if name != "auto":
+                _ = self.backend_in_use
+        except ValueError as error:
+            for attention, backend in before:
+                attention.backend = backend
+            raise UserError(str(error), "attention_backend") from error
+
 
 def load(
     path: str | Path | None = None,
@@ -264,12 +281,7 @@ def load(
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device}: not available ({str(error).splitlines()[0]})", "device") from error
-    try:
-        model.use_backend(attention_backend)
-        if attention_backend != "auto":
-            _ = model.backend_in_use
-    except ValueError as error:
-        raise UserError(str(error), "attention_backend") from error
+    model.use_backend(attention_backend)
     model.packed_batches = packed_batches
     return model
 

@@ -327,7 +327,7 @@ def test_nucleotides_are_accepted_on_request(
         ("info FASTA", "not a corpus"),
         ("info", "Missing argument"),
         ("prepare FASTA -o absent/out.h5", "there is no folder absent"),
-        ("prepare FASTA -o out.h5 --clutsers x", "No such option: --clutsers"),
+        ("prepare FASTA -o out.h5 --clutsers x", "no such option --clutsers; did you mean --clusters; see:"),
         ("embed FASTA -o out.h5", "no model given, and EMPTY has none"),
         ("embed FASTA -o out.h5 --model absent", "absent: no such model"),
         ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
@@ -354,7 +354,9 @@ def test_nucleotides_are_accepted_on_request(
         ("evaluate FASTA --model MODEL --seed -1", "--seed"),
         ("export out --model absent", "absent: no such model"),
         ("embedd FASTA", "No such command 'embedd'"),
-        ("--nope", "No such option: --nope"),
+        ("--nope", "no such option --nope; see:"),
+        ("prepare FASTA -o out.h5 --threads 4", "no such option --threads; see:"),
+        ("prepare FASTA -o out.h5 -q", "No such option: -q; see:"),
     ],
 )
 def test_invalid_arguments_are_refused(

@@ -107,6 +107,18 @@ def test_a_batch_that_cannot_be_used_is_refused(model_folder: Path, batch: objec
         protlm.Embedder(model_folder)(batch)
 
 
+def test_columns_are_found_in_any_case(model_folder: Path) -> None:
+    embedder = protlm.Embedder(model_folder)
+    lower, upper = (embedder(columns)["embedding"] for columns in ({"sequence": ["MKT"]}, {"Sequence": ["MKT"]}))
+    assert (lower == upper).all()
+    with pytest.raises(UserError, match="protein b: expected a sequence"):
+        embedder({"ID": ["b"], "SEQUENCE": [""]})
+    both = {"Sequence": ["GGG"], "sequence": ["MKT"]}  # the exact name, if there is one
+    assert (embedder(both)["embedding"] == lower).all()
+    with pytest.raises(UserError, match="no column 'sequence'; the batch has 'Sequence', 'SEQUENCE'"):
+        embedder({"Sequence": ["MKT"], "SEQUENCE": ["MKT"]})
+
+
 def test_a_model_that_does_not_exist_is_refused_before_it_is_sent() -> None:
     with pytest.raises(UserError, match="absent: no such model"):
         protlm.Embedder("absent")

@@ -163,9 +163,12 @@ def test_unusable_checkpoints(monkeypatch, capsys, tmp_path, corpus_path) -> Non
     (tmp_path / "torn.ckpt").write_bytes(b"PK\x03\x04 torn")
     assert "damaged" in refusal(capsys, *start, "ckpt_path=torn.ckpt")
     assert "no such checkpoint" in refusal(capsys, *start, "ckpt_path=none.ckpt")
+    assert "run: is a folder; expected a checkpoint such as" in refusal(capsys, *start, "ckpt_path=run")
     run_training(*start, "trainer.max_steps=1")
     capsys.readouterr()
     last = "run/checkpoints/last.ckpt"
+    assert f"use its checkpoint {last}" in refusal(capsys, *start, "ckpt_path=run")
+    assert f"use its checkpoint {last}" in refusal(capsys, *start, "ckpt_path=run/checkpoints")
     message = refusal(capsys, *start, "model.heads=2", f"ckpt_path={last}")
     assert "heads 4 is now 2" in message
     content = torch.load(last, weights_only=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -58,8 +59,8 @@ def main() -> None:
         fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except _UsageError as error:
         # without arguments the message is empty: the help has been printed
-        if text := error.format_message().strip().rstrip("."):
-            fail(f"{text}; see: {error.ctx.command_path} --help" if error.ctx else text)
+        if text := _usage(error):
+            fail(f"{text.removesuffix('?')}; see: {error.ctx.command_path} --help" if error.ctx else text)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGTERM:
@@ -75,10 +76,24 @@ def main() -> None:
         sys.exit(130)
 
 
+def _usage(error: Any) -> str:
+    """What is wrong with the command line; of an unknown option also which was probably meant."""
+    name = getattr(error, "option_name", None)
+    if name is None or error.ctx is None or name.count("-") < 2:
+        return error.format_message().strip().rstrip(".")
+    known = [option for parameter in error.ctx.command.params for option in parameter.opts if option[:2] == "--"]
+    found = [option for option in known if option.startswith(name)] or get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"no such option {name}" + (f"; did you mean {found[0]}?" if found else "")
+
+
 def _options(command: Any) -> Callable[[str], str]:
     """Argument of the library -> option of the running command; other names stay as they are."""
     parameters = getattr(command.commands.get(sys.argv[1] if len(sys.argv) > 1 else ""), "params", ())
-    options = {p.name: max(p.opts, key=len) for p in parameters if p.param_type_name == "option"}
+    options = {
+        p.name: next((opt for opt in p.opts if opt[:2] == "--"), p.opts[0])
+        for p in parameters
+        if p.param_type_name == "option"
+    }
     return lambda name: options.get(name, name)
 
 

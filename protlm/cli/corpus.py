@@ -33,7 +33,8 @@ def prepare(
         str, Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash.")
     ] = "",
     held_out: Annotated[
-        Path | None, Option("--ood", help="File of protein or cluster ids to hold out as 'ood', one per line.")
+        Path | None,
+        Option("--ood", "--held-out", help="Ids of proteins or clusters to hold out as 'ood', one per line."),
     ] = None,
     valid: Annotated[float, Option(help="Fraction of the proteins in the validation split.")] = 0.05,
     test: Annotated[float, Option(help="Fraction of the proteins in the test split.")] = 0.1,

@@ -85,7 +85,9 @@ def _ordered(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, d
         if int(of) != count:
             raise UserError(f"{shard}: is shard {description['shard']}, but {path} is shard {first['shard']}")
         if int(number) in by_number:
-            both = f"{shard} and {by_number[int(number)][0]}"
+            if shard.resolve() == (other := by_number[int(number)][0]).resolve():
+                raise UserError(f"{shard}: given twice; give each shard once")
+            both = f"{shard} and {other}"
             raise UserError(f"{both}: are both shard {description['shard']}; give each shard once")
         by_number[int(number)] = (shard, description)
     if missing := [number for number in range(1, count + 1) if number not in by_number]:

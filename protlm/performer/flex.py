@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
+from protlm.performer.favor import Favor
 from protlm.performer.features import decode_map
+from protlm.performer.kinds import describe
 from protlm.performer.linear_attention import Inputs, Options
 
 
@@ -25,7 +27,9 @@ def unsupported(inputs: Inputs, options: Options) -> str | None:
     if options.causal:
         return "FlexAttention computes bidirectional attention only"
     if not feature_map.log or not feature_map.linear or inputs.weight is None:
-        return f"FlexAttention computes positive, linear features only, not {type(feature_map).__name__}"
+        name = describe(Favor(feature_map))
+        name = name if isinstance(name, str) else name["map"]
+        return f"FlexAttention computes positive, linear features only, not {name}"
     if inputs.q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs[:3]):
         return "FlexAttention has no gradients on the CPU"
     return None

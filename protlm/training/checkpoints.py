@@ -217,7 +217,7 @@ def resume_point(path: str | None, folder: Path) -> str | None:
     """
     if path != "auto":
         if path:
-            read_lightning(path)
+            read_lightning(_not_a_folder(Path(path)))
         return path
     found = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).exists()]
     errors = []
@@ -233,3 +233,13 @@ def resume_point(path: str | None, folder: Path) -> str | None:
     if errors:
         raise UserError(f"no usable checkpoint: {'; '.join(errors)}; to start from scratch, leave out ckpt_path")
     return None
+
+
+def _not_a_folder(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if found := next((folder / LAST for folder in (path, path / "checkpoints") if (folder / LAST).is_file()), None):
+        raise UserError(f"ckpt_path {path}: is a folder; use its checkpoint {found}")
+    if (path / "model.safetensors").is_file():
+        raise UserError(f"ckpt_path {path}: is a model, not a checkpoint; to start from its weights, use init={path}")
+    raise UserError(f"ckpt_path {path}: is a folder; expected a checkpoint such as RUN/checkpoints/{LAST}, or auto")

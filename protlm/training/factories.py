@@ -37,13 +37,27 @@ def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Paramete
 
 
 def checked(name: str, make: Callable[[], Any], kind: type = object) -> Any:
-    """Calls `make` with the user's options, and raises a `UserError` if they are invalid."""
+    """Calls `make` with the user's options; raises a `UserError` if they are invalid or the result is of another kind.
+
+    Args:
+        name: of the group of the configuration.
+        make: returns the object; its own `UserError`s name the option themselves.
+        kind: what it has to be.
+    """
     try:
         made = make()
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from error
+    return of_kind(name, made, kind)
+
+
+def of_kind(name: str, made: Any, kind: type) -> Any:
+    """The object that `_target_` of the group `name` makes; a `UserError` if it is not of the kind that is needed."""
     if not isinstance(made, kind):
-        raise UserError(f"{name}: expected a {kind.__module__}.{kind.__qualname__}, got {type(made).__qualname__}")
+        got = made.__name__ if isinstance(made, type) else type(made).__qualname__
+        raise UserError(f"{name}: expected a {kind.__module__}.{kind.__qualname__}, got {got}; see {name}._target_")
     return made
 
 

@@ -6,31 +6,41 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import MISSING, DictConfig, OmegaConf
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 
 from protlm.errors import UserError
 from protlm.files import UnwritableError
-from protlm.performer import Performer
+from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import PAD, TOKENS
 from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_point
+from protlm.training.datamodule import TremblDataModule
 from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
-from protlm.training.factories import takes_optimizer
+from protlm.training.factories import checked, of_kind, takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
-from protlm.training.run import RunRecorder, describe_run, move_earlier_outputs, record_end, time_limit_message
+from protlm.training.run import (
+    RunRecorder,
+    describe_run,
+    is_first,
+    move_earlier_outputs,
+    record_end,
+    time_limit_message,
+)
 from protlm.training.sample import resolve_data
 from protlm.training.supported import check_callbacks, check_loggers, check_options
-from protlm.training.warm_start import load_initial_weights
+from protlm.training.task import LanguageModelTask
+from protlm.training.warm_start import checked_init, load_initial_weights
 
 
 @dataclass
@@ -67,8 +77,9 @@ def train(config: DictConfig) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
     seed_everything(config.seed, workers=True, verbose=False)
-    start = get_class(config.data._target_).batches.start
-    model = Performer(instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start))
+    start = data_module(config.data).batches.start
+    settings = instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start)
+    model = Performer(of_kind("model", settings, PerformerConfig))
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
     callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
     check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
@@ -85,19 +96,26 @@ def train(config: DictConfig) -> float:
     }
     if not any(isinstance(callback, Checkpoint) for callback in callbacks.values()):
         options["enable_checkpointing"] = False  # otherwise Lightning adds its own, in the working directory
-    trainer = instantiate(config.trainer, _convert_="all", **options)
+    trainer = of_kind("trainer", instantiate(config.trainer, _convert_="all", **options), Trainer)
     in_epochs = config.trainer.get("max_epochs") not in (None, -1)
     data: Any = None
     if in_epochs:  # the number of steps has to be known before the schedule is made
         data = prepared(config.data, everywhere=True)
         plan_epochs(trainer, data)
         config.trainer.max_steps = trainer.max_steps
-    task = instantiate(config.task)(model, optimizer, instantiate_schedule(config.schedule))
+    schedule, make_task = instantiate_schedule(config.schedule), instantiate(config.task)
+    task = checked("task", lambda: make_task(model, optimizer, schedule), LanguageModelTask)
     if not in_epochs:  # last, so that missing data does not hide other errors
         data = prepared(config.data)
     resume = resume_point(config.ckpt_path, checkpoints)
-    if config.init and not resume:
+    if resume:
+        content = torch.load(resume, mmap=True, map_location="cpu", weights_only=True)
+        config.init = checked_init(content, config.init)
+        if is_first():
+            print(f"resuming from {resume} (step {content['global_step']:,})", flush=True)
+    elif config.init:
         load_initial_weights(model, config.init)
+    recorder.init = config.init
     if trainer.is_global_zero:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
             move_earlier_outputs(folder)
@@ -148,6 +166,15 @@ def set_by_user() -> tuple[set[str], set[str]]:
     folders = [source.path for source in about.runtime.config_sources if source.schema == "file"]
     own = own_options([(file.config_path, file.package) for file in files if file.config_path], folders)
     return own, {override.lstrip("+").partition("=")[0] for override in given["task"]}
+
+
+def data_module(node: DictConfig) -> Any:
+    """The class of the data module."""
+    found = get_object(node._target_)
+    if not isinstance(found, type) or not issubclass(found, TremblDataModule):
+        expected = f"{TremblDataModule.__module__}.{TremblDataModule.__qualname__}"
+        raise UserError(f"data: expected a subclass of {expected}, got {node._target_}; see data._target_")
+    return found
 
 
 def prepared(node: DictConfig, everywhere: bool = False) -> Any:

@@ -22,6 +22,7 @@ import protlm
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.strict_json import dumps
+from protlm.training.warm_start import INIT
 
 try:
     import fcntl
@@ -173,17 +174,24 @@ class RunRecorder(Callback):
     Attributes:
         about: from `describe_run`.
         config: the configuration as YAML.
+        init: what the run started from, which its checkpoints store.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.about: dict[str, Any] = {}
         self.config = ""
+        self.init: str | None = None
         self._written = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.write(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[INIT] = self.init
 
     def write(self, trainer: pl.Trainer) -> None:
         """Writes the records, the first time that it is called."""

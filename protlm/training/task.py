@@ -1,8 +1,6 @@
 """The LightningModule: loss, metrics with their baseline, gradient checks, optimizer and schedule."""
 
 import ctypes
-import functools
-import inspect
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -65,9 +63,9 @@ class LanguageModelTask(pl.LightningModule):
         attention_backend: str = "auto",
     ) -> None:
         super().__init__()
-        if isinstance(optimizer, functools.partial):
-            function, options = optimizer.func, optimizer.keywords
-            checked("optimizer", lambda: inspect.signature(function).bind(model, **options))
+        if schedule is not None and not callable(schedule):
+            got = type(schedule).__qualname__
+            raise UserError(f"schedule: expected a schedule of torch or a function of (step, total), got {got}")
         for name, value in (("activation_checkpointing", activation_checkpointing), ("compile", compile)):
             if not isinstance(value, bool):
                 raise UserError(f"task.{name} {value!r}: expected true or false")
@@ -83,6 +81,7 @@ class LanguageModelTask(pl.LightningModule):
             for block in model.blocks:
                 block.compile(dynamic=True)  # lengths differ from batch to batch
         self._optimizer, self._schedule = optimizer, schedule
+        self._new_optimizer()  # so that a wrong option is refused before the run begins
         self.gradients = GradientCheck(skip_nonfinite)
         self.valid = ResidueMetrics()
         self.tests = nn.ModuleList()
@@ -183,11 +182,12 @@ class LanguageModelTask(pl.LightningModule):
             self.results[split] = self._summary(metrics)
             self.log_dict({f"{split}/{name}": value for name, value in self.results[split].items()})
 
+    def _new_optimizer(self) -> Optimizer:
+        weights = self.model.parameters() if takes_parameters(self._optimizer) else self.model
+        return checked("optimizer", lambda: self._optimizer(weights), Optimizer)
+
     def configure_optimizers(self) -> Any:
-        parameters = takes_parameters(self._optimizer)
-        optimizer = checked(
-            "optimizer", lambda: self._optimizer(self.model.parameters() if parameters else self.model), Optimizer
-        )
+        optimizer = self._new_optimizer()
         schedule, total = self._schedule, max(0, self.trainer.max_steps)
         if schedule is None:
             return optimizer

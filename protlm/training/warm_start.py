@@ -1,17 +1,35 @@
 """Initial weights from a trained model, which may have another kind of attention."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from protlm.checkpoint import load
 from protlm.errors import UserError
 from protlm.performer import Performer
 
+INIT = "init"
+"""Key of a checkpoint: what its run started from, None for random weights."""
 SIZES = ("vocab_size", "pad_id", "layers", "heads", "width", "feed_forward")
 SHAPES = (*SIZES, "positions", "norm_eps", "head", "zeroed_id", "rotary_dtype")
 """Fields of the configuration that have to be equal: they define the shape and the meaning of the weights."""
 KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
 """Fields that define the weights and random directions of attention itself."""
 _ATTENTION = ".attention.attention."
+
+
+def checked_init(checkpoint: Mapping[str, Any], given: str | None) -> str | None:
+    """What the run of a checkpoint started from; a `UserError` if something else is given for the resumed run.
+
+    Args:
+        checkpoint: its content.
+        given: `init` of the resumed run, which would not be used; None if it was left out.
+    """
+    stored = checkpoint.get(INIT, given)  # older checkpoints do not tell
+    if given is None or stored == given or (stored and Path(stored).resolve() == Path(given).resolve()):
+        return stored
+    started = f"the run to resume (ckpt_path) started from {stored or 'random weights'}"
+    raise UserError(f"init {given}: {started}; leave out init, or ckpt_path to start a new run")
 
 
 def load_initial_weights(model: Performer, path: str | Path) -> None:

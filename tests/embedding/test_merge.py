@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def test_shards_that_do_not_belong_together_are_refused(
 ) -> None:
     out, (one, two, three) = tmp_path / "out.h5", parts
     refused("1 of 3 shards missing: 2;", [one, three], out)
-    refused("3.h5 and .*2.h5|2.h5 and .*2.h5: are both shard 2/3", [one, two, two, three], out)
+    refused("/2.h5: given twice; give each shard once", [one, two, two, three], out)
+    copy = shutil.copy(two, tmp_path / "copy.h5")
+    refused("copy.h5 and .*2.h5: are both shard 2/3", [one, two, Path(copy), three], out)
     refused("absent.h5: no such file", [one, two, tmp_path / "absent.h5"], out)
     refused("proteins.fasta: not embeddings", [one, two, tmp_path / "proteins.fasta"], out)
     refused("is one of the shards", parts, two)

@@ -69,8 +69,8 @@ def test_flex_equals_eager(kernel):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"kernel": "relu"}, "positive, linear features only, not Generalised"),
-        ({"kernel": "exp"}, "positive, linear features only, not Exponential"),
+        ({"kernel": "relu"}, "positive, linear features only, not relu"),
+        ({"kernel": "exp"}, "positive, linear features only, not exp"),
         ({"causal": True}, "bidirectional attention only"),
     ],
 )
@@ -117,3 +117,13 @@ def test_loading_refuses_a_backend_that_cannot_run(tmp_path):
     for name, reason in (("flex", "positive, linear"), ("gpu", "expected one of")):
         with pytest.raises(UserError, match=f"attention_backend '{name}': .*{reason}"):
             protlm.load(tmp_path / "model", attention_backend=name)
+
+
+def test_a_loaded_model_refuses_such_a_backend_at_once_and_keeps_its_own(monkeypatch):
+    monkeypatch.setattr("protlm.performer.backends._interpreted", lambda: False)  # Triton, on the CPU
+    model = example()
+    model.use_backend("eager")
+    for name, reason in (("triton", "need a CUDA device, got cpu"), ("flex", "positive, linear"), ("gpu", "expected")):
+        with pytest.raises(UserError, match=f"attention_backend '{name}': .*{reason}"):
+            model.use_backend(name)
+    assert {block.attention.attention.backend for block in model.blocks} == {"eager"}

@@ -102,16 +102,24 @@ def test_objects_that_are_not_callbacks_or_loggers_are_refused() -> None:
         check_loggers({"": {}})
 
 
-@pytest.mark.parametrize("name", ["optimizer", "schedule"])
-def test_a_class_that_is_no_optimizer_or_schedule_is_refused(name, monkeypatch, tmp_path, capsys, corpus_path):
+@pytest.mark.parametrize("target", ["builtins.dict", "builtins.len"])
+@pytest.mark.parametrize("name", ["model", "data", "task", "trainer", "optimizer", "schedule"])
+def test_any_other_class_or_function_is_refused_in_one_line(name, target, monkeypatch, tmp_path, capsys) -> None:
+    """Before anything is read or written."""
     monkeypatch.chdir(tmp_path)
-    options = [
-        f"{name}._target_=builtins.dict",
-        f"data.corpus={corpus_path}",
-        "trainer.max_steps=1",
-        "hydra.run.dir=run",
-    ]
     with pytest.raises(SystemExit) as stopped:
-        run_training(*FAST, *options)
+        run_training(*FAST, f"{name}._target_={target}", "data.corpus=none.h5", "hydra.run.dir=run")
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"error: {name}: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {name}: ")
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_wrong_option_of_the_optimizer_leaves_the_folder_alone(monkeypatch, tmp_path, capsys, corpus_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/results.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        run_training(*FAST, "optimizer.lr=-1", f"data.corpus={corpus_path}", "hydra.run.dir=run")
+    assert capsys.readouterr().err == "error: optimizer.lr -1: expected a non-negative number\n"
+    assert Path("run/results.json").read_text() == "{}"

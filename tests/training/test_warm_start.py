@@ -9,7 +9,8 @@ import torch
 from protlm.checkpoint import export
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
-from protlm.training.warm_start import load_initial_weights
+from protlm.training.warm_start import checked_init, load_initial_weights
+from tests.tiny import FAST, run_training
 
 
 def model_of(base: PerformerConfig, **changes: object) -> Performer:
@@ -68,3 +69,31 @@ def test_other_sizes_are_refused(changes: dict, expected: str, tiny_model: Perfo
 def test_a_missing_model_is_refused(tiny_model: Performer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such model"):
         load_initial_weights(tiny_model, tmp_path / "none")
+
+
+def test_a_resumed_run_accepts_and_records_only_the_init_it_started_with(
+    monkeypatch, tmp_path, capsys, corpus_path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = [*FAST, f"data.corpus={corpus_path}", "trainer.limit_test_batches=0"]
+    run_training(*run, "trainer.max_steps=1", "hydra.run.dir=first")
+    first, resumed = "first/checkpoints/last.ckpt", [*run, "hydra.run.dir=run", "ckpt_path=auto"]
+    run_training(*resumed, "trainer.max_steps=1", f"init={first}")
+    capsys.readouterr()
+    for init in ([f"init={tmp_path}/{first}"], []):
+        run_training(*resumed, "trainer.max_steps=2", *init)
+        assert f"init: {first}\n" in Path("run/config.yaml").read_text()
+    assert "resuming from run/checkpoints/last.ckpt (step 2)" in capsys.readouterr().out.replace(f"{tmp_path}/", "")
+    for init, started in (("run/checkpoints/last.ckpt", first), ("x", first)):
+        with pytest.raises(SystemExit):
+            run_training(*resumed, "trainer.max_steps=3", f"init={init}")
+        expected = f"error: init {init}: the run to resume (ckpt_path) started from {started}; leave out init, or "
+        assert capsys.readouterr().err.startswith(expected)
+
+
+def test_what_a_run_started_from_is_compared_by_path() -> None:
+    assert checked_init({}, "a") == "a"  # older checkpoints do not tell
+    assert checked_init({"init": None}, None) is None
+    assert checked_init({"init": "a"}, "./a") == "a"
+    with pytest.raises(UserError, match="started from random weights; leave out init"):
+        checked_init({"init": None}, "a")
