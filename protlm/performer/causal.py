@@ -143,7 +143,7 @@ def key_blocks(keys: Keys, q: Tensor, block: int, chunk: int) -> Iterator[KeyBlo
         if wide[i] != wide[i - 1] or incomplete or i * chunk - cuts[-1] >= most * chunk:
             cuts.append(i * chunk)
     todo = list(pairwise([*cuts, length]))[::-1]
-    past = _beginning(keys)
+    past = beginning(keys)
     while todo:
         start, stop = todo.pop()
         current = KeyBlock(keys, estimators[wide[start // chunk]], start, stop, chunk, past)
@@ -159,7 +159,7 @@ def key_blocks(keys: Keys, q: Tensor, block: int, chunk: int) -> Iterator[KeyBlo
             todo += [(middle, stop), (start, middle)]
 
 
-def _beginning(keys: Keys) -> Past:
+def beginning(keys: Keys) -> Past:
     """No sums yet, and the shift of each protein's first real key."""
     k, estimator = keys.k, keys.estimator
     first = torch.zeros(len(k), dtype=torch.long, device=k.device)

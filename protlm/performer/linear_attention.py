@@ -22,6 +22,7 @@ from torch import Tensor
 
 from protlm.performer.bidirectional import bidirectional, bidirectional_backward
 from protlm.performer.causal import causal, causal_backward
+from protlm.performer.causal_chunks import chunked_causal, chunked_causal_backward
 from protlm.performer.estimator import Estimator, Keys, Outputs, Scratch, precision, waits, widest, without_autocast
 from protlm.performer.features import decode_map
 from protlm.performer.operators import operator
@@ -154,7 +155,8 @@ def _attention(*arguments: Any) -> tuple[Tensor, ...]:
         for rows, keys, block in _parts(inputs, options, estimator, results.sums.shape[3]):
             q, out, norm = inputs.q[rows], results.out[rows], results.norm[rows]
             if options.causal:
-                shift, sums = causal(keys, q, out, norm, block, options.chunk)
+                compute = chunked_causal if waits(q) and estimator.shifted else causal
+                shift, sums = compute(keys, q, out, norm, block, options.chunk)
             else:
                 shift, sums = bidirectional(keys, q, out, norm, block)
             results.shift[rows] = shift.view_as(results.shift[rows])
@@ -177,7 +179,8 @@ def _attention_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
         for rows, keys, block in _parts(inputs, options, estimator, results.sums.shape[3]):
             here = inputs.q[rows], Outputs(*(x[rows] for x in results)), grad[rows], [x[rows] for x in gradients], block
             if options.causal:
-                causal_backward(keys, *here, options.chunk)
+                compute = chunked_causal_backward if waits(inputs.q) and estimator.shifted else causal_backward
+                compute(keys, *here, options.chunk)
             else:
                 bidirectional_backward(keys, *here)
     return gradients
