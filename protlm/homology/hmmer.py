@@ -1,8 +1,7 @@
 """HMMER 3, run in this process by pyhmmer: profile hidden Markov models (HMMs) and their comparison with sequences.
 
-The HMM of an alignment has one match state for each residue of the query, as in HHblits, so that the alignments of all
-iterations have the same columns. (jackhmmer lets the family choose: columns in which half of the sequences have
-residues.) Everything else is HMMER's default.
+The HMM of an alignment has one match state for each residue of the query, as in jackhmmer and HHblits, so that the
+alignments of all iterations have the same columns. Everything else is HMMER's default, too.
 """
 
 import numpy as np

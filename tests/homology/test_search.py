@@ -9,7 +9,7 @@ from pyhmmer.easel import TextSequence
 
 from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
-from protlm.homology.hmmer import AMINO, alignment_hmm
+from protlm.homology.hmmer import AMINO
 from protlm.homology.options import SearchOptions
 from protlm.homology.search import find_homologs, search
 from protlm.homology.targets import Targets
@@ -59,16 +59,29 @@ def test_one_iteration_finds_what_phmmer_finds(fasta: Path, records: list[tuple[
     assert 5 < len(found) < len(find_homologs(QUERY, [fasta], options=ONCE)) <= 31
 
 
-def test_a_second_iteration_searches_with_the_alignment_of_the_first(
-    fasta: Path, records: list[tuple[str, str]]
+def test_several_iterations_find_and_align_what_jackhmmer_does(
+    family: Alignment, fasta: Path, records: list[tuple[str, str]]
 ) -> None:
-    first = find_homologs(QUERY, [fasta], options=ONCE)
-    whole = pyhmmer.easel.DigitalSequenceBlock(
-        AMINO, [TextSequence(name=name, sequence=sequence).digitize(AMINO) for name, sequence in records]
-    )
-    hits = pyhmmer.plan7.Pipeline(AMINO, incE=1e-3, incdomE=1e-3).search_hmm(alignment_hmm(first), whole)
-    second = find_homologs(QUERY, [fasta], options=SearchOptions(iterations=2))
-    assert second.ids[1:] == included(hits)
+    whole = [TextSequence(name=name, sequence=sequence).digitize(AMINO) for name, sequence in records]
+    query = TextSequence(name="query", sequence=QUERY).digitize(AMINO)
+    jackhmmer = pyhmmer.plan7.Pipeline(AMINO, incE=1e-3, incdomE=1e-3)
+    search_on = jackhmmer.iterate_seq(query, pyhmmer.easel.DigitalSequenceBlock(AMINO, whole))
+    for iterations in (1, 2, 3):
+        found = find_homologs(QUERY, [fasta], options=SearchOptions(iterations))
+        alignment = next(search_on).msa.textize()
+        names = [name.rsplit("|")[-1] for name in alignment.names]
+        own = alignment.alignment[names.index("query")]
+        rows = {
+            name: "".join(
+                letter if letter.isupper() else "-" for letter, q in zip(row, own, strict=True) if q.isalpha()
+            )
+            for name, row in zip(names, alignment.alignment, strict=True)
+        }
+        assert {
+            name: "".join(letter for letter in row if not letter.islower())
+            for name, row in zip(found.ids, found.rows, strict=True)
+        } == rows
+    assert found == family
 
 
 def test_more_iterations_find_more_distant_homologs(family: Alignment, fasta: Path) -> None:
