@@ -75,11 +75,12 @@ class Assessment:
         without = (
             "no homologs found" if self.sources.alignment else "neither homologs (database, alignment) nor a model"
         )
+        model = "the model, " if self.sources.model else ""
         known = {
             "blosum62": f"blosum62, which knows nothing of this protein: {without}",
             "profile": f"profile of {self._homologs()}",
             "model": "model",
-            "blend": f"blend of the model and a profile of {self._homologs()}",
+            "blend": f"blend of {model}profile and couplings of {self._homologs()}",
         }
         line = "; ".join([f"scorer: {known[self.chosen]}", *self.notes])
         alone = int(self.blosum62_only.sum())
@@ -126,7 +127,7 @@ def assess(variants: Variants, sources: Sources, scorer: str = "auto") -> Assess
         singles[every.position, every.mutant] = scorers[chosen].score(every)
     profile = getattr(scorers.get("profile"), "profile", None)
     effective = np.full(len(variants), np.nan) if profile is None else least_at(variants, profile.effective)
-    alone = {"blosum62": True, "profile": effective <= ALONE}.get(chosen, False)
+    alone = {"blosum62": True, "model": False}.get(chosen, effective <= ALONE)
     return Assessment(
         variants,
         sources,

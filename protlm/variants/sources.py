@@ -42,6 +42,7 @@ class Sources:
     def scorers(self, wild_type: str) -> dict[str, Scorer]:
         """Name -> each scorer for which there is a source, fitted."""
         scorers: dict[str, Scorer] = {"blosum62": Blosum62Scorer()}
+        model = None
         if self.alignment:
             from protlm.variants.scorers.profile import ProfileScorer
 
@@ -50,11 +51,10 @@ class Sources:
             from protlm.variants.scorers.language_model import ModelScorer
 
             scorers["model"] = model = ModelScorer(self.model, self.method, self.progress).fit(wild_type)
-            if self.alignment:
-                from protlm.variants.scorers.blend import BlendScorer
-                from protlm.variants.scorers.profile import ProfileScorer
+        if self.alignment:
+            from protlm.variants.scorers.blend import BlendScorer
 
-                scorers["blend"] = BlendScorer(ProfileScorer(self.weights), model).fit(wild_type, self.alignment)
+            scorers["blend"] = BlendScorer(self.weights, model).fit(wild_type, self.alignment)
         return scorers
 
 
@@ -65,14 +65,14 @@ def chosen_scorer(scorer: str, homologs: bool, model: bool) -> str:
         UserError: for an unknown scorer, or one that needs what is not there.
 
     >>> chosen_scorer("auto", homologs=True, model=False), chosen_scorer("auto", homologs=False, model=False)
-    ('profile', 'blosum62')
+    ('blend', 'blosum62')
     """
     if scorer == AUTO:
-        return ("blend" if model else "profile") if homologs else "model" if model else "blosum62"
+        return "blend" if homologs else "model" if model else "blosum62"
     if scorer not in SCORERS:
         raise UserError(f"scorer {scorer!r}: expected {AUTO} or one of {', '.join(SCORERS)}", "scorer")
     missing = [_HOMOLOGS] * (scorer in ("profile", "blend") and not homologs)
-    missing += ["a model"] * (scorer in ("model", "blend") and not model)
+    missing += ["a model"] * (scorer == "model" and not model)
     if missing:
         raise UserError(f"scorer {scorer}: requires {' and '.join(missing)}", "scorer")
     return scorer

@@ -73,7 +73,7 @@ def read_structure(path: str | Path, wild_type: str) -> Structure:
     chain, (own, site) = chains[best], np.array(pairs[best]).T
     letters = np.array(list(_sequence(chain)))
     tools: Any = struc  # its compiled functions have no types
-    surface = struc.apply_residue_wise(chain, tools.sasa(chain, vdw_radii="Single"), np.nansum)
+    surface = struc.apply_residue_wise(chain, tools.sasa(chain, vdw_radii="ProtOr"), np.nansum)
     largest = np.array([LARGEST.get(letter, np.nan) for letter in letters])
     relative = np.clip(surface / largest, 0, 1)
     elements = struc.annotate_sse(chain)

@@ -22,7 +22,9 @@ class ProfileScorer:
     """
 
     name = "profile"
+    alignment: Alignment
     profile: Profile
+    odds: np.ndarray
 
     def __init__(self, weights: np.ndarray | None = None) -> None:
         self.weights = weights
@@ -31,10 +33,11 @@ class ProfileScorer:
         """Fits the profile to an alignment, of the wild type alone if there is none."""
         self.alignment = alignment or Alignment(wild_type, ["query"], [wild_type])
         self.profile = Profile(self.alignment)
+        self.odds = self.profile.log_odds
         return self
 
     def score(self, variants: Variants) -> np.ndarray:
-        odds = self.profile.log_odds
+        odds = self.odds
         gain = odds[variants.position, variants.mutant] - odds[variants.position, variants.wild_type]
         if self.weights is not None:
             gain *= self.weights[variants.position]
