@@ -1,10 +1,10 @@
 """What an alignment tells about each site of the query: amino acid probabilities, and scores of substitutions.
 
 1. Sequences that cover half of the query have weights w = w0 exp(k (identity - 1)): w0 is 1 / the number of near
-   relatives, and identity that of the sequence and the query, so that near homologs count more. The weights are scaled
-   to Kish's effective size, (sum w)^2 / sum(w^2 / w0), since unequal weights are worth fewer sequences.
-2. N_i is the weight of the sequences with a residue at site i, f_ia the weighted frequency. Pseudocounts follow
-   PSI-BLAST (Altschul et al. 1997): p_ia = (N_i f_ia + b g_ia) / (N_i + b), g_ia = sum_c f_ic P(a|c) by BLOSUM62.
+   relatives, and identity that of the sequence and the query, so that near homologs count more.
+2. f_ia is the weighted frequency among the sequences with a residue at site i, and N_i their effective number by Kish,
+   (sum w)^2 / sum(w^2 / w0), since unequal weights are worth fewer sequences. Pseudocounts follow PSI-BLAST (Altschul
+   et al. 1997): p_ia = (N_i f_ia + b g_ia) / (N_i + b), g_ia = sum_c f_ic P(a|c) by BLOSUM62.
 3. Scores are KL_i^q log(p_ia / background_a), KL_i = sum_a p_ia log(p_ia / background_a), so that conserved sites count
    more, minus that of the wild type, plus c B(wild type, a), B of BLOSUM62. The wild type has 0.
 
@@ -44,7 +44,7 @@ class Profile:
         query: L residues.
         weights: (N,) float64, of the sequences; 0 for those that cover too little.
         effective: (L,) float64, N_i: the effective number of sequences with a residue at each site, the query's
-            included.
+            included; 0 where the query alone has one, and that is none of the twenty.
         log_p: (L, 20) float64, log p_ia.
     """
 
@@ -52,9 +52,11 @@ class Profile:
         codes, self.query = alignment.codes, alignment.query
         kept = covering(codes)
         self.weights = np.zeros(len(codes))
-        self.weights[kept] = _near_weights(codes[kept])
-        self.effective = self.weights @ (codes < GAP)
-        self.log_p = log_frequencies(codes, self.weights)
+        self.weights[kept], squares = _near_weights(codes[kept])
+        residue = codes < GAP
+        total = self.weights @ residue
+        self.effective = np.divide(total**2, squares @ residue[kept], out=np.zeros(len(total)), where=total > 0)
+        self.log_p = log_frequencies(codes, self.weights, self.effective)
 
     @property
     def conservation(self) -> np.ndarray:
@@ -74,12 +76,16 @@ def covering(codes: np.ndarray) -> np.ndarray:
     return kept
 
 
-def log_frequencies(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(L, 20) float64: log p_ia with PSI-BLAST's pseudocounts, from codes (N, L) and weights (N,)."""
+def log_frequencies(codes: np.ndarray, weights: np.ndarray, effective: np.ndarray | None = None) -> np.ndarray:
+    """(L, 20) float64: log p_ia with PSI-BLAST's pseudocounts, from codes (N, L) and weights (N,).
+
+    `effective` (L,) is the number N_i of sequences that the frequencies stand for; by default the sum of their weights.
+    """
     counts = np.stack([weights @ (codes == letter) for letter in range(GAP)], axis=1)
     total = counts.sum(1, keepdims=True)
     frequencies = np.divide(counts, total, out=np.tile(BACKGROUND, (len(counts), 1)), where=total > 0)
-    p = counts + PSEUDOCOUNTS * frequencies @ substitution_probabilities()
+    number = total if effective is None else effective[:, None]
+    p = number * frequencies + PSEUDOCOUNTS * frequencies @ substitution_probabilities()
     return np.log(p / p.sum(1, keepdims=True))
 
 
@@ -109,10 +115,10 @@ def substitution_scores(log_p: np.ndarray, query: str) -> np.ndarray:
     return scores
 
 
-def _near_weights(codes: np.ndarray) -> np.ndarray:
-    """(N,) float64: weights that favour sequences near the first, see the top of this file."""
+def _near_weights(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """w and w^2 / w0, (N,) float64 each: weights that favour sequences near the first, see the top of this file."""
     residue = codes < GAP
     w0 = sequence_weights(codes)
     identity = ((codes == codes[0]) & residue).sum(1) / np.maximum(1, residue.sum(1))
     w = w0 * np.exp(NEARNESS * (identity - 1))
-    return w * w.sum() / (w**2 / w0).sum()
+    return w, w**2 / w0

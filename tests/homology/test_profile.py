@@ -46,7 +46,11 @@ def test_amino_acids_of_homologs_score_highest(family: Alignment) -> None:
 
 def test_the_effective_number_counts_those_with_a_residue(family: Alignment) -> None:
     profile = Profile(family)
-    assert 1 < profile.effective[80] < profile.effective[10] <= profile.weights.sum() < len(family)
+    assert 1 < profile.effective[80] < profile.effective[10] < len(family)
+    rows = [QUERY, *(row[:60] + "-" * (len(QUERY) - 60) for row in family.rows[1:])]
+    part = Profile(Alignment(QUERY, family.ids, rows))
+    np.testing.assert_allclose(part.effective[60:], 1)  # of the query alone, however the others are weighted
+    np.testing.assert_allclose(np.exp(part.log_p[70]), np.exp(Profile(Alignment(QUERY, ["q"], [QUERY])).log_p[70]))
     alone = Profile(Alignment(QUERY, ["q"], [QUERY]))
     np.testing.assert_allclose(alone.effective, 1)
 
