@@ -46,7 +46,7 @@ def homologs(
     iterations: Iterations = 3,
     evalue: EValue = 1e-3,
     bits_per_residue: BitsPerResidue = None,
-    most: Annotated[int, Option("--max-sequences", help="Maximum number of homologs; the best are kept.")] = 50_000,
+    most: Annotated[int, Option("--max-sequences", help="Maximum number of homologs; the best are kept.")] = 20_000,
     threads: Annotated[int | None, Option(min=1, help="Threads. Default: one for each core.")] = None,
     cache: Cache = None,
     no_cache: Annotated[bool, Option("--no-cache", help="Neither use nor keep earlier results.")] = False,
@@ -58,12 +58,14 @@ def homologs(
     from protlm.homology.cache import default_folder
     from protlm.homology.options import SearchOptions
     from protlm.inference.proteins import open_proteins
+    from protlm.sequence.fasta import none_left
 
     if no_cache and cache is not None:
         raise UserError("--cache and --no-cache exclude each other")
     options = SearchOptions(iterations, evalue, bits_per_residue, most)
     opened = open_proteins(query, allow_nucleotides, gaps=False, invalid=invalid)
-    records = list(opened)
+    if not (records := list(opened)):
+        raise none_left(query, None if isinstance(opened, list) else opened.tally)
     several = len(records) > 1 or (output is not None and output.is_dir())
     if several and output is None:
         raise UserError(f"{counted(len(records), 'protein')}: expected --output with a folder for their alignments")

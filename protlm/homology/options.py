@@ -25,7 +25,7 @@ class SearchOptions:
     iterations: int = 3
     evalue: float = 1e-3
     bits_per_residue: float | None = None
-    most: int = 50_000
+    most: int = 20_000
 
     def __post_init__(self) -> None:
         for name in ("iterations", "most"):

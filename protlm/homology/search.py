@@ -1,7 +1,7 @@
 """Homologs by iterated profile search, as by phmmer (one iteration) and jackhmmer (several)."""
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,13 +10,15 @@ from pathlib import Path
 from protlm.homology.alignment import Alignment
 from protlm.homology.cache import AlignmentCache
 from protlm.homology.hits import Hits, Inclusion
-from protlm.homology.hmmer import alignment_hmm, easel, plan7, sequence_hmm
+from protlm.homology.hmmer import AMINO, alignment_hmm, easel, plan7, sequence_hmm
 from protlm.homology.options import SearchOptions
 from protlm.homology.targets import Targets
 from protlm.progress import Progress
 
 TOGETHER = 20
 """Queries that share a pass over the databases."""
+CELLS = 40_000_000
+"""Residues of the query times those of a target, at most: HMMER may need 24 bytes for each pair of residues."""
 QUERY_ID = "query"
 
 
@@ -124,6 +126,7 @@ def _compare_all(
 ) -> None:
     """Compares each HMM with all targets: blocks in threads, and what is found is added in the order of the targets."""
     waiting: deque[tuple[Hits, int, Future[plan7.TopHits]]] = deque()
+    skipped: Counter[int] = Counter()
 
     def take() -> None:
         hits, proteins, future = waiting.popleft()
@@ -131,13 +134,23 @@ def _compare_all(
 
     with _pool(threads) as pool:
         for block in targets.blocks():
+            longest = len(block.largest())
             for hmm, hits in pairs:
-                waiting.append((hits, len(block), pool.submit(_compare, hmm, hits.inclusion, block)))
+                compared = block if hmm.M * longest <= CELLS else _shorter(block, CELLS // hmm.M)
+                skipped[hmm.M] += len(block) - len(compared)
+                waiting.append((hits, len(block), pool.submit(_compare, hmm, hits.inclusion, compared)))
                 while len(waiting) > 2 * threads:
                     take()
             report(targets.position)
         while waiting:
             take()
+    for length, count in skipped.items():
+        why = f"longer than {CELLS // length:,} residues, too long to compare with a query of {length:,}"
+        targets.tally.add(f"left out, {why}", 0, count)
+
+
+def _shorter(block: easel.DigitalSequenceBlock, longest: int) -> easel.DigitalSequenceBlock:
+    return easel.DigitalSequenceBlock(AMINO, [target for target in block if len(target) <= longest])
 
 
 def _compare(hmm: plan7.HMM, inclusion: Inclusion, block: easel.DigitalSequenceBlock) -> plan7.TopHits:

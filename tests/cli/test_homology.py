@@ -110,6 +110,7 @@ def test_an_unusable_database_is_one_line(
     ("arguments", "words"),
     [
         (["ACGTACGTAC" * 10, "DB"], "looks like nucleotides"),
+        (["EMPTY", "DB"], "no record has a sequence"),
         (["MK5", "DB"], "neither an existing file nor a sequence"),
         (["M" * 100_001, "DB"], "query of 100,001 residues: HMMER accepts at most 100,000"),
         ([QUERY, "-"], "a database is read several times; write it to a file first"),
@@ -127,6 +128,8 @@ def test_unusable_arguments_are_one_line(
     protlm, write_fasta, swissprot: Path, arguments: list[str], words: str
 ) -> None:
     given: list[object] = [swissprot if argument == "DB" else argument for argument in arguments]
+    if given[0] == "EMPTY":
+        given[0] = write_fasta([("a", "")], "empty.fasta")
     if given[0] == "ACGTACGTAC" * 10:
         given[0] = write_fasta([("dna", given[0])], "dna.fasta")
     assert_refused(protlm("homologs", *given), words)

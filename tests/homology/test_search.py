@@ -171,6 +171,19 @@ def test_proteins_longer_than_hmmer_accepts_are_left_out_and_counted(tmp_path: P
         find_homologs("M" * 100_001, [tmp_path / "long.fasta"])
 
 
+def test_targets_that_would_take_too_much_memory_are_left_out(
+    family: Alignment, fasta: Path, records: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protlm.homology.search.CELLS", 200 * len(QUERY))
+    targets = Targets([fasta], block=500)
+    found = find_homologs(QUERY, targets, options=ONCE)
+    first = find_homologs(QUERY, [fasta], options=ONCE)
+    long = [name for name, sequence in records if len(sequence) > 200]
+    assert found == first.select([name.split("/")[0] not in long for name in first.ids])
+    (line,) = targets.tally.describe()
+    assert line == f"{len(long)} records: left out, longer than 200 residues, too long to compare with a query of 90"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
