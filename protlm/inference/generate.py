@@ -20,6 +20,7 @@ from protlm.batching.randomness import KeyedGenerator
 from protlm.errors import UserError
 from protlm.inference.engine import check_finite, evaluating, warn_beyond_positions
 from protlm.inference.probabilities import log_softmax
+from protlm.inference.steps import Steps, steps_from
 from protlm.performer import Performer
 from protlm.sequence.alphabet import EOS, STANDARD_TOKENS, decode, encode
 from protlm.sequence.containers import protein_of
@@ -106,16 +107,16 @@ def generate(
     """
     _check(model, {"n": n, "batch_size": batch_size, "min_length": min_length}, temperature, top_p, seed)
     tokens = _prefix_tokens(prefix, min_length, max_length)
-    device, chance, steps = next(model.parameters()).device, KeyedGenerator(seed, _STREAMS), max_length - len(tokens)
+    device, chance, count = next(model.parameters()).device, KeyedGenerator(seed, _STREAMS), max_length - len(tokens)
 
-    def sampled(numbers: np.ndarray, logits: torch.Tensor, state: Any) -> Iterator[Generated]:
-        drawn = np.full((len(numbers), steps), -1)  # indices into DRAWN
+    def sampled(numbers: np.ndarray, logits: torch.Tensor, steps: Steps) -> Iterator[Generated]:
+        drawn = np.full((len(numbers), count), -1)  # indices into DRAWN
         likelihood = np.zeros(len(numbers))
         rows = np.arange(len(numbers))  # of the proteins that have not ended
         with evaluating(model):
-            copies = torch.zeros(len(rows), dtype=torch.long, device=device)
-            state, logits = state.select(copies), logits[copies]
-            for step in range(steps):
+            steps.start(len(rows))
+            logits = logits.expand(len(rows), -1)
+            for step in range(count):
                 log_p = log_softmax(logits)[:, DRAWN]
                 check_finite(log_p)
                 allowed = log_p.copy()
@@ -127,15 +128,14 @@ def generate(
                 likelihood[rows] += log_p[np.arange(len(rows)), chosen]
                 stay = np.flatnonzero(chosen != _END)
                 if progress:
-                    progress((int(numbers[-1]) + 1 - len(stay)) * steps + len(stay) * (step + 1), n * steps)
-                if not len(stay) or step == steps - 1:
+                    progress((int(numbers[-1]) + 1 - len(stay)) * count + len(stay) * (step + 1), n * count)
+                if not len(stay) or step == count - 1:
                     break
                 if len(stay) < len(rows):
                     rows, chosen = rows[stay], chosen[stay]
-                    state = state.select(torch.from_numpy(stay).to(device))
+                    steps.keep(torch.from_numpy(stay).to(device))
                 warn_beyond_positions(model, len(tokens) + step + 2)
-                logits, state = model.step(torch.from_numpy(DRAWN[chosen]).to(device)[:, None], state)
-                logits = logits[:, -1]
+                logits = steps(torch.from_numpy(DRAWN[chosen]).to(device))
         for number, row, log_likelihood in zip(numbers.tolist(), drawn, likelihood.tolist(), strict=True):
             row = row[row >= 0]
             ended = bool(row[-1] == _END)
@@ -146,8 +146,9 @@ def generate(
         start = torch.from_numpy(np.append(np.uint8(model.config.start_id), tokens)).to(device).long()[None]
         with evaluating(model):
             logits, state = model.step(start)
+            steps = steps_from(model, state, min(n, batch_size))
         for first in range(0, n, batch_size):
-            yield from sampled(np.arange(first, min(n, first + batch_size)), logits[:, -1], state)
+            yield from sampled(np.arange(first, min(n, first + batch_size)), logits[:, -1], steps)
 
     return batches()  # not a generator function itself: the checks above run when it is called
 

@@ -16,7 +16,7 @@ from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Genera
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.operands import check_operands
 from protlm.performer.projection import draw_directions, whole_number
-from protlm.performer.recurrent import RecurrentState, check_state, step_position
+from protlm.performer.recurrent import RecurrentState, step
 from protlm.performer.segments import Packed
 
 
@@ -240,7 +240,8 @@ class FavorAttention(nn.Module):
 
         Args:
             q, k, v: as in `forward`; usually L = 1.
-            state: as returned by the previous step; None at the first position.
+            state: as returned by the previous step; None at the first position. An `InPlaceState` is overwritten by the
+                kernel for one position (L = 1), if `has_step_kernel`.
 
         Raises:
             ValueError: for bidirectional attention, and for shapes, including those of the state, that do not match.
@@ -253,14 +254,16 @@ class FavorAttention(nn.Module):
             with torch.no_grad():
                 out, shift, sums = linear_attention(inputs, options)
             return out, state or RecurrentState(shift, sums)
-        check_state(inputs, options, state)
-        outs = []
         with without_autocast(q.device), torch.no_grad():
-            parts = (x.to(state.sums.dtype).split(1, 2) for x in inputs[:3])
-            for q_t, k_t, v_t in zip(*parts, strict=True):
-                out, state = step_position(inputs._replace(q=q_t, k=k_t, v=v_t), options, state)
-                outs.append(out)
-        return torch.cat(outs, 2).to(v.dtype), state
+            return step(inputs, options, state)
+
+    @property
+    def has_step_kernel(self) -> bool:
+        """Whether `step` takes an `InPlaceState`: where the kernels compute causal attention of the weights' dtype."""
+        if not self.causal or self.function is not None:
+            return False
+        q = self.directions.new_empty(1, 1, 1, self.head_dim)
+        return self._choice(*self._operands(q, q, q, None)) == "triton"
 
     def _operands(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Inputs, Options]:
         dtype, options = precision(q, k, v), Options(self._encoded, self.head_dim**-0.25, self.causal)

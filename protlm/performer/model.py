@@ -19,7 +19,7 @@ from protlm.performer.features import FeatureMap
 from protlm.performer.head import EsmHead
 from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
-from protlm.performer.positions import Rotation, rotate, sinusoids
+from protlm.performer.positions import Rotation, extrapolated, rotary, rotate, sinusoids
 from protlm.performer.recurrent import PerformerState
 from protlm.performer.segments import Packed, Segments, accepts_packed, attend, restarted, share_of
 
@@ -169,14 +169,15 @@ class Performer(nn.Module):
         return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
 
     def takes_packed(self, dtype: torch.dtype | None = None) -> bool:
-        """Whether attention computes packed batches as they are, instead of taking their sequences apart.
-
-        Args:
-            dtype: of queries, keys and values; by default that of the weights.
-        """
-        head = self.config.width // self.config.heads
-        q = self.embedding.weight.new_empty(1, self.config.heads, 1, head, dtype=dtype)
+        """Whether attention computes packed batches of this dtype, by default that of the weights, as they are."""
+        q = self.embedding.weight.new_empty(1, 1, 1, self.config.width // self.config.heads, dtype=dtype)
         return all(accepts_packed(block.attention.attention, q, q) for block in self.blocks)  # type: ignore[union-attr]
+
+    @property
+    def has_step_kernel(self) -> bool:
+        """Whether steps take an `InPlaceState` in every layer: where the kernels compute causal attention."""
+        modules: Iterator[Any] = (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
+        return all(getattr(module, "has_step_kernel", False) for module in modules)
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
@@ -263,9 +264,7 @@ class Performer(nn.Module):
         if not self.config.stepwise:
             raise ValueError("only a causal model can be computed step by step, without zeroed_id and LSH attention")
         first, states = state or PerformerState(0, (None,) * len(self.blocks))
-        x = self._embedded(tokens, None, None, first)
-        rotation = self._rotation(tokens, None, first)
-        after = []
+        x, rotation, after = self._embedded(tokens, None, None, first), self._rotation(tokens, None, first), []
         for block, before in zip(self.blocks, states, strict=True):
             assert isinstance(block, Block)
             x, now = block.step(x, before, rotation)
@@ -277,7 +276,9 @@ class Performer(nn.Module):
         flat = logits.float().flatten(0, 1), targets.flatten()
         return F.cross_entropy(*flat, reduction="sum") / (targets >= 0).sum().clamp(min=1)
 
-    def _embedded(self, tokens: Tensor, key_mask: Tensor | None, segments: Tensor | None, first: int = 0) -> Tensor:
+    def _embedded(
+        self, tokens: Tensor, key_mask: Tensor | None, segments: Tensor | None, first: int | Tensor = 0
+    ) -> Tensor:
         x = self.embedding(tokens)
         if self.config.zeroed_id is not None and key_mask is not None:
             zeroed = (tokens == self.config.zeroed_id) & key_mask
@@ -285,26 +286,15 @@ class Performer(nn.Module):
             factor = ((1 - ZEROED) / (1 - share).clamp(min=1e-9))[..., None]
             x = x.masked_fill(zeroed[..., None], 0) * factor.to(x.dtype)
         if self.config.learned_positions:
-            positions = self._positions(first, first + tokens.shape[1])
+            positions = extrapolated(self.position, first, tokens.shape[1])
             x = x + (positions if segments is None else positions[restarted(segments)])
         return self.dropout(x)
 
-    def _positions(self, first: int, stop: int) -> Tensor:
-        learned = self.config.max_length
-        if stop <= learned:
-            return self.position[first:stop]
-        beyond = sinusoids(stop - max(first, learned), self.config.width, max(first, learned))
-        return torch.cat((self.position[first:], beyond.to(self.position)))
-
-    def _rotation(self, tokens: Tensor, segments: Tensor | None, first: int = 0) -> Rotation | None:
+    def _rotation(self, tokens: Tensor, segments: Tensor | None, first: int | Tensor = 0) -> Rotation | None:
         if not self.config.rotary_positions:
             return None
-        d = self.config.width // self.config.heads
-        frequency = 10_000.0 ** -(torch.arange(0, d, 2, device=tokens.device) / d)
-        frequency = frequency.to(getattr(torch, self.config.rotary_dtype)).float()
         if segments is None:
-            position = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+            position = first + torch.arange(tokens.shape[1], device=tokens.device)
         else:
             position = restarted(segments)[:, None]
-        angles = position[..., None] * frequency
-        return angles.cos(), angles.sin()
+        return rotary(position, self.config.width // self.config.heads, getattr(torch, self.config.rotary_dtype))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from protlm.performer.backends import kernels
 from protlm.performer.estimator import LOG2E, nonzero
 from protlm.performer.features import decode_map
 from protlm.performer.linear_attention import Inputs, Options
@@ -27,10 +28,29 @@ class RecurrentState(NamedTuple):
     sums: Tensor
 
 
-class PerformerState(NamedTuple):
-    """The number of tokens so far and the state of each layer's attention, for a causal model; see `Performer.step`."""
+class InPlaceState(RecurrentState):
+    """A state of float32 tensors that a step overwrites and returns, so that it stays where it is in memory."""
 
-    position: int
+    @classmethod
+    def like(cls, state: RecurrentState, rows: int) -> "InPlaceState":
+        """Uninitialised, for a batch of `rows` sequences."""
+        return cls(*(x.new_empty(rows, *x.shape[1:], dtype=torch.float32) for x in state))
+
+    def load(self, state: RecurrentState) -> None:
+        """Copies another state, of one sequence for all or of as many."""
+        for own, other in zip(self, state, strict=True):
+            own.copy_(other.expand_as(own))
+
+
+class PerformerState(NamedTuple):
+    """The number of tokens so far and the state of each layer's attention, for a causal model; see `Performer.step`.
+
+    Args:
+        position: an integer, or a tensor () int64 on the model's device, which the host need not know.
+        layers: one state a layer.
+    """
+
+    position: int | Tensor
     layers: tuple[Any, ...]
 
     def select(self, rows: Tensor) -> "PerformerState":
@@ -53,6 +73,23 @@ def check_state(inputs: Inputs, options: Options, state: RecurrentState) -> None
     expected = ((*q.shape[:2], 1, features if feature_map.log else 1), (*q.shape[:2], inputs.v.shape[-1] + 1, features))
     if not isinstance(state, RecurrentState) or (state.shift.shape, state.sums.shape) != expected:
         raise ValueError(f"expected the state of a step of the same kernel and batch, of shapes {expected}")
+
+
+def step(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+    """Attention (B, H, L, e) of the next positions in the dtype of v, and the state after them.
+
+    Raises:
+        ValueError: for the state of another kernel or batch.
+    """
+    check_state(inputs, options, state)
+    if isinstance(state, InPlaceState):
+        return kernels().step(inputs, options, state), state
+    outs = []
+    parts = (x.to(state.sums.dtype).split(1, 2) for x in inputs[:3])
+    for q_t, k_t, v_t in zip(*parts, strict=True):
+        out, state = step_position(inputs._replace(q=q_t, k=k_t, v=v_t), options, state)
+        outs.append(out)
+    return torch.cat(outs, 2).to(inputs.v.dtype), state
 
 
 def step_position(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:

@@ -13,7 +13,7 @@ from protlm.performer.kind import Kind
 from protlm.performer.kinds import ATTENTION
 from protlm.performer.linformer import Linformer
 from protlm.performer.model import EsmHead
-from protlm.performer.positions import rotate, sinusoids
+from protlm.performer.positions import extrapolated, rotate, sinusoids
 from protlm.performer.reference import exact_attention
 from protlm.performer.window import Window
 
@@ -105,7 +105,7 @@ def test_rotary_products_depend_on_distance_only() -> None:
 def test_learned_positions_start_as_sinusoids_and_continue_as_sinusoids() -> None:
     model = build(max_length=10)
     torch.testing.assert_close(model.position.data, sinusoids(10, 16))
-    torch.testing.assert_close(model._positions(0, 25), sinusoids(25, 16))
+    torch.testing.assert_close(extrapolated(model.position, 0, 25), sinusoids(25, 16))
     assert model(proteins(1, 25)).shape == (1, 25, 33)
 
 

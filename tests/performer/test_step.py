@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.positions import sinusoids
+from protlm.performer.positions import extrapolated, sinusoids
 from protlm.performer.recurrent import PerformerState
 
 ATTENTION = ["exact", "opt", "window", "softmax", "sderf", "exp", "trig", "relu", "relu_unprojected", "cos"]
@@ -84,7 +84,10 @@ def test_positions_after_the_learned_ones_are_computed_separately() -> None:
     torch.testing.assert_close(sinusoids(3, 8, 100), sinusoids(103, 8)[100:], atol=0, rtol=0)
     model = causal_model()
     for first, stop in ((0, 5), (14, 20), (16, 17), (40, 43)):
-        torch.testing.assert_close(model._positions(first, stop), model._positions(0, stop)[first:], atol=0, rtol=0)
+        expected = extrapolated(model.position, 0, stop)[first:]
+        for start in (first, torch.tensor(first)):
+            found = extrapolated(model.position, start, stop - first)
+            torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{"causal": False}, {"zeroed_id": 32}, {"attention": "reformer"}])

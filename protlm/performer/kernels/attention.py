@@ -11,6 +11,7 @@ from torch import Tensor
 
 from protlm.performer.features import decode_map
 from protlm.performer.kernels import bidirectional, causal_launch
+from protlm.performer.kernels.causal_step import causal_step
 from protlm.performer.linear_attention import Inputs, Options, like
 from protlm.performer.operators import operator
 from protlm.performer.segments import Packed
@@ -79,6 +80,13 @@ def attention(
     chosen = options.feature_map, options.scale, options.causal, centred and not options.causal, longest
     out, _, sums, logs, _ = _Attention.apply(*inputs, boundaries, *chosen)
     return out, logs, sums
+
+
+def step(inputs: Inputs, options: Options, state: tuple[Tensor, Tensor]) -> Tensor:
+    """Causal attention (B, H, 1, e) of the next position; overwrites the state, shift and sums in float32."""
+    q, k, v, _, weight, bias = inputs
+    with torch.cuda.device_of(q):
+        return causal_step(q, k, v, weight, bias, decode_map(options.feature_map), options.scale, *state)
 
 
 def unsupported(inputs: Inputs, options: Options) -> str | None:

@@ -18,6 +18,7 @@ pytest.importorskip("triton", reason="triton is the optional extra `gpu`")
 
 from protlm.performer.features import Trigonometric, named
 from protlm.performer.kernels.causal_launch import causal, causal_backward
+from protlm.performer.kernels.causal_step import causal_step
 from protlm.performer.kernels.causal_tiling import Launch, Tiling
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.reference import favor_attention
@@ -211,3 +212,20 @@ def test_unknown_map_is_refused() -> None:
     x = torch.zeros(1, 1, 4, 8)
     with pytest.raises(NotImplementedError, match="Trigonometric"):
         causal(x, x, x, None, torch.zeros(4, 8), None, Trigonometric(), 1.0)
+
+
+@pytest.mark.parametrize("kernel", ["relu", "relu_unprojected", "softmax", "exp", "optimal"])
+def test_steps_go_on_from_the_state(kernel: str) -> None:
+    """Also from no state at all, and with keys that grow."""
+    (_, q, k, v), (_, weight, bias, feature_map, scale) = drawn(
+        Case(kernel, batch=2, heads=2, length=12, e=20, growth=8.0)
+    )
+    whole = causal(q, k, v, None, weight, bias, feature_map, scale, sizes=SMALL)
+    for start in (0, 7):
+        first = causal(*(x[:, :, :start] for x in (q, k, v)), None, weight, bias, feature_map, scale, sizes=SMALL)
+        for t in range(start, 12):
+            now = (x[:, :, t : t + 1] for x in (q, k, v))
+            out = causal_step(*now, weight, bias, feature_map, scale, first.shift, first.sums)
+            assert relative(out, whole.out[:, :, t : t + 1].double()) < 1e-5
+        assert relative(first.sums, whole.sums.double()) < 1e-5
+        assert relative(first.shift, whole.shift.double()) < 1e-5
