@@ -57,13 +57,18 @@ def read_rows(path: str | Path) -> Rows:
     if start.startswith((b">", b"#")) and _is_a3m(rows):
         matched = [row.replace(b".", b"").translate(_GAPS) for row in rows]
         return Rows(str(path), ids, matched, insertions=True)
-    insertions = not any(b"." in row for row in rows) and any(map(_LOWER.search, rows))  # in what seems to be A3M
-    widths = [len(row.translate(None, _LOWER_AND_DOT) if insertions else row) for row in rows]
-    for number, width in enumerate(widths, start=1):
-        if len({*map(len, rows)}) > 1 and width != widths[0]:
-            expected = f"expected {widths[0]:,} as in the first record"
-            raise UserError(f"{path}, record {number} ({ids[number - 1]}): {width:,} columns; {expected}")
+    if len({*map(len, rows)}) > 1:
+        raise _unequal(path, ids, rows)
     return Rows(str(path), ids, [row.translate(_GAPS) for row in rows])
+
+
+def _unequal(path: str | Path, ids: list[str], rows: list[bytes]) -> UserError:
+    """The error for the first row that does not fit: in columns of A3M if the file seems to be that."""
+    insertions = not any(b"." in row for row in rows) and any(map(_LOWER.search, rows))
+    widths = [len(row.translate(None, _LOWER_AND_DOT) if insertions else row) for row in rows]
+    number = next(number for number, width in enumerate(widths) if width != widths[0])
+    expected = f"expected {widths[0]:,} as in the first record"
+    return UserError(f"{path}, record {number + 1} ({ids[number]}): {widths[number]:,} columns; {expected}")
 
 
 def _is_a3m(rows: list[bytes]) -> bool:
