@@ -54,10 +54,8 @@ class Couplings:
         mean = np.einsum("s,sia->ia", (weights / weights.sum()).astype(np.float32), residues)
         self._features = residues - mean * residues.any(2, keepdims=True)
         log_profile = log_frequencies(codes, weights)
-        fits = []
-        for start in range(0, codes.shape[1], _SITES):
-            sites = slice(start, start + _SITES)
-            fits.append(_Fit(self._features, weights, sites)(residues[:, sites], log_profile[sites]))
+        fit = _Fit(self._features, residues, weights, log_profile)
+        fits = [fit(slice(start, start + _SITES)) for start in range(0, codes.shape[1], _SITES)]
         self._combinations = np.concatenate([combinations for combinations, _ in fits], axis=1)
         self.field = np.concatenate([field[0] for _, field in fits]).astype(np.float64)
         self._query = np.array([STANDARD.find(letter) for letter in alignment.query])
@@ -94,20 +92,30 @@ class Couplings:
 
 
 class _Fit:
-    """Fits the sites of a slice by Nesterov's method, in the metric of the features."""
+    """Nesterov's method, in the metric of the features.
 
-    def __init__(self, features: np.ndarray, weights: np.ndarray, sites: slice) -> None:
+    Args:
+        features: F.
+        residues: (N, L, 20) float32, one-hot; 0 where there is none.
+        weights: w.
+        log_profile: h.
+    """
+
+    def __init__(
+        self, features: np.ndarray, residues: np.ndarray, weights: np.ndarray, log_profile: np.ndarray
+    ) -> None:
         flat = features.reshape(len(features), -1)
-        self._kernel = flat @ flat.T
-        self._own = features[:, sites].transpose(1, 0, 2)
+        self._features, self._residues, self._kernel = features, residues, flat @ flat.T
         self._weights = weights.astype(np.float32)[:, None, None]
-        self._penalty = REGULARISATION * features.shape[1]
+        self._log_profile = log_profile.astype(np.float32)
+        self._penalty = np.float32(REGULARISATION * features.shape[1])
         root = np.sqrt(weights)
         largest = np.linalg.eigvalsh(root[:, None] * self._kernel * root)[-1]
-        self._curvature = self._penalty + largest / 2  # at most: the Hessian of the loss in a field is at most w / 2
+        self._curvature = np.float32(self._penalty + largest / 2)  # the Hessian of log softmax is at most 1 / 2
 
-    def __call__(self, residues: np.ndarray, log_profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """R and the fields, (N, n, 20) float32 each, of the n sites."""
+    def __call__(self, sites: slice) -> tuple[np.ndarray, np.ndarray]:
+        """R and the fields of some sites, (N, n, 20) float32 each."""
+        residues, own = self._residues[:, sites], self._features[:, sites].transpose(1, 0, 2)
         weights = self._weights * residues.any(2, keepdims=True)
         ratio = np.sqrt(self._curvature / self._penalty)
         momentum = (ratio - 1) / (ratio + 1)
@@ -115,18 +123,17 @@ class _Fit:
         field_before = field = np.zeros_like(residues)
         for _ in range(STEPS):
             ahead = now + momentum * (now - before)
-            logits = log_profile.astype(np.float32) + field + momentum * (field - field_before)
+            logits = self._log_profile[sites] + field + momentum * (field - field_before)
             p = np.exp(logits - logits.max(2, keepdims=True))
             p /= p.sum(2, keepdims=True)
             gradient = weights * (p - residues) + self._penalty * ahead
-            before, now = now, ahead - gradient / np.float32(self._curvature)
-            field_before, field = field, self._field(now)
+            before, now = now, ahead - gradient / self._curvature
+            field_before, field = field, self._field(now, own)
             if np.abs(field - field_before).max() < TOLERANCE:
                 break
         return now, field
 
-    def _field(self, combinations: np.ndarray) -> np.ndarray:
+    def _field(self, combinations: np.ndarray, own: np.ndarray) -> np.ndarray:
         whole = (self._kernel @ combinations.reshape(len(combinations), -1)).reshape(combinations.shape)
-        by_site = combinations.transpose(1, 0, 2)
-        own = self._own @ (self._own.transpose(0, 2, 1) @ by_site)
-        return whole - own.transpose(1, 0, 2)
+        of_site = own @ (own.transpose(0, 2, 1) @ combinations.transpose(1, 0, 2))
+        return whole - of_site.transpose(1, 0, 2)
