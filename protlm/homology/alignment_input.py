@@ -67,8 +67,10 @@ def _unequal(path: str | Path, ids: list[str], rows: list[bytes]) -> UserError:
     insertions = not any(b"." in row for row in rows) and any(map(_LOWER.search, rows))
     widths = [len(row.translate(None, _LOWER_AND_DOT) if insertions else row) for row in rows]
     number = next(number for number, width in enumerate(widths) if width != widths[0])
-    expected = f"expected {widths[0]:,} as in the first record"
-    return UserError(f"{path}, record {number + 1} ({ids[number]}): {widths[number]:,} columns; {expected}")
+    found = f"{path}, record {number + 1} ({ids[number]}): {widths[number]:,} columns"
+    aligned = any(b"-" in row or b"." in row for row in rows)
+    advice = "" if aligned or insertions else "; these sequences do not seem to be aligned"
+    return UserError(f"{found}; expected {widths[0]:,} as in the first record{advice}")
 
 
 def _is_a3m(rows: list[bytes]) -> bool:
@@ -117,7 +119,7 @@ def _stockholm(path: str | Path, lines: Iterable[bytes]) -> Iterator[tuple[str, 
 
 def _clustal(lines: Iterator[bytes]) -> Iterator[tuple[str, bytes] | None]:
     """As `_stockholm`, without the lines of conservation and the numbers at the end of lines."""
-    next(lines)
+    next(line for line in lines if line.strip())  # the title
     for line in lines:
         words = line.split()
         if not words:
