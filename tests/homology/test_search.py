@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyhmmer
 import pytest
+import zstandard
 from pyhmmer.easel import TextSequence
 
 from protlm.errors import UserError
@@ -111,8 +112,8 @@ def test_files_are_one_database(family: Alignment, fasta: Path, tmp_path: Path) 
     text = fasta.read_text()
     cut = text.index(">", len(text) // 2)
     (tmp_path / "a.fasta.gz").write_bytes(gzip.compress(text[:cut].encode()))
-    (tmp_path / "b.fasta").write_text(text[cut:])
-    assert find_homologs(QUERY, [tmp_path / "a.fasta.gz", tmp_path / "b.fasta"]) == family
+    (tmp_path / "b.fasta.zst").write_bytes(zstandard.compress(text[cut:].encode()))
+    assert find_homologs(QUERY, [tmp_path / "a.fasta.gz", tmp_path / "b.fasta.zst"]) == family
 
 
 def test_queries_of_one_search_do_not_influence_each_other(family: Alignment, fasta: Path) -> None:
