@@ -7,8 +7,11 @@ from protlm.embedder import Embedder
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from pandas import DataFrame
 
+    from protlm.homology.alignment import Alignment
     from protlm.model_api import ProteinModel
 
 __version__ = "0.1.0"
@@ -33,8 +36,22 @@ def load(
     return model_api.load(path, device, attention, num_features, attention_backend, packed_batches)
 
 
-def score(wild_type: Any, variants: Any = None, **sources: Any) -> "DataFrame":
+def score(
+    wild_type: Any,
+    variants: "Iterable[str] | None" = None,
+    alignment: "str | Path | Alignment | None" = None,
+    database: "str | Path | Sequence[str | Path]" = (),
+    model: Any = None,
+    structure: "str | Path | None" = None,
+    scorer: str = "auto",
+    method: str | None = None,
+    offset: int = 0,
+    invalid: str = "error",
+    cache: bool = True,
+) -> "DataFrame":
     """Scores variants of a protein by its homologs, a model, or both; see `protlm.variant_api.score`."""
     from protlm import variant_api
 
-    return variant_api.score(wild_type, variants, **sources)
+    return variant_api.score(
+        wild_type, variants, alignment, database, model, structure, scorer, method, offset, invalid, cache
+    )

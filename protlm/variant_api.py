@@ -31,6 +31,7 @@ def score(
     method: str | None = None,
     offset: int = 0,
     invalid: str = "error",
+    cache: bool = True,
 ) -> "DataFrame":
     """Scores variants of a protein by its homologs, a model, or both; a higher score is more likely to be tolerated.
 
@@ -48,6 +49,7 @@ def score(
         method: of the model, see `ProteinModel.score`.
         offset: number of residues of the numbering before the sequence.
         invalid: for malformed variants: "error", or "nan" to keep them without a score.
+        cache: keep the alignments of searches, and reuse them; see `homology.cache.default_folder`.
 
     Returns:
         A DataFrame with the columns of `protlm score`: mutant, mutated_sequence, protlm_score, percentile,
@@ -80,7 +82,7 @@ def score(
     computer = None
     if model is not None:
         computer = computer_of(model)
-    knowledge = Knowledge(alignment, databases, structure=structure, model=computer, method=method)
+    knowledge = Knowledge(alignment, databases, cache=cache, structure=structure, model=computer, method=method)
     chosen = knowledge.chosen(scorer)
     if method is not None and computer is None:
         raise UserError("method: requires a model", "method")

@@ -224,7 +224,7 @@ def proteingym(
     from protlm.proteingym.assays import REFERENCES, Published, find_assays, split_columns
     from protlm.proteingym.benchmark import benchmark
     from protlm.proteingym.correlation import format_correlations, to_rows
-    from protlm.proteingym.sources import settings, sources_of
+    from protlm.proteingym.sources import search_together, settings, sources_of
     from protlm.tables import text_output, write_table
     from protlm.variant_api import computer_of
     from protlm.variants.knowledge import Knowledge
@@ -252,6 +252,8 @@ def proteingym(
     knowledge = Knowledge(None, database or (), threads, not no_cache, None, computer, method)
     about = settings(knowledge, scorer, msa)
     sources = sources_of(knowledge, msa)
+    with progress("searching", "bytes") as report:
+        search_together(knowledge, assays.found, msa, report)
     with progress("scoring", "assays") as report:
         results = list(benchmark(assays, sources, scorer, scores, about, figures, msa, report, invalid))
     if output:

@@ -12,6 +12,7 @@ from protlm.proteingym.assays import SITE_INDEPENDENT, Assay, Assays, Published
 from protlm.proteingym.correlation import Result
 from protlm.proteingym.measurements import Measurements, measurements
 from protlm.proteingym.site_independent import site_independent
+from protlm.proteingym.sources import alignment_of
 from protlm.strict_json import dumps
 from protlm.tables import read_table, text_output
 from protlm.variants.assessment import assess
@@ -129,8 +130,8 @@ def _by_site(
 ) -> float:
     """The correlation of the site-independent model, from the alignment or as published; else NaN, with a note."""
     assay = result.assay
-    if folder is not None and assay.alignment and (folder / assay.alignment).is_file():
-        values = site_independent(variants, folder / assay.alignment)
+    if path := alignment_of(assay, folder):
+        values = site_independent(variants, path)
         if outside := int(np.isnan(values).sum()):
             result.notes.append(f"{SITE_INDEPENDENT}: {outside:,} of {len(values):,} variants outside the alignment")
         return measured.agreement(values)

@@ -120,10 +120,10 @@ class ScanResult:
         """Lines that report what was scored and how, with Spearman's correlation if there are measurements."""
         every = [each for _, each in self.assessed.values()]
         count = sum(len(each.variants) for each in every)
-        lines = [f"{counted(count, 'variant')} of {counted(len(every), 'protein')}", *self.notes]
+        lines = [f"{counted(count, 'variant')} of {counted(len(every), 'protein')}"]
         for name, (_, each) in self.assessed.items():
             lines += [f"{name}{': ' if name else ''}{line}" for line in (each.summary(), *each.unscored())]
-        lines += self.table.describe() if self.table else []
+        lines += [*self.notes, *(self.table.describe() if self.table else [])]
         measured = self.table.measured() if self.table else None
         if measured is not None and np.isfinite(value := spearman(self.scores, measured)):
             known = int((np.isfinite(measured) & np.isfinite(self.scores)).sum())

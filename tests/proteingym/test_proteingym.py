@@ -17,7 +17,7 @@ from protlm.proteingym.benchmark import benchmark
 from protlm.proteingym.correlation import Result, averages, format_correlations, to_rows
 from protlm.proteingym.measurements import measurements
 from protlm.proteingym.site_independent import site_independent, site_log_frequencies
-from protlm.proteingym.sources import settings, sources_of
+from protlm.proteingym.sources import search_together, settings, sources_of
 from protlm.tables import Table
 from protlm.variants.blosum import blosum62
 from protlm.variants.knowledge import Knowledge
@@ -288,6 +288,18 @@ def test_indels_and_clinical_sets_have_averages_of_their_own(folder: Path) -> No
     assert [(a.id, a.sequence) for a in find_assays(folder).found] == [("NP_1", B)]  # from its own column
 
 
+def test_searches_of_all_assays_share_the_databases(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "db.fasta").write_text(f">hit\n{B}\n")
+    knowledge, assays = Knowledge(databases=[tmp_path / "db.fasta"], threads=1), find_assays(folder).found
+    search_together(knowledge, assays)
+    assert len(list((tmp_path / "cache").rglob("*.a3m"))) == 2  # one for each protein
+    monkeypatch.setattr("protlm.homology.search._searched", lambda queries, *_: iter(() if not queries else 1 / 0))
+    assert [len(sources_of(knowledge)(assay).alignment) for assay in assays] == [1, 1, 2]
+
+
 def test_alignments_of_the_folder_come_before_a_search(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "A.a2m").write_text(f">focus\n{A}\n>two\n{A[:-1]}K\n")
     (tmp_path / "db.fasta").write_text(f">hit\n{B}\n")
@@ -295,3 +307,5 @@ def test_alignments_of_the_folder_come_before_a_search(folder: Path, tmp_path: P
     first, second, third = map(sources, find_assays(folder).found)
     assert [len(each.alignment) for each in (first, second, third)] == [2, 1, 2]
     assert third.alignment.query == B
+    (tmp_path / "B_one.a3m").write_text(f">focus\n{B}\n>two\n{B}\n>three\n{B}\n")
+    assert len(sources_of(Knowledge(), tmp_path)(find_assays(folder).found[2]).alignment) == 3

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import protlm
 from protlm.errors import UserError
@@ -14,14 +15,14 @@ from protlm.inference.probabilities import causal_own, masked_own, one_pass
 from protlm.performer import Performer
 from protlm.sequence.alphabet import STANDARD, encode
 from protlm.variants.assessment import NOT_SCORED, assess, least_at, percentiles
-from protlm.variants.notation import all_singles, parse
+from protlm.variants.notation import Variants, all_singles, parse
 from protlm.variants.score import METHODS, score_variants
-from protlm.variants.scorers.blend import FOLDS, SIMILAR, BlendScorer, cluster_labels, weight_of
+from protlm.variants.scorers.blend import BlendScorer
 from protlm.variants.scorers.blosum62 import Blosum62Scorer
 from protlm.variants.scorers.language_model import ModelScorer
 from protlm.variants.scorers.profile import ProfileScorer
 from protlm.variants.sources import Sources, chosen_scorer
-from tests.homology.families import QUERY, mutated
+from tests.homology.families import QUERY
 
 WILD_TYPE = QUERY[:40]
 VARIANTS = ["I3A", "H5G:R7K", "WT", "A9del", "A9_L10insGG", "F6*", "F6F"]
@@ -50,15 +51,16 @@ def family(truth: np.ndarray) -> Alignment:
 
 
 class Known:
-    """In place of a model: scores of substitutions that are given."""
+    """In place of a model: scores of substitutions (L, 20) that are given."""
 
     additive = True
 
-    def __init__(self, gains: np.ndarray) -> None:
-        self._gains = gains
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
 
-    def gains(self, wild_type: str) -> np.ndarray:
-        return self._gains
+    def score(self, variants: Variants) -> np.ndarray:
+        gains = self._scores[variants.position, variants.mutant] - self._scores[variants.position, variants.wild_type]
+        return np.bincount(variants.variant, gains, minlength=len(variants))
 
 
 def test_profiles_add_up_and_weigh_sites(family: Alignment) -> None:
@@ -98,35 +100,41 @@ def test_a_blend_without_a_model_is_profile_and_couplings(family: Alignment) -> 
     )
 
 
-def test_a_model_counts_as_far_as_it_predicts_homologs(family: Alignment, truth: np.ndarray) -> None:
-    good = np.log(truth)
-    noise = np.random.default_rng(2).normal(size=truth.shape)
-    assert weight_of(family, good) > 0.1
-    assert weight_of(family, noise) == 0
-    assert weight_of(family, -good) == 0
-    assert weight_of(Alignment(WILD_TYPE, ["query"], [WILD_TYPE]), good) == 0
-    few = family.select([True] * 6 + [False] * (len(family) - 6))
-    assert 0 < weight_of(few, good) < weight_of(family, good)  # it shrinks with the evidence
+def test_a_model_counts_as_far_as_it_agrees_with_the_family(family: Alignment, truth: np.ndarray) -> None:
     singles, plain = all_singles(WILD_TYPE), BlendScorer().fit(WILD_TYPE, family)
-    ignored = BlendScorer(None, Known(noise)).fit(WILD_TYPE, family)
-    np.testing.assert_array_equal(ignored.score(singles), plain.score(singles))
-    helped = BlendScorer(None, Known(good)).fit(WILD_TYPE, family).score(singles)
+    x, target = plain.score(singles), np.log(truth)
+    wild_type = [STANDARD.index(letter) for letter in WILD_TYPE]
+    target = (target - target[np.arange(len(target)), wild_type, None])[singles.position, singles.mutant]
+
+    def blended(scores: np.ndarray) -> tuple[BlendScorer, np.ndarray]:
+        scorer = BlendScorer(None, Known(scores)).fit(WILD_TYPE, family)
+        return scorer, scorer.score(singles)
+
+    for scores in (-np.log(truth), np.zeros_like(truth)):
+        scorer, values = blended(scores)
+        assert scorer.agreement == 0
+        np.testing.assert_array_equal(values, x)
+    for scale in (1, 100):  # the scale of a model does not matter
+        scorer, values = blended(scale * np.log(truth))
+        m = scale * target
+        r = spearmanr(x, m).statistic
+        assert scorer.agreement == pytest.approx(r)
+        np.testing.assert_allclose(values, x + r * x.std() / m.std() * m)
+        assert spearmanr(values, target).statistic > spearmanr(x, target).statistic
+    noise, _ = blended(np.random.default_rng(2).normal(size=truth.shape))
+    assert noise.agreement < 0.1
+
+
+def test_a_blend_rises_with_both_parts(family: Alignment, truth: np.ndarray) -> None:
+    variants = parse(WILD_TYPE, ["I3A", "H5G:R7K", "A9del"])
+    scores = np.log(truth)
+    before = BlendScorer(None, Known(scores)).fit(WILD_TYPE, family)
+    low = before.score(variants)
+    before.model = Known(scores * (1 - 1e-3))  # after fitting: all scores below the wild type rise
+    assert (before.score(variants)[:2] != low[:2]).all()
     assert (
-        np.corrcoef(helped, good[singles.position, singles.mutant])[0, 1]
-        > np.corrcoef(plain.score(singles), good[singles.position, singles.mutant])[0, 1]
+        np.sign(before.score(variants)[:2] - low[:2]).tolist() == np.sign(-Known(scores).score(variants)[:2]).tolist()
     )
-
-
-def test_sequences_of_a_cluster_are_alike() -> None:
-    import random
-
-    rows = [mutated(QUERY, rate, random.Random(seed)) for seed in range(10) for rate in (0.0, 0.1, 0.9)]
-    codes = Alignment(QUERY, list(map(str, range(31))), [QUERY, *rows]).codes
-    labels = cluster_labels(codes, SIMILAR)
-    assert len(set(labels)) > FOLDS
-    for label in set(labels.tolist()):
-        members = codes[labels == label]
-        assert ((members == members[0]).mean(1) >= SIMILAR).all()
 
 
 def test_blosum62_has_no_score_for_indels() -> None:
