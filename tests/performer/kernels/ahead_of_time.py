@@ -1,7 +1,8 @@
-"""Compiles what the wrappers launch for GPUs that are not here, and reads what the assembler says about it.
+"""Compiles the kernels for GPUs that need not be there, and prints what they take.
 
-python -m tests.performer.kernels.ahead_of_time TARGET CALL...: one JSON object a line for each launch of bidirectional
-attention, forward and backward. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, masked or packed.
+python -m tests.performer.kernels.ahead_of_time CAPABILITY CALL...: one JSON object a line for each kernel of a forward
+and a backward pass. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, masked, packed or causal. It runs in a
+process of its own, since kernels are either interpreted or compiled.
 """
 
 import json
@@ -9,7 +10,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,77 +19,73 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from protlm.performer.attention import FavorAttention
+from protlm.performer.features import named
+from protlm.performer.kernels import bidirectional, causal_launch
 from tests.performer.kernels.disassembly import unwritten
 
 TYPES = {
-    torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.float32: "*fp32",
     torch.int32: "*i32",
     torch.uint8: "*u8",
+    torch.bool: "*i1",
 }
 
 
-def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, int]], target: int) -> dict[str, Any]:
-    """Registers, bytes spilled, bytes of shared memory and matrix instructions of one launch, and faults of ptxas.
+@dataclass
+class Launched:
+    """A kernel and the arguments of one launch."""
 
-    Args:
-        launch: kernel, arguments by position, compile-time constants by name, and num_warps and num_stages.
-        target: compute capability times 10.
-    """
-    kernel, arguments, constants, options = launch
-    names = kernel.arg_names
-    signature: dict[str, str] = {}
-    constexprs: dict[tuple[int, ...], Any] = {}
-    attrs: dict[tuple[int, ...], list[Any]] = {}
-    for i, name in enumerate(names):
-        value = arguments[i] if i < len(arguments) else constants[name]
-        if i >= len(arguments) or value is None:
-            signature[name], constexprs[i,] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name], attrs[i,] = TYPES[value.dtype], [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32"
-    source = ASTSource(kernel, signature, constexprs, attrs)
-    binary = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
-    report: dict[str, Any] = resources(binary.asm["cubin"])
-    report["unwritten"] = unwritten(binary.asm["cubin"]) if target == 90 else []
-    ptx = binary.asm["ptx"]
-    report["products"] = len(
-        re.findall(r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx, re.MULTILINE)
-    )
-    report["wide"] = len(re.findall(r"wgmma\.mma_async|tcgen05\.mma", ptx))
-    return report | {"shared": binary.metadata.shared}
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, int]
 
+    @property
+    def name(self) -> str:
+        """Of the kernel; one computes two things."""
+        return self.kernel.__name__ + (" queries" if self.arguments.get("QUERIES") else "")
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers of a thread, and bytes of its stack, where registers are spilled."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
-    return {"registers": used["REG"], "spilled": used["STACK"] + used["LOCAL"]}
+    def source(self) -> ASTSource:
+        """What Triton compiles for these arguments."""
+        signature, constants, attributes = {}, {}, {}
+        for index, parameter in enumerate(self.kernel.params):
+            value = self.arguments[parameter.name]
+            if parameter.is_constexpr or value is None:
+                signature[parameter.name], constants[(index,)] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name] = TYPES[value.dtype]
+                attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, int):
+                signature[parameter.name] = "i32"
+                if not parameter.do_not_specialize and value % 16 == 0:
+                    attributes[(index,)] = [["tt.divisibility", 16]]
+            else:
+                signature[parameter.name] = "fp32"
+        return ASTSource(self.kernel, signature, constants, attributes)
 
 
-def bidirectional_launches(
-    kernel: str, width: int, features: int, dtype: torch.dtype, form: str, older: bool
-) -> list[Any]:
-    """What forward and backward would launch for 4 x 8 heads of 512 positions."""
-    from protlm.performer.attention import FavorAttention
-    from protlm.performer.kernels import bidirectional
+def launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> Iterator[Launched]:
+    """The launches of a forward and a backward pass, each kernel once; none is made."""
+    found: dict[str, Launched] = {}
 
-    bidirectional._older = lambda device: older
-    launches: list[Any] = []
+    def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **named_arguments: Any) -> None:
+        names = [parameter.name for parameter in self.params]
+        options = {name: named_arguments.get(name, default) for name, default in (("num_warps", 4), ("num_stages", 3))}
+        launched = Launched(self, dict(zip(names, arguments, strict=False)) | named_arguments, options)
+        found.setdefault(launched.name, launched)
 
-    def record(self: Any, kernel: Any, grid: Any, *arguments: Any, **changed: Any) -> None:
-        constants = self.constants(kernel) | changed
-        options = {name: constants[name] for name in ("num_warps", "num_stages")}
-        known = {name: constants[name] for name in kernel.arg_names[len(arguments) :]}
-        launches.append((kernel, arguments, known, options))
+    run, triton.runtime.JITFunction.run = triton.runtime.JITFunction.run, record
+    try:
+        (causal_pass if form == "causal" else bidirectional_pass)(kernel, width, features, dtype, form)
+    finally:
+        triton.runtime.JITFunction.run = run
+    yield from found.values()
 
-    bidirectional._Launcher.__call__ = record  # type: ignore[method-assign]
+
+def bidirectional_pass(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> None:
+    """Of 4 x 8 heads of 512 positions."""
     batch = 1 if form == "packed" else 4
     q, k, v, grad = (torch.empty(batch, 512, 8, width, dtype=dtype).transpose(1, 2) for _ in range(4))
     packed = (torch.zeros(5, dtype=torch.int32), 512) if form == "packed" else (None, 0)
@@ -97,14 +95,39 @@ def bidirectional_launches(
     call = attention.feature_map.redrawn, *packed
     results = bidirectional.forward(inputs, options, *call)
     bidirectional.backward(grad, inputs, options, results, *call)
-    return launches
+
+
+def causal_pass(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> None:
+    """Of 2 x 4 heads of 512 positions."""
+    feature_map = named(kernel)
+    q = k = v = torch.zeros(2, 512, 4, width, dtype=dtype).transpose(1, 2)
+    bias = torch.zeros(features) if feature_map.adaptive else None
+    arguments = q, k, v, None, torch.zeros(features, width), bias, feature_map, 1.0
+    results = causal_launch.causal(*arguments)
+    causal_launch.causal_backward(results.out, results, *arguments)
+
+
+def resources(launch: Launched, capability: int) -> dict[str, Any]:
+    """Registers, bytes of local memory (spills) and bytes of shared memory of a kernel on sm_<capability>.
+
+    Also `unwritten`: what disassembly.py finds.
+    """
+    compiled = triton.compile(launch.source(), target=GPUTarget("cuda", capability, 32), options=launch.options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (int(re.findall(rf"{name}:(\d+)", text)[-1]) for name in ("REG", "STACK", "LOCAL"))
+    found = unwritten(compiled.asm["cubin"]) if capability == 90 else []
+    return {"registers": registers, "spills": stack + local, "shared": compiled.metadata.shared, "unwritten": found}
 
 
 if __name__ == "__main__":
-    target = int(sys.argv[1])
+    capability = int(sys.argv[1])
+    bidirectional._older = lambda device: capability < 90
+    causal_launch.generation = lambda device: capability // 10
     for call in sys.argv[2:]:
         kernel, width, features, dtype, form = call.split()
-        sizes = int(width), int(features), getattr(torch, dtype)
-        for launch in bidirectional_launches(kernel, *sizes, form, target < 90):
-            report = {"call": call, "kernel": launch[0].fn.__name__} | compiled(launch, target)
-            print(json.dumps(report), flush=True)
+        for launch in launches(kernel, int(width), int(features), getattr(torch, dtype), form):
+            print(json.dumps({"call": call, "kernel": launch.name} | resources(launch, capability)), flush=True)
