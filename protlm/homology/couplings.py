@@ -5,10 +5,12 @@ regularised, so that what is not known changes nothing (pseudo-likelihood: Ekebe
 than sequences, so the regression is fitted as combinations R of the sequences (its dual form):
 
     field_sia = sum_tjb F_sjb F_tjb R_tia, over j != i
-    minimise  - sum_s w_s log softmax(h_i + field_si)[residue of s at i]  +  lambda / 2 sum_sa R_sia field_sia
+    minimise  - sum_s w_s log softmax(h_i + field_si)[residue of s at i]  +  lambda_i / 2 sum_sa R_sia field_sia
+
+The query takes no part in the regressions, which are to predict it: its own residues would tell about themselves.
 
 Legend: N sequences s, t; L sites i, j; amino acids a, b in the order of `STANDARD`; F (N, L, 20) residues, one-hot
-minus their weighted mean; h (L, 20) logarithms of the profile; w (N,) sequence weights; R (N, L, 20).
+minus the frequencies at their site; h (L, 20) logarithms of the profile; w (N,) sequence weights; R (N, L, 20).
 """
 
 import numpy as np
@@ -20,10 +22,11 @@ from protlm.sequence.alphabet import STANDARD
 
 MOST = 1_000
 """Maximum number N of sequences that are fitted: the query and those with the greatest weights."""
-WORK = 1e8
-"""Maximum of N^2 L, which time is proportional to: 577 sequences of 300 residues."""
+WORK = 3e8
+"""Maximum of N^2 L, to which time is proportional: 1,000 sequences of 300 residues take seconds."""
 REGULARISATION = 2.0
-"""lambda / L. The prior variance of the field of a site is then about one half."""
+"""lambda_i, divided by the mean number of residues of the sequences that have one at site i. The prior variance of the
+field there is then about one half."""
 TOLERANCE = 1e-3
 """The fit of a site ends when a step changes no field by more, in nats."""
 STEPS = 300
@@ -51,9 +54,11 @@ class Couplings:
             kept = np.sort(np.append(0, 1 + np.argsort(-weights[1:], kind="stable")[: most - 1]))
             codes, weights = codes[kept], weights[kept]
         residues = (codes[..., None] == np.arange(GAP)).astype(np.float32)
-        mean = np.einsum("s,sia->ia", (weights / weights.sum()).astype(np.float32), residues)
+        counts = np.einsum("s,sia->ia", weights.astype(np.float32), residues)
+        mean = counts / np.maximum(counts.sum(1, keepdims=True), 1e-9)
         self._features = residues - mean * residues.any(2, keepdims=True)
         log_profile = log_frequencies(codes, weights)
+        weights[0] = 0  # from here on
         fit = _Fit(self._features, residues, weights, log_profile)
         fits = [fit(slice(start, start + _SITES)) for start in range(0, codes.shape[1], _SITES)]
         self._combinations = np.concatenate([combinations for combinations, _ in fits], axis=1)
@@ -108,16 +113,19 @@ class _Fit:
         self._features, self._residues, self._kernel = features, residues, flat @ flat.T
         self._weights = weights.astype(np.float32)[:, None, None]
         self._log_profile = log_profile.astype(np.float32)
-        self._penalty = np.float32(REGULARISATION * features.shape[1])
+        known = residues.any(2)
+        aligned = (weights * known.sum(1)) @ known / np.maximum(weights @ known, 1e-9)
+        self._penalty = (REGULARISATION * np.maximum(aligned, 1)).astype(np.float32)[:, None]
         root = np.sqrt(weights)
         largest = np.linalg.eigvalsh(root[:, None] * self._kernel * root)[-1]
-        self._curvature = np.float32(self._penalty + largest / 2)  # the Hessian of log softmax is at most 1 / 2
+        self._curvature = self._penalty + np.float32(largest / 2)  # the Hessian of log softmax is at most 1 / 2
 
     def __call__(self, sites: slice) -> tuple[np.ndarray, np.ndarray]:
         """R and the fields of some sites, (N, n, 20) float32 each."""
         residues, own = self._residues[:, sites], self._features[:, sites].transpose(1, 0, 2)
         weights = self._weights * residues.any(2, keepdims=True)
-        ratio = np.sqrt(self._curvature / self._penalty)
+        penalty, curvature = self._penalty[sites], self._curvature[sites]
+        ratio = np.sqrt(curvature / penalty)
         momentum = (ratio - 1) / (ratio + 1)
         before = now = np.zeros_like(residues)
         field_before = field = np.zeros_like(residues)
@@ -126,8 +134,8 @@ class _Fit:
             logits = self._log_profile[sites] + field + momentum * (field - field_before)
             p = np.exp(logits - logits.max(2, keepdims=True))
             p /= p.sum(2, keepdims=True)
-            gradient = weights * (p - residues) + self._penalty * ahead
-            before, now = now, ahead - gradient / self._curvature
+            gradient = weights * (p - residues) + penalty * ahead
+            before, now = now, ahead - gradient / curvature
             field_before, field = field, self._field(now, own)
             if np.abs(field - field_before).max() < TOLERANCE:
                 break

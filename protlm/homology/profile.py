@@ -1,7 +1,7 @@
 """What an alignment tells about each site of the query: amino acid probabilities, and scores of substitutions.
 
-1. Sequences that cover half of the query have weights w = w0 exp(k (identity - 1)): w0 is 1 / the number of near
-   relatives, and identity that of the sequence and the query, so that near homologs count more.
+1. Sequences that cover half of the query, or 50 residues of it, have weights w = w0 exp(k (identity - 1)): w0 is 1 / the
+   number of near relatives, and identity that of the sequence and the query, so that near homologs count more.
 2. f_ia is the weighted frequency among the sequences with a residue at site i, and N_i their effective number by Kish,
    (sum w)^2 / sum(w^2 / w0), since unequal weights are worth fewer sequences. Pseudocounts follow PSI-BLAST (Altschul
    et al. 1997): p_ia = (N_i f_ia + b g_ia) / (N_i + b), g_ia = sum_c f_ic P(a|c) by BLOSUM62.
@@ -22,8 +22,9 @@ from protlm.homology.blosum62 import BACKGROUND, blosum62_matrix, substitution_p
 from protlm.homology.weights import sequence_weights
 from protlm.sequence.alphabet import STANDARD
 
-LEAST_COVERAGE = 0.5
-"""Fraction of the query's residues that a sequence must cover."""
+LEAST_COVERAGE, LEAST_RESIDUES = 0.5, 50
+"""Fraction or number of the query's residues that a sequence must cover, whichever is less: the homologs of a long
+protein may share one of its domains only."""
 NEARNESS = 3.0
 """k."""
 PSEUDOCOUNTS = 10.0
@@ -71,7 +72,7 @@ class Profile:
 
 def covering(codes: np.ndarray) -> np.ndarray:
     """(N,) bool: the sequences that cover enough of the query, and the query itself."""
-    kept = (codes < GAP).mean(1) >= LEAST_COVERAGE
+    kept = (codes < GAP).sum(1) >= min(LEAST_COVERAGE * codes.shape[1], LEAST_RESIDUES)
     kept[0] = True
     return kept
 

@@ -36,16 +36,22 @@ def fitted_by_features(alignment: Alignment) -> np.ndarray:
     """The field (L, 20) of the query by regressions on features, one site after the other, with a general optimiser."""
     codes = alignment.codes[covering(alignment.codes)]
     weights = sequence_weights(codes)
-    count, length = codes.shape
+    count = len(codes)
     one_hot = (codes[..., None] == np.arange(GAP)).astype(float)
     known = one_hot.any(2)
-    features = (one_hot - np.tensordot(weights / weights.sum(), one_hot, 1)) * known[..., None]
-    penalty = couplings.REGULARISATION * length
+    frequencies = np.tensordot(weights, one_hot, 1) / (weights @ known)[:, None]
+    features = (one_hot - frequencies) * known[..., None]
     fields = []
-    for site, profile in enumerate(log_frequencies(codes, weights)):
+    log_profile = log_frequencies(codes, weights)
+    weights[0] = 0
+    for site, profile in enumerate(log_profile):
+        present = weights * known[:, site]
+        penalty = couplings.REGULARISATION * (present @ known.sum(1)) / present.sum()
         others = np.delete(features, site, axis=1).reshape(count, -1)
 
-        def loss(flat: np.ndarray, site: int = site, profile=profile, others=others) -> tuple[float, np.ndarray]:
+        def loss(
+            flat: np.ndarray, site: int = site, profile=profile, others=others, penalty=penalty
+        ) -> tuple[float, np.ndarray]:
             parameters = flat.reshape(-1, GAP)
             log_p = log_softmax(profile + others @ parameters, axis=1)
             excess = (np.exp(log_p) - one_hot[:, site]) * (weights * known[:, site])[:, None]
@@ -129,6 +135,21 @@ def test_interactions_are_the_mean_change_of_fields_over_orders(paired: Alignmen
             expected += factors[j] * (change[j, b] - change[j, query[j]]) / 2
     order = np.array([1, 1, 1])
     assert fitted.interactions(order, position, mutant, factors) == pytest.approx([0, expected], abs=1e-4)
+
+
+def test_other_domains_of_a_long_protein_change_nothing(paired: Alignment) -> None:
+    """Homologs of one domain know nothing of the other, and the other knows nothing of them."""
+    field = Couplings(paired).field
+    alone = Couplings(family([*paired.rows, *["-" * 16] * 3])).field
+    np.testing.assert_allclose(alone, field, atol=1e-3)
+    rng = random.Random(3)
+    rows = ["".join(rng.choices(STANDARD, k=16)) for _ in range(40)]
+    both = [
+        paired.rows[0] + rows[0],
+        *(row + "-" * 16 for row in paired.rows[1:]),
+        *("-" * 16 + row for row in rows[1:]),
+    ]
+    np.testing.assert_allclose(Couplings(family(both)).field[:16], field, atol=0.02)
 
 
 def test_large_families_are_thinned_to_the_most_distinct(paired: Alignment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,15 @@ def test_sequences_that_cover_little_of_the_query_are_ignored(family: Alignment)
     np.testing.assert_array_equal(other.log_odds, Profile(family).log_odds)
 
 
+def test_homologs_of_one_domain_of_a_long_protein_count(family: Alignment) -> None:
+    rest = "MKTAYIAKQR" * 30
+    rows = [QUERY + rest, *(row + "-" * len(rest) for row in family.rows[1:])]
+    long = Profile(Alignment(QUERY + rest, family.ids, rows))
+    np.testing.assert_allclose(long.effective[: len(QUERY)], Profile(family).effective)
+    np.testing.assert_allclose(long.log_odds[: len(QUERY)], Profile(family).log_odds)
+    assert long.effective[len(QUERY) :].tolist() == [1] * len(rest)
+
+
 def test_unknown_residues_of_the_query_have_a_profile() -> None:
     profile = Profile(Alignment("MXT", ["q"], ["MXT"]))
     assert np.isfinite(profile.log_odds).all()
