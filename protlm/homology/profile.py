@@ -1,7 +1,7 @@
 """What an alignment tells about each site of the query: amino acid probabilities, and scores of substitutions.
 
-1. Sequences that cover half of the query, or 50 residues of it, have weights w = w0 exp(k (identity - 1)): w0 is 1 / the
-   number of near relatives, and identity that of the sequence and the query, so that near homologs count more.
+1. Sequences that cover half of the query, or 50 residues of it, have weights w = w0 exp(k (identity - 1)): w0 is 1 /
+   the number of near relatives, and identity that of the sequence and the query, so that near homologs count more.
 2. f_ia is the weighted frequency among the sequences with a residue at site i, and N_i their effective number by Kish,
    (sum w)^2 / sum(w^2 / w0), since unequal weights are worth fewer sequences. Pseudocounts follow PSI-BLAST (Altschul
    et al. 1997): p_ia = (N_i f_ia + b g_ia) / (N_i + b), g_ia = sum_c f_ic P(a|c) by BLOSUM62.
