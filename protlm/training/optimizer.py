@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Optimizer
 
 from protlm.errors import UserError
@@ -83,7 +84,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     Source: Newton-Schulz iteration of Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
     a, b, c = COEFFICIENTS
-    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    x = matrix.to(_arithmetic(matrix))
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / x.norm().clamp(min=1e-7)
@@ -91,6 +92,10 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return (x.T if tall else x).to(matrix.dtype)
+
+
+def _arithmetic(matrix: Tensor) -> torch.dtype:
+    return torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
 
 
 class Muon(Optimizer):
@@ -126,13 +131,25 @@ class Muon(Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(grad)
         mean = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
-        update = orthogonalised(grad.lerp(mean, group["momentum"]))
+        update = grad.lerp(mean, group["momentum"])
+        update = self._of_shard(update, group) if isinstance(update, DTensor) else self._scaled(update, group)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        factors: Sequence[float] = group["parts"]
-        if any(factor != 1 for factor in factors):  # not in place: chunks of a sharded matrix are copies
-            scaled = zip(update.chunk(len(factors)), factors, strict=True)
-            update = torch.cat([rows * factor for rows, factor in scaled])
         weight.add_(update, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+
+    def _of_shard(self, shard: DTensor, group: dict[str, Any]) -> Tensor:
+        """Gathers the matrix once, on the device, and keeps this rank's part of the result."""
+        narrow: Any = shard.to(_arithmetic(shard))
+        update = self._scaled(narrow.full_tensor().to(shard.dtype), group)
+        whole = DTensor.from_local(update, shard.device_mesh, [Replicate()] * shard.device_mesh.ndim)
+        return whole.redistribute(placements=shard.placements)
+
+    def _scaled(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
+        """The orthogonalised matrix, equal parts of its rows multiplied by the factors of the group."""
+        update, factors = orthogonalised(matrix), group["parts"]
+        for rows, factor in zip(update.chunk(len(factors)), factors, strict=True):
+            if factor != 1:
+                rows.mul_(factor)
+        return update
 
 
 class MuonWithAdamW(Optimizer):
