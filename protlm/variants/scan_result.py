@@ -27,7 +27,7 @@ LABELS = {
     "blosum62": "BLOSUM62, half bits",
     "profile": "log p(variant) - log p(wild type), profile of homologs",
     "model": "log p(variant) - log p(wild type), model",
-    "blend": "log-odds of variant and wild type, nats",
+    "blend": "profile of homologs and model, nats",
 }
 """What the scores of a scorer are, for pictures."""
 

@@ -19,19 +19,15 @@ from torch import Tensor
 
 from protlm.performer.features import Computed, Exponential, FeatureMap, Generalised, decode_map
 from protlm.performer.kernels import bidirectional_backward, bidirectional_forward
+from protlm.performer.kernels.bidirectional_parts import PARTS, Shape, centre_parts, parts_of
 from protlm.performer.kernels.bidirectional_tiles import replaced, tiles
 from protlm.performer.linear_attention import like
 
-PARTS = 32
-"""The most parts that a sequence is divided into."""
-PROCESSORS = 132
-"""Programs that run at once, by which the number of parts is chosen; of an H100 or H200."""
 PRECISION = "tf32x3"
 """Of products of float32 inputs: three products of tensor cores, or "ieee", which spills registers."""
-WAVES = {"sum_rows": 16, "sum_keys": 1, "sum_queries": 1, "differentiate_keys": 4}
-"""Programs of a kernel for each of PROCESSORS, from which the number of parts follows."""
 WIDEST = 128
 """The largest d and e."""
+TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 class Results(NamedTuple):
@@ -47,19 +43,6 @@ class Results(NamedTuple):
     """(S, H, M) float32: m."""
     centre: Tensor
     """(S, H, PARTS, d + 1) float32, sums of q + k and numbers of positions; PARTS is 0 if keys are not centred."""
-
-
-class Shape(NamedTuple):
-    """Sizes of one call."""
-
-    sequences: int
-    heads: int
-    length: int
-    longest: int
-    features: int
-    width: int
-    values: int
-    packed: bool
 
 
 def _older(device: torch.device) -> bool:
@@ -98,18 +81,6 @@ def _shape(inputs: Any, cu_seqlens: Tensor | None, max_length: int) -> Shape:
     return Shape(cu_seqlens.shape[0] - 1, heads, length, max_length, features, width, v.shape[-1], True)
 
 
-def _parts(shape: Shape, name: str, programs: int, rows: int) -> int:
-    """Parts of a sequence for a kernel of `programs` programs otherwise, each of at least `rows` rows."""
-    wanted = WAVES[name] * PROCESSORS // max(1, programs)
-    if shape.packed:
-        wanted = max(wanted, shape.longest // 4096)  # one long protein among short ones
-    return max(1, min(wanted, -(-shape.longest // rows), PARTS))
-
-
-def _centre_parts(shape: Shape) -> int:
-    return _parts(shape, "sum_rows", shape.sequences * shape.heads, 128)
-
-
 def results(inputs: Any, centred: bool, cu_seqlens: Tensor | None = None, max_length: int = 0) -> Results:
     """Empty results of `forward`."""
     q, _, v = inputs[:3]
@@ -146,11 +117,9 @@ def _constants(
         "DP": padded[0],
         "EP": padded[1],
         "PARTS": PARTS,
-        "DOT": {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype],
+        "DOT": TYPES[dtype],
         "PRECISION": "tf32" if dtype.itemsize == 2 else precision,
     }
-    if triton.knobs.runtime.interpret:
-        constants["PRECISION"] = "emulated"
 
     @cache
     def of(kernel: Any) -> dict[str, Any]:
@@ -216,14 +185,14 @@ def forward(
     out, norm, sums, logs, centre = answer
     launch = _Launcher(inputs, options, shape, [q, k, v, out])
     count, (length, heads) = shape.sequences * shape.heads, (shape.length, shape.heads)
-    parts = _centre_parts(shape)
+    parts = centre_parts(shape)
     if centred:
         grid, sizes = (count, parts), (length, heads, parts, mask_batch)
         launch(bidirectional_forward.sum_rows, grid, q, k, mask, cu_seqlens, centre, *sizes, *launch.strides(q, k))
     kernel = bidirectional_forward.sum_keys
     tile = launch.constants(kernel)
     blocks = -(-shape.features // tile["BLOCK_M"])
-    splits = _parts(shape, "sum_keys", count * blocks, 8 * tile["BLOCK_N"])
+    splits = parts_of(shape, "sum_keys", count * blocks, 8 * tile["BLOCK_N"])
     partial = (sums, logs) if splits == 1 else _partial(shape, splits, sums)
     rounded = _rounded(launch, weight)
     arguments = k, v, mask, cu_seqlens, weight, rounded, centre if centred else None, *partial
@@ -281,7 +250,7 @@ def backward(
     kernel = bidirectional_backward.sum_queries
     tile = launch.constants(kernel)
     blocks = -(-shape.features // tile["BLOCK_M"])
-    splits = _parts(shape, "sum_queries", count * blocks, 8 * tile["BLOCK_N"])
+    splits = parts_of(shape, "sum_queries", count * blocks, 8 * tile["BLOCK_N"])
     drift, grad_sums, grad_logs = torch.empty_like(norm), torch.empty_like(sums), torch.empty_like(logs)
     partial = (grad_sums, grad_logs) if splits == 1 else _partial(shape, splits, sums)
     rounded = _rounded(launch, weight)
@@ -290,16 +259,16 @@ def backward(
     if splits > 1:
         _join(launch, shape, splits, partial, grad_sums, grad_logs, LOG=False)
     kernel = bidirectional_backward.differentiate_keys
-    parts = _parts(shape, "differentiate_keys", count, 2 * launch.constants(kernel)["BLOCK_N"])
+    parts = parts_of(shape, "differentiate_keys", count, 2 * launch.constants(kernel)["BLOCK_N"])
     middle = centre if centred else None
     grad_centre = norm.new_empty(shape.sequences, heads, parts, shape.width) if centred else None
     arguments = k, v, mask, cu_seqlens, rounded, middle, logs, grad_sums, grad_logs, grad_k, grad_v, grad_centre
-    sizes = length, heads, parts, _centre_parts(shape), mask_batch
+    sizes = length, heads, parts, centre_parts(shape), mask_batch
     launch(kernel, (count, parts), *arguments, *sizes, *launch.strides(k, v, grad_k, grad_v))
     kernel = bidirectional_backward.differentiate_queries
     tile = launch.constants(kernel)
     grid = count, -(-shape.longest // (tile["BLOCK_N"] * tile["REPEAT"]))
     arguments = q, grad, norm, drift, mask, cu_seqlens, rounded, bias, sums, logs, middle, grad_centre, grad_q, grad_k
-    sizes = length, heads, _centre_parts(shape), parts, mask_batch
+    sizes = length, heads, centre_parts(shape), parts, mask_batch
     launch(kernel, grid, *arguments, *sizes, *launch.strides(q, grad, grad_q, grad_k))
     return grad_q, grad_k, grad_v

@@ -79,7 +79,7 @@ def sum_queries(
             phi = tl.exp2(logarithm(p, MAP, EPSILON) + (shift[:, None] - divisor[None, :]))
         else:
             divisor = tl.load(norm + rows, mask=inside, other=0.0)
-            phi = feature_of(p, MAP, EPSILON)
+            phi = feature_of(p, EPSILON, MAP)
             upstream = upstream.to(tl.float32) * divisor[:, None]
             inner *= divisor
         ones -= tl.sum(phi * inner[None, :], 1)
@@ -121,7 +121,7 @@ def key_gradients(
             inner += tl.sum(dp, 1)
         dp = logarithm_slope(dp, p, MAP, EPSILON)
     else:
-        phi = feature_of(p, MAP, EPSILON)
+        phi = feature_of(p, EPSILON, MAP)
         dp = feature_slope(dp, p, MAP)
     grad_v = product(phi.to(DOT), dg, grad_v, PRECISION)
     grad_y = product(dp.to(DOT), w, grad_y, PRECISION)

@@ -136,7 +136,7 @@ def sum_keys(
             result = result * decay[:, None]
             top = higher
         else:
-            phi = feature_of(p, MAP, EPSILON)
+            phi = feature_of(p, EPSILON, MAP)
             ones += tl.sum(phi * weights[None, :], 1)
         result = product(phi.to(DOT), values, result, PRECISION)
     if LOG:
@@ -216,7 +216,7 @@ def attend_features(
         result = result * decay[:, None]
         top = higher
     else:
-        phi = feature_of(p, MAP, EPSILON)
+        phi = feature_of(p, EPSILON, MAP)
         ones += tl.sum(phi * shift[None, :], 1)
     result = product(phi.to(DOT), means, result, PRECISION)
     return result, ones, top

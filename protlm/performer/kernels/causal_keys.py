@@ -19,9 +19,6 @@ from protlm.performer.kernels.causal_tiles import (
     locate,
     logarithm,
     logarithm_slope,
-    pointwise,
-    pointwise_slope,
-    product,
     projected,
     projected_columns,
     real_keys,
@@ -29,6 +26,8 @@ from protlm.performer.kernels.causal_tiles import (
     size_of,
     write_rows,
 )
+from protlm.performer.kernels.maps import feature_of, feature_slope
+from protlm.performer.kernels.products import product
 
 
 @triton.jit
@@ -125,7 +124,7 @@ def keys_kernel(
                 tl.where(bad, -float("inf"), logarithm(p_q, epsilon, FUNCTION) - (shift[:, None] + scales[None, :]))
             )
         else:
-            of_q = pointwise(p_q, epsilon, FUNCTION) * scales[None, :]
+            of_q = feature_of(p_q, epsilon, FUNCTION) * scales[None, :]
         if M < MP:
             of_q = tl.where((i < M)[:, None], of_q, 0.0)
         of_q = of_q.to(PRODUCT)
@@ -133,10 +132,8 @@ def keys_kernel(
         if LOG:
             u = logarithm(p, epsilon, FUNCTION)
             features = tl.exp2(u + (size[:, None] + shift[None, :])).to(PRODUCT)
-            slope = logarithm_slope(p, u, FUNCTION)
         else:
-            features = tl.where(real[:, None], pointwise(p, epsilon, FUNCTION), 0.0).to(PRODUCT)
-            slope = pointwise_slope(p, FUNCTION)
+            features = tl.where(real[:, None], feature_of(p, epsilon, FUNCTION), 0.0).to(PRODUCT)
         sums = tl.load(after + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         result_v = product(features, sums, result_v, PRECISION)
         products = tl.where(seen, product(features, of_q, None, PRECISION), 0.0).to(PRODUCT)
@@ -146,7 +143,9 @@ def keys_kernel(
         if LOG:
             gradient *= features.to(tl.float32)
             of_size += tl.sum(gradient, 1)
-        gradient *= slope
+            gradient *= logarithm_slope(p, u, FUNCTION)
+        else:
+            gradient = feature_slope(gradient, p, FUNCTION)
         if PROJECTED:
             result_k = product(gradient.to(PRODUCT), w.to(PRODUCT), result_k, PRECISION)
         else:

@@ -17,8 +17,6 @@ from protlm.performer.kernels.causal_tiles import (
     directions,
     locate,
     logarithm,
-    pointwise,
-    product,
     projected,
     projected_columns,
     real_keys,
@@ -26,6 +24,8 @@ from protlm.performer.kernels.causal_tiles import (
     size_of,
     write_rows,
 )
+from protlm.performer.kernels.maps import feature_of
+from protlm.performer.kernels.products import product
 
 
 @triton.jit
@@ -96,7 +96,7 @@ def outputs_kernel(
             growth = tl.maximum(growth, tl.load(past_growth + state + i))
             of_k = tl.exp2(u).to(PRODUCT)
         else:
-            of_k = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
+            of_k = feature_of(p_k, epsilon, FUNCTION).to(PRODUCT)
         p = projected(tile_q, w, bias, start, scale, M, BM, PROJECTED, BIASED, PRECISION)
         if LOG:
             s = logarithm(p, epsilon, FUNCTION) + r[None, :]
@@ -110,7 +110,7 @@ def outputs_kernel(
             n = raised
             features = tl.exp2(s - n[:, None]).to(PRODUCT)
         else:
-            features = pointwise(p, epsilon, FUNCTION)
+            features = feature_of(p, epsilon, FUNCTION)
             if M < MP:
                 features = tl.where((i < M)[None, :], features, 0.0)
             features = features.to(PRODUCT)

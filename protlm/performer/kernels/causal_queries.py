@@ -18,9 +18,6 @@ from protlm.performer.kernels.causal_tiles import (
     locate,
     logarithm,
     logarithm_slope,
-    pointwise,
-    pointwise_slope,
-    product,
     projected,
     projected_columns,
     real_keys,
@@ -28,6 +25,8 @@ from protlm.performer.kernels.causal_tiles import (
     size_of,
     write_rows,
 )
+from protlm.performer.kernels.maps import feature_of, feature_slope
+from protlm.performer.kernels.products import product
 
 
 @triton.jit
@@ -115,7 +114,7 @@ def queries_kernel(
             outgrown |= bad.to(tl.int32) << (start // BM)
             features = tl.exp2(tl.where(bad, -float("inf"), u)).to(PRODUCT)
         else:
-            features = pointwise(p_k, epsilon, FUNCTION).to(PRODUCT)
+            features = feature_of(p_k, epsilon, FUNCTION).to(PRODUCT)
         before = tl.load(past + (state + i)[:, None] * E + tl.arange(0, E)[None, :])
         gradient = product(tile_grad, tl.trans(before), None, PRECISION)
         gradient -= drifts[:, None] * tl.load(past_ones + state + i)[None, :]
@@ -128,7 +127,7 @@ def queries_kernel(
                 shifted = tl.where((i < M)[None, :], shifted, -float("inf"))
             gradient *= tl.exp2(shifted) * logarithm_slope(p, s, FUNCTION)
         else:
-            gradient *= scales[:, None] * pointwise_slope(p, FUNCTION)
+            gradient = feature_slope(gradient * scales[:, None], p, FUNCTION)
         if PROJECTED:
             result = product(gradient.to(PRODUCT), w.to(PRODUCT), result, PRECISION)
         else:

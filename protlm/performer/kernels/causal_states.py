@@ -16,13 +16,13 @@ from protlm.performer.kernels.causal_tiles import (
     directions,
     locate,
     logarithm,
-    pointwise,
-    product,
     projected_columns,
     real_keys,
     rows,
     size_of,
 )
+from protlm.performer.kernels.maps import feature_of
+from protlm.performer.kernels.products import product
 
 
 @triton.jit(do_not_specialize=["mask_stride", "total", "length", "groups", "sequences"])
@@ -76,7 +76,7 @@ def states_kernel(
             largest = raised
             features = tl.exp2(u - finite[:, None]).to(PRODUCT)
         else:
-            f = pointwise(p, epsilon, FUNCTION)
+            f = feature_of(p, epsilon, FUNCTION)
             if QUERIES:
                 features = tl.where((i < M)[:, None], f * scales[None, :], 0.0).to(PRODUCT)
             else:

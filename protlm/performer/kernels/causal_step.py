@@ -13,7 +13,8 @@ from torch import Tensor
 from protlm.performer.estimator import LOG2E
 from protlm.performer.features import Exponential, FeatureMap
 from protlm.performer.kernels.causal_launch import supported
-from protlm.performer.kernels.causal_tiles import logarithm, pointwise
+from protlm.performer.kernels.causal_tiles import logarithm
+from protlm.performer.kernels.maps import feature_of
 
 
 @triton.jit
@@ -56,8 +57,8 @@ def step_kernel(
         tl.store(shift + state * M + i, after, mask=some)
         ones *= factor
     else:
-        of_k = tl.where(some, pointwise(p_k, epsilon, FUNCTION), 0.0)
-        of_q = tl.where(some, pointwise(p_q, epsilon, FUNCTION), 0.0)
+        of_k = tl.where(some, feature_of(p_k, epsilon, FUNCTION), 0.0)
+        of_q = tl.where(some, feature_of(p_q, epsilon, FUNCTION), 0.0)
     ones += of_k
     tl.store(sums + e * M + i, ones, mask=some)
     denominator = tl.sum(of_q * ones, 0)

@@ -11,22 +11,13 @@ position: unique, and known on the device without a sum over the lengths before.
 import triton
 import triton.language as tl
 
+from protlm.performer.kernels.products import product
+
 LOG2E = tl.constexpr(1.4426950408889634)
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 FINE = tl.constexpr(16)
 """Positions and features of a tile on the exact way."""
 LIMIT = tl.constexpr(60.0)
 """Base-2 logarithm by which features of a tile of keys may exceed the shift; beyond it the tile takes the exact way."""
-
-
-@triton.jit
-def product(x, y, before, PRECISION: tl.constexpr):
-    """before + x y, with sums in float32."""
-    if INTERPRETED:  # Triton's interpreter multiplies the bit patterns of bfloat16
-        result = tl.dot(x.to(tl.float32), y.to(tl.float32), before, input_precision="ieee")
-    else:
-        result = tl.dot(x, y, before, input_precision=PRECISION)
-    return result
 
 
 @triton.jit
@@ -88,52 +79,6 @@ def real_keys(mask, left, C: tl.constexpr, MASKED: tl.constexpr):
     if MASKED:
         real = real & (tl.load(mask + at, mask=real, other=0) != 0)
     return real
-
-
-@triton.jit
-def pointwise(p, epsilon, FUNCTION: tl.constexpr):
-    """f(p) + epsilon."""
-    if FUNCTION == "relu":
-        y = tl.maximum(p, 0.0)
-    elif FUNCTION == "gelu":
-        y = 0.5 * p * (1.0 + tl.erf(p * 0.7071067811865476))
-    elif FUNCTION == "sigmoid":
-        y = tl.sigmoid(p)
-    elif FUNCTION == "tanh":
-        y = 2.0 * tl.sigmoid(2.0 * p) - 1.0
-    elif FUNCTION == "abs":
-        y = tl.abs(p)
-    elif FUNCTION == "elu+1":
-        y = tl.where(p > 0, p + 1.0, tl.exp(tl.minimum(p, 0.0)))
-    elif FUNCTION == "cos":
-        y = tl.cos(p)
-    else:
-        tl.static_assert(FUNCTION == "identity")
-        y = p
-    return y + epsilon
-
-
-@triton.jit
-def pointwise_slope(p, FUNCTION: tl.constexpr):
-    """The derivative of f."""
-    if FUNCTION == "relu":
-        y = tl.where(p > 0, 1.0, 0.0)
-    elif FUNCTION == "gelu":
-        y = 0.5 * (1.0 + tl.erf(p * 0.7071067811865476)) + p * 0.3989422804014327 * tl.exp(-0.5 * p * p)
-    elif FUNCTION == "sigmoid":
-        y = tl.sigmoid(p) * tl.sigmoid(-p)
-    elif FUNCTION == "tanh":
-        y = 4.0 * tl.sigmoid(2.0 * p) * tl.sigmoid(-2.0 * p)
-    elif FUNCTION == "abs":
-        y = tl.where(p > 0, 1.0, tl.where(p < 0, -1.0, 0.0))
-    elif FUNCTION == "elu+1":
-        y = tl.exp(tl.minimum(p, 0.0))
-    elif FUNCTION == "cos":
-        y = -tl.sin(p)
-    else:
-        tl.static_assert(FUNCTION == "identity")
-        y = tl.full(p.shape, 1.0, tl.float32)
-    return y
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Device functions: feature maps of features.py. Logarithms are to base 2.
+"""Device functions: feature maps of features.py; of the bidirectional kernels also directions and logarithms (base 2).
 
 Legend: d head width, M features. MAP is "log" for positive features exp(p), "exp" for exp(p) + epsilon in logarithms
 (EPSILON is then its logarithm), or the name of a function f for f(p) + EPSILON.
@@ -54,13 +54,8 @@ def logarithm_slope(grad, p, MAP: tl.constexpr, EPSILON: tl.constexpr):
 
 
 @triton.jit
-def _tanh(p):
-    return 2.0 * tl.sigmoid(2.0 * p) - 1.0
-
-
-@triton.jit
-def feature_of(p, MAP: tl.constexpr, EPSILON: tl.constexpr):
-    """f(p) + EPSILON."""
+def feature_of(p, epsilon, MAP: tl.constexpr):
+    """f(p) + epsilon."""
     if MAP == "relu":
         f = tl.maximum(p, 0.0)
     elif MAP == "gelu":
@@ -68,7 +63,7 @@ def feature_of(p, MAP: tl.constexpr, EPSILON: tl.constexpr):
     elif MAP == "sigmoid":
         f = tl.sigmoid(p)
     elif MAP == "tanh":
-        f = _tanh(p)
+        f = 2.0 * tl.sigmoid(2.0 * p) - 1.0
     elif MAP == "abs":
         f = tl.abs(p)
     elif MAP == "elu+1":
@@ -78,7 +73,7 @@ def feature_of(p, MAP: tl.constexpr, EPSILON: tl.constexpr):
     else:
         tl.static_assert(MAP == "identity", "a feature map that has no kernel")
         f = p
-    return f + EPSILON
+    return f + epsilon
 
 
 @triton.jit
@@ -90,11 +85,9 @@ def feature_slope(grad, p, MAP: tl.constexpr):
         density = tl.exp(-0.5 * p * p) * 0.3989422804014327
         return grad * (0.5 * (1.0 + tl.erf(p * 0.7071067811865476)) + p * density)
     elif MAP == "sigmoid":
-        s = tl.sigmoid(p)
-        return grad * s * (1.0 - s)
+        return grad * tl.sigmoid(p) * tl.sigmoid(-p)
     elif MAP == "tanh":
-        t = _tanh(p)
-        return grad * (1.0 - t * t)
+        return grad * (4.0 * tl.sigmoid(2.0 * p) * tl.sigmoid(-2.0 * p))
     elif MAP == "abs":
         return tl.where(p > 0, grad, tl.where(p < 0, -grad, 0.0))
     elif MAP == "elu+1":
@@ -102,4 +95,5 @@ def feature_slope(grad, p, MAP: tl.constexpr):
     elif MAP == "cos":
         return -grad * tl.sin(p)
     else:
+        tl.static_assert(MAP == "identity", "a feature map that has no kernel")
         return grad

@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 from protlm.performer.attention import FavorAttention
 from protlm.performer.features import named
 from protlm.performer.kernels import bidirectional, causal_launch
+from protlm.performer.kernels.causal_step import causal_step
 from tests.performer.kernels.disassembly import unwritten
 
 TYPES = {
@@ -98,13 +99,15 @@ def bidirectional_pass(kernel: str, width: int, features: int, dtype: torch.dtyp
 
 
 def causal_pass(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> None:
-    """Of 2 x 4 heads of 512 positions."""
+    """Of 2 x 4 heads of 512 positions, and a step."""
     feature_map = named(kernel)
     q = k = v = torch.zeros(2, 512, 4, width, dtype=dtype).transpose(1, 2)
     bias = torch.zeros(features) if feature_map.adaptive else None
     arguments = q, k, v, None, torch.zeros(features, width), bias, feature_map, 1.0
     results = causal_launch.causal(*arguments)
     causal_launch.causal_backward(results.out, results, *arguments)
+    one = (x[:, :, :1] for x in (q, k, v))
+    causal_step(*one, *arguments[4:], results.shift, results.sums)
 
 
 def resources(launch: Launched, capability: int) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_registers_and_shared_memory_suffice_and_addresses_are_written(capabilit
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     for call in calls:
         kernels = [row["kernel"] for row in rows if row["call"] == call]
-        assert len(kernels) == 7 if call.endswith("causal") else len(kernels) >= 5
+        assert len(kernels) == 8 if call.endswith("causal") else len(kernels) >= 5
     for row in rows:
         limit = 0
         if row["call"].endswith("causal"):

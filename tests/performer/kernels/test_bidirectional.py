@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is the optional extra gpu")
 
 from protlm.performer.attention import FavorAttention
-from protlm.performer.kernels import bidirectional
+from protlm.performer.kernels import bidirectional, bidirectional_parts
 from protlm.performer.reference import favor_attention
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -64,7 +64,7 @@ def poisoned(monkeypatch):
     empty, like = torch.Tensor.new_empty, torch.empty_like
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poison(empty(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(like(*a, **k)))
-    monkeypatch.setattr(bidirectional, "PROCESSORS", 1)
+    monkeypatch.setattr(bidirectional_parts, "PROCESSORS", 1)
 
 
 def compare(attention, operands, key_mask=None):
@@ -160,7 +160,7 @@ def test_packed_proteins_equal_each_alone(kernel, dtype):
 @pytest.mark.parametrize("kernel", ["softmax", "relu"])
 def test_division_of_long_sequences(kernel, monkeypatch):
     """Parts change rounding only, and the number of launches: at most 3 forward and 5 backward without them."""
-    monkeypatch.setattr(bidirectional, "PROCESSORS", 4)
+    monkeypatch.setattr(bidirectional_parts, "PROCESSORS", 4)
     launches = []
     launch = bidirectional._Launcher.__call__
     spy = lambda self, kernel, *a, **k: (launches.append(kernel.fn.__name__), launch(self, kernel, *a, **k))  # noqa: E731
@@ -168,7 +168,7 @@ def test_division_of_long_sequences(kernel, monkeypatch):
     operands, attention = tensors(1, 1, 600, 16, 16, torch.bfloat16), FavorAttention(16, 32, kernel)
     compare(attention, operands)
     assert launches.count("join") == 2
-    monkeypatch.setattr(bidirectional, "PROCESSORS", 1)
+    monkeypatch.setattr(bidirectional_parts, "PROCESSORS", 1)
     launches.clear()
     compare(attention, operands)
     assert launches[:3] == ["sum_rows", "sum_keys", "attend"] if kernel == "softmax" else ["sum_keys", "attend"]
