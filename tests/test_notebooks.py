@@ -26,7 +26,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 QUICK: dict[str, dict[str, Any]] = {
     "1_train": {"STEPS": 4, "OPTIONS": [*TINY, "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"]},
     "2_embed": {"PER_FAMILY": 4, "LOCATED": 75, "CHAINS": 25},
-    "3_variants": {"RESAMPLES": 3},
+    "3_variants": {"RESAMPLES": 100},
     "4_favor": {"DRAWS": 4, "REPEATS": 1, "PROTEINS": 40},
 }
 """Parameters with which a notebook takes seconds."""

@@ -66,7 +66,7 @@ class Assessment:
         """Why a variant is not scored, n strings; "" if it is."""
         reasons = [""] * len(self.variants)
         for number in np.flatnonzero(np.isnan(self.values)).tolist():
-            otherwise = TOO_LONG if self.profile else NOT_SCORED
+            otherwise = TOO_LONG if self.chosen in ("profile", "blend") else NOT_SCORED
             reasons[number] = self.variants.reasons.get(number, otherwise)
         return reasons
 

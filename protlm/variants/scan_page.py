@@ -23,7 +23,8 @@ LEGEND = {
     "blosum62": "BLOSUM62, in half bits: how common the exchange is in any protein.",
     "profile": "Log-odds of variant and wild type in a profile of homologs, in nats: below 0, homologs avoid it.",
     "model": "Log-likelihood of the variant minus that of the wild type, in nats: below 0, the model avoids it.",
-    "blend": "Log-odds of a profile of homologs and a language model, in nats: below 0, they avoid it.",
+    "blend": "Log-odds of variant and wild type by homologs, and by the model if there is one, in nats: below 0, "
+    "they avoid it.",
 }
 
 

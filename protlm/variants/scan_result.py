@@ -27,7 +27,7 @@ LABELS = {
     "blosum62": "BLOSUM62, half bits",
     "profile": "log p(variant) - log p(wild type), profile of homologs",
     "model": "log p(variant) - log p(wild type), model",
-    "blend": "profile of homologs and model, nats",
+    "blend": "log-odds of variant and wild type, nats",
 }
 """What the scores of a scorer are, for pictures."""
 

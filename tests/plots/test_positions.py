@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from protlm.errors import UserError
-from protlm.plots.positions import LONGEST, ORDER, check_picture, heat_map, logo
+from protlm.plots.positions import LONGEST, ORDER, Track, check_picture, heat_map, logo
 from protlm.sequence.alphabet import STANDARD
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
@@ -116,3 +116,29 @@ def test_undrawable_inputs_are_refused(tmp_path: Path, function: Callable[..., N
         function(tmp_path / "a.png", distribution(LONGEST + 1), "M" * (LONGEST + 1))
     assert not list(tmp_path.iterdir())
     check_picture(tmp_path / "a.png", LONGEST)
+
+
+def test_tracks_are_above_the_map_at_their_positions(drawn) -> None:
+    length = 130
+    values = np.random.default_rng(0).normal(size=(length, 20))
+    coverage, states = np.arange(length, dtype=float), "H" * 60 + "E" * 60 + "-" * 10
+    figure = drawn(
+        heat_map, values, "A" * length, "score", True, [Track("coverage", coverage), Track("structure", states)]
+    )
+    shades, colours = np.full(length, np.nan), {}
+    for axes in panels(figure):
+        assert [tick.get_text() for tick in axes.get_yticklabels()][20:] == ["coverage", "structure"]
+        _, grey, coloured = axes.images
+        for image in (grey, coloured):
+            left, right, bottom, top = image.get_extent()
+            assert top < bottom < -0.5
+            assert axes.get_ylim()[1] <= top
+            cells = np.asarray(image.get_array())[0]
+            for i, cell in zip(range(round(left + 0.5), round(right + 0.5)), cells, strict=True):
+                if image is grey:
+                    shades[i - 1] = cell.mean()
+                else:
+                    colours.setdefault(states[i - 1], set()).add(tuple(cell))
+    assert (np.diff(shades) < 0).all()  # the more, the darker
+    assert sorted(map(len, colours.values())) == [1, 1, 1]
+    assert len(set.union(*colours.values())) == 3

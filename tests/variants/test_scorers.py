@@ -14,7 +14,7 @@ from protlm.inference.engine import Computer
 from protlm.inference.probabilities import causal_own, masked_own, one_pass
 from protlm.performer import Performer
 from protlm.sequence.alphabet import STANDARD, encode
-from protlm.variants.assessment import NOT_SCORED, assess, least_at, percentiles
+from protlm.variants.assessment import NOT_SCORED, TOO_LONG, assess, least_at, percentiles
 from protlm.variants.notation import Variants, all_singles, parse
 from protlm.variants.score import METHODS, score_variants
 from protlm.variants.scorers.blend import BlendScorer
@@ -185,6 +185,14 @@ def test_the_scorer_is_the_one_that_uses_what_there_is(family: Alignment, tiny_m
     assert "60 homologs (effective sequences per residue: median" in found["blend"].summary()
     assert "no homologs found" in found["blosum62"].summary()
     assert set(found["model"].scores) == {"blosum62", "profile", "model", "blend"}
+    assert found["blosum62"].reasons[3] == NOT_SCORED
+
+
+def test_indels_of_proteins_beyond_the_hmm_have_a_reason(monkeypatch: pytest.MonkeyPatch, family: Alignment) -> None:
+    monkeypatch.setattr("protlm.variants.scorers.profile.LONGEST", 39)
+    result = assess(parse(WILD_TYPE, VARIANTS), Sources(family))
+    assert np.isnan(result.values).tolist() == [False, False, False, True, True, True, False]
+    assert result.reasons[3] == TOO_LONG
 
 
 def test_what_a_score_rests_on_is_stated(family: Alignment) -> None:

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from protlm.errors import UserError
+from protlm.homology.alignment import Alignment
+from protlm.variants.assessment import assess
+from protlm.variants.knowledge import Knowledge
+from protlm.variants.notation import all_singles
 from protlm.variants.structure import read_structure
+from protlm.variants.tracks import tracks_of
 
 struc = pytest.importorskip("biotite.structure", reason="biotite, an extra, is not installed")
 NAMES = dict(zip("AGKLMV", ("ALA", "GLY", "LYS", "LEU", "MET", "VAL"), strict=True))
@@ -92,3 +97,15 @@ def test_structures_that_cannot_be_used_are_refused(write, tmp_path: Path) -> No
     (tmp_path / "bad.cif").write_text("not a structure")
     with pytest.raises(UserError, match=r"bad\.cif: cannot be read as a structure"):
         read_structure(tmp_path / "bad.cif", HELIX)
+
+
+def test_a_structure_weighs_the_profile(write) -> None:
+    sequence = "AKLGV" * 20
+    path = write({"A": (sequence, ball(100))})
+    alignment = Alignment(sequence, ["query", "a"], [sequence, sequence.replace("L", "V")])
+    plain = assess(all_singles(sequence), Knowledge(alignment).of(sequence))
+    weighed = assess(all_singles(sequence), Knowledge(alignment, structure=path).of(sequence))
+    buried = read_structure(path, sequence).buried
+    np.testing.assert_allclose(weighed.values, plain.values * buried[weighed.variants.position])
+    assert [track.name for track in tracks_of(weighed)] == ["coverage", "conservation", "structure", "buried"]
+    assert [track.name for track in tracks_of(plain)] == ["coverage", "conservation"]
