@@ -53,6 +53,11 @@ def plain_lines(
     ...     report(done, 1000)
     embedding: 200 of 1,000 residues (20 %), 3 residues/s, 4:00 left
     embedding: 300 of 1,000 residues (30 %), 2 residues/s, 5:50 left
+    >>> now = iter([0, 0, 90])
+    >>> report = plain_lines(print, "scoring", "assays", clock=lambda: next(now))
+    >>> report(0, 217), report(1, 217)
+    scoring: 1 of 217 assays (0 %), 1:30 per assay, 5:24:00 left
+    (None, None)
     """
     start = shown = clock()
     before: int | None = None  # by an earlier run
@@ -65,10 +70,13 @@ def plain_lines(
         if now - shown < seconds:
             return
         shown, rate = now, (done - before) / max(now - start, 1e-9)
-        line = f"{label}: {done:,} {unit}, {rate:,.0f} {unit}/s"
+        speed = (
+            f"{rate:,.0f} {unit}/s" if rate >= 1 or not rate else f"{duration(1 / rate)} per {unit.removesuffix('s')}"
+        )
+        line = f"{label}: {done:,} {unit}, {speed}"
         if total:
             left = f", {duration((total - done) / rate)} left" if rate else ""
-            line = f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {rate:,.0f} {unit}/s{left}"
+            line = f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {speed}{left}"
         show(line)
 
     return report

@@ -54,6 +54,7 @@ def score(
     Returns:
         A DataFrame with the columns of `protlm score`: mutant, mutated_sequence, protlm_score, percentile,
         effective_sequences, blosum62_only, reason (of variants that cannot be scored), and the scores of each scorer.
+        `table.attrs["summary"]` says what the scores rest on.
 
     Raises:
         UserError: for arguments that cannot be used.
@@ -87,8 +88,10 @@ def score(
     if method is not None and computer is None:
         raise UserError("method: requires a model", "method")
     scan = Scan([protein], "the wild type", None, names or (), offset, invalid)
-    columns = scan.assess(knowledge.of, scorer if scorer == "auto" else chosen).columns()
-    return DataFrame(columns, index=getattr(variants, "index", None) if hasattr(variants, "iloc") else None)
+    result = scan.assess(knowledge.of, scorer if scorer == "auto" else chosen)
+    table = DataFrame(result.columns(), index=getattr(variants, "index", None) if hasattr(variants, "iloc") else None)
+    table.attrs["summary"] = result.only.summary()
+    return table
 
 
 def computer_of(

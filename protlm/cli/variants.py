@@ -159,6 +159,7 @@ def score(
     from protlm.variant_api import computer_of
     from protlm.variants.knowledge import Knowledge
     from protlm.variants.scan import Scan
+    from protlm.variants.scan_page import check_page
     from protlm.variants.sources import chosen_scorer
 
     chosen_scorer(scorer, bool(database or alignment), model is not None)
@@ -168,6 +169,8 @@ def score(
     for option, given in (("--html", html), ("--alignment", alignment), ("--structure", structure)):
         if given:
             scan.only(f"for {option}")
+    if html:
+        check_page(html, len(scan.only("for --html")))
     computer = None
     if model:
         network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)

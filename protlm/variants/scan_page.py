@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm.errors import counted
+from protlm.errors import UserError, counted
 from protlm.plots.positions import ORDER
 from protlm.sequence.alphabet import STANDARD
 from protlm.sequence.fasta import Record
@@ -18,6 +18,8 @@ from protlm.tables import text_output
 from protlm.variants.assessment import REASON, Assessment
 from protlm.variants.tracks import tracks_of
 
+LONGEST = 5_000
+"""Maximum number of residues: a longer scan is more than a browser likes."""
 PARTS = Path(__file__).parent / "page"
 LEGEND = {
     "blosum62": "BLOSUM62, in half bits: how common the exchange is in any protein.",
@@ -26,6 +28,12 @@ LEGEND = {
     "blend": "Log-odds of variant and wild type by homologs, and by the model if there is one, in nats: below 0, "
     "they avoid it.",
 }
+
+
+def check_page(path: Path, length: int) -> None:
+    """Raises a UserError for a protein that is too long."""
+    if length > LONGEST:
+        raise UserError(f"{path}: {length:,} residues are too many for a page; expected at most {LONGEST:,}")
 
 
 def write_page(

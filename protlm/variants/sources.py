@@ -43,18 +43,16 @@ class Sources:
         """Name -> each scorer for which there is a source, fitted."""
         scorers: dict[str, Scorer] = {"blosum62": Blosum62Scorer()}
         model = None
-        if self.alignment:
-            from protlm.variants.scorers.profile import ProfileScorer
-
-            scorers["profile"] = ProfileScorer(self.weights).fit(wild_type, self.alignment)
         if self.model:
             from protlm.variants.scorers.language_model import ModelScorer
 
             scorers["model"] = model = ModelScorer(self.model, self.method, self.progress).fit(wild_type)
         if self.alignment:
             from protlm.variants.scorers.blend import BlendScorer
+            from protlm.variants.scorers.profile import ProfileScorer
 
-            scorers["blend"] = BlendScorer(self.weights, model).fit(wild_type, self.alignment)
+            scorers["profile"] = profile = ProfileScorer(self.weights).fit(wild_type, self.alignment)
+            scorers["blend"] = BlendScorer(profile, model).fit(wild_type, self.alignment)
         return scorers
 
 

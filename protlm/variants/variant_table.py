@@ -1,7 +1,7 @@
 """Tables of variants in the columns of ProteinGym: checked against the wild type, and written with scores."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -141,13 +141,6 @@ class VariantTable:
         """Those of the only wild type."""
         ((_, variants),) = self.groups.values()
         return variants
-
-    def scattered(self, compute: Callable[[Variants], np.ndarray]) -> np.ndarray:
-        """What `compute` returns for the variants of each protein, by row of `table`; NaN for invalid rows."""
-        values = np.full(len(self.table.rows), np.nan)
-        for rows, variants in self.groups.values():
-            values[rows] = compute(variants)
-        return values
 
     def invalid(self) -> dict[int, str]:
         """Row of `table` -> what is wrong with it, without its location."""

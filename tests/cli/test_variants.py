@@ -235,6 +235,11 @@ def test_without_homologs_and_model_the_answer_is_blosum62(protlm) -> None:
     assert_refused(protlm("score", SEQUENCE, "--all", "--method", "wt-marginals"), "--method requires --model")
 
 
+def test_a_page_of_a_giant_is_refused(protlm, tmp_path: Path) -> None:
+    refused = protlm("score", "MKTAYIAKQR" * 501, "--variant", "M1L", "--html", tmp_path / "x.html")
+    assert_refused(refused, "5,010 residues are too many for a page; expected at most 5,000")
+
+
 def test_columns_of_the_table_keep_their_names(protlm, variants: Path) -> None:
     variants.write_text("mutant,Reason,model\nM1L,mine,x\n")
     (row,) = table(protlm("score", SEQUENCE, "--variants", variants).out)

@@ -8,7 +8,7 @@ from protlm.inference.proteins import open_proteins
 from protlm.sequence.alphabet import STANDARD
 from protlm.tables import Table, read_table, write_table
 from protlm.variants.edits import Edit, edits_between, mutated, name_of
-from protlm.variants.notation import all_singles, parse
+from protlm.variants.notation import all_singles, examine, parse
 from protlm.variants.variant_table import VariantTable
 
 WILD_TYPE = "MKTAYIAKQR"
@@ -127,6 +127,17 @@ def test_one_gap_is_one_edit(sequence: str, data: st.DataObject) -> None:
     edits = edits_between(sequence, mutated(sequence, [Edit(start, end, inserted)]))
     assert len(edits) == (start != end or bool(inserted))
     assert all(edit.start >= start for edit in edits)  # the equivalent one closest to the C-terminus
+
+
+@given(st.lists(st.text("AKMRafginsdelupxt0123*?=_-():;. p", max_size=25), max_size=5), st.integers(-3, 3))
+def test_any_text_is_read_or_refused_in_one_line(names: list[str], offset: int) -> None:
+    variants, problems, _ = examine(WILD_TYPE, names, offset)
+    assert problems.keys() <= set(range(len(names)))
+    assert not any("\n" in problem for problem in problems.values())
+    described = {*variants.variant.tolist(), *variants.indels, *variants.reasons}
+    assert not described & problems.keys()
+    for number, sequence in enumerate(variants.sequences()):
+        assert (not sequence) == (number in variants.reasons)
 
 
 def test_variants_can_be_taken_apart() -> None:

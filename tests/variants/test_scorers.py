@@ -86,7 +86,7 @@ def test_a_deletion_that_homologs_have_scores_above_others(family: Alignment) ->
 
 
 def test_a_blend_without_a_model_is_profile_and_couplings(family: Alignment) -> None:
-    scorer = BlendScorer().fit(WILD_TYPE, family)
+    scorer = BlendScorer(ProfileScorer()).fit(WILD_TYPE, family)
     couplings = Couplings(family)
     log_p = Profile(family).log_p + couplings.field
     expected = substitution_scores(log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True), WILD_TYPE)
@@ -95,19 +95,18 @@ def test_a_blend_without_a_model_is_profile_and_couplings(family: Alignment) -> 
     double, first, second = scorer.score(parse(WILD_TYPE, ["H5G:R7K", "H5G", "R7K"]))
     assert double != pytest.approx(first + second, abs=1e-9)  # the pair has couplings
     alone = Alignment(WILD_TYPE, ["query"], [WILD_TYPE])
-    np.testing.assert_allclose(
-        BlendScorer().fit(WILD_TYPE, alone).score(singles), ProfileScorer().fit(WILD_TYPE, alone).score(singles)
-    )
+    blend, profile = BlendScorer(ProfileScorer()), ProfileScorer()
+    np.testing.assert_allclose(blend.fit(WILD_TYPE, alone).score(singles), profile.fit(WILD_TYPE, alone).score(singles))
 
 
 def test_a_model_counts_as_far_as_it_agrees_with_the_family(family: Alignment, truth: np.ndarray) -> None:
-    singles, plain = all_singles(WILD_TYPE), BlendScorer().fit(WILD_TYPE, family)
+    singles, plain = all_singles(WILD_TYPE), BlendScorer(ProfileScorer()).fit(WILD_TYPE, family)
     x, target = plain.score(singles), np.log(truth)
     wild_type = [STANDARD.index(letter) for letter in WILD_TYPE]
     target = (target - target[np.arange(len(target)), wild_type, None])[singles.position, singles.mutant]
 
     def blended(scores: np.ndarray) -> tuple[BlendScorer, np.ndarray]:
-        scorer = BlendScorer(None, Known(scores)).fit(WILD_TYPE, family)
+        scorer = BlendScorer(ProfileScorer(), Known(scores)).fit(WILD_TYPE, family)
         return scorer, scorer.score(singles)
 
     for scores in (-np.log(truth), np.zeros_like(truth)):
@@ -128,7 +127,7 @@ def test_a_model_counts_as_far_as_it_agrees_with_the_family(family: Alignment, t
 def test_a_blend_rises_with_both_parts(family: Alignment, truth: np.ndarray) -> None:
     variants = parse(WILD_TYPE, ["I3A", "H5G:R7K", "A9del"])
     scores = np.log(truth)
-    before = BlendScorer(None, Known(scores)).fit(WILD_TYPE, family)
+    before = BlendScorer(ProfileScorer(), Known(scores)).fit(WILD_TYPE, family)
     low = before.score(variants)
     before.model = Known(scores * (1 - 1e-3))  # after fitting: all scores below the wild type rise
     assert (before.score(variants)[:2] != low[:2]).all()
@@ -232,6 +231,7 @@ def test_python_answers_as_the_command_does(family: Alignment, tiny_model: Perfo
     table = protlm.score(WILD_TYPE, VARIANTS, alignment=family, model=tiny_model)
     result = assess(parse(WILD_TYPE, VARIANTS), Sources(family, Computer(tiny_model)))
     np.testing.assert_array_equal(table["protlm_score"], result.values)
+    assert table.attrs["summary"] == result.summary()
     ours = ["protlm_score", "percentile", "effective_sequences", "blosum62_only", "reason"]
     assert list(table)[2:7] == ours
     assert set(list(table)[7:]) == {"blosum62", "profile", "model", "blend"}

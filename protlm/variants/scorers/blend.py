@@ -23,13 +23,13 @@ from protlm.variants.scorers.language_model import ModelScorer
 from protlm.variants.scorers.profile import ProfileScorer
 
 
-class BlendScorer(ProfileScorer):
+class BlendScorer:
     """The sum over the substitutions of a variant of the blended scores, in nats; see the top of this file.
 
     Insertions and deletions score as in `ProfileScorer`, plus the model's score with the same factor.
 
     Args:
-        weights: see `ProfileScorer`.
+        profile: if it is fitted to the alignment already, it stays as it is.
         model: whose scores of single substitutions come from one computation; another is left out.
 
     Attributes:
@@ -40,32 +40,38 @@ class BlendScorer(ProfileScorer):
     couplings: Couplings
     agreement = 0.0
 
-    def __init__(self, weights: np.ndarray | None = None, model: ModelScorer | None = None) -> None:
-        super().__init__(weights)
+    def __init__(self, profile: ProfileScorer, model: ModelScorer | None = None) -> None:
+        self.profile = profile
         self.model = model if model and model.additive else None
         self._left_out = model is not None and self.model is None
         self._factor = 0.0
 
     def fit(self, wild_type: str, alignment: Alignment | None = None) -> Self:
-        super().fit(wild_type, alignment)
-        self.couplings = Couplings(self.alignment)
-        log_p = self.profile.log_p + self.couplings.field
+        if alignment is None or getattr(self.profile, "alignment", None) is not alignment:
+            self.profile.fit(wild_type, alignment)
+        self.couplings = Couplings(self.profile.alignment)
+        log_p = self.profile.profile.log_p + self.couplings.field
         log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
-        self.odds = substitution_scores(log_p, wild_type)
-        self._site_factors = site_factors(log_p) * (1 if self.weights is None else self.weights)
+        self._odds = substitution_scores(log_p, wild_type)
+        weights = self.profile.weights
+        self._site_factors = site_factors(log_p) * (1 if weights is None else weights)
         self.agreement = self._factor = 0.0
         if self.model:
             singles = all_singles(wild_type)
-            x, m = super().score(singles), self.model.score(singles)
+            x, m = self._by_homologs(singles), self.model.score(singles)
             if (r := spearman(x, m)) > 0:  # not NaN
                 self.agreement, self._factor = r, r * float(x.std() / m.std())
         return self
 
     def score(self, variants: Variants) -> np.ndarray:
-        scores = super().score(variants)
+        scores = self._by_homologs(variants)
+        return scores + self._factor * self.model.score(variants) if self.model and self._factor else scores
+
+    def _by_homologs(self, variants: Variants) -> np.ndarray:
+        scores = self.profile.summed(variants, self._odds)
         mutual = self.couplings.interactions(variants.variant, variants.position, variants.mutant, self._site_factors)
         scores[: len(mutual)] += mutual
-        return scores + self._factor * self.model.score(variants) if self.model and self._factor else scores
+        return scores
 
     @property
     def notes(self) -> list[str]:

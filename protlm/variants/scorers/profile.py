@@ -24,27 +24,32 @@ class ProfileScorer:
     name = "profile"
     alignment: Alignment
     profile: Profile
-    odds: np.ndarray
 
     def __init__(self, weights: np.ndarray | None = None) -> None:
         self.weights = weights
+        self._indels: tuple[Variants, np.ndarray] | None = None
 
     def fit(self, wild_type: str, alignment: Alignment | None = None) -> Self:
         """Fits the profile to an alignment, of the wild type alone if there is none."""
         self.alignment = alignment or Alignment(wild_type, ["query"], [wild_type])
-        self.profile = Profile(self.alignment)
-        self.odds = self.profile.log_odds
+        self.profile, self._indels = Profile(self.alignment), None
         return self
 
     def score(self, variants: Variants) -> np.ndarray:
-        odds = self.odds
+        return self.summed(variants, self.profile.log_odds)
+
+    def summed(self, variants: Variants, odds: np.ndarray) -> np.ndarray:
+        """Scores (n,) with other log-odds (L, 20) of substitutions; insertions and deletions are computed once."""
         gain = odds[variants.position, variants.mutant] - odds[variants.position, variants.wild_type]
         if self.weights is not None:
             gain *= self.weights[variants.position]
         scores = np.bincount(variants.variant, gain, minlength=len(variants)).astype(float)
         scores[~variants.substitutions] = np.nan
-        if (numbers := sorted(variants.indels)) and len(variants.sequence) <= LONGEST:
-            sequences = [variants.sequence, *variants.take(numbers).sequences()]
-            own, *others = forward_log_odds(self.alignment, sequences)
-            scores[numbers] = np.array(others) - own
+        numbers = sorted(variants.indels)
+        if numbers and len(variants.sequence) <= LONGEST:
+            if self._indels is None or self._indels[0] is not variants:
+                sequences = [variants.sequence, *variants.take(numbers).sequences()]
+                own, *others = forward_log_odds(self.alignment, sequences)
+                self._indels = variants, np.array(others) - own
+            scores[numbers] = self._indels[1]
         return scores
