@@ -70,9 +70,8 @@ def plain_lines(
         if now - shown < seconds:
             return
         shown, rate = now, (done - before) / max(now - start, 1e-9)
-        speed = (
-            f"{rate:,.0f} {unit}/s" if rate >= 1 or not rate else f"{duration(1 / rate)} per {unit.removesuffix('s')}"
-        )
+        slow = 0 < rate < 1
+        speed = f"{duration(1 / rate)} per {unit.removesuffix('s')}" if slow else f"{rate:,.0f} {unit}/s"
         line = f"{label}: {done:,} {unit}, {speed}"
         if total:
             left = f", {duration((total - done) / rate)} left" if rate else ""

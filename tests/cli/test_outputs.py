@@ -92,7 +92,7 @@ def test_text_goes_to_standard_output_alone(protlm, tmp_path: Path, command: str
 def test_the_suffix_of_a_table_sets_the_delimiter(protlm, suffix: str, delimiter: str, options: str) -> None:
     assert protlm(*f"score {PROTEIN} -m model {options} -o out{suffix}".split()).code == 0
     header, row = csv.reader(Path(f"out{suffix}").read_text().splitlines(), delimiter=delimiter)
-    assert len(header) == len(row) == 3
+    assert len(header) == len(row) == (9 if "variant" in options else 3)
 
 
 def test_folders_to_write_are_checked_in_every_command(protlm, tmp_path: Path) -> None:
