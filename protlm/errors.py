@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from numbers import Integral
 
 
 class UserError(ValueError):
@@ -37,6 +38,12 @@ class UserError(ValueError):
                     message = message[:start] + option(argument) + message[stop:]
             error = error.__cause__
         return message
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    """Raises a `UserError` for an argument that is not an integer, also one of numpy, of at least `minimum`."""
+    if not isinstance(value, Integral) or value < minimum:
+        raise UserError(f"{name} {value!r}: expected an integer of at least {minimum}", name)
 
 
 class ProtlmWarning(UserWarning):

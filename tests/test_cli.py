@@ -355,6 +355,7 @@ def test_nucleotides_are_accepted_on_request(
         ("export out --model absent", "absent: no such model"),
         ("embedd FASTA", "No such command 'embedd'"),
         ("--nope", "no such option --nope; see:"),
+        ("fill >a\nMK<mask>", ">a MK<mask>: '>' at position 1 is not"),
         ("prepare FASTA -o out.h5 --threads 4", "no such option --threads; see:"),
         ("prepare FASTA -o out.h5 -q", "No such option: -q; see:"),
     ],

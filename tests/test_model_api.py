@@ -282,6 +282,16 @@ def test_another_attention_with_the_same_weights(model_folder: Path) -> None:
         (lambda model: model.score("MKT", ["A1G"]), "position 1"),
         (lambda model: model.generate(), "generate requires a causal model"),
         (lambda model: example(causal=True).predict_masked("MK<mask>"), "bidirectional"),
+        (lambda model: model.embed("MKT", token_budget=1e4), "token_budget 10000.0: expected an integer of at least 1"),
+        (lambda model: model.pseudo_perplexity("MKT", token_budget="9"), "token_budget '9': expected an integer"),
+        (lambda model: model.predict_masked("M<mask>", top=2.5), "top 2.5: expected an integer of at least 1"),
+        (lambda model: model.predict_masked("M<mask>", top=21), "top 21: expected 1 to 20"),
+        (lambda model: example(causal=True).generate(n=1.5), "n 1.5: expected an integer of at least 1"),
+        (lambda model: example(causal=True).generate(seed=None), "seed None: expected an integer of at least 0"),
+        (lambda model: example(causal=True).generate(max_length="9"), "max_length '9': expected an integer"),
+        (lambda model: example(causal=True).generate(temperature="hot"), "temperature 'hot': expected a number"),
+        (lambda model: example(causal=True).generate(top_p=None), "top_p None: expected a number above 0"),
+        (lambda model: example(causal=True).generate(prefix=None), "prefix: expected one protein .*got None"),
     ],
 )
 def test_a_user_error_is_one_line(model: ProteinModel, call, match: str) -> None:

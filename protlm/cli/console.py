@@ -147,5 +147,6 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-    typer.echo(typer.style("error: ", fg="red") + message, err=True)
+    """Prints an error in one line, also if it quotes a name or sequence of several lines, and exits with code 2."""
+    typer.echo(typer.style("error: ", fg="red") + " ".join(message.splitlines()), err=True)
     sys.exit(2)

@@ -16,6 +16,7 @@ from protlm.corpus.identifiers import Match, count_duplicates, keys
 from protlm.corpus.ingest import Part
 from protlm.corpus.splits import OOD, SplitRule, digests, read_clusters
 from protlm.corpus.summary import PrepareSummary
+from protlm.errors import UserError, counted
 from protlm.sequence.stream import Source
 
 ROWS = 1 << 16
@@ -37,6 +38,20 @@ class ClusterTable:
     partitions: Partitions
     match: Match
     description: dict[str, Any]
+
+    def conflict(self, hashes: Sequence[int], spaces: bool) -> UserError:
+        """What to raise for members, by the high halves of their hashes, that are in more than one cluster."""
+        path, example = Path(self.match.source), ""
+        for members, _ in read_clusters(Source(path)) if path.is_file() else ():
+            found = np.flatnonzero(digests(keys(members, spaces))[:, 0] == hashes[0])
+            if len(found):
+                example = f", such as {members[found[0]].decode()!r}"
+                break
+        number = counted(len(set(hashes)), "identifier")
+        return UserError(
+            f"{path}: {number} in more than one cluster{example}; expected representative, tab, member, with "
+            "each member once (are the columns swapped?)"
+        )
 
 
 def read_cluster_table(path: str | Path, folder: Path, records: int, spaces: bool = False) -> ClusterTable:
@@ -193,19 +208,23 @@ class _Assigner:
 
     def clustered(self, table: ClusterTable) -> Iterator[tuple[np.ndarray, ...]]:
         """As `alone`, with the cluster from the table, which is joined by hashes of identifiers."""
-        rows, match = table.partitions, table.match
+        rows, match, conflicts = table.partitions, table.match, []
         named = Partitions(self._folder / "named", 5, rows.count)
         for (start, stop), hashes, names in self._records():
             name = digests(keys(names, self._spaces))
             named.add(named.by_hash(name[:, 0]), *name.T, np.arange(start, stop), *hashes.T)
         clusters = self._partitions("clusters", 7)
         for known, (high, low, record, *sequence) in zip(rows.sorted([0, 1]), named.sorted([0, 1]), strict=True):
+            several = ~groups(*known[:2]) & groups(*known[2:])
+            conflicts += known[0][several].tolist()
             cluster_high, cluster_low, found = _look_up(known, high, low)
             match.found += int(np.isin(known[0], high).sum())
             self._summary.without_cluster += int((~found).sum())
             held = self._is_held(high)
             numbers = clusters.by_hash(cluster_high)
             clusters.add(numbers, cluster_high, cluster_low, record, *sequence, found, held)
+        if conflicts:
+            raise table.conflict(conflicts, self._spaces)
         # a table of more proteins, or of fewer, is no mistake
         if match.poor and 2 * self._summary.without_cluster > self._count:
             raise match.error(self._examples())
@@ -255,7 +274,7 @@ class _Assigner:
 def _look_up(table: Sequence[np.ndarray], high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, ...]:
     """Clusters high, low of names, and whether a sorted table (name high, low, cluster high, low) has the name.
 
-    A name without a row is its own cluster; of several rows the last counts.
+    A name without a row is its own cluster; several rows of a name are equal.
     """
     known_high, known_low, cluster_high, cluster_low = table
     row = np.searchsorted(known_high, high, side="right") - 1

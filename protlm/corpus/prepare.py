@@ -15,6 +15,7 @@ from protlm.corpus.writer import write_corpus
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.progress import Progress
+from protlm.sequence.fasta_files import check_distinct
 from protlm.sequence.stream import STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
@@ -55,6 +56,7 @@ def prepare_corpus(
         raise UserError("standard input (-) can be read only once")
     for path in used:
         check_readable(path)
+    check_distinct(fastas)
     if out.resolve() in (Path(path).resolve() for path in used):
         raise UserError(f"{out}: is one of the inputs; choose another output file")
     if out.exists() and not out.is_file():

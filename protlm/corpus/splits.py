@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from protlm.errors import UserError
+from protlm.sequence.formats import LOOKED_AT, recognised
 from protlm.sequence.stream import DAMAGED, Source
 
 SPLITS = ("train", "valid", "test", "ood")
@@ -84,18 +85,25 @@ def read_clusters(source: Source, rows: int = 1 << 16) -> Iterator[tuple[list[by
 def read_ids(path: str | Path) -> frozenset[str]:
     """Reads identifiers of proteins or clusters, one per line; blank lines and comments after `#` are ignored.
 
+    Of a FASTA file, those are the headers.
+
     Raises:
         UserError: if there are none.
     """
-    if not (ids := frozenset(word for _, line in _lines(Source(path)) if (word := line.split("#")[0].strip()))):
+    ids = frozenset(word for _, line in _lines(Source(path)) if (word := line.split("#")[0].strip()))
+    if not ids:
         raise UserError(f"{path}: no identifiers; expected one protein or cluster per line")
-    return ids
+    return frozenset(one for one in ids if one.startswith(">")) or ids
 
 
 def _lines(source: Source) -> Iterator[tuple[int, str]]:
     """Line numbers and non-blank lines of a text file, optionally compressed."""
     try:
         with source, source.text() as text:
+            start = text.buffer.peek(LOOKED_AT)[:LOOKED_AT]  # type: ignore[attr-defined]
+            if b"\0" in start:
+                what, advice = recognised(start) or ("binary data", "")
+                raise UserError(f"{source.path}: expected text, found {what}; {advice or 'give another file'}")
             yield from ((number, line) for number, line in enumerate(text, start=1) if line.strip())
     except DAMAGED as error:
         raise UserError(f"{source.path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error

@@ -28,6 +28,7 @@ class Layout:
         rows_of_residues: the values of residues are in the order (L, K, D), not (K, L, D).
         folder: is a folder, not a file.
         text: numbers are text, which needs about three times their bytes.
+        slashes: identifiers may contain '/', which HDF5 and file systems take for a path.
     """
 
     suffixes: tuple[str, ...]
@@ -38,6 +39,7 @@ class Layout:
     rows_of_residues: bool = False
     folder: bool = False
     text: bool = False
+    slashes: bool = False
 
 
 _HDF5 = (".h5", ".hdf5", ".hdf", "")
@@ -46,9 +48,11 @@ LAYOUTS = {
     "uniprot": Layout(_HDF5, "float16", hdf5.write_uniprot, hdf5.join_uniprot, hdf5.refuse_dataset),
     "packed": Layout(_HDF5, "float16", hdf5.write_packed, hdf5.join_packed, rows_of_residues=True),
     "esm-pt": Layout((), "float32", esm_pt.write_files, esm_pt.join_files, esm_pt.refuse_file, folder=True),
-    "npz": Layout((".npz",), "float16", npz.write, npz.join, rows_of_residues=True),
-    "csv": Layout((".csv",), "float32", csv_table.write, csv_table.join, rows_of_residues=True, text=True),
-    "parquet": Layout((".parquet",), "float32", parquet.write, parquet.join),
+    "npz": Layout((".npz",), "float16", npz.write, npz.join, rows_of_residues=True, slashes=True),
+    "csv": Layout(
+        (".csv",), "float32", csv_table.write, csv_table.join, rows_of_residues=True, text=True, slashes=True
+    ),
+    "parquet": Layout((".parquet",), "float32", parquet.write, parquet.join, slashes=True),
 }
 
 

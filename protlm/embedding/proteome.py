@@ -277,12 +277,13 @@ class _Job:
         return partial.standard_input
 
     def _summary(self, proteins: Proteins, found: Survey) -> EmbedSummary:
-        learned = self.model.config.learned_positions
+        learned, names = self.model.config.learned_positions, proteins.names
+        slashes = all(LAYOUTS[partial.output.layout].slashes for partial in self.partials)
         return EmbedSummary(
             proteins=len(proteins.lengths),
             residues=int(proteins.lengths.sum()),
             copied=int((~proteins.is_distinct).sum()),
-            renamed=proteins.names.changed(),
+            renamed=len(names.renamed) if slashes else names.changed(),
             left_out=int((~found.keep).sum()),
             beyond_positions=int((proteins.lengths + 2 > self.model.config.max_length).sum()) * learned,
             tally=found.tally,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from protlm.errors import ProtlmWarning, UserError
+from protlm.errors import ProtlmWarning, UserError, check_integer
 from protlm.inference.packing import packs
 from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
@@ -117,6 +117,7 @@ class Computer:
     def __init__(self, model: Performer, token_budget: int = TOKEN_BUDGET, precision: str = "float32") -> None:
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}", "precision")
+        check_integer("token_budget", token_budget, 1)
         self.model, self.token_budget, self.precision = model, token_budget, precision
         self.device, self.packed = next(model.parameters()).device, packs(model, precision)
         self.seconds = 0.0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import UserError, check_integer
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax, masked, of_residues
 from protlm.inference.probabilities import one_pass as log_p_of_one_pass
@@ -122,7 +122,8 @@ def most_probable(protein: Protein, p: np.ndarray, top: int) -> list[Prediction]
 
 def check_top(top: int) -> None:
     """Raises a UserError for a number of amino acids that is not 1 to 20."""
-    if not 1 <= top <= len(STANDARD):
+    check_integer("top", top, 1)
+    if top > len(STANDARD):
         raise UserError(f"top {top}: expected 1 to {len(STANDARD)}", "top")
 
 

@@ -11,13 +11,14 @@ et al. 2020, "The curious case of neural text degeneration").
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
 from protlm.batching.randomness import KeyedGenerator
-from protlm.errors import UserError
+from protlm.errors import UserError, check_integer
 from protlm.inference.engine import check_finite, evaluating, warn_beyond_positions
 from protlm.inference.probabilities import log_softmax
 from protlm.inference.steps import Steps, steps_from
@@ -105,7 +106,8 @@ def generate(
     >>> [len(protein.sequence) for protein in generate(model, 2, "MKT", min_length=9, max_length=9)]
     [9, 9]
     """
-    _check(model, {"n": n, "batch_size": batch_size, "min_length": min_length}, temperature, top_p, seed)
+    counts = {"n": n, "batch_size": batch_size, "min_length": min_length, "max_length": max_length}
+    _check(model, counts, temperature, top_p, seed)
     tokens = _prefix_tokens(prefix, min_length, max_length)
     device, chance, count = next(model.parameters()).device, KeyedGenerator(seed, _STREAMS), max_length - len(tokens)
 
@@ -184,19 +186,17 @@ def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: 
     if not model.config.stepwise:
         raise UserError(f"{model.config.attention_name} attention cannot run token by token; it cannot generate")
     for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} {value}: expected an integer of at least 1", name)
-    if seed < 0:
-        raise UserError(f"seed {seed}: expected an integer of at least 0", "seed")
-    if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature {temperature}: expected a number of at least 0", "temperature")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p {top_p}: expected a number above 0, at most 1", "top_p")
+        check_integer(name, value, 1)
+    check_integer("seed", seed, 0)
+    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
+        raise UserError(f"temperature {temperature!r}: expected a number of at least 0", "temperature")
+    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
+        raise UserError(f"top_p {top_p!r}: expected a number above 0, at most 1", "top_p")
 
 
 def _prefix_tokens(prefix: Any, min_length: int, max_length: int) -> np.ndarray:
     """Tokens (length,) uint8 of the prefix."""
-    tokens = encode(protein_of(prefix, name="prefix") if len(prefix) else "")
+    tokens = encode(protein_of(prefix, name="prefix") if not isinstance(prefix, str) or prefix else "")
     if not len(tokens) < max_length:
         expected = f"expected more than the {len(tokens)} residues of the prefix"
         raise UserError(f"max_length {max_length}: {expected}", "max_length")

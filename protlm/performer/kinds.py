@@ -82,6 +82,8 @@ def from_description(description: str | dict[str, Any]) -> str | Kind:
     """
     if isinstance(description, str):
         return description
+    if not isinstance(description, dict):
+        raise ValueError(f"attention {description!r}: expected a name, or a class and its fields")
     fields = dict(description)
     base = Kind if "kind" in fields else FeatureMap
     name = fields.pop("kind", None) or fields.pop("map", None)

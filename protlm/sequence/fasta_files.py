@@ -88,10 +88,17 @@ def checked_inputs(fasta: str | Path | Sequence[str | Path]) -> list[Path]:
         raise UserError("standard input cannot be combined with other files; write it to a file first")
     for path in paths:
         check_readable(path)
-    for number, path in enumerate(paths):
-        if path in paths[:number]:
-            raise UserError(f"{path}: is given twice")
+    check_distinct(paths)
     return paths
+
+
+def check_distinct(paths: Sequence[str | Path]) -> None:
+    """Raises a UserError for a file that is given twice."""
+    seen: set[Path] = set()
+    for path in paths:
+        if (resolved := Path(path).resolve()) in seen:
+            raise UserError(f"{path}: is given twice")
+        seen.add(resolved)
 
 
 def described_inputs(paths: Sequence[Path], name: str = "") -> dict[str, Any]:

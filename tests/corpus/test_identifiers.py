@@ -1,5 +1,6 @@
 """Cluster tables and lists of held-out identifiers are matched with the records, or refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,8 @@ def test_training_refuses_what_prepare_refuses(tmp_path: Path, fasta: Path, monk
 
 def test_duplicate_identifiers_are_kept_and_reported(protlm, write_fasta, tmp_path: Path) -> None:
     fasta = write_fasta([("a", "MKT"), ("sp|a|X_Y", "MKV"), ("b", "MKW"), ("a", "MKT")])
-    outcome = protlm("prepare", fasta, fasta, "-o", tmp_path / "c.h5", "--workers", 2)
+    again = shutil.copy(fasta, tmp_path / "again.fasta")
+    outcome = protlm("prepare", fasta, again, "-o", tmp_path / "c.h5", "--workers", 2)
     assert "6 records: identifier of an earlier record; all are kept" in outcome.err
     assert len(Corpus(tmp_path / "c.h5")) == 8
     outcome = protlm("prepare", fasta, "-o", tmp_path / "c.h5", "--id", "header", "--deduplicate")

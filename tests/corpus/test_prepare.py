@@ -192,14 +192,30 @@ def test_many_partitions_and_blocks_give_the_same_corpus_as_one(tmp_path: Path, 
         assert content_of(tmp_path / "blocks.h5") == whole
 
 
-def test_the_last_row_of_a_duplicate_member_counts(tmp_path: Path, write_fasta) -> None:
-    fasta = write_fasta([("a", "MKT"), ("b", "MKV"), ("c", "MKW")])
-    table = tmp_path / "table.tsv"
-    table.write_text("one\ta\none\tb\ntwo\tc\ntwo\ta\n")
+def test_a_member_is_in_one_cluster(tmp_path: Path, write_fasta) -> None:
+    """Otherwise, as if the columns were swapped, its cluster would be anyone's guess; equal rows are harmless."""
+    fasta, table = write_fasta([("a", "MKT"), ("b", "MKV"), ("c", "MKW")]), tmp_path / "table.tsv"
+    for text, number, example in (
+        ("one\ta\none\tb\ntwo\tc\ntwo\ta\n", "1 identifier", "a"),
+        ("a\ta\nb\ta\nb\tb\nc\tb\n", "2 identifiers", "[ab]"),  # member, representative
+    ):
+        table.write_text(text)
+        words = rf"table\.tsv: {number} in more than one cluster, such as '{example}'; expected representative, tab,"
+        with pytest.raises(UserError, match=words):
+            prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(0, 0, table))
+    assert not (tmp_path / "c.h5").exists()
+    table.write_text("one\ta\none\tb\ntwo\tc\none\ta\n")
     prepare_corpus([fasta], tmp_path / "c.h5", SplitRule(0, 0, table))
     clusters = Corpus(tmp_path / "c.h5").clusters
     assert clusters is not None
-    assert clusters[0] == clusters[2] != clusters[1]
+    assert clusters[0] == clusters[1] != clusters[2]
+
+
+def test_a_file_given_twice_is_refused(tmp_path: Path, write_fasta, monkeypatch) -> None:
+    fasta = write_fasta([("a", "MKT")])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{fasta.name}: is given twice"):
+        prepare_corpus([fasta, fasta.name], tmp_path / "c.h5")
 
 
 def test_counts_before_merging_cover_all_records(tmp_path: Path, write_fasta) -> None:
@@ -601,14 +617,16 @@ LIMITED = (
     ("share", "workers"), [(0, 1), (0.05, 1), (0.5, 1), (0.8, 1), (0.9, 1), (0.999, 1), (0, 2), (0.9, 2)]
 )
 def test_a_full_disk_leaves_nothing_and_keeps_the_previous_output(tmp_path: Path, share: float, workers: int) -> None:
-    fasta, table, out = tmp_path / "small.fasta", tmp_path / "table.tsv", tmp_path / "out.h5"
-    fasta.write_text(SMALL)
+    table, out = tmp_path / "table.tsv", tmp_path / "out.h5"
+    fastas = [tmp_path / f"small_{number}.fasta" for number in range(workers)]
+    for fasta in fastas:
+        fasta.write_text(SMALL)
     table.write_text("".join(f"p{i // 2 * 2}\tp{i}\n" for i in range(400)))
-    prepare_corpus([fasta, fasta][:workers], out, SplitRule(clusters=table))
+    prepare_corpus(fastas, out, SplitRule(clusters=table))
     size = out.stat().st_size
     out.write_bytes(b"precious")
     names = listing(tmp_path)
-    arguments = ["prepare", *[fasta, fasta][:workers], "-o", out, "--clusters", table, "--workers", workers]
+    arguments = ["prepare", *fastas, "-o", out, "--clusters", table, "--workers", workers]
     done = subprocess.run(command(LIMITED, int(share * size), *arguments), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1

@@ -62,7 +62,7 @@ def test_ids_can_be_read_as_a_slice(tmp_path_factory: pytest.TempPathFactory, st
 def test_identifiers_of_any_length_round_trip(tmp_path: Path, write_fasta, length: int) -> None:
     names = ["a", "\u00e9" * (length // 2) + "b" * (length % 2), "c"]
     fasta = write_fasta((name, "MKT" + "W" * i) for i, name in enumerate(names))
-    prepare_corpus([fasta, fasta], tmp_path / "c.h5", deduplicate=True)
+    prepare_corpus([fasta, shutil.copy(fasta, tmp_path / "again.fasta")], tmp_path / "c.h5", deduplicate=True)
     corpus = Corpus(tmp_path / "c.h5")
     assert corpus.ids() == names
     assert corpus.merged() == {name: i for i, name in enumerate(names)}

@@ -232,6 +232,13 @@ def test_lists_of_ids_may_have_comments(tmp_path: Path) -> None:
     assert read_ids(path) == {"Q1", "Q2", "Q3"}
 
 
+def test_the_headers_of_a_fasta_file_are_a_list_of_ids(tmp_path: Path) -> None:
+    """Not its sequences, of which half could be missing without a word."""
+    path = tmp_path / "held_out.fasta"
+    path.write_text(">sp|Q1|A_B Protein\nMKT\n>Q2\nMKV\nMKW\n")
+    assert read_ids(path) == {">sp|Q1|A_B Protein", ">Q2"}  # compared as Q1 and Q2
+
+
 def test_a_list_without_identifiers_is_refused(tmp_path: Path) -> None:
     """It would hold nothing out."""
     path = tmp_path / "held_out.txt"
@@ -243,10 +250,19 @@ def test_a_list_without_identifiers_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read", [lambda path: list(read_clusters(Source(path))), read_ids], ids=["clusters", "ids"])
 @pytest.mark.parametrize(
-    ("name", "match"), [("absent", "no such file"), (".", "is a folder"), ("cut.gz", "cannot be read")]
+    ("name", "match"),
+    [
+        ("absent", "no such file"),
+        (".", "is a folder"),
+        ("cut.gz", "cannot be read"),
+        ("utf16.txt", "expected text, found UTF-16 text; save it as UTF-8"),
+        ("binary", "found binary data"),
+    ],
 )
 def test_unreadable_lists_are_named(tmp_path: Path, read, name: str, match: str) -> None:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"a\ta\n" * 1_000)[:-10])
+    (tmp_path / "utf16.txt").write_text("a\ta\n", encoding="utf-16")
+    (tmp_path / "binary").write_bytes(b"a\0b\n")
     with pytest.raises(UserError, match=match) as caught:
         read(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)

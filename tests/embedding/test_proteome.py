@@ -243,6 +243,13 @@ def test_tables_keep_the_identifier_of_renamed_duplicates(tiny_model: Performer,
         assert (arrays["ids"].tolist(), arrays["original_ids"].tolist()) == (["X", "X_2"], ["X", "X"])
 
 
+@pytest.mark.parametrize(("suffix", "renamed"), [("csv", 0), ("parquet", 0), ("npz", 0), ("h5", 1)])
+def test_a_slash_changes_a_name_only_where_it_must(
+    tiny_model: Performer, write_fasta, tmp_path: Path, suffix: str, renamed: int
+) -> None:
+    assert embed_fasta(tiny_model, write_fasta([("a/b", "MKT")]), tmp_path / f"p.{suffix}").renamed == renamed
+
+
 def test_a_csv_table_is_described_beside_it(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     beside = tmp_path / "out.csv.json"
