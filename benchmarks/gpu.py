@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from datetime import date
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +37,7 @@ from benchmarks.measure import program
 from benchmarks.tables import check_outputs, markdown, write_csv
 from protlm.embedding import in_memory
 from protlm.errors import UserError
+from protlm.inference.steps import Steps, steps_from
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.attention import FavorAttention
 from protlm.performer.segments import Packed
@@ -280,14 +282,17 @@ def embedding() -> Iterator[Row]:
     many, titin = proteins(2000), ["".join(proteins(200))[:34_350]]
     for kind in ("exact", "relu", "softmax"):
         net = network(kind, positions="rotary").eval()
-        for name, sequences in (("2,000 proteins", many), ("one of 34,350 residues", titin)):
+        packs = [False, True] if net.takes_packed(torch.bfloat16) else [False]
+        sets = (("2,000 proteins", many), ("one of 34,350 residues", titin))
+        for (name, sequences), net.packed_batches in product(sets, packs):
             embed = partial(in_memory.embed, net, sequences, 65_536, [-1], "mean", "bfloat16")
             list(embed())
             begin = time.perf_counter()
             list(embed())
             took = time.perf_counter() - begin
             speed = sum(map(len, sequences)) / took
-            yield row("embedding", kind, f"speed, {name}", speed, "residues/s")
+            batches = "packed" if net.packed_batches else "padded"
+            yield row("embedding", kind, f"speed, {name}, {batches}", speed, "residues/s")
 
 
 def invariance() -> Iterator[Row]:
@@ -354,15 +359,20 @@ def python(module: str, *arguments: str) -> None:
 
 
 def generation() -> Iterator[Row]:
-    """Milliseconds per token of 16 proteins, after a short and a long prefix."""
+    """Milliseconds per token of 16 proteins, after a short and a long prefix, by `generate` in float32."""
     for kind in ("exact", "relu", "softmax"):
         net = network(kind, True, layers=12).eval()
         for length in (64, 4096):
             tokens = torch.randint(4, 24, (16, length), device=DEVICE)
-            with torch.autocast("cuda", torch.bfloat16):
-                _, state = net.step(tokens)
-                took = milliseconds(lambda n=net, t=tokens, s=state: n.step(t[:, :1], s))
-            yield row("generation", kind, "time per token", took, "ms", length=length)
+            with torch.inference_mode():
+                _, state = net.step(tokens[:1])
+                kinds = {"PyTorch operations": Steps(net, state)}
+                if net.has_step_kernel:
+                    kinds["kernel and graph"] = steps_from(net, state, 16)
+                for name, steps in kinds.items():
+                    steps.start(16)
+                    took = milliseconds(partial(steps, tokens[:, 0]))
+                    yield row("generation", kind, f"time per token, {name}", took, "ms", length=length)
 
 
 PARTS = {part.__name__: part for part in (correctness, attention, model, embedding, invariance, resume, generation)}
