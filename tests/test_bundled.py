@@ -83,22 +83,17 @@ def test_quiet_loading_says_nothing(bundle: Path, capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def commands(tmp_path: Path, write_fasta, corpus_path: Path) -> dict[str, list[object]]:
-    """Each command for which --model is optional, with quick arguments; OUT is a file to write."""
+    """Each command that takes the bundled model without --model, with quick arguments; OUT is a file to write."""
     fasta = write_fasta([("a", PROTEIN), ("b", PROTEIN[::-1])])
-    (tmp_path / "dms").mkdir()
-    (tmp_path / "dms" / "wt.fasta").write_text(f">assay\n{PROTEIN}\n")
-    (tmp_path / "dms" / "assay.csv").write_text("mutant,DMS_score\nM1A,0.5\nK2R,1.0\nT3W,0.1\n")
     return {
         "embed": ["embed", fasta, "-o", "OUT.h5"],
         "fill": ["fill", "MK<mask>LLI"],
-        "score": ["score", PROTEIN, "--all"],
         "evaluate": ["evaluate", corpus_path, "--split", "valid", "--json", "OUT.json"],
-        "proteingym": ["proteingym", tmp_path / "dms"],
         "export": ["export", "OUT"],
     }
 
 
-@pytest.mark.parametrize("name", ["embed", "fill", "score", "evaluate", "proteingym", "export"])
+@pytest.mark.parametrize("name", ["embed", "fill", "evaluate", "export"])
 def test_a_command_without_model_uses_it(
     protlm, bundle: Path, commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

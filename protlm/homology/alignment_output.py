@@ -29,7 +29,7 @@ def format_of(path: str | Path) -> str:
 def write_rows(path: str | Path, ids: Sequence[str], rows: Sequence[str], format: str | None = None) -> None:  # noqa: A002
     """Writes rows in A3M format in any of the `FORMATS`; see `write_alignment`."""
     if format is not None and format not in FORMATS.values():
-        raise UserError(f"format {format!r}: expected one of {', '.join(dict.fromkeys(FORMATS.values()))}", "format")
+        raise UserError(f"format {format!r}: expected one of {', '.join(dict.fromkeys(FORMATS.values()))}")
     format = format or format_of(path)  # noqa: A001
     with text_output(Path(path)) as file:
         if format == "stockholm":
