@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from protlm.homology.alignment import Alignment
-    from protlm.model_api import ProteinModel
+    from protlm.supervised.estimator import Probe
+    from protlm.supervised.predictor import Predictor
 
 __version__ = "0.1.0"
 
-__all__ = ["Embedder", "UserError", "__version__", "load", "score"]
+__all__ = ["Embedder", "Probe", "UserError", "__version__", "fit", "load", "score"]
 
 
 def load(
@@ -26,14 +27,42 @@ def load(
     num_features: int | None = None,
     attention_backend: str = "auto",
     packed_batches: bool | None = None,
-) -> "ProteinModel":
+) -> Any:
     """Loads a trained model; see `protlm.model_api.load`.
 
-    Without a path, loads the bundled model and says so on standard error.
+    Without a path, loads the bundled model and says so on standard error. A folder of `protlm fit` is loaded as a
+    `protlm.supervised.predictor.Predictor`.
     """
     from protlm import model_api  # imports torch, which takes seconds that `protlm --help` should not
 
-    return model_api.load(path, device, attention, num_features, attention_backend, packed_batches)
+    options = (device, attention, num_features, attention_backend, packed_batches)
+    if path is not None and _is_fitted(path):
+        from protlm.supervised.predictor_folder import load_predictor
+
+        return load_predictor(path, lambda base: model_api.load(base, *options))
+    return model_api.load(path, *options)
+
+
+def _is_fitted(path: Any) -> bool:
+    from protlm.supervised.predictor_folder import is_predictor
+
+    return is_predictor(path)
+
+
+def fit(labels: Any, output: "str | Path | None" = None, model: Any = None, **options: Any) -> "Predictor":
+    """Learns to predict labels from embeddings, and evaluates it; see `protlm.supervised.fit_api.fit`."""
+    from protlm.supervised import fit_api
+
+    return fit_api.fit(labels, output, model, **options)
+
+
+def __getattr__(name: str) -> Any:
+    """`Probe` is imported when it is used, since scikit-learn takes a second."""
+    if name == "Probe":
+        from protlm.supervised.estimator import Probe
+
+        return Probe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def score(

@@ -27,6 +27,8 @@ from protlm.sequence.formats import found_in
 from protlm.strict_json import dumps
 
 FORMAT = "protlm model"
+PREDICTOR = "protlm predictor"
+"""Format of the folders of `protlm fit`."""
 VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -237,6 +239,8 @@ def _check_is_there(path: Path, name: str) -> None:
 def _check_kind(path: Path, described: Any) -> None:
     """Raises a UserError for a folder of Hugging Face's transformers."""
     kind = described.get("model_type") if isinstance(described, dict) else None
+    if isinstance(described, dict) and described.get("format") == PREDICTOR:
+        raise UserError(f"{path}: written by protlm fit; use it with protlm predict, or load it with protlm.load")
     if kind == "protlm":
         raise UserError(
             f"{path}: exported for Hugging Face's transformers, which loads it with trust_remote_code=True; for "

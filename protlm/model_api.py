@@ -272,6 +272,11 @@ def load(
     if path is None:
         parameters = sum(weight.numel() for weight in model.parameters())
         print(bundled.notice(Path(folder), parameters), file=sys.stderr, flush=True)
+    return placed(model, device, attention_backend, packed_batches)
+
+
+def placed(model: Performer, device: str, attention_backend: str, packed_batches: bool | None) -> ProteinModel:
+    """A model as `ProteinModel`, moved to a device; arguments as in `load`."""
     model.__class__ = ProteinModel  # the same weights, more methods
     assert isinstance(model, ProteinModel)
     if device == "auto":

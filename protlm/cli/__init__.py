@@ -17,6 +17,7 @@ from protlm.cli.embedding import embed, merge
 from protlm.cli.homology import homologs
 from protlm.cli.models import export, import_esm
 from protlm.cli.prediction import fill, generate
+from protlm.cli.supervised import fit, predict
 from protlm.cli.variants import proteingym, score
 from protlm.errors import UserError
 
@@ -29,7 +30,22 @@ app = typer.Typer(
 # click's UsageError, from the click that typer depends on or, since 0.26, includes
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-for command in (prepare, info, embed, merge, fill, generate, evaluate, export, import_esm, homologs, score, proteingym):
+for command in (
+    prepare,
+    info,
+    embed,
+    merge,
+    fill,
+    generate,
+    evaluate,
+    export,
+    import_esm,
+    homologs,
+    score,
+    proteingym,
+    fit,
+    predict,
+):
     app.command()(command)
 
 

@@ -1,0 +1,130 @@
+"""`Probe`: a linear probe of a protein language model as an estimator of scikit-learn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.validation import check_is_fitted
+
+from protlm.embedding.proteome import chosen_layers
+from protlm.errors import UserError
+from protlm.inference.engine import TOKEN_BUDGET
+from protlm.sequence.containers import proteins_of
+from protlm.supervised.features import LAYER, blocks_of
+from protlm.supervised.fit_api import base_model
+from protlm.supervised.kinship import are_variants
+from protlm.supervised.partition import Round, equal_sequences
+from protlm.supervised.predictor import Predictor
+from protlm.supervised.probe import candidates_of, check_learnable, learn
+from protlm.supervised.target import SEPARATOR, target_of
+
+
+class Probe(BaseEstimator):
+    """Learns labels per protein or residue from mean or residue embeddings of a frozen model, with calibrated classes.
+
+    Features, penalty and temperature are chosen by cross-validation within the training proteins. Works with
+    `sklearn.base.clone`, `cross_val_score` and pipelines; proteins are as for `ProteinModel`.
+
+    Args:
+        model: a model of `protlm.load`, the path of one, or None for the bundled model.
+        kind: "classification", "multilabel" or "regression"; None for the one found.
+        layers: of the model; by default the middle and the last one.
+        token_budget, precision: see `ProteinModel`.
+        seed: of folds.
+
+    Attributes:
+        classes_: (K,) after `fit`, as in y.
+        predictor_: the `Predictor`.
+
+    >>> from protlm.model_api import example
+    >>> probe = Probe(example()).fit(["MKK", "MEE"] * 8, ["basic", "acidic"] * 8)
+    >>> probe.predict(["MKKK", "MEEE"]).tolist()
+    ['basic', 'acidic']
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        kind: str | None = None,
+        layers: Sequence[int] | None = None,
+        token_budget: int = TOKEN_BUDGET,
+        precision: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        self.model, self.kind, self.layers = model, kind, layers
+        self.token_budget, self.precision, self.seed = token_budget, precision, seed
+
+    def fit(self, proteins: Any, labels: Any) -> "Probe":
+        """Fits to n proteins and n labels: numbers, classes, lists of labels, or strings with a letter per residue.
+
+        Labels that are None or NaN are missing. Raises a UserError for labels from which nothing can be learned.
+        """
+        sequences, given = proteins_of(proteins).sequences, list(labels)
+        if len(sequences) != len(given):
+            raise UserError(f"{len(sequences):,} proteins and {len(given):,} labels; expected one label per protein")
+        target = target_of("label", [_cell(label) for label in given], sequences, self.kind)
+        check_learnable(target, "labels")
+        network, base = base_model(self.model)
+        layers = chosen_layers(
+            self.layers or sorted({(network.config.layers + 1) // 2, network.config.layers}), network.config.layers
+        )
+        candidates = candidates_of(layers, target.per_residue, are_variants(sequences))
+        names = list(dict.fromkeys(name for own in candidates for name in own))
+        names.sort(key=lambda name: not name.startswith(LAYER))
+        each = blocks_of(sequences, names, target.per_residue, network, self.token_budget, self.precision)
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for number, found in enumerate(each):
+            position = target.position[target.owner == number]
+            for name, values in found.items():
+                if len(position):
+                    rows[name].append(values[position] if target.per_residue else values[None])
+        blocks = {name: np.concatenate(values) for name, values in rows.items()}
+        everything = np.ones(len(sequences), dtype=bool)
+        part = Round(everything, ~everything, ~everything)
+        learned = learn(target, blocks, candidates, part, equal_sequences(sequences), self.seed)
+        self.predictor_ = Predictor(network, [learned.head], {}, base)
+        if target.kind == "classification" and not target.per_residue:
+            original = {_cell(label): label for label in given}
+            self.classes_ = np.array([original[name] for name in target.classes])
+        elif target.classes:
+            self.classes_ = np.array(target.classes)
+        return self
+
+    def predict(self, proteins: Any) -> Any:
+        """As `Predictor.predict`; classes are those of `fit`, also if they are numbers."""
+        check_is_fitted(self)
+        found = self.predictor_.predict(proteins, None, self.token_budget, self.precision)
+        head = self.predictor_.heads[0]
+        if head.kind == "classification" and not head.per_residue and self.classes_.dtype.kind != "U":
+            original = dict(zip(head.classes, self.classes_.tolist(), strict=True))
+            if isinstance(found, np.ndarray):
+                return np.array([original[name] for name in found])
+            return {key: original[name] for key, name in found.items()} if isinstance(found, dict) else found
+        return found
+
+    def predict_proba(self, proteins: Any) -> Any:
+        """As `Predictor.predict_proba`."""
+        check_is_fitted(self)
+        return self.predictor_.predict_proba(proteins, None, self.token_budget, self.precision)
+
+    def score(self, proteins: Any, labels: Any) -> float:
+        """Accuracy, of residues if these are labelled; of several labels, that all are right; of values, R2."""
+        sequences, given = proteins_of(proteins).sequences, list(labels)
+        found, head = self.predict(sequences), self.predictor_.heads[0]
+        if head.kind == "regression":
+            return float(r2_score(np.array(given, dtype=np.float64), found))
+        if head.kind == "multilabel":
+            return float(np.mean([_cell(one) == _cell(other) for one, other in zip(found, given, strict=True)]))
+        if head.per_residue:
+            pairs = [pair for one, other in zip(found, given, strict=True) for pair in zip(one, other, strict=True)]
+            return float(np.mean([one == other for one, other in pairs if other not in "-?"]))
+        return float(accuracy_score(given, list(found)))
+
+
+def _cell(label: Any) -> str:
+    """A label as text; "" for None and NaN."""
+    if isinstance(label, list | tuple | set | frozenset):
+        return SEPARATOR.join(sorted(map(str, label))) or ""
+    return "" if label is None or label != label else str(label)

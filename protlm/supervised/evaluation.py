@@ -1,0 +1,128 @@
+"""How a probe does on held-out proteins, beside baselines, and how far these proteins are from those of training.
+
+Legend: r held-out rows, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from protlm.errors import counted
+from protlm.supervised.calibration import reliability
+from protlm.supervised.kinship import LEAKED, Kinship
+from protlm.supervised.metrics import MAIN, Estimate, evaluate
+from protlm.supervised.partition import Partition
+from protlm.supervised.target import Target
+from protlm.tables import aligned
+
+_POINTS = 2_000  # of the picture of values
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one target.
+
+    Attributes:
+        target: its held-out rows.
+        metrics: method -> metric -> estimate; the first method is the probe.
+        confusion: (K, K) int64, true by predicted class; None unless for classification.
+        reliability: curve and calibration error of the probe's probabilities; None for regression.
+        points: (m, 2) measured and predicted values; None unless for regression.
+    """
+
+    target: Target
+    metrics: dict[str, dict[str, Estimate]]
+    confusion: np.ndarray | None = None
+    reliability: tuple[list[dict[str, float]], float] | None = None
+    points: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        found: dict[str, Any] = {
+            "name": self.target.name,
+            "kind": self.target.kind,
+            "per_residue": self.target.per_residue,
+            "classes": list(self.target.classes),
+            "test_proteins": len(np.unique(self.target.owner)),
+            "test_rows": len(self.target.owner),
+            "metrics": {
+                method: {name: dict(value._asdict()) for name, value in metrics.items()}
+                for method, metrics in self.metrics.items()
+            },
+        }
+        if self.confusion is not None:
+            found["confusion"] = self.confusion.tolist()
+        if self.reliability is not None:
+            found["calibration"] = {"curve": self.reliability[0], "expected_error": self.reliability[1]}
+        return found
+
+    def table(self) -> str:
+        """The metrics of all methods, the first with its confidence interval."""
+        names = list(next(iter(self.metrics.values())))
+        main = MAIN[self.target.kind]
+        rows = []
+        for method, metrics in self.metrics.items():
+            one = metrics[main]
+            interval = f"{shown(main, one.low)} - {shown(main, one.high)}"
+            rows.append([method, shown(main, one.value), interval, *(shown(n, metrics[n].value) for n in names[1:])])
+        return aligned([self.target.name, main, "95 % interval", *names[1:]], rows)
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric as text: accuracies in percent.
+
+    >>> shown("accuracy", 0.4694), shown("MCC", 0.4)
+    ('46.9 %', '0.400')
+    """
+    if not np.isfinite(value):
+        return "-"
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
+
+
+def evaluated(target: Target, predictions: dict[str, np.ndarray], seed: int = 0) -> Evaluation:
+    """Compares predictions (r, k) by method with the labels of held-out rows."""
+    metrics = {method: evaluate(target.kind, target.y, p, target.owner, seed=seed) for method, p in predictions.items()}
+    ours = next(iter(predictions.values()))
+    if target.kind == "regression":
+        rows = np.random.default_rng(seed).permutation(len(ours))[:_POINTS]
+        return Evaluation(target, metrics, points=np.stack([target.y, ours[:, 0]], axis=1)[rows])
+    curve = reliability(ours, target.y, target.kind)
+    if target.kind == "multilabel":
+        return Evaluation(target, metrics, reliability=curve)
+    classes = len(target.classes)
+    pairs = target.y * classes + ours.argmax(axis=1)
+    return Evaluation(target, metrics, np.bincount(pairs, minlength=classes**2).reshape(classes, classes), curve)
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """How many test proteins have a training relative.
+
+    Attributes:
+        tested: number of test proteins.
+        leaked: of those with an identity of at least `LEAKED` to a training protein.
+        related: of those with any relative.
+    """
+
+    tested: int
+    leaked: int
+    related: int
+
+    @classmethod
+    def measured(cls, kinship: Kinship, partition: Partition) -> "Leakage":
+        closest = [kinship.nearest(part.test, part.train | part.valid)[1] for part in partition.rounds]
+        identity = np.concatenate(closest)
+        return cls(len(identity), int((identity >= LEAKED).sum()), int((identity > 0).sum()))
+
+    @property
+    def described(self) -> str:
+        """A line.
+
+        >>> Leakage(50, 19, 40).described
+        '38 % of 50 test proteins have a training relative above 50 % identity, 80 % have any'
+        """
+        share, any_share = (f"{100 * count / self.tested:.0f} %" for count in (self.leaked, self.related))
+        proteins = counted(self.tested, "test protein")
+        above = f"{100 * LEAKED:.0f} %"
+        return f"{share} of {proteins} have a training relative above {above} identity, {any_share} have any"

@@ -1,0 +1,97 @@
+"""What a probe reads: blocks of numbers per protein or residue, from a frozen model and from the sequence itself.
+
+Legend: n proteins of L_i residues, r rows (proteins or residues), d numbers of a block.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from protlm.embedding.in_memory import embed
+from protlm.inference.engine import TOKEN_BUDGET, windows
+from protlm.performer import Performer
+from protlm.progress import Progress, summed
+from protlm.sequence.alphabet import STANDARD
+
+COMPOSITION, WINDOW, SITES = "composition", "window", "sites"
+"""Blocks that need no model: amino-acid fractions and log length; the residues around one; the residues at each site of
+proteins of equal length."""
+LAYER = "layer "
+REACH = 7
+"""Residues on each side in a window."""
+_CODES = np.full(256, len(STANDARD), dtype=np.uint8)
+_CODES[list(STANDARD.encode())] = np.arange(len(STANDARD))
+
+
+def codes_of(sequence: str) -> np.ndarray:
+    """(L,) uint8: the number of each residue in `STANDARD`, 20 for others."""
+    return _CODES[np.frombuffer(sequence.encode(), dtype=np.uint8)]
+
+
+def composition(sequence: str) -> np.ndarray:
+    """(21,) float32: fractions of the twenty amino acids, and the logarithm of the length.
+
+    >>> composition("AAC").round(2)[:3].tolist()
+    [0.67, 0.33, 0.0]
+    """
+    counts = np.bincount(codes_of(sequence), minlength=21)[:20]
+    return np.append(counts / len(sequence), np.log(len(sequence))).astype(np.float32)
+
+
+def window(sequence: str, reach: int = REACH) -> np.ndarray:
+    """(L, (2 reach + 1) * 21) float32: one-hot residues from `reach` before to `reach` after each; the 21st is outside.
+
+    >>> window("MK", 1).reshape(2, 3, 21).argmax(2).tolist()
+    [[20, 10, 8], [10, 8, 20]]
+    """
+    padded = np.pad(codes_of(sequence), reach, constant_values=20)
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    return np.eye(21, dtype=np.float32)[around].reshape(len(sequence), -1)
+
+
+def sites(sequence: str) -> np.ndarray:
+    """(L * 20,) float32: one-hot residues of a whole protein; for variants of equal length."""
+    return np.eye(21, dtype=np.float32)[codes_of(sequence)][:, :20].ravel()
+
+
+def blocks_of(
+    sequences: Iterable[str],
+    names: Sequence[str],
+    per_residue: bool,
+    model: Performer | None,
+    token_budget: int = TOKEN_BUDGET,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    total: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """For each protein, name -> block: (d,) float32, or (L, d) per residue. Proteins are embedded whole.
+
+    Args:
+        sequences: n proteins.
+        names: of blocks: "layer 3", `COMPOSITION`, `WINDOW`, `SITES`.
+        per_residue: layers are of each residue, not their mean.
+        model: of the layers, if any.
+        token_budget, precision: see `ProteinModel`.
+        progress: called with residues done and `total`.
+    """
+    layers = [name for name in names if name.startswith(LAYER)]
+    numbers = [int(name.removeprefix(LAYER)) for name in layers]
+    advance = summed(progress, total)
+    own = {COMPOSITION: composition, WINDOW: window, SITES: sites}
+    for group in windows(sequences, len):
+        embedded: Iterator[np.ndarray | None] = iter([None] * len(group))
+        if layers:
+            assert model is not None
+            embedded = embed(model, group, token_budget, numbers, None if per_residue else "mean", precision)
+        for sequence, vectors in zip(group, embedded, strict=True):
+            blocks = {name: own[name](sequence) for name in names if name in own}
+            if vectors is not None:
+                each = vectors if len(layers) > 1 else vectors[None]
+                blocks |= dict(zip(layers, each, strict=True))
+            advance(len(sequence))
+            yield blocks
+
+
+def matrix(blocks: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """(r, d) float32: some blocks beside one another."""
+    return np.concatenate([blocks[name] for name in names], axis=1)

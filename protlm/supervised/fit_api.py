@@ -1,0 +1,134 @@
+"""The Python API of supervised learning: what `protlm.fit` does, and the command `protlm fit` with it."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from protlm import bundled, checkpoint
+from protlm.errors import UserError
+from protlm.performer import Performer
+from protlm.progress import Progress
+from protlm.supervised.fit import FitOptions, Fitted, fit_probe
+from protlm.supervised.labels import LabelledSet, read_labels
+from protlm.supervised.predictor import Predictor
+from protlm.supervised.predictor_folder import BUNDLED
+
+PROBE = "probe"
+
+
+def fit(
+    labels: Any,
+    output: str | Path | None = None,
+    model: Any = None,
+    method: str = PROBE,
+    sequences: str | Path | None = None,
+    mask: str | Path | None = None,
+    target: str | Sequence[str] = (),
+    split: str | None = None,
+    kind: str | Mapping[str, str] | None = None,
+    copy_base: bool = False,
+    **options: Any,
+) -> Predictor:
+    """Learns to predict labels of proteins or residues from the embeddings of a frozen model, and evaluates it.
+
+    Args:
+        labels: a table (path or DataFrame), or FASTA of labels per residue; see `read_labels`.
+        output: folder to write; must not exist.
+        model: a model of `protlm.load`, the path of one, or "bundled", the default.
+        method: "probe", linear on frozen embeddings.
+        sequences, mask, split: see `read_labels`.
+        target: one or more columns with labels.
+        kind: "classification", "multilabel" or "regression", or target -> kind, instead of the kind found.
+        copy_base: store the base model in `output`.
+        **options: see `FitOptions`.
+
+    Returns:
+        A `Predictor`; its `report` has the evaluation.
+
+    Raises:
+        UserError: for arguments or labels that cannot be used.
+    """
+    check_method(method)
+    if output is not None:
+        checkpoint.check_absent(Path(output))
+    targets = [target] if isinstance(target, str) else list(target)
+    kinds = {"": kind} if isinstance(kind, str) else kind
+    try:
+        chosen = FitOptions(**options)
+    except TypeError as error:
+        raise UserError(f"fit: {str(error).removeprefix('FitOptions.__init__() ')}") from error
+    labelled = read_labels(labels, sequences, mask, targets, split, kinds)
+    network, base = base_model(model, announce=True)
+    predictor, _ = fitted(labelled, network, base, chosen)
+    if output is not None:
+        predictor.save(output, copy_base)
+    return predictor
+
+
+def check_method(method: str) -> None:
+    """Raises a UserError for an unknown method."""
+    if method != PROBE:
+        raise UserError(f"method {method!r}: expected {PROBE!r}", "method")
+
+
+def base_model(model: Any, announce: bool = False) -> tuple[Performer, dict[str, Any]]:
+    """The network, and where it comes from: a path (None for an object), and its fingerprint.
+
+    Args:
+        model: see `fit`.
+        announce: say on standard error that the bundled model is used, if none was given.
+    """
+    path: str | None = None
+    if model is None or isinstance(model, str | Path):
+        is_bundled = model is None or (str(model) == BUNDLED and not Path(model).exists())
+        own = bundled.path() if is_bundled else Path(str(model)).resolve()
+        path, model = BUNDLED if is_bundled else str(own), checkpoint.load(own)
+        if path == BUNDLED and announce:
+            parameters = sum(weight.numel() for weight in model.parameters())
+            print(bundled.notice(own, parameters), file=sys.stderr, flush=True)
+    if not isinstance(model, Performer):
+        raise UserError(f"model: expected a model or the path of one, got {type(model).__name__}", "model")
+    return model, {"path": path, "fingerprint": checkpoint.fingerprint(model)}
+
+
+def fitted(
+    labelled: LabelledSet,
+    network: Performer,
+    base: dict[str, Any],
+    options: FitOptions,
+    progress: Callable[[str], Progress] | None = None,
+) -> tuple[Predictor, Fitted]:
+    """Fits and evaluates; see `fit_probe`."""
+    found = fit_probe(labelled, network, options, progress)
+    return Predictor(network, [one.head for one in found.learned], report_of(found, base), base), found
+
+
+def report_of(found: Fitted, base: dict[str, Any]) -> dict[str, Any]:
+    """The content of report.json."""
+    labelled, targets = found.labelled, []
+    for one, evaluation in zip(found.learned, found.evaluations, strict=True):
+        about = evaluation.to_dict()
+        about |= {"described": evaluation.target.described, "features": list(one.head.blocks)}
+        about |= {"strength": one.strength, "temperature": one.head.temperature}
+        if evaluation.points is not None:
+            about["points"] = evaluation.points.tolist()
+        targets.append(about)
+    leakage = found.leakage
+    return {
+        "method": PROBE,
+        "base": base,
+        "data": {
+            "source": Path(labelled.source).name,
+            "proteins": len(labelled.ids),
+            "fingerprint": labelled.fingerprint,
+            "notes": labelled.notes,
+        },
+        "split": {
+            "described": found.partition.described,
+            "rounds": len(found.partition.rounds),
+            "leakage": leakage and {**leakage.__dict__, "described": leakage.described},
+        },
+        "targets": targets,
+        "warnings": found.warnings,
+    }

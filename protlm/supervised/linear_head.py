@@ -1,0 +1,57 @@
+"""A linear head: logits of classes, or a value, from blocks of features.
+
+Legend: r rows, d features, k outputs (classes, or 1 for regression).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """What a probe has learned about one target.
+
+    Attributes:
+        target: its name.
+        kind: one of `KINDS`.
+        per_residue: whether it labels residues.
+        classes: (k,); none for regression.
+        blocks: names of features, see `blocks_of`.
+        weight: (d, k) float32, of features as they are: standardisation is part of it.
+        bias: (k,) float32.
+        temperature: divides logits.
+    """
+
+    target: str
+    kind: str
+    per_residue: bool
+    classes: tuple[str, ...]
+    blocks: tuple[str, ...]
+    weight: np.ndarray
+    bias: np.ndarray
+    temperature: float = 1.0
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """(r, k) float64 from (r, d)."""
+        return (features @ self.weight + self.bias).astype(np.float64)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities (r, k), or values (r, 1), from (r, d)."""
+        return answers(self.kind, self.logits(features), self.temperature)
+
+
+def answers(kind: str, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (r, k) of logits (r, k), which sum to 1 unless the kind is multi-label; values as they are.
+
+    >>> answers("classification", np.array([[0.0, np.log(3)]])).round(2).tolist()
+    [[0.25, 0.75]]
+    """
+    if kind == "regression":
+        return logits
+    scaled = logits / temperature
+    if kind == "multilabel":
+        return 0.5 * (1 + np.tanh(scaled / 2))
+    scaled = scaled - scaled.max(axis=1, keepdims=True)
+    found = np.exp(scaled)
+    return found / found.sum(axis=1, keepdims=True)

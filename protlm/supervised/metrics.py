@@ -1,0 +1,156 @@
+"""Metrics of the field, with bootstrap confidence intervals over proteins.
+
+Legend: r rows, K classes, P proteins, B draws; row 0 of weights is the data itself, all ones.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from protlm.correlation import spearman
+
+DRAWS = 500
+"""Bootstrap samples of proteins."""
+MAIN = {"classification": "accuracy", "multilabel": "Fmax", "regression": "Spearman"}
+"""Kind -> the metric to look at first."""
+_THRESHOLDS = np.arange(0.01, 1.0, 0.01)
+
+
+class Estimate(NamedTuple):
+    """A metric and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def evaluate(
+    kind: str, y: np.ndarray, predicted: np.ndarray, owner: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Estimate]:
+    """Metrics of held-out rows.
+
+    Args:
+        kind: see `Target`.
+        y: (r,) or (r, K).
+        predicted: (r, K) probabilities or (r, 1) values.
+        owner: (r,) proteins, which are drawn as a whole.
+        draws: bootstrap samples.
+        seed: of the samples.
+
+    Returns:
+        Name -> estimate. Classification: accuracy, MCC (Gorodkin 2004), macro F1, AUROC and AUPRC of the rarer of two
+        classes or as a mean over classes. Multi-label: Fmax per protein (CAFA), micro AUPRC. Regression: Spearman, R2,
+        RMSE.
+    """
+    proteins, owner = np.unique(owner, return_inverse=True)
+    count = len(proteins)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+    weights = np.concatenate([np.ones((1, count), dtype=np.int64), weights]).astype(np.float64)
+    compute = {"classification": _classes, "multilabel": _labels, "regression": _values}[kind]
+    found = compute(y, predicted, owner, weights)
+    return {name: _estimate(values) for name, values in found.items()}
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    finite = values[1:][np.isfinite(values[1:])]
+    low, high = np.quantile(finite, (0.025, 0.975)).tolist() if len(finite) else (np.nan, np.nan)
+    return Estimate(float(values[0]), low, high)
+
+
+def _classes(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    outputs = p.shape[1]
+    guess = p.argmax(axis=1)
+    sums = []
+    for labels, rows in ((y[guess == y], guess == y), (y, slice(None)), (guess, slice(None))):
+        counts = np.zeros((weights.shape[1], outputs))
+        np.add.at(counts, (owner[rows], labels), 1)
+        sums.append(weights @ counts)
+    hits, true, guessed = sums
+    total, right = true.sum(axis=1), hits.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariance = right * total - (true * guessed).sum(axis=1)
+        spread = (total**2 - (true**2).sum(axis=1)) * (total**2 - (guessed**2).sum(axis=1))
+        mcc = np.where(spread > 0, covariance / np.sqrt(spread), 0.0)
+        f1 = np.where(true + guessed > 0, 2 * hits / (true + guessed), np.nan)
+        found = {"accuracy": right / total, "MCC": mcc, "macro F1": np.nanmean(f1, axis=1)}
+    present = [label for label in range(outputs) if 0 < (y == label).sum() < len(y)]
+    if outputs == 2 and present:
+        present = [min(present, key=lambda label: (y == label).sum())]
+    for name, metric in (("AUROC", auroc), ("AUPRC", average_precision)):
+        if present:
+            each = [_ranked(metric, p[:, label], y == label, owner, weights) for label in present]
+            found[name] = _mean_known(np.array(each))
+    return found
+
+
+def _mean_known(values: np.ndarray) -> np.ndarray:
+    """The mean over the first axis of what is not NaN; NaN where nothing is."""
+    known = np.isfinite(values)
+    sums, counts = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _labels(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    rows = weights[:, owner]
+    best = np.zeros(len(weights))
+    for threshold in _THRESHOLDS:
+        called = p >= threshold
+        hits, size = (called & (y > 0)).sum(axis=1), called.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            covered = rows @ (size > 0)
+            precision = rows @ np.where(size > 0, hits / np.maximum(size, 1), 0.0) / covered
+            recall = rows @ (hits / np.maximum(y.sum(axis=1), 1)) / rows.sum(axis=1)
+            f = np.where(covered > 0, 2 * precision * recall / (precision + recall), 0.0)
+        best = np.fmax(best, f)
+    owners = np.repeat(owner, y.shape[1])
+    return {"Fmax": best, "micro AUPRC": _ranked(average_precision, p.ravel(), y.ravel() > 0, owners, weights)}
+
+
+def _values(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    guess, rows = p[:, 0], weights[:, owner]
+    total = rows.sum(axis=1)
+    mean = rows @ y / total
+    residual = rows @ (y - guess) ** 2
+    spread = rows @ y**2 - total * mean**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r2 = np.where(spread > 1e-12, 1 - residual / spread, np.nan)
+    drawn = [np.repeat(np.arange(len(y)), row.astype(np.int64)) for row in rows]
+    ranks = np.array([spearman(guess[index], y[index]) for index in drawn])
+    return {"Spearman": ranks, "R2": r2, "RMSE": np.sqrt(residual / total)}
+
+
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+
+
+def _ranked(metric: Metric, scores: np.ndarray, positive: np.ndarray, owner: np.ndarray, weights: np.ndarray):
+    """(B + 1,) values of a metric of sorted rows."""
+    order = np.argsort(-scores, kind="stable")
+    positive, owner = positive[order].astype(np.float64), owner[order]
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of ties
+    return np.array([metric(positive, ends, row[owner]) for row in weights])
+
+
+def average_precision(positive: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> float:
+    """Average precision of rows sorted by falling score; NaN without positives.
+
+    Args:
+        positive: (r,) 0 or 1.
+        ends: the last row of each run of equal scores.
+        weights: (r,).
+    """
+    hits, called = np.cumsum(weights * positive)[ends], np.cumsum(weights)[ends]
+    if hits[-1] == 0:
+        return np.nan
+    precision = hits / np.maximum(called, 1e-12)
+    return float((np.diff(hits, prepend=0) * precision).sum() / hits[-1])
+
+
+def auroc(positive: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> float:
+    """Area under the ROC curve, as `average_precision`; NaN if a class is empty."""
+    hits, called = np.cumsum(weights * positive)[ends], np.cumsum(weights)[ends]
+    missed = called - hits
+    if hits[-1] == 0 or missed[-1] == 0:
+        return np.nan
+    before = np.append(0.0, hits[:-1])
+    return float((np.diff(missed, prepend=0) * (hits + before)).sum() / (2 * hits[-1] * missed[-1]))

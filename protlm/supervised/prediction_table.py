@@ -1,0 +1,102 @@
+"""Predictions as a table: a row per protein, or per residue, with the probabilities of all classes.
+
+Written as CSV or TSV row by row, or as Parquet in row groups; as FASTA-like strings of residue labels.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from protlm.errors import UserError
+from protlm.files import STDOUT, atomic_output
+from protlm.sequence.fasta import Record
+from protlm.supervised.linear_head import LinearHead
+from protlm.supervised.predictor import called, written
+from protlm.tables import text_output, write_table
+
+DIGITS = 4
+"""Decimals of probabilities in text files."""
+_GROUP = 50_000  # rows of a row group
+
+
+class Answer(NamedTuple):
+    """A protein and what was predicted: target -> probabilities or values."""
+
+    record: Record
+    values: dict[str, np.ndarray]
+
+
+def columns(heads: Sequence[LinearHead]) -> list[str]:
+    """id; of residues position and residue; for each target the prediction, and a column TARGET:CLASS per class."""
+    found = ["id", *(["position", "residue"] if heads[0].per_residue else [])]
+    for head in heads:
+        found += [head.target, *(f"{head.target}:{name}" for name in head.classes)]
+    return found
+
+
+def rows(answers: Iterable[Answer], heads: Sequence[LinearHead]) -> Iterator[list[Any]]:
+    """Cells of all rows; numbers as floats."""
+    for record, values in answers:
+        if not heads[0].per_residue:
+            cells: list[Any] = [record.id]
+            for head in heads:
+                cells.append(_label(head, values[head.target]))
+                cells += values[head.target].tolist() if head.classes else []
+            yield cells
+            continue
+        labels = {head.target: called(head, values[head.target]) for head in heads}
+        for position, residue in enumerate(record.sequence):
+            cells = [record.id, position + 1, residue]
+            for head in heads:
+                cells += [labels[head.target][position], *values[head.target][position].tolist()]
+            yield cells
+
+
+def _label(head: LinearHead, values: np.ndarray) -> Any:
+    label = called(head, values)
+    return label if isinstance(label, float) else written(label)
+
+
+def write_text(path: Path | None, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
+    """Writes CSV or TSV, by the suffix; CSV to standard output without a path."""
+    cells = ([_text(cell) for cell in row] for row in rows(answers, heads))
+    write_table(path, columns(heads), cells)
+
+
+def _text(cell: Any) -> Any:
+    return f"{cell:.{DIGITS}g}" if isinstance(cell, float) else cell
+
+
+def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
+    """Writes Parquet with the same columns; probabilities are float32."""
+    from protlm.embedding.parquet import import_pyarrow
+
+    arrow, names = import_pyarrow(), columns(heads)
+    labels = {head.target for head in heads if head.classes}
+    kinds = {"position": arrow.int32()} | dict.fromkeys(("id", "residue", *labels), arrow.string())
+    schema = arrow.schema([(name, kinds.get(name, arrow.float32())) for name in names])
+    every = rows(answers, heads)
+    with atomic_output(path) as partial, arrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+        while group := list(islice(every, _GROUP)):
+            arrays = [
+                arrow.array(column, kind) for column, kind in zip(zip(*group, strict=True), schema.types, strict=True)
+            ]
+            writer.write_table(arrow.table(arrays, schema=schema))
+
+
+def write_strings(path: Path | None, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
+    """Writes a record per protein: its header, and a line with a letter per residue.
+
+    Raises:
+        UserError: unless there is one target, of residues, whose classes are single letters.
+    """
+    head = heads[0]
+    if len(heads) > 1 or not head.per_residue:
+        what = "several targets" if len(heads) > 1 else f"{head.target} is predicted per protein"
+        raise UserError(f"{path or STDOUT}: {what}; FASTA takes one target per residue, use a table")
+    with text_output(path) as file:
+        for record, values in answers:
+            file.write(f">{record.id}\n{called(head, values[head.target])}\n")

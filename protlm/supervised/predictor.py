@@ -1,0 +1,147 @@
+"""A language model with heads: what `protlm.fit` returns, and `protlm.load` for its folder.
+
+Legend: n proteins of L_i residues, K classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm.errors import UserError
+from protlm.inference.engine import TOKEN_BUDGET, check_finite
+from protlm.performer import Performer
+from protlm.progress import Progress
+from protlm.sequence.containers import Container, proteins_of
+from protlm.supervised.features import blocks_of, matrix
+from protlm.supervised.linear_head import LinearHead
+from protlm.supervised.target import SEPARATOR
+
+CALLED = 0.5
+"""Probability from which a label of a multi-label target is predicted."""
+
+
+class Predictor:
+    """Predicts labels of proteins or residues. Proteins are computed whole; see `ProteinModel` for their containers.
+
+    Args:
+        model: frozen.
+        heads: one per target.
+        report: of the evaluation, the content of report.json.
+        base: where the model comes from, and its fingerprint.
+    """
+
+    def __init__(
+        self, model: Performer, heads: Sequence[LinearHead], report: dict[str, Any], base: dict[str, Any]
+    ) -> None:
+        self.model, self.heads, self.report, self.base = model, list(heads), report, base
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets."""
+        return [head.target for head in self.heads]
+
+    def head(self, target: str | None = None) -> LinearHead:
+        """The head of a target; without a name, the only one."""
+        if target is None and len(self.heads) == 1:
+            return self.heads[0]
+        if target not in self.targets:
+            raise UserError(f"target {target!r}: expected one of {', '.join(self.targets)}", "target")
+        return self.heads[self.targets.index(target)]
+
+    def predict(
+        self, proteins: Any, target: str | None = None, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
+    ) -> Any:
+        """The most probable class of each protein, its labels above 0.5, or its value; per residue a string of classes.
+
+        Args:
+            proteins: n proteins.
+            target: its name, if there are several.
+            token_budget, precision: see `ProteinModel`.
+
+        Returns:
+            For a list, an array (n,), or a list of strings of L_i letters or of lists of labels.
+        """
+        head, container = self.head(target), proteins_of(proteins)
+        found = [called(head, row) for row in self._rows(head, container, token_budget, precision)]
+        if container.kind == "many" and not head.per_residue and head.kind != "multilabel":
+            return np.array(found)
+        return container.arranged(found)
+
+    def predict_proba(
+        self, proteins: Any, target: str | None = None, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
+    ) -> Any:
+        """Calibrated probabilities of the classes, in the order of `head(target).classes`.
+
+        Returns:
+            For a list, an array (n, K); per residue a list of arrays (L_i, K). For a pandas object, a DataFrame with a
+            column per class.
+        """
+        head, container = self.head(target), proteins_of(proteins)
+        if head.kind == "regression":
+            raise UserError(f"{head.target}: regression has no probabilities; use predict", "target")
+        rows = list(self._rows(head, container, token_budget, precision))
+        if head.per_residue:
+            return container.arranged(rows)
+        return container.stacked(np.array(rows).reshape(-1, len(head.classes)), {"class": head.classes})  # pyright: ignore[reportArgumentType]
+
+    def answers(
+        self,
+        sequences: Iterable[str],
+        targets: Sequence[str] | None = None,
+        token_budget: int = TOKEN_BUDGET,
+        precision: str = "float32",
+        progress: Progress | None = None,
+        total: int = 0,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """For each normalised sequence, target -> (K,) probabilities or (1,) value, per residue (L, K).
+
+        All targets must be of the same level, proteins or residues.
+        """
+        heads = [self.head(name) for name in (targets or self.targets)]
+        levels = {head.per_residue for head in heads}
+        if len(levels) > 1:
+            raise UserError("targets of proteins and of residues; choose a target", "target")
+        names = list(dict.fromkeys(name for head in heads for name in head.blocks))
+        (level,) = levels
+        for blocks in blocks_of(sequences, names, level, self.model, token_budget, precision, progress, total):
+            rows = blocks if level else {name: values[None] for name, values in blocks.items()}
+            found = {}
+            for head in heads:
+                values = head(matrix(rows, head.blocks))
+                check_finite(values)
+                found[head.target] = values if level else values[0]
+            yield found
+
+    def save(self, folder: str | Path, copy_base: bool = False) -> None:
+        """Writes a folder that `protlm.load` reads; see `write_predictor`."""
+        from protlm.supervised.predictor_folder import write_predictor
+
+        write_predictor(self, folder, copy_base)
+
+    def _rows(self, head: LinearHead, container: Container, token_budget: int, precision: str) -> Iterator[np.ndarray]:
+        for found in self.answers(container.sequences, [head.target], token_budget, precision):
+            yield found[head.target]
+
+
+def called(head: LinearHead, values: np.ndarray) -> Any:
+    """The prediction from probabilities (K,) or (L, K), or from a value (1,).
+
+    Returns:
+        The name of a class, a list of labels, a float, or of residues a string.
+    """
+    if head.kind == "regression":
+        return float(values[0])
+    if head.kind == "multilabel":
+        return [name for name, p in zip(head.classes, values, strict=True) if p >= CALLED]
+    if head.per_residue:
+        return "".join(head.classes[label] for label in values.argmax(axis=1))
+    return head.classes[int(values.argmax())]
+
+
+def written(label: Any) -> str:
+    """A prediction as a cell of a table."""
+    if isinstance(label, list):
+        return SEPARATOR.join(label)
+    return f"{label:.6g}" if isinstance(label, float) else label

@@ -1,0 +1,121 @@
+"""A probe: a linear head fitted to frozen features, with its features, strength and temperature chosen honestly.
+
+Legend: n proteins, r rows, k outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protlm.errors import UserError
+from protlm.supervised.calibration import fitted_temperature
+from protlm.supervised.features import COMPOSITION, LAYER, SITES, WINDOW
+from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit
+from protlm.supervised.linear_head import LinearHead
+from protlm.supervised.partition import FOLDS, Round, folds_of
+from protlm.supervised.target import Target
+
+LEAST = 10
+"""Labelled proteins that a probe needs for training."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A head, and the strength of its penalty."""
+
+    head: LinearHead
+    strength: float
+
+
+def candidates_of(layers: Sequence[int], per_residue: bool, variants: bool) -> list[tuple[str, ...]]:
+    """The sets of features among which cross-validation chooses.
+
+    Args:
+        layers: of the model, counted from 0.
+        per_residue: rows are residues.
+        variants: proteins are variants of one, of equal length.
+
+    >>> candidates_of([3, 6], per_residue=True, variants=False)[-1]
+    ('layer 3', 'layer 6', 'window')
+    """
+    names = [f"{LAYER}{layer}" for layer in layers]
+    sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
+    extra = WINDOW if per_residue else SITES if variants else COMPOSITION
+    return [*sets, *((*own, extra) for own in sets)]
+
+
+def check_learnable(target: Target, source: str) -> None:
+    """Raises a UserError for labels from which nothing can be learned."""
+    proteins = len(np.unique(target.owner))
+    where = f"{source}: {target.name!r}"
+    if proteins < LEAST:
+        raise UserError(f"{where} has {proteins} labelled training proteins; expected at least {LEAST}")
+    if target.kind == "regression" and np.ptp(target.y) == 0:
+        raise UserError(f"{where} is {target.y[0]:g} in all training proteins; expected values that differ")
+    if target.kind == "classification" and len(np.unique(target.y)) == 1:
+        name = target.classes[int(target.y[0])]
+        raise UserError(f"{where} is {name!r} in all training proteins; expected at least two classes")
+    if target.kind == "multilabel" and not (target.y.min(axis=0) < target.y.max(axis=0)).any():
+        raise UserError(f"{where}: all training proteins have the same labels; expected labels that differ")
+
+
+def learn(
+    target: Target,
+    blocks: dict[str, np.ndarray],
+    candidates: Sequence[tuple[str, ...]],
+    part: Round,
+    groups: np.ndarray,
+    seed: int = 0,
+) -> Learned:
+    """Fits a head to the training part; the temperature to the validation part or, without one, in cross-validation.
+
+    Args:
+        target: r rows.
+        blocks: name -> (r, d), of the same rows.
+        candidates: sets of blocks.
+        part: of the proteins.
+        groups: (n,) proteins that stay together in cross-validation.
+        seed: of folds.
+    """
+    kind, outputs = target.kind, max(1, len(target.classes))
+    rows = np.flatnonzero(target.of(part.train))
+    rows = rows[final_rows(target.owner[rows], seed)]
+    own = {name: values[rows] for name, values in blocks.items()}
+    y, owner = target.y[rows], target.owner[rows]
+    proteins = np.unique(owner)
+    count = min(FOLDS, len(np.unique(groups[proteins])))
+    if count < 2:
+        raise UserError(f"{target.name}: all training proteins are in one cluster; expected at least two")
+    fold = np.zeros(len(groups), dtype=np.int64)
+    fold[proteins] = folds_of(groups[proteins], count, seed)
+    choice = choose(own, candidates, y, kind, outputs, fold[owner], owner, seed)
+    x = np.concatenate([own[name] for name in choice.blocks], axis=1)
+    weight, bias = fit(x, y, kind, outputs, choice.strength)
+    temperature = 1.0
+    if kind != "regression":
+        valid = target.of(part.valid)
+        logits, known = choice.logits, y[choice.rows]
+        if valid.any():
+            held = np.concatenate([blocks[name][valid] for name in choice.blocks], axis=1)
+            logits, known = held @ weight + bias, target.y[valid]
+        if kind == "classification":
+            seen = bias[known] > ABSENT / 2
+            logits, known = logits[seen], known[seen]
+        temperature = fitted_temperature(logits, known, kind) if len(known) else 1.0
+    head = LinearHead(
+        target.name,
+        kind,
+        target.per_residue,
+        target.classes,
+        choice.blocks,
+        weight.astype(np.float32),
+        bias.astype(np.float32),
+        temperature,
+    )
+    return Learned(head, choice.strength)
+
+
+def predicted(head: LinearHead, blocks: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Probabilities or values of some rows, (rows, k)."""
+    return head(np.concatenate([blocks[name][rows] for name in head.blocks], axis=1))
