@@ -82,8 +82,8 @@ def fit(
 ) -> None:
     """Learn to predict labels of proteins or residues; evaluate on held-out proteins, beside baselines."""
     from protlm.checkpoint import check_absent
-    from protlm.supervised.fit import FitOptions
     from protlm.supervised.fit_api import base_model, check_method, fitted
+    from protlm.supervised.fit_options import FitOptions
     from protlm.supervised.labels import read_labels
 
     check_method(method)

@@ -6,24 +6,21 @@ Legend: n proteins, r rows of a target.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from protlm.embedding.proteome import chosen_layers
 from protlm.errors import UserError, counted
-from protlm.inference.engine import TOKEN_BUDGET
 from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.supervised.baselines import baseline_blocks, baselines
 from protlm.supervised.evaluation import Evaluation, Leakage, evaluated
 from protlm.supervised.features import LAYER, blocks_of
+from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import Kinship, are_variants
 from protlm.supervised.labels import LabelledSet
 from protlm.supervised.linear_fit import thinned
 from protlm.supervised.partition import (
-    FOLDS,
-    METHODS,
     Partition,
     by_column,
     by_groups,
@@ -36,45 +33,6 @@ from protlm.supervised.target import Target
 PROBE = "probe"
 _ROWS = 100_000  # residues for training, at most: whole proteins
 _FEW = 50
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How a probe is fitted and evaluated.
-
-    Attributes:
-        split_by: one of `METHODS`; "auto" is the split column, without one "homology", or "random" for variants of one
-            protein.
-        folds: of cross-validation, without a test part.
-        clusters: table of MMseqs2 (representative, tab, member) instead of a search for relatives.
-        identity: from which relatives are in the same cluster.
-        layers: of the model; by default the middle and the last one.
-        relatives: compare test and training proteins by phmmer.
-        seed: of folds and bootstrap samples.
-        threads: of phmmer; by default one for each core.
-        token_budget, precision: see `ProteinModel`.
-    """
-
-    split_by: str = "auto"
-    folds: int = FOLDS
-    clusters: str | Path | None = None
-    identity: float = 0.3
-    layers: Sequence[int] | None = None
-    relatives: bool = True
-    seed: int = 0
-    threads: int | None = None
-    token_budget: int = TOKEN_BUDGET
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.split_by not in METHODS:
-            raise UserError(f"split_by {self.split_by!r}: expected one of {', '.join(METHODS)}", "split_by")
-        if self.folds < 2:
-            raise UserError(f"folds {self.folds}: expected at least 2", "folds")
-        if not 0 < self.identity <= 1:
-            raise UserError(f"identity {self.identity:g}: expected a fraction above 0, at most 1", "identity")
-        if self.clusters is not None and self.split_by not in ("auto", "homology"):
-            raise UserError(f"clusters: requires split_by homology, not {self.split_by}", "clusters")
 
 
 @dataclass
@@ -271,7 +229,7 @@ def _known_classes(learned: Learned, target: Target) -> Learned:
     kept = replace(
         head,
         classes=tuple(head.classes[label] for label in present),
-        weight=head.weight[:, present],
+        weight=np.ascontiguousarray(head.weight[:, present]),  # as it is stored: the same bits after loading
         bias=head.bias[present],
     )
     return Learned(kept, learned.strength)

@@ -9,7 +9,8 @@ from protlm import bundled, checkpoint
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.progress import Progress
-from protlm.supervised.fit import FitOptions, Fitted, fit_probe
+from protlm.supervised.fit import Fitted, fit_probe
+from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.labels import LabelledSet, read_labels
 from protlm.supervised.predictor import Predictor
 from protlm.supervised.predictor_folder import BUNDLED

@@ -14,7 +14,7 @@ import numpy as np
 
 from protlm.supervised.linear_head import answers
 
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Penalties of logistic regression per row: 1 / (C r)."""
 RIDGE = tuple(10.0**power for power in np.arange(-4, 1.01, 0.5).tolist())
 """Penalties of ridge regression, relative to r."""
@@ -102,12 +102,18 @@ def choose(
 def _ridge_errors(x: np.ndarray, wanted: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Mean squared errors of each strength in `RIDGE`, and the predictions (r, k) of each."""
     predictions = [np.zeros_like(wanted) for _ in RIDGE]
+    x = x[:, np.ptp(x, axis=0) > 0]  # of variants, most sites are constant
     for fold in np.unique(folds):
         out = folds == fold
         center, scale = standard(x[~out])
         inside, outside = (x[~out] - center) / scale, (x[out] - center) / scale
         mean = wanted[~out].mean(axis=0)
-        values, vectors = np.linalg.eigh(inside.T @ inside)
+        if len(inside) < inside.shape[1]:  # as many directions as rows
+            values, rows = np.linalg.eigh(inside @ inside.T)
+            kept = values > 1e-9 * values[-1]
+            values, vectors = values[kept], inside.T @ (rows[:, kept] / np.sqrt(values[kept]))
+        else:
+            values, vectors = np.linalg.eigh(inside.T @ inside)
         projected = vectors.T @ (inside.T @ (wanted[~out] - mean))
         rotated = outside @ vectors
         for prediction, strength in zip(predictions, RIDGE, strict=True):
@@ -124,7 +130,12 @@ def standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(x: np.ndarray, y: np.ndarray, kind: str, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (d, k) and bias (k,), float64, of features as they are."""
+    """Weight (d, k) and bias (k,), float64, of features as they are; 0 for those that are constant."""
+    varying = np.ptp(x, axis=0) > 0
+    if not varying.all():
+        whole = np.zeros((x.shape[1], outputs))
+        whole[varying], bias = fit(x[:, varying], y, kind, outputs, strength)
+        return whole, bias
     center, scale = standard(x)
     scaled = (x - center) / scale
     if kind == "regression":

@@ -109,7 +109,7 @@ def learn(
         target.per_residue,
         target.classes,
         choice.blocks,
-        weight.astype(np.float32),
+        np.ascontiguousarray(weight, dtype=np.float32),
         bias.astype(np.float32),
         temperature,
     )

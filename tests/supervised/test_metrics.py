@@ -1,0 +1,82 @@
+"""Metrics equal those of scikit-learn and scipy, with weights and ties; intervals are of whole proteins."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn import metrics as sk
+
+from protlm.supervised.metrics import _ranked, auroc, average_precision, evaluate
+
+
+@pytest.fixture
+def classes():
+    draw = np.random.default_rng(1)
+    y = draw.integers(0, 3, 200)
+    p = draw.dirichlet([1, 1, 1], 200).round(2) + 0.5 * np.eye(3)[y] * draw.random((200, 1)).round(1)
+    return y, p / p.sum(axis=1, keepdims=True), np.repeat(np.arange(40), 5)
+
+
+def test_metrics_of_classes_equal_those_of_scikit_learn(classes):
+    y, p, owner = classes
+    found = {name: estimate.value for name, estimate in evaluate("classification", y, p, owner, draws=5).items()}
+    guess = p.argmax(axis=1)
+    each = [sk.average_precision_score(y == label, p[:, label]) for label in range(3)]
+    expected = {
+        "accuracy": sk.accuracy_score(y, guess),
+        "MCC": sk.matthews_corrcoef(y, guess),
+        "macro F1": sk.f1_score(y, guess, average="macro"),
+        "AUROC": sk.roc_auc_score(y, p, multi_class="ovr"),
+        "AUPRC": np.mean(each),
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_of_two_classes_the_rarer_one_is_ranked():
+    draw = np.random.default_rng(2)
+    y = (draw.random(100) < 0.8).astype(int)
+    p = np.stack([1 - y * 0.5, y * 0.5], axis=1) + 0.3 * draw.random((100, 2)).round(1)
+    found = evaluate("classification", y, p, np.arange(100), draws=5)
+    assert found["AUPRC"].value == pytest.approx(sk.average_precision_score(y == 0, p[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(auroc, sk.roc_auc_score), (average_precision, sk.average_precision_score)]
+)
+def test_weights_count_as_copies_of_rows(ours, theirs):
+    draw = np.random.default_rng(3)
+    scores, positive = draw.random(60).round(1), draw.random(60) < 0.4
+    weights = draw.integers(0, 4, 60)
+    found = _ranked(ours, scores, positive, np.arange(60), weights[None].astype(float))[0]
+    assert found == pytest.approx(theirs(np.repeat(positive, weights), np.repeat(scores, weights)))
+
+
+def test_metrics_of_values():
+    draw = np.random.default_rng(4)
+    y = draw.normal(size=80)
+    guess = y + draw.normal(size=80)
+    found = evaluate("regression", y, guess[:, None], np.arange(80), draws=200)
+    assert found["Spearman"].value == pytest.approx(spearmanr(y, guess)[0])
+    assert found["R2"].value == pytest.approx(sk.r2_score(y, guess))
+    assert found["RMSE"].value == pytest.approx(sk.root_mean_squared_error(y, guess))
+    assert found["Spearman"].low < found["Spearman"].value < found["Spearman"].high
+
+
+def test_fmax_is_that_of_the_best_threshold():
+    y = np.array([[1.0, 0, 1], [0, 1, 0]])
+    assert evaluate("multilabel", y, y * 0.8 + 0.1, np.arange(2), draws=2)["Fmax"].value == 1
+    # at any threshold: all labels (precision 1/2, recall 1) or, above 0.6, one wrong label of each
+    wrong = np.where(y > 0, 0.5, 0.7)
+    assert evaluate("multilabel", y, wrong, np.arange(2), draws=2)["Fmax"].value == pytest.approx(2 / 3)
+
+
+def test_intervals_widen_when_rows_of_a_protein_agree():
+    """Ten copies of each row are no new evidence, if they are of the same protein."""
+    draw = np.random.default_rng(5)
+    y = draw.integers(0, 2, 50)
+    p = np.eye(2)[np.where(draw.random(50) < 0.7, y, 1 - y)]
+    alone = evaluate("classification", y, p, np.arange(50))["accuracy"]
+    rows = np.repeat(np.arange(50), 10)
+    copied = evaluate("classification", y[rows], p[rows], rows)["accuracy"]
+    independent = evaluate("classification", y[rows], p[rows], np.arange(500))["accuracy"]
+    assert copied == pytest.approx(alone)
+    assert independent.high - independent.low < 0.6 * (alone.high - alone.low)
