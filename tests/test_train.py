@@ -164,7 +164,7 @@ def test_unusable_checkpoints(monkeypatch, capsys, tmp_path, corpus_path) -> Non
     assert "damaged" in refusal(capsys, *start, "ckpt_path=torn.ckpt")
     assert "no such checkpoint" in refusal(capsys, *start, "ckpt_path=none.ckpt")
     assert "run: is a folder; expected a checkpoint such as" in refusal(capsys, *start, "ckpt_path=run")
-    run_training(*start, "trainer.max_steps=1")
+    run_training(*start, "trainer.max_steps=1", "ckpt_path=")  # as of an unset variable of a shell
     capsys.readouterr()
     last = "run/checkpoints/last.ckpt"
     assert f"use its checkpoint {last}" in refusal(capsys, *start, "ckpt_path=run")

@@ -1,6 +1,7 @@
 """Training objectives: masked language modelling and next-residue prediction, with an explicit generator."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -32,6 +33,9 @@ class Masking:
 
     def __post_init__(self) -> None:
         parts = (self.mask, self.random, self.keep)
+        for name, value in vars(self).items():
+            if not isinstance(value, Real):
+                raise UserError(f"masking {name} {value!r}: expected a number", "masking")
         if not (0 < self.share <= 1 and min(parts) >= 0 and abs(sum(parts) - 1) <= 1e-6):
             raise UserError(
                 f"masking share {self.share:g} with mask {self.mask:g}, random {self.random:g}, keep {self.keep:g}: "

@@ -152,8 +152,8 @@ class Exponential(FeatureMap):
     epsilon: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.epsilon <= 0:
-            raise ValueError(f"epsilon {self.epsilon}: expected a number greater than 0")
+        if not isinstance(self.epsilon, int | float) or self.epsilon <= 0:
+            raise ValueError(f"epsilon {self.epsilon!r}: expected a number greater than 0")
 
     def features(self, p: Tensor) -> Tensor:
         return torch.logaddexp(p, p.new_tensor(math.log(self.epsilon)))
@@ -198,6 +198,8 @@ class Generalised(FeatureMap):
     def __post_init__(self) -> None:
         if self.function not in FUNCTIONS:
             raise ValueError(f"function {self.function!r}: expected one of {', '.join(FUNCTIONS)}")
+        if not isinstance(self.epsilon, int | float) or self.epsilon < 0:
+            raise ValueError(f"epsilon {self.epsilon!r}: expected a number of at least 0")
 
     def features(self, p: Tensor) -> Tensor:
         features = FUNCTIONS[self.function][0](p)

@@ -218,7 +218,7 @@ def resume_point(path: str | None, folder: Path) -> str | None:
     if path != "auto":
         if path:
             read_lightning(_not_a_folder(Path(path)))
-        return path
+        return path or None
     found = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).exists()]
     errors = []
     for candidate in found:

@@ -33,6 +33,8 @@ OPTIONAL = {"callbacks": "~callbacks", "schedule": "~schedule", "logger": "logge
 """Groups that can be left out, and how Hydra wants that to be said."""
 REPLACED = ("optimizer", "schedule", "logger")
 """Groups of which a `_target_` on the command line leaves nothing."""
+WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+"""Flags of Hydra that are followed by a value."""
 
 
 class MultirunTable(Callback):
@@ -96,12 +98,13 @@ def job(config: DictConfig) -> float:
 def accepted(arguments: list[str]) -> list[str]:
     """The command line in the form that Hydra accepts.
 
-    Hydra rejects GROUP=null and GROUP=false, and `--config-dir` between other arguments; and would pass the options of
-    the default optimizer or schedule to another one that is named by `_target_`.
+    Hydra rejects GROUP=null and GROUP=false, and flags such as `-m` between other arguments; and would pass the
+    options of the default optimizer or schedule to another one that is named by `_target_`.
     """
-    if "--config-dir" in arguments:
-        place = arguments.index("--config-dir")
-        arguments = [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
+    flags = [i for i, one in enumerate(arguments) if one.startswith("-") and "." not in one.partition("=")[0]]
+    flags += [i + 1 for i in flags if arguments[i] in WITH_VALUE]
+    first = [one for i, one in enumerate(arguments) if i in flags]
+    arguments = [*first, *(one for i, one in enumerate(arguments) if i not in flags)]
     own = {name for name in REPLACED if any(re.match(rf"\+?{name}(\._target_=|=\{{)", one) for one in arguments)}
     own = {name for name in own if not any(re.match(rf"~{name}$|{name}=[^{{]", one) for one in arguments)}
     result = [OPTIONAL.get(name, f"~{name}") for name in sorted(own)]

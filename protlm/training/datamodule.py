@@ -88,9 +88,12 @@ class TremblDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(packed, bool):
-            raise UserError(f"data.packed {packed!r}: expected true or false")
-        for name, value in (("workers", workers), ("seed", seed)):
+        flags = {"packed": packed, "causal": causal, "allow_nucleotides": allow_nucleotides}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise UserError(f"data.{name} {value!r}: expected true or false")
+        counts = {"workers": workers, "seed": seed, "max_length": max_length, "token_budget": token_budget}
+        for name, value in counts.items():
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"data.{name} {value!r}: expected a non-negative integer")
         if split_by not in ("cluster", "sequence"):

@@ -81,7 +81,10 @@ def train(config: DictConfig) -> float:
     settings = instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start)
     model = Performer(of_kind("model", settings, PerformerConfig))
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
-    callbacks, named_loggers = instantiate_each(config.callbacks), instantiate_each(config.logger)
+    callbacks, named_loggers = (
+        instantiate_each("callbacks", config.callbacks),
+        instantiate_each("logger", config.logger),
+    )
     check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
     check_loggers(named_loggers)
     loggers = list(named_loggers.values())
@@ -185,9 +188,12 @@ def prepared(node: DictConfig, everywhere: bool = False) -> Any:
     return data
 
 
-def instantiate_each(node: DictConfig | None) -> dict[str, Any]:
+def instantiate_each(group: str, node: DictConfig | None) -> dict[str, Any]:
     """The objects of a group that has several, by name; a node with `_target_` is a single object."""
     nodes = {"": node} if node and "_target_" in node else node or {}
+    for name, each in nodes.items():
+        if each and not (isinstance(each, DictConfig) and "_target_" in each):
+            raise UserError(f"{group}.{name}: expected an object with a _target_, as in +{group}.{name}._target_=CLASS")
     return {str(name): instantiate(each) for name, each in nodes.items() if each}
 
 

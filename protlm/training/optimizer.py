@@ -202,7 +202,10 @@ def _check(decay: str, betas: Sequence[float], **numbers: float) -> None:
     for name, value in numbers.items():
         if not isinstance(value, float | int) or not 0 <= value < math.inf:
             raise UserError(f"optimizer.{name} {value!r}: expected a non-negative number")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    if "momentum" in numbers and numbers["momentum"] >= 1:
+        raise UserError(f"optimizer.momentum {numbers['momentum']}: expected a number of at least 0 and below 1")
+    pair = isinstance(betas, Sequence) and len(betas) == 2 and all(isinstance(beta, float | int) for beta in betas)
+    if not pair or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optimizer.betas {betas}: expected two numbers of at least 0 and below 1")
     if decay not in DECAY:
         raise UserError(f"optimizer.decay {decay!r}: expected 'matrices' or 'all'")

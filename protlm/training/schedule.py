@@ -31,8 +31,8 @@ class Warmup:
             raise UserError(f"schedule.decay {decay!r}: expected 'none', 'linear' or 'cosine'")
         if not isinstance(steps, int) or steps < 0:
             raise UserError(f"schedule.steps {steps!r}: expected a non-negative integer")
-        if not 0 <= floor <= 1:
-            raise UserError(f"schedule.floor {floor}: expected a number from 0 to 1")
+        if not isinstance(floor, int | float) or not 0 <= floor <= 1:
+            raise UserError(f"schedule.floor {floor!r}: expected a number from 0 to 1")
         if decay_steps is not None and (not isinstance(decay_steps, int) or decay_steps < 1):
             raise UserError(f"schedule.decay_steps {decay_steps!r}: expected a positive integer, or null")
         self.steps, self.decay, self.floor, self.decay_steps = steps, decay, floor, decay_steps

@@ -42,6 +42,9 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         value = trainer.get(name)
         if isinstance(value, int | float) and (value < 0 or (value == 0 and name == "val_check_interval")):
             raise UserError(f"trainer.{name} {value}: expected a positive number")
+    for name in ("enable_progress_bar", "enable_model_summary"):
+        if not isinstance(value := trainer.get(name, False), bool):
+            raise UserError(f"trainer.{name} {value!r}: expected true or false")
     if str(precision := trainer.get("precision")).startswith("16"):
         raise UserError(f"trainer.precision {precision}: expected bf16-mixed or 32-true")
     limit = trainer.get("max_time")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from protlm.training.command import accepted
 from protlm.training.options import CONF, explained, known_options
 from tests.tiny import FAST, run_training
 
@@ -43,6 +44,16 @@ from tests.tiny import FAST, run_training
         ),
         (["model.attention=nonsense"], "error: model.attention 'nonsense': expected one of"),
         (["model.dropout=2"], "error: model.dropout 2: expected a number"),
+        (["model/attention=relu", "model.attention.epsilon=abc"], "epsilon 'abc': expected a number of at least 0"),
+        (["data.causal=maybe"], "data.causal 'maybe': expected true or false"),
+        (["data.token_budget=1e3"], "data.token_budget 1000.0: expected a non-negative integer"),
+        (["data.masking.mask=abc"], "data.masking mask 'abc': expected a number"),
+        (["trainer.enable_progress_bar=maybe"], "trainer.enable_progress_bar 'maybe': expected true or false"),
+        (["optimizer.momentum=2"], "optimizer.momentum 2: expected a number of at least 0 and below 1"),
+        (["optimizer.betas=0.9"], "optimizer.betas 0.9: expected two numbers"),
+        (["schedule.floor=high"], "schedule.floor 'high': expected a number from 0 to 1"),
+        (["+callbacks.x=abc"], "callbacks.x: expected an object with a _target_, as in +callbacks.x._target_=CLASS"),
+        (["+logger.x.every=3"], "logger.x: expected an object with a _target_"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_meant(
@@ -77,3 +88,18 @@ def test_help_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> No
     assert "_small," in printed
     assert " _small" not in printed
     assert "3 to 5 minutes" in printed
+
+
+def test_flags_of_hydra_may_stand_between_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its parser takes the options after them for unknown arguments."""
+    assert accepted(["seed=1,2", "-m", "model.layers=1"]) == ["-m", "seed=1,2", "model.layers=1"]
+    assert accepted(["seed=1", "--config-dir", "conf", "model=mine"]) == [
+        "--config-dir",
+        "conf",
+        "seed=1",
+        "model=mine",
+    ]
+    run_training("seed=7", "--cfg", "job", "model.layers=3")
+    printed = capsys.readouterr().out
+    assert "seed: 7" in printed
+    assert "layers: 3" in printed
