@@ -64,7 +64,7 @@ class Evaluation:
         rows = []
         for method, metrics in self.metrics.items():
             one = metrics[main]
-            interval = f"{shown(main, one.low)} - {shown(main, one.high)}"
+            interval = f"{shown(main, one.low)} - {shown(main, one.high)}" if np.isfinite(one.low) else "-"
             rows.append([method, shown(main, one.value), interval, *(shown(n, metrics[n].value) for n in names[1:])])
         return aligned([self.target.name, main, "95 % interval", *names[1:]], rows)
 

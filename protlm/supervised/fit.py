@@ -156,13 +156,13 @@ def _partition(labelled: LabelledSet, options: FitOptions, progress: Progress) -
 
 
 def _thinned(labelled: LabelledSet, seed: int) -> LabelledSet:
-    """Fewer proteins for training and validation, if there are more residues than a probe needs."""
+    """Fewer proteins of each part, if there are more residues than a probe needs."""
     if not all(target.per_residue for target in labelled.targets):
         return labelled
     owner = np.concatenate([target.owner for target in labelled.targets])
     parts = np.full(len(labelled.ids), "train") if labelled.parts is None else labelled.parts
     keep = np.ones(len(labelled.ids), dtype=bool)
-    for part, most in (("train", _ROWS), ("valid", _ROWS // 4)):
+    for part, most in (("train", _ROWS), ("valid", _ROWS // 4), ("test", 2 * _ROWS)):
         own = np.sort(owner[parts[owner] == part])
         if len(own) > most:
             keep[parts == part] = False
@@ -180,7 +180,7 @@ def _thinned(labelled: LabelledSet, seed: int) -> LabelledSet:
         sequences=[labelled.sequences[number] for number in chosen],
         targets=targets,
         parts=None if labelled.parts is None else labelled.parts[keep],
-        notes=[*labelled.notes, f"{left}; a probe uses at most {_ROWS:,} residues"],
+        notes=[*labelled.notes, f"{left}; at most {_ROWS:,} residues for training, {2 * _ROWS:,} for the test"],
     )
 
 

@@ -166,6 +166,15 @@ def test_a_saved_model_predicts_the_same_and_knows_its_base(tiny_model, model_fo
         protlm.load(tmp_path / "fitted")
 
 
+def test_a_damaged_folder_is_one_line(model_folder, tmp_path):
+    folder = tmp_path / "fitted"
+    protlm.fit(frame(), folder, model_folder, relatives=False)
+    head = (folder / "head.safetensors").read_bytes()
+    (folder / "head.safetensors").write_bytes(head[:-8])
+    with pytest.raises(UserError, match="damaged or incomplete .*; fit it again"):
+        protlm.load(folder)
+
+
 def test_a_model_without_a_path_is_saved_with_a_copy(tiny_model, tmp_path):
     predictor = protlm.fit(frame(), model=tiny_model, relatives=False)
     with pytest.raises(UserError, match="without a path; set copy_base"):
