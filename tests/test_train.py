@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -474,6 +475,27 @@ def test_an_error_in_a_worker_is_one_line(capsys) -> None:
     with pytest.raises(SystemExit), errors_in_one_line():
         raise UserError(f"{text}protlm.errors.UserError: c.h5: has changed since it was opened\n")
     assert capsys.readouterr().err == "error: c.h5: has changed since it was opened\n"
+
+
+@pytest.mark.parametrize("overwritten", [True, False])
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_killed_worker_of_the_data_is_one_line(overwritten: bool, monkeypatch, tmp_path, capsys, corpus_path) -> None:
+    """As by a corpus that is cut short between the check of a batch and its reading, or for want of memory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(corpus_path, "c.h5")
+
+    def killed(*_: object) -> None:
+        if overwritten:
+            with Path("c.h5").open("r+b") as file:
+                file.truncate(1_000)
+        os.kill(os.getpid(), signal.SIGBUS if overwritten else signal.SIGKILL)
+
+    monkeypatch.setattr("protlm.batching.batches.ProteinBatches.__getitem__", killed)
+    with pytest.raises(SystemExit) as stopped:
+        run_training(*FAST, "data.corpus=c.h5", "data.workers=1", "trainer.max_steps=1", "hydra.run.dir=run")
+    assert stopped.value.code == 2
+    expected = "error: c.h5: has changed since it was opened; " if overwritten else "error: DataLoader worker (pid"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(expected)
 
 
 @pytest.mark.slow

@@ -133,7 +133,9 @@ def train(config: DictConfig) -> float:
         saved = getattr(callbacks.get("checkpoint"), "saved", None)
         raise UserError(f"{error}; last good checkpoint: {saved or 'none'}") from error
     except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):
+        if killed := str(error).startswith("DataLoader worker"):
+            data.corpora.check_unchanged()  # reading a corpus that was cut short ends a worker by SIGBUS
+        if not killed and not str(error).startswith("Early stopping conditioned on metric"):
             raise
         raise UserError(str(error)) from error
     if trainer.is_global_zero:
