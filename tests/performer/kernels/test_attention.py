@@ -52,7 +52,7 @@ def test_a_padded_batch_and_a_packed_one_equal_eager(kernel, causal):
 @BOTH
 def test_a_protein_alone_packed_and_padded_has_the_same_representation(causal):
     torch.manual_seed(0)
-    model = Performer(PerformerConfig(33, 1, 2, 2, 32, 32, attention="softmax", causal=causal)).eval()
+    model = Performer(PerformerConfig(33, 1, 2, 2, 32, 32, attention="softmax", causal=causal, num_features=24)).eval()
     model.use_backend("triton")
     parts = [torch.randint(4, 24, (length,)) for length in (1, 17, 30)]
     edges = torch.tensor([0, 1, 18, 48], dtype=torch.int32)
