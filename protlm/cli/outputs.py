@@ -46,7 +46,12 @@ EMBEDDINGS = {
 }
 """Layout -> what is written; without a layout the suffix decides."""
 
-_FILES = {".h5", ".hdf5", ".npz", ".npy", ".parquet", ".csv", ".tsv", ".json", ".pt", ".ckpt", ".safetensors", ".bin"}
+_FILES = {".npz", ".npy", ".parquet", ".pt", ".ckpt", ".safetensors", ".bin", ".a3m", ".a2m", ".afa", ".sto", ".stk"}
+_FILES |= {
+    ".stockholm",
+    ".aln",
+    *(suffix for kind in (HDF5, PICTURE, TABLE, JSON, FASTA, HTML) for suffix in kind.suffixes),
+}
 """Suffixes that a folder does not have."""
 
 

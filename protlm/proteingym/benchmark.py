@@ -78,6 +78,10 @@ def benchmark(
         if without := int((known & ~np.isfinite(values[rows])).sum()):
             result.notes.append(f"{counted(without, 'variant')} without a score")
         substitutions = np.where(variants.substitutions, blosum62(variants), np.nan)
+        if len(variants.position) and np.array_equal(
+            values[rows][variants.substitutions], substitutions[variants.substitutions]
+        ):
+            result.notes.append("scores by BLOSUM62 alone, for want of homologs and a model, or as asked for")
         result.correlations[BLOSUM] = measured.agreement(substitutions)
         result.correlations[SITE_INDEPENDENT] = _by_site(result, variants, measured, alignments, published)
         for column in published.columns if published else ():

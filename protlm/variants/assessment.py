@@ -72,17 +72,14 @@ class Assessment:
 
     def summary(self) -> str:
         """One line: what was used, and how much it knew."""
-        without = (
-            "no homologs found" if self.sources.alignment else "neither homologs (database, alignment) nor a model"
-        )
         model = "the model, " if self.sources.model else ""
         known = {
-            "blosum62": f"blosum62, which knows nothing of this protein: {without}",
+            "blosum62": f"blosum62, which knows nothing of this protein: {self._why_blosum62()}",
             "profile": f"profile of {self._homologs()}",
             "model": "model",
             "blend": f"blend of {model}profile and couplings of {self._homologs()}",
         }
-        line = "; ".join([f"scorer: {known[self.chosen]}", *self.notes])
+        line = "; ".join([f"scorer: {known[self.chosen]}", *self._structure(), *self.notes])
         alone = int(self.blosum62_only.sum())
         if alone and self.chosen != "blosum62":
             line += f"; {counted(alone, 'variant')} by BLOSUM62 alone"
@@ -95,6 +92,19 @@ class Assessment:
             return []
         listed = ", ".join(f"{number:,} {reason}" for reason, number in counts.most_common())
         return [f"{counted(counts.total(), 'variant')} without a score: {listed}"]
+
+    def _why_blosum62(self) -> str:
+        if self.sources.model or (self.sources.alignment and len(self.sources.alignment) > 1):
+            return "the scorer that was asked for"
+        return "no homologs found" if self.sources.alignment else "neither homologs (database, alignment) nor a model"
+
+    def _structure(self) -> list[str]:
+        if (structure := self.sources.structure) is None:
+            return []
+        if self.chosen not in ("profile", "blend"):
+            return ["the structure is not used, since it weighs what homologs tell"]
+        resolved = f"{structure.resolved:,} of {counted(len(structure.buried), 'residue')}"
+        return [f"sites weighed by their burial in chain {structure.chain} of the structure ({resolved})"]
 
     def _homologs(self) -> str:
         alignment, profile = self.sources.alignment, self.profile

@@ -43,13 +43,12 @@ class Knowledge:
 
     def of(self, wild_type: str) -> Sources:
         """What is known about one protein."""
-        weights, secondary = None, ""
+        structure = None
         if self.structure is not None:
             from protlm.variants.structure import read_structure
 
             structure = read_structure(self.structure, wild_type)
-            weights, secondary = structure.buried, structure.secondary
-        return Sources(self._aligned(wild_type), self.model, self.method, weights, secondary, self.report)
+        return Sources(self._aligned(wild_type), self.model, self.method, structure, self.report)
 
     def _aligned(self, wild_type: str) -> Alignment | None:
         if isinstance(self.alignment, Alignment):

@@ -1,5 +1,6 @@
 """Variants to score: of one protein or several, from a table, a list, or all substitutions."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class Scan:
             raise none_left(source, proteins.tally if isinstance(proteins, FastaFile) else None)
         self.wild_types = {record.id: record.sequence for record in records}
         if len(self.wild_types) < len(records):
-            raise UserError(f"{source}: duplicate identifiers; expected unique ones")
+            twice = next(name for name, count in Counter(record.id for record in records).items() if count > 1)
+            raise UserError(f"{source}: identifier {twice!r} occurs more than once; expected unique ones")
         table = read_table(path, ragged=True) if path else Table("variants", [MUTANT], [[name] for name in names])
         several = len(records) > 1 and PROTEIN in table
         if not several:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
 from protlm.progress import Progress
@@ -13,6 +11,7 @@ from protlm.variants.scorers.blosum62 import Blosum62Scorer
 
 if TYPE_CHECKING:
     from protlm.inference.engine import Computer
+    from protlm.variants.structure import Structure
 
 AUTO = "auto"
 SCORERS = ("blosum62", "profile", "model", "blend")
@@ -27,22 +26,21 @@ class Sources:
         alignment: of its homologs.
         model: a language model.
         method: of the model, see `protlm.variants.score`.
-        weights: (L,) of the sites, from a structure; see `ProfileScorer`.
-        secondary: (L,) letters H, E and - of the secondary structure, from a structure.
+        structure: whose `weights` are those of the sites, see `ProfileScorer`.
         progress: of the model.
     """
 
     alignment: Alignment | None = None
     model: "Computer | None" = None
     method: str | None = None
-    weights: np.ndarray | None = None
-    secondary: str = ""
+    structure: "Structure | None" = None
     progress: Progress | None = None
 
     def scorers(self, wild_type: str) -> dict[str, Scorer]:
         """Name -> each scorer for which there is a source, fitted."""
         scorers: dict[str, Scorer] = {"blosum62": Blosum62Scorer()}
         model = None
+        weights = self.structure.weights if self.structure else None
         if self.model:
             from protlm.variants.scorers.language_model import ModelScorer
 
@@ -51,7 +49,7 @@ class Sources:
             from protlm.variants.scorers.blend import BlendScorer
             from protlm.variants.scorers.profile import ProfileScorer
 
-            scorers["profile"] = profile = ProfileScorer(self.weights).fit(wild_type, self.alignment)
+            scorers["profile"] = profile = ProfileScorer(weights).fit(wild_type, self.alignment)
             scorers["blend"] = BlendScorer(profile, model).fit(wild_type, self.alignment)
         return scorers
 

@@ -43,6 +43,12 @@ class Structure:
     secondary: str
     resolved: int
 
+    @property
+    def weights(self) -> np.ndarray:
+        """(L,) `buried` with mean 1, so that scores keep their scale beside those of insertions and deletions."""
+        mean = self.buried.mean()
+        return self.buried / mean if mean else np.ones_like(self.buried)
+
 
 def read_structure(path: str | Path, wild_type: str) -> Structure:
     """Reads a PDB or mmCIF file, compressed or not, with biotite (Kunzmann et al. 2023).

@@ -9,8 +9,6 @@ def tracks_of(assessment: Assessment) -> list[Track]:
     tracks = []
     if profile := assessment.profile:
         tracks += [Track("coverage", profile.effective), Track("conservation", profile.conservation)]
-    if assessment.sources.secondary:
-        tracks.append(Track("structure", assessment.sources.secondary))
-    if assessment.sources.weights is not None:
-        tracks.append(Track("buried", assessment.sources.weights, 1.0))
+    if structure := assessment.sources.structure:
+        tracks += [Track("structure", structure.secondary), Track("buried", structure.buried, 1.0)]
     return tracks

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from protlm.homology.alignment import read_alignment
+from protlm.homology.alignment_output import FORMATS
 from protlm.homology.search import find_homologs
 from protlm.homology.targets import Targets
 from tests.command import assert_refused
@@ -72,7 +73,8 @@ def test_several_proteins_have_a_file_each(protlm, write_fasta, swissprot: Path,
     assert not cache.exists()
     assert_refused(protlm("homologs", queries, swissprot), "3 proteins: expected --output with a folder")
     assert_refused(protlm("homologs", queries, swissprot, "-o", folder, "--coverage", "x.png"), "draws one protein")
-    assert_refused(protlm("homologs", queries, swissprot, "-o", tmp_path / "x.h5"), "looks like a file")
+    for suffix in (".h5", *FORMATS):
+        assert_refused(protlm("homologs", queries, swissprot, "-o", tmp_path / f"x{suffix}"), "looks like a file")
 
 
 def test_what_is_left_out_of_the_database_is_reported(protlm, query: Path, tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ def test_indels_and_clinical_sets_have_averages_of_their_own(folder: Path) -> No
     assert by_name["A_indels"].correlations["protlm"] == 1  # the deletion is that of the homologs
     assert by_name["NP_1"].metric == "AUROC"
     assert by_name["NP_1"].correlations["BLOSUM62"] == by_name["NP_1"].correlations["protlm"] == 1
+    assert "2 assays: scores by BLOSUM62 alone" in format_correlations(found)  # B_one and NP_1
     averages_of = [row[2:4] for row in to_rows(found)[1] if row[0] == "average"]
     spearman_kinds = [["Activity", "Spearman"], ["Binding", "Spearman"], ["Stability", "Spearman"], ["all", "Spearman"]]
     assert averages_of == [*spearman_kinds, ["Clinical", "AUROC"], ["all", "AUROC"]]

@@ -183,6 +183,8 @@ def test_the_scorer_is_the_one_that_uses_what_there_is(family: Alignment, tiny_m
         assert f"scorer: {name}" in result.summary()
     assert "60 homologs (effective sequences per residue: median" in found["blend"].summary()
     assert "no homologs found" in found["blosum62"].summary()
+    for sources in (Sources(family), Sources(alone, Computer(tiny_model))):
+        assert "the scorer that was asked for" in assess(variants, sources, "blosum62").summary()
     assert set(found["model"].scores) == {"blosum62", "profile", "model", "blend"}
     assert found["blosum62"].reasons[3] == NOT_SCORED
 

@@ -1,5 +1,6 @@
 """Accessibility and secondary structure of structures made of alpha carbons."""
 
+import dataclasses
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
 from protlm.variants.assessment import assess
 from protlm.variants.knowledge import Knowledge
-from protlm.variants.notation import all_singles
+from protlm.variants.notation import all_singles, parse
+from protlm.variants.sources import Sources
 from protlm.variants.structure import read_structure
 from protlm.variants.tracks import tracks_of
 
@@ -106,6 +108,22 @@ def test_a_structure_weighs_the_profile(write) -> None:
     plain = assess(all_singles(sequence), Knowledge(alignment).of(sequence))
     weighed = assess(all_singles(sequence), Knowledge(alignment, structure=path).of(sequence))
     buried = read_structure(path, sequence).buried
-    np.testing.assert_allclose(weighed.values, plain.values * buried[weighed.variants.position])
+    expected = plain.values * (buried / buried.mean())[weighed.variants.position]
+    np.testing.assert_allclose(weighed.values, expected)
+    assert "burial in chain A of the structure (100 of 100 residues)" in weighed.summary()
+    alone = assess(all_singles(sequence), Knowledge(structure=path).of(sequence))
+    assert "the structure is not used" in alone.summary()
     assert [track.name for track in tracks_of(weighed)] == ["coverage", "conservation", "structure", "buried"]
     assert [track.name for track in tracks_of(plain)] == ["coverage", "conservation"]
+
+
+def test_deletions_keep_their_place_among_substitutions_in_an_evenly_buried_protein(write) -> None:
+    sequence = "AKLGV" * 20
+    alignment = Alignment(sequence, ["query", "a"], [sequence, sequence.replace("L", "V")])
+    structure = read_structure(write({"A": (sequence, ball(100))}), sequence)
+    deletions = parse(sequence, ["K2del", "L13_G14del"])
+    plain = assess(deletions, Sources(alignment))
+    for buried in (0.2, 0.0):
+        even = dataclasses.replace(structure, buried=np.full(len(sequence), buried))
+        weighed = assess(deletions, Sources(alignment, structure=even))
+        np.testing.assert_allclose(weighed.percentile, plain.percentile)
