@@ -55,6 +55,8 @@ class Source(io.RawIOBase):
         UserError: for a file that is missing, a folder, or unreadable.
     """
 
+    _raw: IO[bytes] | None = None
+
     def __init__(self, path: str | Path) -> None:
         self.path, self.position = path, 0
         self._hash = xxhash.xxh3_128()
@@ -62,7 +64,7 @@ class Source(io.RawIOBase):
             self.name = STDIN
             if sys.stdin is None:
                 raise UserError("standard input is closed; expected FASTA")
-            self._raw: IO[bytes] = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
+            self._raw = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
             self.size = 0
             return
         check_readable(path)
@@ -86,13 +88,15 @@ class Source(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        assert self._raw is not None
         count: int = self._raw.readinto(buffer)  # type: ignore[attr-defined]
         self._hash.update(memoryview(buffer)[:count])
         self.position += count
         return count
 
     def close(self) -> None:
-        self._raw.close()
+        if self._raw is not None:  # None if it could not be opened: Python 3.13 closes such an object, too
+            self._raw.close()
         super().close()
 
     def content(self) -> "io.BufferedReader[Any]":

@@ -116,6 +116,11 @@ def test_unreadable_paths_are_named(tmp_path: Path) -> None:
             assert str(path) in str(caught.value)
 
 
+def test_a_source_that_was_not_opened_can_be_closed() -> None:
+    """Python 3.13 closes the object when its constructor has raised, and would print the error of that as well."""
+    Source.__new__(Source).close()
+
+
 def test_standard_input_always_exists() -> None:
     check_readable("-")
 
