@@ -38,14 +38,19 @@ def encoded(model: Performer, proteins: Any) -> list[np.ndarray]:
     return [framed(model, encode(sequence)) for sequence in proteins_of(proteins).sequences]
 
 
-def windows(items: Iterable[Item], residues: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Runs of consecutive items to sort by length together, small enough to keep their results in memory."""
+def windows(
+    items: Iterable[Item], residues: Callable[[Item], int], most: int = WINDOW_RESIDUES
+) -> Iterator[list[Item]]:
+    """Runs of consecutive items to sort by length together, which end once they have `most` residues.
+
+    They are small enough to keep their results in memory.
+    """
     window: list[Item] = []
     size = 0
     for item in items:
         window.append(item)
         size += residues(item)
-        if size >= WINDOW_RESIDUES or len(window) == _MOST:
+        if size >= most or len(window) == _MOST:
             yield window
             window, size = [], 0
     if window:

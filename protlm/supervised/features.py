@@ -19,6 +19,7 @@ proteins of equal length."""
 LAYER = "layer "
 REACH = 7
 """Residues on each side in a window."""
+_WINDOW = 1 << 16  # residues computed between two reports of progress
 _CODES = np.full(256, len(STANDARD), dtype=np.uint8)
 _CODES[list(STANDARD.encode())] = np.arange(len(STANDARD))
 
@@ -78,7 +79,7 @@ def blocks_of(
     numbers = [int(name.removeprefix(LAYER)) for name in layers]
     advance = summed(progress, total)
     own = {COMPOSITION: composition, WINDOW: window, SITES: sites}
-    for group in windows(sequences, len):
+    for group in windows(sequences, len, _WINDOW):
         embedded: Iterator[np.ndarray | None] = iter([None] * len(group))
         if layers:
             assert model is not None
