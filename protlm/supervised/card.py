@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from protlm.supervised.evaluation import shown
+from protlm.supervised.evaluation import interval, shown
 
 
 def card(report: dict[str, Any], name: str) -> str:
@@ -31,9 +31,7 @@ def card(report: dict[str, Any], name: str) -> str:
         lines[-1] += f"{target['test_proteins']:,} proteins; 95 % bootstrap intervals over proteins."
         lines += ["", f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for method, metrics in target["metrics"].items():
-            cells = [
-                f"{shown(n, m['value'])} ({shown(n, m['low'])} to {shown(n, m['high'])})" for n, m in metrics.items()
-            ]
+            cells = [f"{shown(name, one['value'])} {interval(name, one)}" for name, one in metrics.items()]
             lines += [f"| {method} | {' | '.join(cells)} |"]
     if report["warnings"]:
         lines += ["", "## Warnings", "", *(f"- {line}" for line in report["warnings"])]

@@ -80,6 +80,18 @@ def shown(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
 
 
+def interval(metric: str, estimate: dict[str, Any]) -> str:
+    """The confidence interval of an estimate of report.json, in brackets; "" without one.
+
+    >>> interval("accuracy", {"value": 0.4694, "low": 0.4251, "high": 0.5122})
+    '(42.5 % to 51.2 %)'
+    """
+    ends = [estimate[end] for end in ("low", "high")]
+    if any(end is None or not np.isfinite(end) for end in ends):
+        return ""
+    return f"({' to '.join(shown(metric, end) for end in ends)})"
+
+
 def evaluated(target: Target, predictions: dict[str, np.ndarray], seed: int = 0) -> Evaluation:
     """Compares predictions (r, k) by method with the labels of held-out rows."""
     metrics = {method: evaluate(target.kind, target.y, p, target.owner, seed=seed) for method, p in predictions.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from protlm.supervised.evaluation import shown
+from protlm.supervised.evaluation import interval, shown
 from protlm.supervised.metrics import MAIN
 
 PARTS = Path(__file__).parent / "page"
@@ -46,16 +46,12 @@ def _metrics(target: dict[str, Any]) -> str:
     rows = [f"<tr><th>method</th>{''.join(f'<th>{html.escape(name)}</th>' for name in names)}</tr>"]
     for number, (method, metrics) in enumerate(target["metrics"].items()):
         cells = [
-            f"<td>{shown(name, one['value'])} <small>({_interval(name, one)})</small></td>"
+            f"<td>{shown(name, one['value'])} <small>{interval(name, one)}</small></td>"
             for name, one in metrics.items()
         ]
         kind = ' class="probe"' if number == 0 else ""
         rows.append(f"<tr{kind}><td>{html.escape(method)}</td>{''.join(cells)}</tr>")
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
-
-
-def _interval(name: str, estimate: dict[str, float]) -> str:
-    return f"{shown(name, estimate['low'])} to {shown(name, estimate['high'])}"
 
 
 def _confusion(target: dict[str, Any]) -> str:
