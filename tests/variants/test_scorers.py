@@ -124,6 +124,31 @@ def test_a_model_counts_as_far_as_it_agrees_with_the_family(family: Alignment, t
     assert noise.agreement < 0.1
 
 
+def test_a_model_does_not_drown_what_homologs_tell_of_an_indel(family: Alignment, truth: np.ndarray) -> None:
+    class Loud(Known):
+        """A model to which every insertion and deletion is worth the same number of nats."""
+
+        nats = 0.0
+
+        def score(self, variants: Variants) -> np.ndarray:
+            scores = super().score(variants).astype(float)
+            scores[sorted(variants.indels)] = self.nats
+            return scores
+
+    variants = parse(WILD_TYPE, ["A9del", f"{WILD_TYPE[11]}12del"])
+    alone = BlendScorer(ProfileScorer()).fit(WILD_TYPE, family).score(variants)
+    model = Loud(np.log(truth))
+    blend = BlendScorer(ProfileScorer(), model).fit(WILD_TYPE, family)
+    assert 0 < blend.agreement < 1
+    found = []
+    for model.nats in (-1e6, -1e-3, 0.0, 1e-3, 1e6):
+        found.append(blend.score(variants))
+    assert (np.diff(found, axis=0) > 0).all()
+    np.testing.assert_allclose(found[2], alone)
+    np.testing.assert_allclose(found[0], alone - blend.agreement * np.abs(alone))
+    np.testing.assert_allclose(found[-1], alone + blend.agreement * np.abs(alone))
+
+
 def test_a_blend_rises_with_both_parts(family: Alignment, truth: np.ndarray) -> None:
     variants = parse(WILD_TYPE, ["I3A", "H5G:R7K", "A9del"])
     scores = np.log(truth)

@@ -26,7 +26,9 @@ from protlm.variants.scorers.profile import ProfileScorer
 class BlendScorer:
     """The sum over the substitutions of a variant of the blended scores, in nats; see the top of this file.
 
-    Insertions and deletions score as in `ProfileScorer`, plus the model's score with the same factor.
+    Insertions and deletions score as in `ProfileScorer`, x, plus the model's score with the same factor, but at most
+    r |x| of it in either direction: likelihoods have no common scale with marginals. A model that knows positions by
+    number may lose 130 nats with the first residue of a protein.
 
     Args:
         profile: if it is fitted to the alignment already, it stays as it is.
@@ -65,7 +67,13 @@ class BlendScorer:
 
     def score(self, variants: Variants) -> np.ndarray:
         scores = self._by_homologs(variants)
-        return scores + self._factor * self.model.score(variants) if self.model and self._factor else scores
+        if not self.model or not self._factor:
+            return scores
+        share = self._factor * self.model.score(variants)
+        numbers = sorted(variants.indels)
+        most = self.agreement * np.abs(scores[numbers])
+        share[numbers] = np.clip(share[numbers], -most, most)
+        return scores + share
 
     def _by_homologs(self, variants: Variants) -> np.ndarray:
         scores = self.profile.summed(variants, self._odds)
