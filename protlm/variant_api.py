@@ -100,8 +100,12 @@ def computer_of(
     """Runs a model, which is one of `protlm.load`, the path of one, or "bundled"."""
     from protlm import bundled, model_api
     from protlm.inference.engine import TOKEN_BUDGET, Computer
+    from protlm.performer import Performer
 
     if isinstance(model, str | Path):
         path = bundled.path() if str(model) == BUNDLED and not Path(model).exists() else model
         model = (load or model_api.load)(path)
+    if not isinstance(model, Performer):
+        expected = "expected a model of protlm.load, the path of one, or 'bundled'"
+        raise UserError(f"model: {expected}, got {type(model).__name__}", "model")
     return Computer(model, token_budget or TOKEN_BUDGET, precision)

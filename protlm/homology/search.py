@@ -14,6 +14,7 @@ from protlm.homology.hmmer import AMINO, alignment_hmm, easel, plan7, sequence_h
 from protlm.homology.options import SearchOptions
 from protlm.homology.targets import Targets
 from protlm.progress import Progress
+from protlm.sequence.containers import protein_of
 
 TOGETHER = 20
 """Queries that share a pass over the databases."""
@@ -24,7 +25,7 @@ QUERY_ID = "query"
 
 def find_homologs(
     query: str,
-    databases: Targets | Sequence[str | Path],
+    databases: Targets | str | Path | Sequence[str | Path],
     *,
     options: SearchOptions | None = None,
     threads: int | None = None,
@@ -34,8 +35,8 @@ def find_homologs(
     """The alignment of a protein with its homologs in FASTA files.
 
     Args:
-        query: L residues in one-letter code.
-        databases: paths of the files, plain or compressed. They are streamed, once for each iteration.
+        query: L residues in one-letter code, without gaps.
+        databases: path or paths of the files, plain or compressed. They are streamed, once for each iteration.
         options: see `SearchOptions`.
         threads: that compare sequences, by default one for each core.
         progress: called with the bytes read, and those to read in all iterations.
@@ -47,7 +48,9 @@ def find_homologs(
     Raises:
         UserError: for a query or a database that cannot be used.
     """
-    targets = databases if isinstance(databases, Targets) else Targets(databases)
+    query = protein_of(query, gaps=False, name="the query")
+    paths = [databases] if isinstance(databases, str | Path) else databases
+    targets = paths if isinstance(paths, Targets) else Targets(paths)
     return next(search([query], targets, options or SearchOptions(), threads, progress, cache))
 
 

@@ -66,7 +66,10 @@ def benchmark(
         values = _reused(kept, table) if kept else None
         if values is None:
             values = np.full(len(table.table.rows), np.nan)
-            values[rows] = assess(variants, sources(assay), scorer).values.round(DIGITS)
+            try:
+                values[rows] = assess(variants, sources(assay), scorer).values.round(DIGITS)
+            except UserError as error:
+                raise UserError(f"{assay.id}: {error}") from error
             if kept:
                 table.write(kept, values)
         known = np.isfinite(measured.values)

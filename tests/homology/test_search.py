@@ -206,3 +206,22 @@ def test_an_unusable_database_is_refused(tmp_path: Path, content: bytes, message
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         SearchOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("", "the query is empty"),
+        ("*", "the query is empty"),
+        ("MK-T", "'-' at position 3"),
+        ("MK1T", "'1' at position 3"),
+    ],
+)
+def test_a_query_that_is_no_protein_is_refused(fasta: Path, query: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_homologs(query, [fasta])
+
+
+def test_one_database_needs_no_list(fasta: Path) -> None:
+    query = "MKTAYIAKQRQISFVKSHFSRQ"
+    assert find_homologs(query.lower(), str(fasta)) == find_homologs(query, [fasta])

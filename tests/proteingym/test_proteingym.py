@@ -310,3 +310,9 @@ def test_alignments_of_the_folder_come_before_a_search(folder: Path, tmp_path: P
     assert third.alignment.query == B
     (tmp_path / "B_one.a3m").write_text(f">focus\n{B}\n>two\n{B}\n>three\n{B}\n")
     assert len(sources_of(Knowledge(), tmp_path)(find_assays(folder).found[2]).alignment) == 3
+
+
+def test_an_assay_that_cannot_be_scored_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match="A_one: scorer profile: requires homologs") as refused:
+        list(benchmark(find_assays(folder), sources_of(Knowledge()), "profile"))
+    assert refused.value.renamed("--{}".format).startswith("A_one: --scorer profile")

@@ -273,3 +273,8 @@ def test_python_answers_as_the_command_does(family: Alignment, tiny_model: Perfo
     ):
         with pytest.raises(UserError, match=message):
             protlm.score(WILD_TYPE, **arguments)
+
+
+def test_another_object_is_no_model() -> None:
+    with pytest.raises(UserError, match=r"model: expected a model of protlm\.load, .*got int"):
+        protlm.score("MKTAYIAK", ["K2R"], model=3)
