@@ -93,10 +93,9 @@ def test_what_is_left_out_of_the_database_is_reported(protlm, query: Path, tmp_p
     [
         (b"", "is empty; expected FASTA"),
         (b">a\n" + b"ACGT" * 100, "looks like nucleotides, not proteins"),
-        (gzip.compress(b">a\n" + b"MKTW" * 9000)[:-20], "damaged or cut short"),
+        (gzip.compress(b">a\n" + b"MKTW" * 9000, mtime=0)[:-20], "damaged or cut short"),
         (None, "no such file"),
     ],
-    ids=["empty", "DNA", "damaged", "missing"],  # compressed bytes carry the time, which differs between workers
 )
 def test_an_unusable_database_is_one_line(
     protlm, query: Path, tmp_path: Path, cache: Path, content: bytes | None, words: str
