@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,9 +160,9 @@ def predict(
     with progress("predicting", "residues") as report:
         count = [0]
         answers = predicted_records(predictor, file, heads, count, token_budget, precision, report)
-        write[suffix](output, answers, heads)
-    if not count[0]:
-        raise none_left(str(fasta), file.tally)
+        if (first := next(answers, None)) is None:  # before anything is written
+            raise none_left(file.path, file.tally)
+        write[suffix](output, chain([first], answers), heads)
     say(f"{output or 'standard output'}: {counted(count[0], 'protein')}", *file.tally.lines())
 
 

@@ -113,3 +113,12 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
         told = [line for line in outcome.err.splitlines(keepends=True) if not line.startswith("label:")]
         assert_refused(outcome._replace(err="".join(told)), words)
     assert not (tmp_path / "new").exists()
+
+
+def test_an_input_without_proteins_leaves_no_output(protlm, fitted, tmp_path):
+    fasta, output = tmp_path / "none.fasta", tmp_path / "out.csv"
+    for content, words in (("", "is empty; expected FASTA"), (">a\n\n", "no record has a sequence")):
+        fasta.write_text(content)
+        assert_refused(protlm("predict", fasta, "-m", fitted[0]), words)
+        assert_refused(protlm("predict", fasta, "-m", fitted[0], "-o", output), words)
+        assert not output.exists()
