@@ -12,8 +12,11 @@ from protlm.variants.variant_table import BINARY, MEASURED
 SPEARMAN, AUROC = "Spearman", "AUROC"
 ANNOTATIONS = ("DMS_bin_score", "annotation", BINARY)
 """Columns of annotations, where there is no `DMS_score`; the first that is there counts."""
-BENIGN = {"benign": 1.0, "likely benign": 1.0, "pathogenic": 0.0, "likely pathogenic": 0.0, "1": 1.0, "0": 0.0}
-"""Annotation, in lower case -> 1 if the protein works; others are left out."""
+BENIGN = dict.fromkeys(("benign", "likely benign", "benign/likely benign", "1"), 1.0)
+BENIGN |= dict.fromkeys(("pathogenic", "likely pathogenic", "pathogenic/likely pathogenic", "0"), 0.0)
+"""Annotation, in lower case -> 1 if the protein works."""
+UNCERTAIN = ("uncertain", "conflicting", "vus", "not provided")
+"""Beginnings, in lower case, of annotations of ClinVar that count as none."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,6 @@ def measurements(table: Table) -> Measurements:
         word = cell.casefold().removesuffix(".0")
         if word in BENIGN:
             values[row] = BENIGN[word]
-        elif word not in BLANKS:
+        elif word not in BLANKS and not word.startswith(UNCERTAIN):
             raise UserError(f"{table.location(row)}: {column} is {cell!r}; expected Benign, Pathogenic, 1 or 0")
     return Measurements(values, AUROC)

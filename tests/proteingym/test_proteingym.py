@@ -252,10 +252,11 @@ def test_the_area_under_the_curve_is_that_of_all_pairs() -> None:
 
 
 def test_annotations_are_benign_or_pathogenic() -> None:
-    rows = [["Benign"], ["Pathogenic"], ["likely benign"], [""], ["0.0"]]
+    uncertain = [["Uncertain significance"], ["VUS"], ["Conflicting classifications of pathogenicity"]]
+    rows = [["Benign"], ["Pathogenic"], ["likely benign"], [""], ["0.0"], ["Pathogenic/Likely pathogenic"], *uncertain]
     found = measurements(Table("t.csv", ["DMS_bin_score"], rows))
     assert found.metric == "AUROC"
-    np.testing.assert_array_equal(found.values, [1, 0, 1, np.nan, 0])
+    np.testing.assert_array_equal(found.values, [1, 0, 1, np.nan, 0, 0, np.nan, np.nan, np.nan])
     with pytest.raises(UserError, match=r"t\.csv, row 1: annotation is 'maybe'; expected Benign, Pathogenic"):
         measurements(Table("t.csv", ["annotation"], [["maybe"]]))
     with pytest.raises(UserError, match="no column 'DMS_score'; found: x"):
