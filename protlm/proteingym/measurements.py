@@ -12,7 +12,7 @@ from protlm.variants.variant_table import BINARY, MEASURED
 SPEARMAN, AUROC = "Spearman", "AUROC"
 ANNOTATIONS = ("DMS_bin_score", "annotation", BINARY)
 """Columns of annotations, where there is no `DMS_score`; the first that is there counts."""
-BENIGN = dict.fromkeys(("benign", "likely benign", "benign/likely benign", "1"), 1.0)
+BENIGN: dict[str, float] = dict.fromkeys(("benign", "likely benign", "benign/likely benign", "1"), 1.0)
 BENIGN |= dict.fromkeys(("pathogenic", "likely pathogenic", "pathogenic/likely pathogenic", "0"), 0.0)
 """Annotation, in lower case -> 1 if the protein works."""
 UNCERTAIN = ("uncertain", "conflicting", "vus", "not provided")
