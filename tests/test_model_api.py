@@ -284,7 +284,7 @@ def test_another_attention_with_the_same_weights(model_folder: Path) -> None:
         (lambda model: example(causal=True).predict_masked("MK<mask>"), "bidirectional"),
         (lambda model: model.embed("MKT", token_budget=1e4), "token_budget 10000.0: expected an integer of at least 1"),
         (lambda model: model.pseudo_perplexity("MKT", token_budget="9"), "token_budget '9': expected an integer"),
-        (lambda model: model.predict_masked("M<mask>", top=2.5), "top 2.5: expected an integer of at least 1"),
+        (lambda model: model.predict_masked("M<mask>", top=2.5), "top 2.5: expected 1 to 20"),
         (lambda model: model.predict_masked("M<mask>", top=21), "top 21: expected 1 to 20"),
         (lambda model: example(causal=True).generate(n=1.5), "n 1.5: expected an integer of at least 1"),
         (lambda model: example(causal=True).generate(seed=None), "seed None: expected an integer of at least 0"),

@@ -5,11 +5,12 @@ Legend: L residues of a protein, including masks; M its masked positions.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from protlm.errors import UserError, check_integer
+from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, framed, windows
 from protlm.inference.probabilities import check_bidirectional, log_softmax, masked, of_residues
 from protlm.inference.probabilities import one_pass as log_p_of_one_pass
@@ -122,9 +123,8 @@ def most_probable(protein: Protein, p: np.ndarray, top: int) -> list[Prediction]
 
 def check_top(top: int) -> None:
     """Raises a UserError for a number of amino acids that is not 1 to 20."""
-    check_integer("top", top, 1)
-    if top > len(STANDARD):
-        raise UserError(f"top {top}: expected 1 to {len(STANDARD)}", "top")
+    if not isinstance(top, Integral) or not 1 <= top <= len(STANDARD):
+        raise UserError(f"top {top!r}: expected 1 to {len(STANDARD)}", "top")
 
 
 def _check_model(model: Performer) -> None:

@@ -177,7 +177,7 @@ def test_all_layouts_hold_the_output_of_embed_in_order(
         np.testing.assert_allclose(one, vectors, atol=2e-3 if half else 1e-5)
         np.testing.assert_allclose(every, expected, atol=2e-3 if half else 1e-5)
     assert (summary.proteins, summary.residues) == (6, sum(map(len, SEQUENCES)))
-    assert (summary.renamed, summary.copied, summary.beyond_positions) == (1, 1, 0)
+    assert (summary.renamed, summary.copied, summary.beyond_positions) == (layout not in TABLES, 1, 0)
     assert listing(tmp_path) == sorted([path.name, "proteins", "residues"])
 
 
@@ -241,13 +241,6 @@ def test_tables_keep_the_identifier_of_renamed_duplicates(tiny_model: Performer,
         assert (table["id"].tolist(), table["original_id"].tolist()) == (["X", "X_2"], ["X", "X"])
     with np.load(tmp_path / "p.npz") as arrays:
         assert (arrays["ids"].tolist(), arrays["original_ids"].tolist()) == (["X", "X_2"], ["X", "X"])
-
-
-@pytest.mark.parametrize(("suffix", "renamed"), [("csv", 0), ("parquet", 0), ("npz", 0), ("h5", 1)])
-def test_a_slash_changes_a_name_only_where_it_must(
-    tiny_model: Performer, write_fasta, tmp_path: Path, suffix: str, renamed: int
-) -> None:
-    assert embed_fasta(tiny_model, write_fasta([("a/b", "MKT")]), tmp_path / f"p.{suffix}").renamed == renamed
 
 
 def test_a_csv_table_is_described_beside_it(tiny_model: Performer, fasta: Path, tmp_path: Path) -> None:
