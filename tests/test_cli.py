@@ -1,6 +1,7 @@
 import gzip
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,10 +123,10 @@ def test_options_of_prepare_select_records(protlm, tmp_path: Path, options: str,
 
 
 def test_several_files_and_workers_make_one_corpus(protlm, fasta: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "more.fasta.gz"
+    packed, again = tmp_path / "more.fasta.gz", shutil.copy(fasta, tmp_path / "again.fasta")
     packed.write_bytes(gzip.compress(b">more\nMKT\n"))
     for workers in (1, 2):
-        outcome = protlm("prepare", fasta, packed, fasta, "-o", tmp_path / f"{workers}.h5", "--workers", workers)
+        outcome = protlm("prepare", fasta, packed, again, "-o", tmp_path / f"{workers}.h5", "--workers", workers)
         assert (outcome.code, outcome.out) == (0, "")
         assert Corpus(tmp_path / f"{workers}.h5").ids() == ["P1", "b/c", "d", "more", "P1", "b/c", "d"]
 
@@ -355,7 +356,6 @@ def test_nucleotides_are_accepted_on_request(
         ("export out --model absent", "absent: no such model"),
         ("embedd FASTA", "No such command 'embedd'"),
         ("--nope", "no such option --nope; see:"),
-        ("fill >a\nMK<mask>", ">a MK<mask>: '>' at position 1 is not"),
         ("prepare FASTA -o out.h5 --threads 4", "no such option --threads; see:"),
         ("prepare FASTA -o out.h5 -q", "No such option: -q; see:"),
     ],
@@ -370,6 +370,10 @@ def test_invalid_arguments_are_refused(
     assert_refused(protlm(*(places.get(word, word) for word in arguments.split())), words)
     assert sorted(tmp_path.iterdir()) == names
     assert fasta.read_text() == text
+
+
+def test_a_sequence_of_several_lines_is_quoted_in_one(protlm) -> None:
+    assert_refused(protlm("fill", ">a\nMK<mask>"), ">a MK<mask>: '>' at position 1 is not a residue")
 
 
 def test_without_arguments_the_help_is_printed(protlm) -> None:
