@@ -89,7 +89,8 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
 
     folder = Path(folder)
     if not is_predictor(folder):
-        raise UserError(f"{folder}: not a folder of protlm fit")
+        found = "not one of these" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {found}; expected a folder with a fitted head, which `protlm fit` writes")
     described = json.loads((folder / CONFIG).read_text())
     if described.get("version") != VERSION:
         raise UserError(f"{folder}: of version {described.get('version')}, expected {VERSION}; update protlm")
