@@ -1,5 +1,6 @@
 """protlm: protein language models built on Performers, whose attention is linear in sequence length."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,17 +8,15 @@ from protlm.embedder import Embedder
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pandas import DataFrame
-
-    from protlm.homology.alignment import Alignment
     from protlm.supervised.estimator import Probe
-    from protlm.supervised.predictor import Predictor
+    from protlm.supervised.fit_api import fit
+    from protlm.variant_api import score
 
 __version__ = "0.1.0"
 
 __all__ = ["Embedder", "Probe", "UserError", "__version__", "fit", "load", "score"]
+
+_LAZY = {"Probe": "protlm.supervised.estimator", "fit": "protlm.supervised.fit_api", "score": "protlm.variant_api"}
 
 
 def load(
@@ -49,38 +48,8 @@ def _is_fitted(path: Any) -> bool:
     return is_predictor(path)
 
 
-def fit(labels: Any, output: "str | Path | None" = None, model: Any = None, **options: Any) -> "Predictor":
-    """Learns to predict labels from embeddings, and evaluates it; see `protlm.supervised.fit_api.fit`."""
-    from protlm.supervised import fit_api
-
-    return fit_api.fit(labels, output, model, **options)
-
-
 def __getattr__(name: str) -> Any:
-    """`Probe` is imported when it is used, since scikit-learn takes a second."""
-    if name == "Probe":
-        from protlm.supervised.estimator import Probe
-
-        return Probe
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def score(
-    wild_type: Any,
-    variants: "Iterable[str] | None" = None,
-    alignment: "str | Path | Alignment | None" = None,
-    database: "str | Path | Sequence[str | Path]" = (),
-    model: Any = None,
-    structure: "str | Path | None" = None,
-    scorer: str = "auto",
-    method: str | None = None,
-    offset: int = 0,
-    invalid: str = "error",
-    cache: bool = True,
-) -> "DataFrame":
-    """Scores variants of a protein by its homologs, a model, or both; see `protlm.variant_api.score`."""
-    from protlm import variant_api
-
-    return variant_api.score(
-        wild_type, variants, alignment, database, model, structure, scorer, method, offset, invalid, cache
-    )
+    """What needs PyTorch or scikit-learn is imported when it is used: that takes seconds."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

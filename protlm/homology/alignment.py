@@ -108,19 +108,19 @@ def read_alignment(path: str | Path, query: str | None = None) -> Alignment:
     return Alignment(query, ids, [query, *(f"{before}{cut[other]}{after}" for other in order)])
 
 
-def write_alignment(path: str | Path, alignment: Alignment, format: str | None = None) -> None:  # noqa: A002
+def write_alignment(path: str | Path, alignment: Alignment, file_format: str | None = None) -> None:
     """Writes an alignment; the file appears when it is complete.
 
     Args:
         path: of the file. Its suffix tells the format: .a3m, .a2m, .fasta, .afa, .fa, .sto, .stk or .aln.
         alignment: to write.
-        format: "a3m", "a2m", "fasta", "stockholm" or "clustal", instead of that of the suffix. Except in A3M,
+        file_format: "a3m", "a2m", "fasta", "stockholm" or "clustal", instead of that of the suffix. Except in A3M,
             insertions have columns of their own, in which they start from the left.
 
     Raises:
         UserError: for an unknown suffix or format, or a file that cannot be written.
     """
-    write_rows(path, alignment.ids, alignment.rows, format)
+    write_rows(path, alignment.ids, alignment.rows, file_format)
 
 
 def _matched(row: str) -> bytes:

@@ -26,20 +26,20 @@ def format_of(path: str | Path) -> str:
     return FORMATS[suffix]
 
 
-def write_rows(path: str | Path, ids: Sequence[str], rows: Sequence[str], format: str | None = None) -> None:  # noqa: A002
+def write_rows(path: str | Path, ids: Sequence[str], rows: Sequence[str], file_format: str | None = None) -> None:
     """Writes rows in A3M format in any of the `FORMATS`; see `write_alignment`."""
-    if format is not None and format not in FORMATS.values():
-        raise UserError(f"format {format!r}: expected one of {', '.join(dict.fromkeys(FORMATS.values()))}")
-    format = format or format_of(path)  # noqa: A001
+    if file_format is not None and file_format not in FORMATS.values():
+        raise UserError(f"file_format {file_format!r}: expected one of {', '.join(dict.fromkeys(FORMATS.values()))}")
+    file_format = file_format or format_of(path)
     with text_output(Path(path)) as file:
-        if format == "stockholm":
+        if file_format == "stockholm":
             _write_stockholm(file, distinct(ids), list(expanded(rows)))
-        elif format == "clustal":
+        elif file_format == "clustal":
             _write_clustal(file, distinct(ids), [row.upper().replace(".", "-") for row in expanded(rows)])
         else:
-            written = rows if format == "a3m" else expanded(rows)
+            written = rows if file_format == "a3m" else expanded(rows)
             for name, row in zip(ids, written, strict=True):
-                file.write(f">{name}\n{row if format != 'fasta' else row.upper().replace('.', '-')}\n")
+                file.write(f">{name}\n{row if file_format != 'fasta' else row.upper().replace('.', '-')}\n")
 
 
 def expanded(rows: Sequence[str]) -> Iterator[str]:

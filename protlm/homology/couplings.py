@@ -16,8 +16,7 @@ minus the frequencies at their site; h (L, 20) logarithms of the profile; w (N,)
 import numpy as np
 
 from protlm.homology.alignment import GAP, Alignment
-from protlm.homology.profile import covering, log_frequencies
-from protlm.homology.weights import sequence_weights
+from protlm.homology.profile import Profile, log_frequencies
 from protlm.sequence.alphabet import STANDARD
 
 MOST = 1_000
@@ -40,15 +39,16 @@ class Couplings:
 
     Args:
         alignment: of the query with its homologs; the query alone will do.
+        profile: of the alignment, if there is one already: its weights take time.
 
     Attributes:
         field: (L, 20) float64: what the query's residues at other sites add to the log-probabilities of its profile, in
             nats.
     """
 
-    def __init__(self, alignment: Alignment) -> None:
-        codes = alignment.codes[covering(alignment.codes)]
-        weights = sequence_weights(codes)
+    def __init__(self, alignment: Alignment, profile: Profile | None = None) -> None:
+        weights = (profile or Profile(alignment)).redundancy_weights
+        codes, weights = alignment.codes[weights > 0], weights[weights > 0]
         most = min(MOST, max(1, int(np.sqrt(WORK / codes.shape[1]))))
         if len(codes) > most:
             kept = np.sort(np.append(0, 1 + np.argsort(-weights[1:], kind="stable")[: most - 1]))

@@ -43,7 +43,8 @@ class Profile:
 
     Attributes:
         query: L residues.
-        weights: (N,) float64, of the sequences; 0 for those that cover too little.
+        redundancy_weights: (N,) float64, w0 of the sequences; 0 for those that cover too little.
+        weights: (N,) float64, w; 0 for the same.
         effective: (L,) float64, N_i: the effective number of sequences with a residue at each site, the query's
             included; 0 where the query alone has one, and that is none of the twenty.
         log_p: (L, 20) float64, log p_ia.
@@ -52,11 +53,13 @@ class Profile:
     def __init__(self, alignment: Alignment) -> None:
         codes, self.query = alignment.codes, alignment.query
         kept = covering(codes)
-        self.weights = np.zeros(len(codes))
-        self.weights[kept], squares = _near_weights(codes[kept])
+        w0 = sequence_weights(codes[kept])
+        w = w0 * _nearness(codes[kept])
+        self.redundancy_weights, self.weights = np.zeros(len(codes)), np.zeros(len(codes))
+        self.redundancy_weights[kept], self.weights[kept] = w0, w
         residue = codes < GAP
         total = self.weights @ residue
-        self.effective = np.divide(total**2, squares @ residue[kept], out=np.zeros(len(total)), where=total > 0)
+        self.effective = np.divide(total**2, w**2 / w0 @ residue[kept], out=np.zeros(len(total)), where=total > 0)
         self.log_p = log_frequencies(codes, self.weights, self.effective)
 
     @property
@@ -116,10 +119,8 @@ def substitution_scores(log_p: np.ndarray, query: str) -> np.ndarray:
     return scores
 
 
-def _near_weights(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """w and w^2 / w0, (N,) float64 each: weights that favour sequences near the first, see the top of this file."""
+def _nearness(codes: np.ndarray) -> np.ndarray:
+    """exp(k (identity - 1)), (N,) float64, of sequences and the first of them."""
     residue = codes < GAP
-    w0 = sequence_weights(codes)
     identity = ((codes == codes[0]) & residue).sum(1) / np.maximum(1, residue.sum(1))
-    w = w0 * np.exp(NEARNESS * (identity - 1))
-    return w, w**2 / w0
+    return np.exp(NEARNESS * (identity - 1))

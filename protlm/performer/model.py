@@ -171,13 +171,12 @@ class Performer(nn.Module):
     def takes_packed(self, dtype: torch.dtype | None = None) -> bool:
         """Whether attention computes packed batches of this dtype, by default that of the weights, as they are."""
         q = self.embedding.weight.new_empty(1, 1, 1, self.config.width // self.config.heads, dtype=dtype)
-        return all(accepts_packed(block.attention.attention, q, q) for block in self.blocks)  # type: ignore[union-attr]
+        return all(accepts_packed(module, q, q) for module in self._attention_modules())
 
     @property
     def has_step_kernel(self) -> bool:
         """Whether steps take an `InPlaceState` in every layer: where the kernels compute causal attention."""
-        modules: Iterator[Any] = (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
-        return all(getattr(module, "has_step_kernel", False) for module in modules)
+        return all(getattr(module, "has_step_kernel", False) for module in self._attention_modules())
 
     def redraw(self, draw_number: int) -> None:
         """Replaces the random directions of every layer; see `FavorAttention.redraw`."""
@@ -194,10 +193,13 @@ class Performer(nn.Module):
         """Number of the last draw of random directions; 0 if there are none."""
         return max((int(attention.draw_number) for attention in self._attention("draw_number")), default=0)
 
+    def _attention_modules(self) -> Iterator[Any]:
+        """The attention of each layer."""
+        return (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
+
     def _attention(self, able: str) -> Iterator[Any]:
         """The attention of each layer, without local heads, if it has such an attribute."""
-        modules: Iterator[Any] = (block.attention.attention for block in self.blocks)  # type: ignore[union-attr]
-        own = (module.rest if isinstance(module, MixedAttention) else module for module in modules)
+        own = (module.rest if isinstance(module, MixedAttention) else module for module in self._attention_modules())
         return (module for module in own if hasattr(module, able))
 
     def hidden(self, tokens: Tensor, key_mask: Tensor | None = None, segments: Segments = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scorers behind one interface, on made families."""
+"""Scorers and their common interface, on synthetic families."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scorers of variants behind one interface: BLOSUM62, a profile of homologs, a language model, a blend of both."""
+"""Scorers of variants with a common interface: BLOSUM62, a profile of homologs, a language model, a blend of both."""
 
 from typing import Protocol, Self
 

@@ -51,7 +51,7 @@ class BlendScorer:
     def fit(self, wild_type: str, alignment: Alignment | None = None) -> Self:
         if alignment is None or getattr(self.profile, "alignment", None) is not alignment:
             self.profile.fit(wild_type, alignment)
-        self.couplings = Couplings(self.profile.alignment)
+        self.couplings = Couplings(self.profile.alignment, self.profile.profile)
         log_p = self.profile.profile.log_p + self.couplings.field
         log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
         self._odds = substitution_scores(log_p, wild_type)
