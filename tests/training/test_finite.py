@@ -15,7 +15,7 @@ from torch import Tensor
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.training.callbacks import SeededSteps
-from protlm.training.task import GradientCheck
+from protlm.training.gradient_check import GradientCheck
 from tests.tiny import FAST, run_training
 
 OPTIONS = [
@@ -97,7 +97,7 @@ def test_the_message_names_the_proteins_of_the_batch(
 ) -> None:
     """Those of the bad batch, if a step has several."""
     names: list[list[str]] = []
-    monkeypatch.setattr("protlm.training.task._NAMED", 10_000)
+    monkeypatch.setattr("protlm.training.gradient_check._NAMED", 10_000)
     check = GradientCheck.finite
 
     def watched(self: GradientCheck, norm: Tensor, trainer: pl.Trainer) -> bool:
