@@ -480,7 +480,7 @@ def test_an_error_in_a_worker_is_one_line(capsys) -> None:
 @pytest.mark.parametrize("overwritten", [True, False])
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_a_killed_worker_of_the_data_is_one_line(overwritten: bool, monkeypatch, tmp_path, capsys, corpus_path) -> None:
-    """As by a corpus that is cut short between the check of a batch and its reading, or for want of memory."""
+    """As by a corpus that is cut short between the check of a batch and its reading, or when memory runs out."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(corpus_path, "c.h5")
 

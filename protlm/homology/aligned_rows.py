@@ -20,7 +20,7 @@ class Rows:
         ids: N names.
         rows: N sequences of letters and gaps; gaps are "-" in the W columns.
         insertions: whether lower-case letters are insertions between the columns, as in A3M; in other formats they
-            stand in columns.
+            occupy columns.
     """
 
     path: str

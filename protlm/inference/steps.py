@@ -33,7 +33,7 @@ class Steps:
         self.state = self.prefix.select(torch.zeros(count, dtype=torch.long, device=device))
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with some of the sequences only, by their numbers (k,) int64."""
+        """Continues with some of the sequences only, by their numbers (k,) int64."""
         self.state = self.state.select(rows)
 
     def __call__(self, tokens: Tensor) -> Tensor:

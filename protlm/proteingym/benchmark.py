@@ -84,7 +84,7 @@ def benchmark(
         if len(variants.position) and np.array_equal(
             values[rows][variants.substitutions], substitutions[variants.substitutions]
         ):
-            result.notes.append("scores by BLOSUM62 alone, for want of homologs and a model, or as asked for")
+            result.notes.append("scores by BLOSUM62 alone: without homologs and a model, or as requested")
         result.correlations[BLOSUM] = measured.agreement(substitutions)
         result.correlations[SITE_INDEPENDENT] = _by_site(result, variants, measured, alignments, published)
         for column in published.columns if published else ():

@@ -33,7 +33,7 @@ class Assessment:
     Attributes:
         variants: n variants.
         sources: of the scores.
-        chosen: name of the scorer that was asked for.
+        chosen: name of the requested scorer.
         scores: name -> (n,) float64 of each scorer for which there was a source; NaN for variants not scored.
         singles: (L, 20) float64, the chosen scores of all single substitutions; NaN at the wild type, and everywhere if
             they would take too long.
@@ -95,7 +95,7 @@ class Assessment:
 
     def _why_blosum62(self) -> str:
         if self.sources.model or (self.sources.alignment and len(self.sources.alignment) > 1):
-            return "the scorer that was asked for"
+            return "the requested scorer"
         return "no homologs found" if self.sources.alignment else "neither homologs (database, alignment) nor a model"
 
     def _structure(self) -> list[str]:

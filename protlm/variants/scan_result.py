@@ -63,7 +63,7 @@ class ScanResult:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """(n,) float64 by the scorer that was asked for; NaN for rows without a score."""
+        """(n,) float64 by the requested scorer; NaN for rows without a score."""
         return self._scattered([each.values for _, each in self.assessed.values()], np.nan)
 
     def columns(self, sequences: bool = True) -> dict[str, Any]:

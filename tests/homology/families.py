@@ -1,4 +1,4 @@
-"""Made families of proteins: a query and its homologs, by mutation."""
+"""Synthetic families of proteins: a query and its homologs, by mutation."""
 
 import random
 

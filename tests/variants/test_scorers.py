@@ -30,7 +30,7 @@ VARIANTS = ["I3A", "H5G:R7K", "WT", "A9del", "A9_L10insGG", "F6*", "F6F"]
 
 @pytest.fixture(scope="module")
 def truth() -> np.ndarray:
-    """Amino acid probabilities (L, 20) of a made family, concentrated on the query."""
+    """Amino acid probabilities (L, 20) of a synthetic family, concentrated on the query."""
     generator = np.random.default_rng(0)
     p = generator.dirichlet(np.full(20, 0.3), len(WILD_TYPE))
     p[np.arange(len(WILD_TYPE)), [STANDARD.index(letter) for letter in WILD_TYPE]] += 0.5
@@ -209,7 +209,7 @@ def test_the_scorer_is_the_one_that_uses_what_there_is(family: Alignment, tiny_m
     assert "60 homologs (effective sequences per residue: median" in found["blend"].summary()
     assert "no homologs found" in found["blosum62"].summary()
     for sources in (Sources(family), Sources(alone, Computer(tiny_model))):
-        assert "the scorer that was asked for" in assess(variants, sources, "blosum62").summary()
+        assert "the requested scorer" in assess(variants, sources, "blosum62").summary()
     assert set(found["model"].scores) == {"blosum62", "profile", "model", "blend"}
     assert found["blosum62"].reasons[3] == NOT_SCORED
 
