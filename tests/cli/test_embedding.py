@@ -253,7 +253,8 @@ def test_two_ranks_write_one_file(protlm, write_fasta, tmp_path: Path) -> None:
     assert done.stderr.count("700 proteins, 280,000 residues") == 1
     said = re.search(r" of which ([\d.]+) s in the model, ([\d,]+) residues/s", done.stderr)
     assert said is not None
-    assert float(said[1]) * int(said[2].replace(",", "")) == pytest.approx(280_000, rel=0.1)
+    seconds, rate = float(said[1]), int(said[2].replace(",", ""))
+    assert abs(seconds * rate - 280_000) <= 0.05 * rate + 0.5 * seconds + 1  # both are rounded when printed
     assert values("out.h5") == values("merged.h5")
     assert not list(tmp_path.glob(".*"))
     again = torchrun(*command, *OUTPUT)
