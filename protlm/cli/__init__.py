@@ -16,8 +16,9 @@ from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
 from protlm.cli.homology import homologs
 from protlm.cli.models import export, import_esm
+from protlm.cli.predict import predict
 from protlm.cli.prediction import fill, generate
-from protlm.cli.supervised import fit, predict
+from protlm.cli.supervised import fit
 from protlm.cli.variants import proteingym, score
 from protlm.errors import UserError
 
