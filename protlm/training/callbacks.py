@@ -20,7 +20,7 @@ from protlm.performer.cost import flops_per_token
 from protlm.performer.segments import Packed
 from protlm.sequence.alphabet import EOS
 from protlm.strict_json import dumps
-from protlm.training.task import LanguageModelTask
+from protlm.training.base_task import TrainingTask
 
 
 class RedrawFeatures(Callback):
@@ -61,7 +61,7 @@ class RedrawFeatures(Callback):
 
     @staticmethod
     def _model(pl_module: LightningModule) -> Performer:
-        assert isinstance(pl_module, LanguageModelTask)
+        assert isinstance(pl_module, TrainingTask)
         return pl_module.model
 
 
@@ -119,7 +119,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, LanguageModelTask)
+        assert isinstance(pl_module, TrainingTask)
         tokens, residues = batch.key_mask.sum(), (batch.inputs > EOS).sum()
         # integers of 1,000 operations do not overflow
         segments = batch.segments
@@ -148,7 +148,7 @@ class Results(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # not in on_test_end, so that the table follows the progress bar
-        if stage == "test" and trainer.is_global_zero and isinstance(pl_module, LanguageModelTask):
+        if stage == "test" and trainer.is_global_zero and isinstance(pl_module, TrainingTask):
             with atomic_output(self.path) as partial:
                 partial.write_text(dumps(pl_module.results, indent=2) + "\n")
             print(format_metrics(pl_module.results))

@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BetweenSteps(Callback):
     """A callback that acts once a step is complete: logged, and validated if a validation was due.
 
-    Lightning has no such hook. `LanguageModelTask` calls `next_batch` before Lightning starts to count the next step;
+    Lightning has no such hook. `TrainingTask` calls `next_batch` before Lightning starts to count the next step;
     after the last step, `on_train_end` does.
     """
 

@@ -2,15 +2,15 @@
 
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 from xxhash import xxh3_128_hexdigest
 
 from protlm.batching.batches import Batch, Batches, BlockBatches, Objective, ProteinBatches
 from protlm.batching.masking import Masking
-from protlm.batching.samplers import EndlessBatches, Plan, Position, leave_signals_to_the_main_process
+from protlm.batching.samplers import Plan
 from protlm.corpus.ingest import Selection
 from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
@@ -21,20 +21,16 @@ from protlm.files import BusyError
 from protlm.inference.packing import pack
 from protlm.sequence.alphabet import SCORED
 from protlm.sequence.stream import read_through
+from protlm.training.data import TrainingData
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
-_ESTIMATE_POOLS = 64
-"""Pools of batches planned to estimate the number of batches in an epoch."""
 EVALUATION_SPLITS = ("test", "ood")
 """Splits for `trainer.test`, in the order of its dataloaders; empty ones are omitted."""
 
 
-class TremblDataModule(pl.LightningDataModule):
+class TremblDataModule(TrainingData):
     """Single proteins, randomly cropped to `max_length` for training, in length-bucketed batches.
-
-    Training batches never end; `trainer.max_steps`, or `trainer.max_epochs` with `protlm.training.epochs`, sets the end
-    of training. A checkpoint stores the position in the data, so a resumed run gets exactly the remaining batches.
 
     Args:
         corpus: path of a corpus, or of several that are used as one; a single one is made from `fasta` if it does not
@@ -54,7 +50,7 @@ class TremblDataModule(pl.LightningDataModule):
         token_budget: maximum number of tokens in a batch on one device, including padding.
         causal: next-residue prediction instead of masked language modelling.
         masking: how residues are masked.
-        workers: number of processes that make batches; 0 makes them in the main process.
+        workers: see `TrainingData`.
         packed: join the sequences of a batch to one row without padding, each attending to itself; for the kernels on
             GPUs (docs/gpu.md), since other attention has to take them apart again.
         seed: seed of the order, crops and masks.
@@ -64,7 +60,7 @@ class TremblDataModule(pl.LightningDataModule):
     """
 
     batches: type[Batches] = ProteinBatches
-    allow_zero_length_dataloader_with_multiple_devices = True  # of a small split
+    earlier = MappingProxyType({"min_cluster_size": 1})
 
     def __init__(
         self,
@@ -87,7 +83,7 @@ class TremblDataModule(pl.LightningDataModule):
         packed: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(workers)
         flags = {"packed": packed, "causal": causal, "allow_nucleotides": allow_nucleotides}
         for name, value in flags.items():
             if not isinstance(value, bool):
@@ -110,13 +106,10 @@ class TremblDataModule(pl.LightningDataModule):
             raise UserError("data.fasta with several data.corpus: make each corpus with 'protlm prepare' first")
         self.weights, self.sample_by, self.min_cluster_size = weights, sample_by, min_cluster_size
         self.allow_nucleotides = allow_nucleotides
-        self.max_length, self.token_budget, self.workers, self.seed = max_length, token_budget, workers, seed
-        self.packed = packed
+        self.max_length, self.token_budget, self.seed = max_length, token_budget, seed
+        self.packed, self.collate = packed, pack if packed else None
         self.objective = Objective(causal, masking or Masking())
         self._corpora: Corpora | None = None
-        self._sampler: EndlessBatches | None = None
-        self._epoch_batches: int | None = None
-        self._start: Position | None = None
 
     @property
     def corpora(self) -> Corpora:
@@ -124,6 +117,25 @@ class TremblDataModule(pl.LightningDataModule):
         if self._corpora is None:
             self._corpora = Corpora([Corpus(path) for path in self.corpus_paths])
         return self._corpora
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the corpora."""
+        return [corpus.fingerprint for corpus in self.corpora.corpora]
+
+    @property
+    def training_proteins(self) -> int:
+        """Number of proteins in the training split."""
+        return self.corpora.count("train")[0]
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are proteins for validation."""
+        return bool(self.corpora.count("valid")[0])
+
+    def check_unchanged(self) -> None:
+        """Raises a UserError if a corpus changed while it was read."""
+        self.corpora.check_unchanged()
 
     @property
     def unigram(self) -> Unigram:
@@ -173,16 +185,6 @@ class TremblDataModule(pl.LightningDataModule):
             names = ", ".join("data.split_by" if name == "whole_clusters" else f"data.{name}" for name in odd)
             raise UserError(f"{corpus.path}: was prepared with other {names}; prepare it again, or omit these options")
 
-    def epoch_batches(self) -> int:
-        """Number of batches in the first pass over the sampled corpus, of all ranks together."""
-        if self._epoch_batches is None:
-            self._epoch_batches = self._training_batches().count()[0]
-        return self._epoch_batches
-
-    def estimated_epoch_batches(self) -> tuple[int, bool]:
-        """The same, estimated for a large corpus, and whether it is exact."""
-        return (self._epoch_batches, True) if self._epoch_batches else self._training_batches().count(_ESTIMATE_POOLS)
-
     def _training_batches(self) -> Batches:
         sampling = {name: getattr(self, name) for name in ("sample_by", "weights", "min_cluster_size")}
         samples = self._batches("train", self.objective, **sampling)
@@ -195,56 +197,20 @@ class TremblDataModule(pl.LightningDataModule):
             raise UserError(f"{self.corpora}: {NOTHING_TO_LEARN}")
         return samples
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        samples = self._training_batches()
-        before = self._trained_batches()
-        self._sampler = EndlessBatches(samples, *self._rank(), self._start, lambda: self._trained_batches() - before)
-        return self._loader(samples, self._sampler)
-
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         return self._evaluation(("valid",))
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         return self._evaluation(self.evaluated_splits())
 
-    def names(self, batch: Batch) -> list[str]:
-        """Ids of the proteins in a training batch."""
-        assert self._sampler is not None
-        assert batch.key is not None
-        return self._sampler.samples.names(batch.key)
-
     def evaluated_splits(self) -> tuple[str, ...]:
         """The splits that `test_dataloader` returns."""
         return tuple(split for split in EVALUATION_SPLITS if self.corpora.count(split)[0])
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the data after the last training batch, the same on all ranks."""
-        place = self._start
-        if self._sampler is not None and self.trainer is not None:
-            place = self._sampler.position()
-        return {"place": place, "order": self._order()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues from a stored position, on any number of ranks, unless what determines it has changed."""
-        stored, now = {"min_cluster_size": 1, **state_dict.get("order", {})}, self._order()  # older checkpoints lack it
-        if stored != now:
-            odd = [name for name in now if now[name] != stored.get(name)]
-            changes = ", ".join(f"data.{name} {stored.get(name)} is now {now[name]}" for name in odd)
-            what = "the checkpoint's position in the data does not apply"
-            raise UserError(f"{what}: {changes}; resume with the same options")
-        if place := state_dict["place"]:
-            epoch, cursor, batch = place
-            self._start = (epoch, tuple(cursor), batch)
-
     def _order(self) -> dict[str, Any]:
         """Everything that determines the order of the training batches."""
         names = ("seed", "max_length", "token_budget", "sample_by", "weights", "min_cluster_size")
-        corpora = [corpus.fingerprint for corpus in self.corpora.corpora]
-        return {**{name: getattr(self, name) for name in names}, "corpus": corpora}
-
-    def _rank(self) -> tuple[int, int]:
-        """Rank of this process and number of processes."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {**{name: getattr(self, name) for name in names}, "corpus": self.fingerprints}
 
     def _cached(self) -> Path:
         """Path of a corpus without a name, which depends on the FASTA files and the split options."""
@@ -258,30 +224,12 @@ class TremblDataModule(pl.LightningDataModule):
         stem = Path(self.fasta[0]).name.split(".")[0]
         return Path("corpora") / f"{stem}-{int(digests([key])[0, 0]):016x}.h5"
 
-    def _trained_batches(self) -> int:
-        if self.trainer is None:
-            return 0
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return progress.processed
-
     def _batches(self, split: str, objective: Objective, **sampling: Any) -> Batches:
         return self.batches(self.corpora, split, objective, self.max_length, self.token_budget, self.seed, **sampling)
 
     def _evaluation(self, splits: tuple[str, ...]) -> list[DataLoader[Batch]]:
         each = [self._batches(split, self.objective.for_evaluation()) for split in splits]
         return [self._loader(samples, Plan(samples, *self._rank())) for samples in each]
-
-    def _loader(self, samples: Batches, keys: Any) -> DataLoader[Batch]:
-        joined: Any = pack if self.packed else None
-        return DataLoader(
-            samples,
-            batch_size=None,  # a key yields a whole batch
-            sampler=keys,
-            collate_fn=joined,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=leave_signals_to_the_main_process,
-        )
 
 
 class ConcatenatedTremblDataModule(TremblDataModule):

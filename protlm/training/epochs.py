@@ -98,7 +98,7 @@ def describe_plan(trainer: pl.Trainer, data: Any) -> str:
     """One line: the training proteins, the steps per epoch and the planned length of the run."""
     batches, exact = data.estimated_epoch_batches()
     epoch = steps_per_epoch(trainer, batches)
-    proteins, about = data.corpora.count("train")[0], "" if exact else "about "
+    proteins, about = data.training_proteins, "" if exact else "about "
     line = f"training on {proteins:,} proteins, {about}{counted(epoch, 'step')} per epoch"
     if trainer.max_steps < 0:
         return line

@@ -23,7 +23,9 @@ from protlm.errors import UserError
 from protlm.files import UnwritableError
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.training.base_task import TrainingTask
 from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_point
+from protlm.training.data import TrainingData
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.factories import checked, of_kind, takes_optimizer
@@ -39,7 +41,6 @@ from protlm.training.run import (
 )
 from protlm.training.sample import resolve_data
 from protlm.training.supported import check_callbacks, check_loggers, check_options
-from protlm.training.task import LanguageModelTask
 from protlm.training.warm_start import checked_init, load_initial_weights
 
 
@@ -77,9 +78,7 @@ def train(config: DictConfig) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
     seed_everything(config.seed, workers=True, verbose=False)
-    start = data_module(config.data).batches.start
-    settings = instantiate(config.model, vocab_size=len(TOKENS), pad_id=PAD, start_id=start)
-    model = Performer(of_kind("model", settings, PerformerConfig))
+    model = network(config.model, data_module(config.data))
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
     callbacks, named_loggers = (
         instantiate_each("callbacks", config.callbacks),
@@ -107,7 +106,7 @@ def train(config: DictConfig) -> float:
         plan_epochs(trainer, data)
         config.trainer.max_steps = trainer.max_steps
     schedule, make_task = instantiate_schedule(config.schedule), instantiate(config.task)
-    task = checked("task", lambda: make_task(model, optimizer, schedule), LanguageModelTask)
+    task = checked("task", lambda: make_task(model, optimizer, schedule), TrainingTask)
     if not in_epochs:  # last, so that missing data does not hide other errors
         data = prepared(config.data)
     resume = resume_point(config.ckpt_path, checkpoints)
@@ -123,8 +122,7 @@ def train(config: DictConfig) -> float:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
             move_earlier_outputs(folder)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-        fingerprints = [corpus.fingerprint for corpus in data.corpora.corpora]
-        about = describe_run(resolved, overrides, folder, fingerprints, resume, trainer.world_size)
+        about = describe_run(resolved, overrides, folder, data.fingerprints, resume, trainer.world_size)
         recorder.about, recorder.config = about, OmegaConf.to_yaml(config, resolve=True)
         print(describe_plan(trainer, data), flush=True)
     try:
@@ -134,7 +132,7 @@ def train(config: DictConfig) -> float:
         raise UserError(f"{error}; last good checkpoint: {saved or 'none'}") from error
     except RuntimeError as error:
         if killed := str(error).startswith("DataLoader worker"):
-            data.corpora.check_unchanged()  # reading a corpus that was cut short ends a worker by SIGBUS
+            data.check_unchanged()  # reading a corpus that was cut short ends a worker by SIGBUS
         if not killed and not str(error).startswith("Early stopping conditioned on metric"):
             raise
         raise UserError(str(error)) from error
@@ -150,7 +148,7 @@ def train(config: DictConfig) -> float:
     best = trainer.strategy.broadcast(str(checkpoints / BEST) if (checkpoints / BEST).exists() else None)
     if data.evaluated_splits():
         trainer.test(task, data, ckpt_path=best, weights_only=True, verbose=False)
-    usable = best or (str(checkpoints / LAST) if (checkpoints / LAST).exists() else None)
+    usable = task.written or best or (str(checkpoints / LAST) if (checkpoints / LAST).exists() else None)
     for logger in loggers:
         if isinstance(logger, RunLogger):
             logger.log_results(task.results, usable)
@@ -173,10 +171,18 @@ def set_by_user() -> tuple[set[str], set[str]]:
     return own, {override.lstrip("+").partition("=")[0] for override in given["task"]}
 
 
-def data_module(node: DictConfig) -> Any:
+def network(node: DictConfig, data: type[TrainingData]) -> Performer:
+    """A new network, from a node that makes a `PerformerConfig`, or a trained one, from a node that loads it."""
+    if not issubclass(data, TremblDataModule):
+        return of_kind("model", instantiate(node), Performer)
+    settings = instantiate(node, vocab_size=len(TOKENS), pad_id=PAD, start_id=data.batches.start)
+    return Performer(of_kind("model", settings, PerformerConfig))
+
+
+def data_module(node: DictConfig) -> type[TrainingData]:
     """The class of the data module."""
     found = get_object(node._target_)
-    if not isinstance(found, type) or not issubclass(found, TremblDataModule):
+    if not isinstance(found, type) or not issubclass(found, TrainingData):
         expected = f"{TremblDataModule.__module__}.{TremblDataModule.__qualname__}"
         raise UserError(f"data: expected a subclass of {expected}, got {node._target_}; see data._target_")
     return found
