@@ -19,7 +19,7 @@ Databases = Annotated[
 Iterations = Annotated[
     int, Option(help="Maximum number of passes over the databases: 1 searches as phmmer, more as jackhmmer.")
 ]
-EValue = Annotated[float, Option(help="Maximum E-value of homologs, in all databases together.")]
+EValue = Annotated[float | None, Option(help="Maximum E-value of homologs, in all databases together. Default: 0.001.")]
 BitsPerResidue = Annotated[
     float | None, Option(help="Minimum score of homologs, in bits per residue of the query, instead of --evalue.")
 ]
@@ -44,7 +44,7 @@ def homologs(
         Path | None, Option(help="Draw the coverage of one protein by position here (.png, .pdf or .svg).")
     ] = None,
     iterations: Iterations = 3,
-    evalue: EValue = 1e-3,
+    evalue: EValue = None,
     bits_per_residue: BitsPerResidue = None,
     most: Annotated[int, Option("--max-sequences", help="Maximum number of homologs; the best are kept.")] = 20_000,
     threads: Annotated[int | None, Option(min=1, help="Threads. Default: one for each core.")] = None,
@@ -62,7 +62,9 @@ def homologs(
 
     if no_cache and cache is not None:
         raise UserError("--cache and --no-cache exclude each other")
-    options = SearchOptions(iterations, evalue, bits_per_residue, most)
+    if evalue is not None and bits_per_residue is not None:
+        raise UserError("--evalue and --bits-per-residue exclude each other")
+    options = SearchOptions(iterations, SearchOptions.evalue if evalue is None else evalue, bits_per_residue, most)
     opened = open_proteins(query, allow_nucleotides, gaps=False, invalid=invalid)
     if not (records := list(opened)):
         raise none_left(query, None if isinstance(opened, list) else opened.tally)

@@ -176,7 +176,8 @@ def score(
         network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
         computer = computer_of(network, token_budget=token_budget, precision=precision)
     with progress("scoring", "passes") as report:
-        knowledge = Knowledge(alignment, database or (), threads, not no_cache, structure, computer, method, report)
+        known = alignment, database or (), threads, not no_cache, structure, computer, method, report
+        knowledge = Knowledge(*known, allow_nucleotides, invalid)
         result = scan.assess(knowledge.of, scorer)
     if heatmap:
         result.draw(heatmap)
@@ -222,6 +223,7 @@ def proteingym(
     ] = "skip",
     threads: Threads = None,
     no_cache: NoCache = False,
+    allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Print Spearman's correlation with each ProteinGym assay, or the AUROC of clinical annotations, and averages."""
     from protlm.proteingym.assays import REFERENCES, Published, find_assays, split_columns
@@ -252,7 +254,8 @@ def proteingym(
     if model:
         network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
         computer = computer_of(network, token_budget=token_budget, precision=precision)
-    knowledge = Knowledge(None, database or (), threads, not no_cache, None, computer, method)
+    known = None, database or (), threads, not no_cache, None, computer, method, None
+    knowledge = Knowledge(*known, allow_nucleotides, invalid)
     about = settings(knowledge, scorer, msa)
     sources = sources_of(knowledge, msa)
     with progress("searching", "bytes") as report:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,11 +34,24 @@ class AlignmentCache:
         folder: created if necessary.
         databases: paths of the files that are searched.
         options: of the search.
+        reading: of the databases, if other than the default, see `Targets.reading`.
     """
 
-    def __init__(self, folder: str | Path, databases: Sequence[Path], options: SearchOptions) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        databases: Sequence[Path],
+        options: SearchOptions,
+        reading: Mapping[str, bool | str] | None = None,
+    ) -> None:
         self._folder = Path(folder)
-        self._search = {"version": VERSION, "options": asdict(options), "databases": [_described(p) for p in databases]}
+        self._search: dict[str, object] = {
+            "version": VERSION,
+            "options": asdict(options),
+            "databases": [_described(path) for path in databases],
+        }
+        if reading:
+            self._search["reading"] = reading
 
     def path(self, query: str) -> Path:
         """Where the alignment of a query is kept."""

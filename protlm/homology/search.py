@@ -63,7 +63,7 @@ def search(
     cache: str | Path | None = None,
 ) -> Iterator[Alignment]:
     """As `find_homologs`, for several queries, in order; `TOGETHER` of them share each pass over the databases."""
-    kept = AlignmentCache(cache, targets.paths, options) if cache is not None else None
+    kept = AlignmentCache(cache, targets.paths, options, targets.reading) if cache is not None else None
     queries = [query.upper() for query in queries]
     passes = options.iterations * -(-len(queries) // TOGETHER)
     for start in range(0, len(queries), TOGETHER):

@@ -23,6 +23,7 @@ class Targets:
         block: residues from which a block is complete.
 
     Attributes:
+        reading: the options that are not at their defaults.
         size: bytes of all files.
         tally: what the last reading has changed or left out.
 
@@ -37,6 +38,8 @@ class Targets:
         for path in self.paths:
             if str(path) == STDIN or not path.is_file():
                 raise UserError(f"{path}: a database is read several times; write it to a file first")
+        given = {"allow_nucleotides": allow_nucleotides, "invalid": invalid}
+        self.reading = {name: value for name, value in given.items() if value not in (False, "error")}
         self._files = FastaFiles(self.paths, allow_nucleotides, invalid=invalid)
         self._block = block
         self.size, self.position = self._files.size, 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from protlm.errors import UserError
 from protlm.sequence.alphabet import ResidueError, clean
 from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.nucleotides import FEWEST, nucleotides_in, refuse_nucleotides
 from protlm.sequence.stream import STDIN
 
 
@@ -18,7 +19,7 @@ def open_proteins(
         allow_nucleotides, masked, gaps, invalid: see `FastaFile`.
 
     Raises:
-        UserError: if `source` is neither a file nor a sequence.
+        UserError: if `source` is neither a file nor a sequence, or looks like nucleotides.
     """
     try:
         exists = source == STDIN or bool(source and Path(source).exists())
@@ -33,6 +34,8 @@ def open_proteins(
     try:
         # a file that does not exist must not become a sequence with gaps
         if (typed or not {*source} & {*".-"}) and (sequence := clean(source, masked, gaps)):
+            if not allow_nucleotides and len(sequence) >= FEWEST:
+                refuse_nucleotides(shown, len(sequence), nucleotides_in(sequence.encode()))
             return [Record("sequence", "", sequence)]
     except ResidueError as error:
         if typed:

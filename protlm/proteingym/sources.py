@@ -37,14 +37,8 @@ def search_together(
     """Puts the alignments of all assays that need a search into the cache; they share the reading of the databases."""
     if not (knowledge.databases and knowledge.cache):
         return
-    from protlm.homology.cache import default_folder
-    from protlm.homology.options import SearchOptions
-    from protlm.homology.search import search
-    from protlm.homology.targets import Targets
-
     queries = list(dict.fromkeys(assay.sequence for assay in assays if not alignment_of(assay, alignments)))
-    targets = Targets(knowledge.databases)
-    for _ in search(queries, targets, SearchOptions(), knowledge.threads, progress, default_folder()):
+    for _ in knowledge.searched(queries, progress):
         pass
 
 

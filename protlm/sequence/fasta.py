@@ -15,10 +15,10 @@ from protlm.sequence.alphabet import NOT_A_TOKEN, ResidueError, normalise, norma
 from protlm.sequence.formats import FASTA, LOOKED_AT, recognised
 from protlm.sequence.headers import IDENTIFIERS, HeaderError, identifier_of, plain_identifiers
 from protlm.sequence.invalid import INVALID, InvalidRecords
+from protlm.sequence.nucleotides import FEWEST, nucleotides_in, refuse_nucleotides
 from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
-_NUCLEOTIDES = b"ACGTUNacgtun"
 _JUDGED_AFTER = 10_000  # residues: enough to tell proteins from nucleotides, few enough to fail early
 _MAX_RECORD = 1_000_000  # characters; the longest known proteins have fewer than 50,000 residues
 _BLOCK = 1 << 17  # bytes read at a time, small enough for the processor's cache
@@ -161,9 +161,9 @@ class FastaFile:
                         proteins = _NUCLEIC_ACID.sub(b"", block) if b"mol:na" in block else block
                         letters = b"".join(line for line in proteins.split(b"\n") if not line.startswith(b">"))
                         seen += len(letters)
-                        nucleotides += len(letters) - len(letters.translate(None, _NUCLEOTIDES))
+                        nucleotides += nucleotides_in(letters)
                         if seen >= _JUDGED_AFTER:
-                            self._judge(seen, nucleotides)
+                            refuse_nucleotides(self.path, seen, nucleotides)
                     chunk, count = self._chunk(number, block)
                     number += count
                     if self._skips or not self.invalid:
@@ -184,8 +184,8 @@ class FastaFile:
                 f"{self.path}: damaged or cut short after record {number} ({error}); download or compress it again"
             ) from error
         self._refuse()
-        if not self._allow_nucleotides and 30 <= seen < _JUDGED_AFTER:
-            self._judge(seen, nucleotides)
+        if not self._allow_nucleotides and FEWEST <= seen < _JUDGED_AFTER:
+            refuse_nucleotides(self.path, seen, nucleotides)
         self.invalid.list_in(self.tally)
 
     def _blocks(self, content: io.BufferedReader) -> Iterator[bytes]:
@@ -279,14 +279,6 @@ class FastaFile:
         """Raises the error for invalid records, unless they are skipped."""
         if self.invalid and not self._skips:
             raise self.invalid.error(more_to_read=self.position < self.size or not self.size)
-
-    def _judge(self, residues: int, nucleotides: int) -> None:
-        if nucleotides >= 0.95 * residues:
-            raise UserError(
-                f"{self.path}: looks like nucleotides, not proteins ({nucleotides / residues:.0%} of the letters are "
-                "A, C, G, T, U or N); translate it first, or if these are proteins, set allow_nucleotides",
-                "allow_nucleotides",
-            )
 
 
 def _unwrap(block: bytes) -> bytes:

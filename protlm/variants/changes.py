@@ -10,11 +10,11 @@ from protlm.sequence.alphabet import STANDARD
 
 _THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR"  # as in STANDARD
 _ONE = {**dict(zip(_THREE.split(), STANDARD, strict=True)), "TER": "*", "SEC": "U", "PYL": "O", "XAA": "X"}
-_ONE |= {"ASX": "B", "GLX": "Z", "XLE": "J"}
+_ONE |= {"ASX": "B", "GLX": "Z", "XLE": "J", "STOP": "*"}
 _CODE = "[A-Za-z]{3}|[A-Za-z*]"
 _NUMBER = "-?[0-9]{1,9}"
 _RESIDUES = rf"(?P<first>{_CODE})(?P<number>{_NUMBER})(?:_(?P<last>{_CODE})(?P<end>{_NUMBER}))?"
-_REPLACED = re.compile(rf"(?P<first>{_CODE})(?P<number>{_NUMBER})(?P<new>{_CODE}|[=-])")
+_REPLACED = re.compile(rf"(?P<first>{_CODE})(?P<number>{_NUMBER})(?P<new>stop|{_CODE}|[=-])", re.IGNORECASE)
 _KIND = re.compile(rf"{_RESIDUES}(?P<kind>delins|del|ins|dup)(?P<rest>.*)", re.IGNORECASE)
 _FRAMESHIFT = re.compile(rf"(?P<first>{_CODE})(?P<number>{_NUMBER})(?:{_CODE})?fs.*", re.IGNORECASE)
 _EXTENSION = re.compile(rf"(?:{_CODE}){_NUMBER}(?:{_CODE})?ext.*", re.IGNORECASE)
@@ -23,6 +23,8 @@ _LETTERS = "ACDEFGHIKLMNPQRSTVWYBJOUXZ*"
 
 FRAMESHIFT, EXTENSION, START_LOST = "frameshift", "extension beyond the wild type", "start lost"
 UNKNOWN, NO_PROTEIN, UNKNOWN_RESIDUES = "effect on the protein unknown", "no protein", "inserted residues unknown"
+STOP_OR_UNKNOWN = "stop gained or residue unknown (X)"
+"""What X means in one-letter code: a stop in older publications, any residue elsewhere."""
 WITHOUT_EFFECT = {"?": UNKNOWN, "0": NO_PROTEIN, "0?": NO_PROTEIN}
 
 
@@ -82,7 +84,8 @@ def _replaced(match: re.Match[str], text: str) -> Change:
     if new.upper() in ("DEL", "DUP", "-"):  # also three letters
         return Change(number, number, None if new.upper() == "DUP" else "", {number: first})
     letter = _letter(new, text)
-    return Change(number, number, letter, {number: first}, _reason(letter, number) or _reason(first, number))
+    reason = f"{STOP_OR_UNKNOWN} at residue {number}" if new in ("X", "x") else _reason(letter, number)
+    return Change(number, number, letter, {number: first}, reason or _reason(first, number))
 
 
 def _edited(match: re.Match[str], text: str) -> Change:

@@ -1,13 +1,15 @@
 """Where to find what scores may rest on."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protlm.errors import UserError
+from protlm.errors import ProtlmWarning, UserError, counted
 from protlm.homology.alignment import Alignment, read_alignment
+from protlm.progress import Progress
 from protlm.variants.sources import Sources, chosen_scorer
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class Knowledge:
         structure: PDB or mmCIF file of one protein.
         model: a language model, with its method.
         report: gets the progress of the search, in bytes as a stage, and of the model, in passes.
+        allow_nucleotides: accept databases that look like DNA or RNA.
+        invalid: "skip" leaves out invalid records of the databases, with a warning; otherwise they are errors.
     """
 
     alignment: str | Path | Alignment | None = None
@@ -36,6 +40,8 @@ class Knowledge:
     model: "Computer | None" = None
     method: str | None = None
     report: Callable[..., None] | None = None
+    allow_nucleotides: bool = False
+    invalid: str = "error"
 
     def chosen(self, scorer: str) -> str:
         """The scorer, before anything is searched or computed; see `chosen_scorer`."""
@@ -59,13 +65,21 @@ class Knowledge:
             return read_alignment(self.alignment, wild_type)
         if not self.databases:
             return None
-        from protlm.homology.cache import default_folder
-        from protlm.homology.search import find_homologs
+        report = partial(self.report, stage="searching") if self.report else None
+        (alignment,) = self.searched([wild_type], report)
+        return alignment
 
-        return find_homologs(
-            wild_type,
-            self.databases,
-            threads=self.threads,
-            progress=partial(self.report, stage="searching") if self.report else None,
-            cache=default_folder() if self.cache else None,
-        )
+    def searched(self, wild_types: Sequence[str], progress: Progress | None) -> Iterator[Alignment]:
+        """The homologs of several proteins in the databases; a warning says how many invalid records were skipped."""
+        from protlm.homology.cache import default_folder
+        from protlm.homology.options import SearchOptions
+        from protlm.homology.search import search
+        from protlm.homology.targets import Targets
+
+        targets = Targets(self.databases, self.allow_nucleotides, "skip" if self.invalid == "skip" else "error")
+        cache = default_folder() if self.cache else None
+        yield from search(wild_types, targets, SearchOptions(), self.threads, progress, cache)
+        if skipped := targets.tally.skipped:
+            more = f", and {len(skipped) - 1:,} more" if len(skipped) > 1 else ""
+            what = counted(len(skipped), "invalid record")
+            warnings.warn(f"{what} of the databases {skipped[0]}{more}", ProtlmWarning, stacklevel=2)

@@ -111,6 +111,7 @@ def test_an_unusable_database_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["DNA", "DB"], "looks like nucleotides"),
         (["ACGTACGTAC" * 10, "DB"], "looks like nucleotides"),
         (["EMPTY", "DB"], "no record has a sequence"),
         (["MK5", "DB"], "neither an existing file nor a sequence"),
@@ -123,7 +124,8 @@ def test_an_unusable_database_is_one_line(
         ([QUERY, "DB", "--evalue", "-1"], "--evalue -1: expected a number above 0"),
         ([QUERY, "DB", "--bits-per-residue", "nan"], "--bits-per-residue nan: expected a number above 0"),
         ([QUERY, "DB", "--max-sequences", "0"], "--max-sequences 0: expected at least 1"),
-        ([QUERY, "DB", "--cache", "x", "--no-cache"], "exclude each other"),
+        ([QUERY, "DB", "--cache", "x", "--no-cache"], "--cache and --no-cache exclude each other"),
+        ([QUERY, "DB", "--evalue", "1e-3", "--bits-per-residue", "0.5"], "--evalue and --bits-per-residue exclude"),
     ],
 )
 def test_unusable_arguments_are_one_line(
@@ -132,8 +134,8 @@ def test_unusable_arguments_are_one_line(
     given: list[object] = [swissprot if argument == "DB" else argument for argument in arguments]
     if given[0] == "EMPTY":
         given[0] = write_fasta([("a", "")], "empty.fasta")
-    if given[0] == "ACGTACGTAC" * 10:
-        given[0] = write_fasta([("dna", given[0])], "dna.fasta")
+    if given[0] == "DNA":
+        given[0] = write_fasta([("dna", "ACGTACGTAC" * 10)], "dna.fasta")
     assert_refused(protlm("homologs", *given), words)
 
 

@@ -259,6 +259,31 @@ def test_inputs_are_not_overwritten(protlm, model_folder: Path, variants: Path, 
         assert_refused(protlm("score", protein, "-m", model_folder, "--all"), "neither an existing file nor a sequence")
 
 
+def test_typed_nucleotides_are_refused_like_those_in_a_file(protlm, write_fasta) -> None:
+    dna = "ACGT" * 8
+    for protein in (dna, dna.lower(), write_fasta([("dna", dna)])):
+        refused = protlm("score", protein, "--all")
+        assert_refused(refused, "looks like nucleotides, not proteins (100% of the letters")
+        assert "if these are proteins, set --allow-nucleotides" in refused.err
+    assert protlm("score", dna, "--variant", "A1C", "--allow-nucleotides").code == 0
+    assert protlm("score", "ACGT", "--variant", "A1C").code == 0  # too short to tell
+
+
+def test_a_database_of_nucleotides_or_with_invalid_records_is_read_on_request(
+    protlm, assays: Path, write_fasta, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dna = write_fasta([("a", "ACGT" * 30)], "dna.fasta")
+    bad = write_fasta([("a", SEQUENCE), ("bad", "MK5")], "bad.fasta")
+    for command in (("score", SEQUENCE, "--all"), ("proteingym", assays, "--invalid", "error")):
+        assert_refused(protlm(*command, "--database", dna), "set --allow-nucleotides")
+        assert protlm(*command, "--database", dna, "--allow-nucleotides").code == 0
+        assert_refused(protlm(*command, "--database", bad), "record 2 (bad)", "set --invalid to 'skip'")
+        outcome = protlm(*command, "--database", bad, "--invalid", "skip")
+        assert outcome.code == 0
+        assert "1 invalid record of the databases skipped: " in outcome.err
+
+
 def test_proteins_beyond_the_learned_positions_are_computed_with_a_warning(protlm, model_folder: Path) -> None:
     outcome = protlm("score", SEQUENCE * 30, "-m", model_folder, "--variant", "M1L", "--variant", "K2R")
     assert outcome.code == 0

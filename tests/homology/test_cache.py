@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protlm.errors import ProtlmWarning
+from protlm.errors import ProtlmWarning, UserError
 from protlm.files import atomic_output
 from protlm.homology import search as searching
 from protlm.homology.alignment import Alignment
@@ -69,6 +69,16 @@ def test_other_queries_options_and_databases_are_searched(fasta: Path, tmp_path:
     os.utime(copy, ns=(0, 0))
     found(copy, cache)
     assert passes == [1] * 5
+
+
+def test_what_invalid_records_are_left_out_is_not_reused_where_they_are_errors(fasta: Path, tmp_path: Path) -> None:
+    with fasta.open("a") as file:
+        file.write(">bad\nMK5\n")
+    skipping, strict = (Targets([fasta], invalid=invalid) for invalid in ("skip", "error"))
+    kept = find_homologs(QUERY, skipping, options=ONCE, cache=tmp_path / "cache")
+    with pytest.raises(UserError, match="record 26 \\(bad\\)"):
+        find_homologs(QUERY, strict, options=ONCE, cache=tmp_path / "cache")
+    assert find_homologs(QUERY, skipping, options=ONCE, cache=tmp_path / "cache") == kept
 
 
 def test_only_queries_that_are_not_kept_are_searched(fasta: Path, tmp_path: Path, passes: list[int]) -> None:

@@ -88,14 +88,16 @@ def test_insertions_and_deletions_in_every_notation(names: list[str], sequence: 
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["Y5*", "p.Tyr5Ter", "p.Tyr5*", "K2R:Y5*", "Y5_I6delinsG*"], "stop gained at residue "),
+        (["Y5*", "p.Tyr5Ter", "p.Y5Ter", "p.Tyr5*", "Y5stop", "p.Y5STOP", "K2R:Y5*"], "stop gained at residue 5"),
+        (["Y5_I6delinsG*"], "stop gained at residue 6"),
+        (["Y5X", "p.Y5X", "p.(Tyr5X)", "y5x", "K2R:Y5X"], "stop gained or residue unknown (X) at residue 5"),
         (["K8fs", "p.Lys8fs", "p.Lys8ArgfsTer5", "p.(Lys8Argfs*5)"], "frameshift"),
         (["M1?", "p.Met1?"], "start lost"),
         (["p.Met1ext-5", "p.Ter11GlnextTer17", "*11Qext*17"], "extension beyond the wild type"),
         (["p.?"], "effect on the protein unknown"),
         (["p.0", "p.0?"], "no protein"),
         (["K2_T3ins5", "p.Lys2_Thr3insXaa[23]"], "inserted residues unknown"),
-        (["K2X", "p.Lys2Xaa", "K2_T3insQXS"], "'X' is not one of the twenty amino acids"),
+        (["p.Lys2Xaa", "K2_T3insQXS"], "'X' is not one of the twenty amino acids"),
         (["K2U", "p.Lys2Sec"], "'U' is not one of the twenty amino acids"),
         (["M1_R10del"], "no residues left"),
     ],
