@@ -20,6 +20,7 @@ from protlm.cli.predict import predict
 from protlm.cli.prediction import fill, generate
 from protlm.cli.supervised import fit
 from protlm.cli.variants import proteingym, score
+from protlm.corpus.truncation import truncation_in_one_line
 from protlm.errors import UserError
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ def main() -> None:
     _prepare_streams()
     command: Any = typer.main.get_command(app)
     try:
-        with warnings_as_lines():
+        with warnings_as_lines(), truncation_in_one_line():
             interrupted = command(standalone_mode=False) == 130
         if sys.stdout is not None:
             sys.stdout.flush()

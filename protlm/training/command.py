@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from protlm.corpus.truncation import truncation_in_one_line
 from protlm.errors import UserError
 from protlm.training.checkpoints import REQUEUE, exit_on_signal
 from protlm.training.from_config import train
@@ -112,6 +113,8 @@ def accepted(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if argument.startswith("--") and "." in name:
             raise UserError(f"{argument}: options have no dashes; write {argument.lstrip('-')}")
+        if name.lstrip("+") == "hydra.job.name" and os.sep in value:  # names a file in the folder of the run
+            raise UserError(f"{argument}: expected a name without {os.sep!r}; the run's folder is hydra.run.dir")
         if name.partition(".")[0] in own:
             result.append(f"++{argument}")
         elif not equals or value.lower() not in ("null", "none", "false", "true", ""):
@@ -134,7 +137,7 @@ def main() -> None:
             signal.signal(number, exit_on_signal)
     if len(sys.argv) == 1:
         sys.argv.append("+experiment=demo")
-    with errors_in_one_line():
+    with errors_in_one_line(), truncation_in_one_line():
         sys.argv[1:] = accepted(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()

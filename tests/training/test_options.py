@@ -36,6 +36,7 @@ from tests.tiny import FAST, run_training
         (["experiment=demo"], "experiment: has no default; use +experiment=NAME"),
         (["optimizer=null"], "optimizer=null: expected optimizer=NAME, with one of adamw, muon, paper"),
         (["--data.fasta=x"], "--data.fasta=x: options have no dashes; write data.fasta=x"),
+        (["hydra.job.name=a/b"], "hydra.job.name=a/b: expected a name without '/'; the run's folder is hydra.run.dir"),
         (["data.fasta", "=x"], "'data.fasta': expected OPTION=VALUE, without spaces"),
         (["seed=abc"], "seed=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         (
