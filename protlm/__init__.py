@@ -8,15 +8,21 @@ from protlm.embedder import Embedder
 from protlm.errors import UserError
 
 if TYPE_CHECKING:
+    from protlm.annotation.annotate import annotate
     from protlm.supervised.estimator import Probe
     from protlm.supervised.fit_api import fit
     from protlm.variant_api import score
 
 __version__ = "0.1.0"
 
-__all__ = ["Embedder", "Probe", "UserError", "__version__", "fit", "load", "score"]
+__all__ = ["Embedder", "Probe", "UserError", "__version__", "annotate", "fit", "load", "score"]
 
-_LAZY = {"Probe": "protlm.supervised.estimator", "fit": "protlm.supervised.fit_api", "score": "protlm.variant_api"}
+_LAZY = {
+    "Probe": "protlm.supervised.estimator",
+    "annotate": "protlm.annotation.annotate",
+    "fit": "protlm.supervised.fit_api",
+    "score": "protlm.variant_api",
+}
 
 
 def load(

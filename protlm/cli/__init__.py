@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from protlm import __version__
+from protlm.cli.annotation import annotate
 from protlm.cli.console import fail, say, warnings_as_lines
 from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
@@ -47,6 +48,7 @@ for command in (
     proteingym,
     fit,
     predict,
+    annotate,
 ):
     app.command()(command)
 

@@ -175,3 +175,13 @@ def _write_names(file: h5py.File, dataset: str, count: int, name: Callable[[int]
     for start in range(0, count, _NAMES):
         stop = min(start + _NAMES, count)
         names[start:stop] = np.array([name(index) for index in range(start, stop)], dtype=dtype)
+
+
+def read_vectors(path: Path, description: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Original identifiers, and the vectors (n, ...) as they are stored."""
+    with _opened(path) as file:
+        if description["layout"] == "packed":
+            ids = file["original_ids" if "original_ids" in file else "ids"]
+            return [name.decode() for name in ids[:].tolist()], file["embeddings"][:]
+        ids = [str(file[name].attrs.get("original_id", name)) for name in file]
+        return ids, np.stack([file[name][:] for name in file])

@@ -119,3 +119,9 @@ def _write_matrix(
     with _member(file, "embeddings", shape, stored_dtype(description)) as member:
         for block in data:
             member.write(block if isinstance(block, bytes) else np.ascontiguousarray(block).data.cast("B"))
+
+
+def read_vectors(path: Path) -> tuple[list[str], np.ndarray]:
+    """As `hdf5.read_vectors`."""
+    with np.load(path, allow_pickle=False) as file:
+        return file["original_ids" if "original_ids" in file else "ids"].tolist(), file["embeddings"]

@@ -56,7 +56,11 @@ class Relatives:
 
 
 def find_relatives(
-    queries: Sequence[str], targets: Sequence[str], threads: int | None = None, progress: Progress | None = None
+    queries: Sequence[str],
+    targets: Sequence[str],
+    threads: int | None = None,
+    progress: Progress | None = None,
+    among: Sequence[Sequence[int]] | None = None,
 ) -> Relatives:
     """Compares each query with all targets by phmmer, at an E-value of 0.001; a pair of equal sequences counts, too.
 
@@ -65,23 +69,27 @@ def find_relatives(
         targets: (t,).
         threads: by default one for each core.
         progress: called with the queries done, and q.
+        among: (q,) numbers of the targets to compare each query with, instead of all; E-values remain those of all.
     """
     known = [number for number, target in enumerate(targets) if len(target) <= LONGEST]
-    sequences = [
-        easel.DigitalSequence(AMINO, name=str(number).encode(), sequence=digital(targets[number].encode()))
+    sequences = {
+        number: easel.DigitalSequence(AMINO, name=str(number).encode(), sequence=digital(targets[number].encode()))
         for number in known
-    ]
-    block = easel.DigitalSequenceBlock(AMINO, sequences)
-    longest = max(map(len, sequences), default=0)
+    }
+    block = easel.DigitalSequenceBlock(AMINO, sequences.values())
+    longest = max(map(len, block), default=0)
 
     def compare(number: int) -> list[tuple[int, int, float, float, float]]:
         query = queries[number]
-        if len(query) > LONGEST:
+        if len(query) > LONGEST or (among is not None and not len(among[number])):
             return []
         compared = block
+        if among is not None:
+            own = [sequences[target] for target in among[number] if target in sequences]
+            compared = easel.DigitalSequenceBlock(AMINO, own)
         if len(query) * longest > CELLS:
-            compared = easel.DigitalSequenceBlock(AMINO, [one for one in block if len(one) * len(query) <= CELLS])
-        found = plan7.Pipeline(AMINO, E=EVALUE).search_hmm(sequence_hmm(query), compared)
+            compared = easel.DigitalSequenceBlock(AMINO, [one for one in compared if len(one) * len(query) <= CELLS])
+        found = plan7.Pipeline(AMINO, E=EVALUE, Z=len(known)).search_hmm(sequence_hmm(query), compared)
         return [(number, *_pair(hit, query, targets)) for hit in found if hit.included]
 
     pairs: list[tuple[int, int, float, float, float]] = []

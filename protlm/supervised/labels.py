@@ -77,22 +77,26 @@ def read_labels(
     Raises:
         UserError: for files, columns or cells that cannot be used.
     """
-    given = f"a {type(labels).__name__}"
     if isinstance(labels, str | Path) and is_letters(labels):
         return _of_letters(labels, sequences, mask, targets)
     if mask is not None:
         raise UserError(
             "mask: applies to a FASTA file of residue labels; in a table, write - for such residues", "mask"
         )
+    return _of_table(table_of(labels), sequences, targets, split, kinds or {})
+
+
+def table_of(labels: Any) -> Table:
+    """The cells of a CSV, TSV or Parquet file, or of a pandas DataFrame; a UserError for anything else, or no rows."""
     if isinstance(labels, str | Path):
         table = _read_parquet(labels) if Path(labels).suffix.lower() == ".parquet" else read_table(labels)
     elif hasattr(labels, "columns"):
         table = _of_frame(labels, "the DataFrame")
     else:
-        raise UserError(f"labels: expected a file or a pandas DataFrame, got {given}", "labels")
+        raise UserError(f"labels: expected a file or a pandas DataFrame, got a {type(labels).__name__}", "labels")
     if not table.rows:
         raise UserError(f"{table.path}: no rows after the header; expected one protein per row")
-    return _of_table(table, sequences, targets, split, kinds or {})
+    return table
 
 
 def _of_table(

@@ -1,0 +1,145 @@
+"""An annotator: a labelled reference whose labels are transferred to queries that resemble its proteins.
+
+Legend: q queries, n proteins of the reference, s of them for calibration, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from protlm.annotation.evidence import Evidence
+from protlm.annotation.neighbours import Neighbours
+from protlm.annotation.options import AnnotateOptions
+from protlm.annotation.reference import Reference
+from protlm.annotation.transfer import Transfer
+from protlm.errors import UserError
+from protlm.homology.relatives import Relatives
+
+FEWEST = 20
+"""Labelled proteins without which there is no curve."""
+REPORTED = (0.9, 0.7, 0.5)
+"""Precisions of which `Annotator.described` speaks."""
+
+
+class Call(NamedTuple):
+    """A label of a query.
+
+    Attributes:
+        query: its number.
+        label: None if no label reaches the precision.
+        precision: expected fraction of such labels that are right; NaN without a label.
+        reference: number of the closest protein of the reference that has the label; without a label the closest one;
+            -1 for none.
+    """
+
+    query: int
+    label: str | None
+    precision: float
+    reference: int
+
+
+class Annotator:
+    """Transfers labels, with precision as learned on the reference itself.
+
+    Args:
+        reference: n labelled proteins.
+        options: see `AnnotateOptions`.
+        sample: (s,) int64, proteins on which precision is learned.
+        clusters: (n,) int64; proteins of the sample are annotated without the proteins of their own cluster.
+        vectors: (n, D) embeddings, if these are used.
+        relatives: of the sample with all, numbered by s and n, if homologs are used.
+
+    Attributes:
+        held_out: votes for the sample, with precision as score.
+
+    Raises:
+        UserError: for too few proteins.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        options: AnnotateOptions,
+        sample: np.ndarray,
+        clusters: np.ndarray,
+        vectors: np.ndarray | None = None,
+        relatives: Relatives | None = None,
+    ) -> None:
+        if len(sample) < FEWEST:
+            raise UserError(
+                f"{reference.source}: {len(sample):,} labelled proteins; expected at least {FEWEST}, from which the "
+                "precision of calls is learned"
+            )
+        self.reference, self.options, self.sample = reference, options, sample
+        self._lengths = _lengths(reference.sequences)
+        self.neighbours = None if vectors is None else Neighbours(vectors)
+        own, evidence = clusters[sample], []
+        if self.neighbours is not None and vectors is not None:
+            k = options.neighbours
+            evidence.append(self.neighbours.nearest(vectors[sample], k, lambda rows: own[rows, None] == clusters))
+        if relatives is not None:
+            found = homologs(relatives, self._lengths[sample], self._lengths)
+            evidence.append(found.take(own[found.query] != clusters[found.target]))
+        self.transfer = Transfer.learned(evidence, sample, reference.labels, options.neighbours)
+        self.held_out = self.transfer(evidence)
+
+    def evidence(
+        self, sequences: Sequence[str], vectors: np.ndarray | None = None, relatives: Relatives | None = None
+    ) -> list[Evidence]:
+        """Neighbours and homologs of queries, as far as they are used.
+
+        Args:
+            sequences: (q,).
+            vectors: (q, D) embeddings.
+            relatives: of the queries with the reference.
+        """
+        found = []
+        if self.neighbours is not None:
+            assert vectors is not None
+            found.append(self.neighbours.nearest(vectors, self.options.neighbours))
+        if relatives is not None:
+            found.append(homologs(relatives, _lengths(sequences), self._lengths))
+        return found
+
+    def calls(self, queries: int, evidence: Sequence[Evidence]) -> Iterator[Call]:
+        """Of each query the labels that reach the precision, the most certain first, or a call without a label."""
+        votes = self.transfer(evidence)
+        closest = np.full(queries, -1)
+        for each in evidence:  # homologs, the last, come first
+            best = each.strongest(1)
+            closest[best.query] = best.target
+        order = np.lexsort((votes.label, -votes.score, votes.query))
+        order = order[votes.score[order] >= self.options.precision]
+        ends = np.searchsorted(votes.query[order], np.arange(queries + 1))
+        for query in range(queries):
+            own = order[ends[query] : ends[query + 1]].tolist()
+            if not own:
+                yield Call(query, None, np.nan, int(closest[query]))
+            for i in own:
+                name = self.reference.labels.names[votes.label[i]]
+                yield Call(query, name, float(votes.score[i]), int(votes.target[i]))
+
+    @property
+    def described(self) -> str:
+        """How many proteins of the sample get a label, without their clusters."""
+        found = []
+        for precision in REPORTED:
+            called = len(np.unique(self.held_out.query[self.held_out.score >= precision]))
+            found.append(f"{100 * called / len(self.sample):.0f} % at a precision of {precision:g}")
+        return f"of {len(self.sample):,} proteins without their clusters, labels are called for {', '.join(found)}"
+
+
+def homologs(relatives: Relatives, queries: np.ndarray, targets: np.ndarray) -> Evidence:
+    """Hits of phmmer as evidence: strength is the score in bits per residue of the shorter protein.
+
+    Args:
+        relatives: hits.
+        queries, targets: (q,) and (n,) lengths in residues.
+    """
+    shorter = np.minimum(queries[relatives.query], targets[relatives.target])
+    return Evidence(relatives.query, relatives.target, relatives.bits / shorter)
+
+
+def _lengths(sequences: Sequence[str]) -> np.ndarray:
+    return np.array([len(sequence) for sequence in sequences], dtype=np.int64)

@@ -1,0 +1,109 @@
+"""A labelled reference: proteins, their labels, and which of them belong together.
+
+Legend: n labelled proteins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm.annotation.known_labels import KnownLabels, read_known_labels
+from protlm.errors import UserError, counted
+from protlm.sequence.containers import proteins_of
+from protlm.sequence.fasta import FastaFile, Record, none_left
+
+
+@dataclass(frozen=True)
+class Reference:
+    """n labelled proteins.
+
+    Attributes:
+        source: file name, for messages.
+        records: (n,).
+        labels: of each.
+        left_out: proteins of the file without a label, which have nothing to transfer.
+    """
+
+    source: str
+    records: list[Record]
+    labels: KnownLabels
+    left_out: int = 0
+
+    @classmethod
+    def read(
+        cls,
+        proteins: Any,
+        labels: Any,
+        column: str | None = None,
+        invalid: str = "error",
+        allow_nucleotides: bool = False,
+    ) -> "Reference":
+        """Reads proteins and labels.
+
+        Args:
+            proteins, invalid, allow_nucleotides: see `read_records`.
+            labels, column: see `read_known_labels`.
+
+        Raises:
+            UserError: for proteins or labels that cannot be used.
+        """
+        source, records = read_records(proteins, "the reference", invalid, allow_nucleotides)
+        known = read_known_labels(labels, [record.id for record in records], source, column)
+        own = np.flatnonzero(known.counts)
+        return cls(source, [records[i] for i in own.tolist()], known.take(own), len(records) - len(own))
+
+    @property
+    def ids(self) -> list[str]:
+        return [record.id for record in self.records]
+
+    @property
+    def sequences(self) -> list[str]:
+        return [record.sequence for record in self.records]
+
+    @property
+    def described(self) -> str:
+        """A line."""
+        without = f" ({self.left_out:,} without labels left out)" if self.left_out else ""
+        proteins, labels = counted(len(self.records), "labelled protein"), counted(len(self.labels.names), "label")
+        return f"{self.source}: {proteins}{without}, {labels}"
+
+
+def read_records(
+    proteins: Any, name: str, invalid: str = "error", allow_nucleotides: bool = False
+) -> tuple[str, list[Record]]:
+    """The name of the source, and its records with unique identifiers.
+
+    Args:
+        proteins: path of a FASTA file, or proteins as in `ProteinModel`; the keys of a dictionary, the index or the
+            column `id` of a pandas object are identifiers.
+        name: for messages, of what is not a file.
+        invalid, allow_nucleotides: see `FastaFile`.
+
+    Raises:
+        UserError: without proteins, and for an identifier that occurs twice.
+    """
+    if isinstance(proteins, Path) or (isinstance(proteins, str) and Path(proteins).is_file()):
+        file = FastaFile(proteins, allow_nucleotides, invalid=invalid)
+        records, name = list(file), file.path
+        if not records:
+            raise none_left(name, file.tally)
+    else:
+        container = proteins_of(proteins)
+        ids = container.ids or [str(number + 1) for number in range(len(container.sequences))]
+        records = [Record(str(one), "", sequence) for one, sequence in zip(ids, container.sequences, strict=True)]
+        if not records:
+            raise UserError(f"{name}: no proteins; expected at least one")
+    check_distinct([record.id for record in records], name)
+    return name, records
+
+
+def check_distinct(ids: Sequence[str], name: str) -> None:
+    """Raises a UserError for an identifier that occurs twice."""
+    first: dict[str, int] = {}
+    for number, one in enumerate(ids, start=1):
+        if one in first:
+            raise UserError(f"{name}: duplicate identifier {one!r} (records {first[one]} and {number}); rename one")
+        first[one] = number

@@ -1,0 +1,100 @@
+"""Commands about annotation: annotate."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from protlm.cli.console import (
+    Backend,
+    Budget,
+    Device,
+    Invalid,
+    Model,
+    Nucleotides,
+    Packed,
+    load_network,
+    model_files,
+    progress,
+    say,
+)
+from protlm.cli.outputs import HDF5, TABLE, check_outputs
+from protlm.errors import counted
+
+
+def annotate(
+    queries: Annotated[Path, Argument(help="FASTA file of the proteins to annotate; - for standard input.")],
+    reference: Annotated[Path, Option(help="FASTA file of labelled proteins.")],
+    labels: Annotated[
+        Path, Option(help="Table (.csv, .tsv, .parquet) with a column id, and one of labels separated by ';'.")
+    ],
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="Table to write (.csv, .tsv). Default: CSV on standard output.")
+    ] = None,
+    column: Annotated[str | None, Option(help="Column of labels, if there are several.")] = None,
+    model: Model = None,
+    by: Annotated[
+        str, Option(help="Evidence: embedding (nearest neighbours), homology (phmmer hits) or both.")
+    ] = "both",
+    precision: Annotated[
+        float, Option(help="Minimum precision of labels, 0 to 1; a query without such a label gets a row without one.")
+    ] = 0.5,
+    neighbours: Annotated[int, Option(help="Neighbours, and homologs, that vote for labels.")] = 10,
+    index: Annotated[
+        Path | None,
+        Option(help="Embeddings of the reference, as of protlm embed (.h5); written if missing, for later runs."),
+    ] = None,
+    clusters: Annotated[
+        Path | None,
+        Option(help="Clusters of the reference as of MMseqs2 (representative, tab, member). Default: by phmmer."),
+    ] = None,
+    identity: Annotated[float, Option(help="Identity from which relatives in the reference share a cluster.")] = 0.5,
+    sample: Annotated[int, Option(help="Proteins of the reference on which precision is learned.")] = 1_000,
+    layer: Annotated[int, Option(help="Layer to embed; -1 is the last.")] = -1,
+    seed: Annotated[int, Option(help="Of the sample.")] = 0,
+    threads: Annotated[int | None, Option(min=1, help="Threads of phmmer. Default: one for each core.")] = None,
+    token_budget: Budget = 16_384,
+    device: Device = "auto",
+    attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
+    invalid: Invalid = "error",
+    allow_nucleotides: Nucleotides = False,
+) -> None:
+    """Transfer labels from a labelled reference to proteins that resemble it, with a precision for each label."""
+    from protlm.annotation.annotate import COLUMNS, annotator_of, rows
+    from protlm.annotation.options import AnnotateOptions
+    from protlm.annotation.reference import Reference, read_records
+    from protlm.tables import write_table
+
+    chosen = AnnotateOptions(by, precision, neighbours, clusters, identity, sample, layer, seed, threads, token_budget)
+    inputs = [queries, reference, labels, *filter(None, [clusters]), *model_files(model)]
+    check_outputs({"--output": (output, TABLE), "--index": (index, HDF5)}, inputs)
+    reading: dict[str, Any] = {"invalid": invalid, "allow_nucleotides": allow_nucleotides}
+    _, records = read_records(queries, "queries", **reading)
+    known = Reference.read(reference, labels, column, **reading)
+    say(known.described)
+    network = None
+    if chosen.embeds:
+        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    with ExitStack() as stack:
+
+        def stage(name: str, unit: str) -> Callable[[int, int], None]:
+            stack.close()
+            return stack.enter_context(progress(name, unit))
+
+        annotator = annotator_of(known, chosen, network, index, reference, stage, **reading)
+        found = list(rows(annotator, records, network, stage))
+    say(annotator.described)
+    write_table(output, COLUMNS, ([_text(cell) for cell in row] for row in found))
+    called = {row.query for row in found if row.label is not None}
+    number = counted(sum(row.label is not None for row in found), "label")
+    proteins = f"{len(called):,} of {counted(len(records), 'protein')}"
+    say(f"{output or 'standard output'}: {number} of {proteins}, at a precision of at least {precision:g}")
+
+
+def _text(cell: str | float | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

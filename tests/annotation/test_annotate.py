@@ -1,0 +1,116 @@
+"""Queries get the labels of their family, and others none."""
+
+import random
+
+import pandas
+import pytest
+
+import protlm
+from protlm.annotation import index
+from protlm.errors import UserError
+from protlm.performer import Performer
+from tests.annotation.labelled import families, write
+from tests.homology.families import mutated, unrelated
+
+
+@pytest.fixture
+def reference(tmp_path):
+    return write(tmp_path, families())
+
+
+def test_relatives_lend_their_labels_and_others_none(reference):
+    generator = random.Random(5)
+    parents = {name: sequence for name, sequence, _ in families()}
+    queries = {"like 3": mutated(parents["f3m0"], 0.2, generator), "other": unrelated(generator, 90)}
+    found = protlm.annotate(queries, *reference, by="homology", threads=1)
+    own = found[found["query"] == "like 3"]
+    assert set(own["label"]) == {"family 3", "odd"}
+    assert own["reference"].str.startswith("f3").all()
+    assert own["identity"].between(0.4, 1).all()
+    assert own["precision"].between(0.5, 1).all()
+    (other,) = found[found["query"] == "other"].to_dict("records")
+    assert pandas.isna([other["label"], other["reference"], other["identity"]]).all()
+
+
+def test_precision_is_learned_without_the_cluster(reference, tmp_path):
+    """If families are whole clusters, no relative is left to learn from, and nothing is called."""
+    clusters = tmp_path / "clusters.tsv"
+    clusters.write_text("".join(f"{name[:2]}m0\t{name}\n" for name, _, _ in families()))
+    queries = {"like 3": mutated({name: one for name, one, _ in families()}["f3m0"], 0.2, random.Random(5))}
+    called, not_called = (
+        protlm.annotate(queries, *reference, by="homology", threads=1, clusters=table) for table in (None, clusters)
+    )
+    assert called["label"].notna().all()
+    assert not_called["label"].isna().all()
+    assert not_called["reference"].tolist() == called["reference"][:1].tolist()
+
+
+@pytest.mark.parametrize("by", ["embedding", "both"])
+def test_an_index_is_written_once_and_gives_the_same(reference, tiny_model, tmp_path, monkeypatch, by):
+    queries = {name: sequence for name, sequence, _ in families()[:6]}
+    path = tmp_path / "index.h5"
+    options = {"model": tiny_model, "by": by, "precision": 0.2, "threads": 1}
+    without = protlm.annotate(queries, *reference, **options)
+    first = protlm.annotate(queries, *reference, index=path, **options)
+    monkeypatch.setattr(index, "embed_fasta", None)
+    monkeypatch.setattr("protlm.annotation.annotate.find_relatives", _only_queries)
+    again = protlm.annotate(queries, *reference, index=path, **options)
+    assert first.equals(again)
+    assert without.round(3).equals(first.round(3))
+    assert set(first["query"]) == set(queries)
+
+
+def _only_queries(queries, targets, *arguments):
+    from protlm.homology.relatives import find_relatives
+
+    assert len(queries) == 6, "the reference is searched again"
+    return find_relatives(queries, targets, *arguments)
+
+
+def test_the_nearest_of_a_reference_protein_is_itself(reference, tiny_model):
+    name, sequence, _ = families()[7]
+    found = protlm.annotate({"q": sequence}, *reference, model=tiny_model, by="embedding", precision=1, threads=1)
+    (row,) = found.to_dict("records")
+    assert (row["reference"], row["identity"]) == (name, 1)
+    assert row["distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_index_of_something_else_is_refused(reference, tiny_model, causal_model, tmp_path):
+    path, queries = tmp_path / "index.h5", {"q": families()[0][1]}
+    options = {"index": path, "by": "embedding", "threads": 1}
+    protlm.annotate(queries, *reference, model=tiny_model, **options)
+    with pytest.raises(UserError, match="embeddings of another model"):
+        protlm.annotate(queries, *reference, model=causal_model, **options)
+    with pytest.raises(UserError, match=r"embeddings of layers 2; expected"):
+        protlm.annotate(queries, *reference, model=tiny_model, layer=1, **options)
+    records = families()
+    changed = [(name, other, labels) for (name, _, labels), (_, other, _) in zip(records, records[::-1], strict=True)]
+    with pytest.raises(UserError, match=r"is not that of its sequence in .*reference.fasta"):
+        protlm.annotate(queries, *write(tmp_path, changed), model=tiny_model, **options)
+    more = write(tmp_path, [*families(), ("new", "MKTAYIAK", ["even"])])
+    with pytest.raises(UserError, match=r"1 of 51 labelled proteins of .* no embedding, such as 'new'"):
+        protlm.annotate(queries, *more, model=tiny_model, **options)
+
+
+def test_arguments_that_cannot_be_used_are_refused(reference, tmp_path):
+    queries = {"q": families()[0][1]}
+    for options, message in (
+        ({"by": "magic"}, "by 'magic': expected one of embedding, homology, both"),
+        ({"precision": 2}, "precision 2: expected a number from 0 to 1"),
+        ({"neighbours": 0}, "neighbours 0: expected an integer of at least 1"),
+        ({"nearest": 3}, "unexpected keyword argument 'nearest'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            protlm.annotate(queries, *reference, **options)
+    few = write(tmp_path, families()[:10])
+    with pytest.raises(UserError, match="10 labelled proteins; expected at least 20"):
+        protlm.annotate(queries, *few, by="homology", threads=1)
+    twice = write(tmp_path, [*families(), families()[3]])
+    with pytest.raises(UserError, match=r"duplicate identifier 'f0m3' \(records 4 and 51\)"):
+        protlm.annotate(queries, *twice, by="homology")
+
+
+def test_models_evaluate(reference, tiny_model: Performer):
+    tiny_model.train()
+    protlm.annotate({"q": families()[0][1]}, *reference, model=tiny_model, by="embedding", threads=1)
+    assert tiny_model.training

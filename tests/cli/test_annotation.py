@@ -1,0 +1,45 @@
+import csv
+
+import pytest
+
+import protlm as package
+from tests.annotation.labelled import families, write
+from tests.command import assert_refused
+
+
+@pytest.fixture
+def given(tmp_path, write_fasta):
+    queries = write_fasta([(f"q{number}", one) for number, (_, one, _) in enumerate(families()[::7])])
+    reference, labels = write(tmp_path, families())
+    return queries, "--reference", reference, "--labels", labels, "--threads", 1
+
+
+def test_the_command_writes_what_the_function_returns(protlm, given, model_folder, tmp_path):
+    outcome = protlm("annotate", *given, "-m", model_folder, "-o", tmp_path / "out.tsv")
+    assert outcome.code == 0
+    assert "50 labelled proteins, 12 labels" in outcome.err
+    assert "of 50 proteins without their clusters, labels are called for" in outcome.err
+    rows = list(csv.DictReader((tmp_path / "out.tsv").read_text().splitlines(), delimiter="\t"))
+    assert list(rows[0]) == ["query", "label", "precision", "reference", "distance", "identity"]
+    frame = package.annotate(given[0], given[2], given[4], model=model_folder, threads=1)
+    assert [(row["query"], row["label"], row["reference"]) for row in rows] == [
+        tuple(row) for row in frame[["query", "label", "reference"]].fillna("").to_numpy()
+    ]
+    for row, precision in zip(rows, frame["precision"], strict=True):
+        assert row["precision"] == ("" if precision != precision else f"{precision:.3f}")
+    printed = protlm("annotate", *given, "-m", model_folder)
+    assert printed.out.replace(",", "\t") == (tmp_path / "out.tsv").read_text()
+
+
+def test_homology_needs_no_model(protlm, given, tmp_path):
+    outcome = protlm("annotate", *given, "--by", "homology", "--model", tmp_path / "none")
+    assert outcome.code == 0
+    assert "labels of 8 of 8 proteins" in outcome.err
+
+
+def test_inputs_are_not_overwritten_and_errors_name_options(protlm, given, tmp_path):
+    assert_refused(protlm("annotate", *given, "-o", given[4]), "--output", "is an input")
+    assert_refused(protlm("annotate", *given, "--by", "x"), "--by 'x'", "embedding, homology, both")
+    assert_refused(protlm("annotate", *given, "--precision", "7"), "--precision 7")
+    assert_refused(protlm("annotate", *given, "--index", tmp_path / "index.txt"), "--index", ".h5")
+    assert_refused(protlm("annotate", *given, "--column", "ec"), "no column 'ec'; found: id, go")
