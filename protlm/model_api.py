@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from protlm import bundled, checkpoint
+from protlm.contacts import contact_map
 from protlm.embedding import in_memory
 from protlm.errors import UserError
 from protlm.inference import fill, generate, perplexity
-from protlm.inference.engine import TOKEN_BUDGET
+from protlm.inference.engine import TOKEN_BUDGET, Computer
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.containers import proteins_of
 from protlm.variants import score
@@ -176,6 +177,32 @@ class ProteinModel(Performer):
         if variants is None:
             return score.score_matrix(self, sequence, method, token_budget, precision)
         return score.score(self, sequence, variants, method, token_budget, precision, invalid=invalid)
+
+    def contacts(
+        self,
+        proteins: Any,
+        method: str = "auto",
+        token_budget: int = TOKEN_BUDGET,
+        precision: str = "float32",
+    ) -> Any:
+        """Scores each pair of residues by how likely they touch. Requires a bidirectional model.
+
+        Args:
+            proteins: n proteins, see `ProteinModel`.
+            method: "head", the contact head of an imported ESM-2; "jacobian", the categorical Jacobian, of any model;
+                or "auto", the first that the model has. See `protlm.contacts`.
+            token_budget, precision: see `ProteinModel`.
+
+        Returns:
+            For each protein (L, L) float32, symmetric: probabilities of "head"; other scores only rank pairs.
+
+        >>> model = example()
+        >>> model.contacts("MKTAYIAK").shape
+        (8, 8)
+        """
+        container, chosen = proteins_of(proteins), contact_map.chosen_method(method, self, homologs=False)
+        computer = Computer(self, token_budget, precision)
+        return container.arranged(contact_map.contact_map(s, chosen, computer).scores for s in container.sequences)
 
     def pseudo_perplexity(
         self,

@@ -50,16 +50,10 @@ def read_chain(path: str | Path, sequence: str, what: str = "the sequence") -> C
     Raises:
         UserError: if biotite is not installed, the file cannot be read, or no chain resembles the sequence.
     """
-    try:
-        import biotite.structure as struc
-    except ImportError as error:
-        raise UserError(f"structure {path}: requires biotite: pip install 'protlm[structure]'", "structure") from error
-    atoms = _atoms(Path(path))
-    atoms = atoms[struc.filter_amino_acids(atoms) & (atoms.element != "H")]
-    chains = {name: atoms[atoms.chain_id == name] for name in dict.fromkeys(atoms.chain_id.tolist())}
+    chains = read_chains(path)
     if not chains:
         raise UserError(f"{path}: no protein chain; expected a structure of {what}")
-    letters = {name: _sequence(chain) for name, chain in chains.items()}
+    letters = {name: found for name, (_, found) in chains.items()}
     pairs = {name: _aligned(letters[name], sequence) for name in chains}
     same = {name: _identical(letters[name], sequence, pairs[name]) for name in chains}
     best = max(same, key=lambda name: same[name])
@@ -68,7 +62,19 @@ def read_chain(path: str | Path, sequence: str, what: str = "the sequence") -> C
         message = f"{path}: no chain resembles {what} (the best, {best}, is {identity:.0%} identical)"
         raise UserError(f"{message}; expected a structure of this protein")
     own, site = np.array(pairs[best]).T
-    return Chain(best, chains[best], letters[best], own, site)
+    return Chain(best, chains[best][0], letters[best], own, site)
+
+
+def read_chains(path: str | Path) -> dict[str, tuple[Any, str]]:
+    """Name -> amino acids of each chain of a file, without hydrogen, and their letters; errors as in `read_chain`."""
+    try:
+        import biotite.structure as struc
+    except ImportError as error:
+        raise UserError(f"structure {path}: requires biotite: pip install 'protlm[structure]'", "structure") from error
+    atoms = _atoms(Path(path))
+    atoms = atoms[struc.filter_amino_acids(atoms) & (atoms.element != "H")]
+    chains = {name: atoms[atoms.chain_id == name] for name in dict.fromkeys(atoms.chain_id.tolist())}
+    return {name: (chain, _sequence(chain)) for name, chain in chains.items()}
 
 
 def _atoms(path: Path) -> Any:

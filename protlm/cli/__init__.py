@@ -13,6 +13,7 @@ import typer
 from protlm import __version__
 from protlm.cli.annotation import annotate
 from protlm.cli.console import fail, say, warnings_as_lines
+from protlm.cli.contacts import contacts
 from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
 from protlm.cli.homology import homologs
@@ -46,6 +47,7 @@ for command in (
     homologs,
     score,
     proteingym,
+    contacts,
     fit,
     predict,
     annotate,

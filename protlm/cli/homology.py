@@ -1,7 +1,6 @@
 """The command about homologs: homologs."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +53,7 @@ def homologs(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Search databases for homologs of a protein, and align them."""
-    from protlm.homology.alignment_output import FORMATS, distinct
+    from protlm.homology.alignment_output import FORMATS, file_names
     from protlm.homology.cache import default_folder
     from protlm.homology.options import SearchOptions
     from protlm.inference.proteins import open_proteins
@@ -86,7 +85,7 @@ def homologs(
     targets = Targets(database, allow_nucleotides, invalid)
     kept = None if no_cache else cache or default_folder()
     sequences = [record.sequence for record in records]
-    names = distinct(re.sub(r"[^\w.-]|^[.]", "_", record.id) for record in records)
+    names = file_names(record.id for record in records)
     lines, alone = [], []
     with progress("searching", "bytes") as report:
         found = search(sequences, targets, options, threads, report, kept)

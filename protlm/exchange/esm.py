@@ -40,8 +40,9 @@ SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediat
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files that may hold the weights; the first one found is read."""
 FREQUENCIES = "rotary_embeddings.inv_freq"
-UNUSED = re.compile(r"esm\.(embeddings\.(position_ids|position_embeddings\.weight)|contact_head\.regression\.\w+)")
-"""Weights that are saved with ESM-2, but are not part of the language model."""
+UNUSED = re.compile(r"esm\.embeddings\.(position_ids|position_embeddings\.weight)")
+"""Weights that are saved with ESM-2, but are not used."""
+CONTACTS = "esm.contact_head.regression"
 OLDER = {"gamma": "weight", "beta": "bias"}
 """Old names of LayerNorm parameters, which transformers still writes for some models."""
 OUTSIDE = {
@@ -50,6 +51,7 @@ OUTSIDE = {
     "head.dense": "lm_head.dense",
     "head.norm": "lm_head.layer_norm",
     "head.bias": "lm_head.bias",
+    "contact_head": CONTACTS,
 }
 INSIDE = {
     "attention_norm": "attention.LayerNorm",
@@ -81,6 +83,7 @@ def load_esm(folder: str | Path) -> Performer:
     config = _configuration(folder / CONFIG, about)
     path, found = _weights(folder)
     dtype = _rounding(path, found, config)
+    config["contact_head"] = f"{CONTACTS}.weight" in found
     # without allocating memory: all weights come from the file
     with torch.device("meta"):
         model = Performer(PerformerConfig(**{**config, "rotary_dtype": dtype}))
@@ -220,6 +223,8 @@ def _renamed(path: Path, found: dict[str, Tensor], model: Performer) -> dict[str
     weights = {}
     for name, weight in model.state_dict().items():
         parts = [found.pop(source) for source in sources[name]]
+        if name == "contact_head.weight" and parts[0].numel() == weight.numel():
+            parts = [parts[0].reshape(weight.shape)]
         shape = (weight.shape[0] // len(parts), *weight.shape[1:])
         for source, part in zip(sources[name], parts, strict=True):
             if part.shape != shape or not part.is_floating_point() or not part.isfinite().all():

@@ -1,5 +1,6 @@
 """Alignments written in the formats of common programs."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -79,6 +80,15 @@ def distinct(ids: Iterable[str]) -> list[str]:
         used.add(new)
         result.append(new)
     return result
+
+
+def file_names(ids: Iterable[str]) -> list[str]:
+    """Names of files for sequences, which differ.
+
+    >>> file_names(["sp|X", "sp/X", ".x"])
+    ['sp_X', 'sp_X_2', '_x']
+    """
+    return distinct(re.sub(r"[^\w.-]|^[.]", "_", name) for name in ids)
 
 
 def _write_stockholm(file: TextIO, ids: Sequence[str], rows: Sequence[str]) -> None:

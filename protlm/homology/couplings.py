@@ -95,6 +95,25 @@ class Couplings:
             result[numbers] = np.bincount(local, change * factors[i] / 2, minlength=len(numbers))
         return result
 
+    def norms(self) -> np.ndarray:
+        """How strongly each two sites are coupled: (L, L) float32, symmetric, 0 on the diagonal.
+
+        The Frobenius norm of the couplings of i and j, the mean of the two directions, which are centred over the amino
+        acids of both sites (Ekeberg et al. 2013).
+        """
+        count, length, _ = self._features.shape
+        result = np.zeros((length, length), dtype=np.float32)
+        features, combinations = (x.reshape(count, -1) for x in (self._features, self._combinations))
+        for start in range(0, length, _SITES):
+            own = slice(start * GAP, (start + _SITES) * GAP)
+            pairs = (combinations[:, own].T @ features + features[:, own].T @ combinations) / 2
+            pairs = pairs.reshape(-1, GAP, length, GAP)
+            pairs -= pairs.mean(1, keepdims=True)
+            pairs -= pairs.mean(3, keepdims=True)
+            result[start : start + _SITES] = np.sqrt(np.square(pairs).sum((1, 3)))
+        np.fill_diagonal(result, 0)
+        return result
+
 
 class _Fit:
     """Nesterov's method, in the metric of the features.

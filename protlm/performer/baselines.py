@@ -69,6 +69,11 @@ class ExactAttention(nn.Module):
             mask = mask & mask.new_ones(length, length).tril()
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
+    @staticmethod
+    def matrix(q: Tensor, k: Tensor) -> Tensor:
+        """The attention matrices (B, H, L, L) of a bidirectional model without padding."""
+        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: KeysAndValues | None = None) -> tuple[Tensor, KeysAndValues]:
         """Like `FavorAttention.step`; the state holds all keys and values so far."""
         if not self.causal:

@@ -21,6 +21,7 @@ CHOICES: dict[str, Collection[str]] = {
 }
 """Fields with a fixed set of values."""
 ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype", "local_heads", "local_window"}
+ADDED |= {"contact_head"}
 """Fields that configurations written by earlier versions may lack."""
 
 WHOLE = (
@@ -58,6 +59,7 @@ class PerformerConfig:
         zeroed_id: the token whose embedding is zero, while the others of its sequence are scaled by 0.88 / (1 - its
             share), as ESM-2 does with masks (Lin et al. 2023); None for none.
         rotary_dtype: to which the frequencies of rotary positions are rounded; ESM-2 was trained with "float16".
+        contact_head: whether the model has a `ContactHead`, which an import brings along.
 
     Raises:
         ValueError: for unknown names and numbers out of range.
@@ -85,6 +87,7 @@ class PerformerConfig:
     start_id: int = 0
     zeroed_id: int | None = None
     rotary_dtype: str = "float32"
+    contact_head: bool = False
 
     def __post_init__(self) -> None:
         for name in WHOLE:
@@ -157,6 +160,11 @@ class PerformerConfig:
         """What the attention of one layer depends on."""
         head_dim, random = self.width // self.heads, (self.num_features, self.directions, self.norms)
         return AttentionSettings(head_dim, self.max_length, self.causal, self.feature_seed, layer, *random)
+
+    @property
+    def predicts_contacts(self) -> bool:
+        """Whether the contact head can be used: it was fitted to exact attention."""
+        return self.contact_head and self.attention_name == "exact" and not (self.local_heads or self.causal)
 
     @property
     def stepwise(self) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from protlm.performer.backends import check_backend
 from protlm.performer.config import PerformerConfig
+from protlm.performer.contact_head import ContactHead
 from protlm.performer.features import FeatureMap
 from protlm.performer.head import EsmHead
 from protlm.performer.kind import Kind
@@ -107,6 +108,8 @@ class Performer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.head = nn.Linear(config.width, config.vocab_size) if config.head == "linear" else EsmHead(config)
+        if config.contact_head:
+            self.contact_head = ContactHead(config.layers, config.heads)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

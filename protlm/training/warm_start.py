@@ -16,6 +16,7 @@ SHAPES = (*SIZES, "positions", "norm_eps", "head", "zeroed_id", "rotary_dtype")
 KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
 """Fields that define the weights and random directions of attention itself."""
 _ATTENTION = ".attention.attention."
+_CONTACTS = "contact_head."  # fitted to the attention of the trained model
 
 
 def checked_init(checkpoint: Mapping[str, Any], given: str | None) -> str | None:
@@ -45,7 +46,7 @@ def load_initial_weights(model: Performer, path: str | Path) -> None:
             f"model.{name} {getattr(trained.config, name)} is now {getattr(model.config, name)}" for name in odd
         )
         raise UserError(f"init {path}: {changes}; only attention, dropout and features may differ")
-    weights = trained.state_dict()
+    weights = {name: weight for name, weight in trained.state_dict().items() if not name.startswith(_CONTACTS)}
     if any(getattr(trained.config, name) != getattr(model.config, name) for name in KINDS):
         own = {name: weight for name, weight in model.state_dict().items() if _ATTENTION in name}
         weights = {name: weight for name, weight in weights.items() if _ATTENTION not in name} | own

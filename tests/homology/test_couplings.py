@@ -159,3 +159,25 @@ def test_large_families_are_thinned_to_the_most_distinct(paired: Alignment, monk
     assert few._features.shape[0] == 49
     monkeypatch.setattr(couplings, "WORK", 100 * 16)
     assert Couplings(family(rows))._features.shape[0] == 10
+
+
+def test_norms_are_those_of_the_couplings_in_both_directions(
+    paired: Alignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = Couplings(paired)
+    couplings_of = np.einsum("sjb,sia->iajb", fitted._features, fitted._combinations).astype(float)
+    mean = (couplings_of + couplings_of.transpose(2, 3, 0, 1)) / 2
+    mean -= mean.mean(1, keepdims=True)
+    mean -= mean.mean(3, keepdims=True)
+    expected = np.sqrt(np.square(mean).sum((1, 3)))
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(fitted.norms(), expected, atol=1e-5 * expected.max())
+    monkeypatch.setattr(couplings, "_SITES", 5)
+    np.testing.assert_allclose(fitted.norms(), expected, atol=1e-5 * expected.max())
+
+
+def test_the_strongest_norm_is_that_of_the_coupled_sites(paired: Alignment) -> None:
+    norms = Couplings(paired).norms()
+    assert np.unravel_index(norms.argmax(), norms.shape) == (3, 11)
+    assert norms[3, 11] > 2 * np.median(norms[np.triu_indices(16, 1)])
+    assert not Couplings(family(["MKXTAYI"])).norms().any()
