@@ -208,9 +208,14 @@ def write_table(
 ) -> None:
     """Writes a table to a file, atomically, or to standard output; see `text_output` and `delimiter_of`."""
     with text_output(path) as file:
-        writer = csv.writer(file, delimiter=delimiter_of(path, otherwise), lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        rows_to(file, columns, rows, delimiter_of(path, otherwise))
+
+
+def rows_to(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str) -> None:
+    """Writes a table to an open file."""
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
 
 
 def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:

@@ -21,7 +21,7 @@ from protlm.cli.console import (
     progress,
     say,
 )
-from protlm.cli.outputs import EMBEDDINGS, FOLDER, check_outputs
+from protlm.cli.outputs import EMBEDDINGS, FOLDER, MERGED, check_outputs
 from protlm.embedding.array_job import shard_of_array_task
 from protlm.errors import UserError, counted
 
@@ -81,8 +81,9 @@ def embed(
 ) -> None:
     """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
     from protlm.embedding.outputs import checked_outputs
-    from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
+    from protlm.embedding.proteome import EmbedOptions, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
+    from protlm.embedding.resumable import ResumableInterrupt
     from protlm.sequence.fasta_files import FastaFiles, checked_inputs
 
     if pool and not output:
@@ -95,7 +96,7 @@ def embed(
         [*fasta, *model_files(model)],
     )
     stored = (_parsed_layers(layers), tuple(pool or ("mean",)), dtype or None)
-    options = EmbedOptions(*stored, precision, chosen, identifier, duplicates, _parsed_shard(shard), invalid)
+    options = EmbedOptions(*stored, precision, chosen, identifier, duplicates, parsed_shard(shard), invalid)
     ranks = Ranks.of_environment()
     if not ranks:  # before the model is loaded; of several ranks, all would report the error
         inputs = checked_inputs(fasta)
@@ -168,7 +169,7 @@ def _parsed_layers(text: str) -> tuple[int, ...]:
         raise UserError(f"--layers {text!r}: expected numbers such as -1 or 0,6,-1") from None
 
 
-def _parsed_shard(text: str) -> tuple[int, int]:
+def parsed_shard(text: str) -> tuple[int, int]:
     part, slash, parts = text.partition("/")
     if part == "auto" and (not slash or (parts.isascii() and parts.isdigit())):
         try:
@@ -184,15 +185,19 @@ def _parsed_shard(text: str) -> tuple[int, int]:
 
 
 def merge(
-    shards: Annotated[list[Path], Argument(help="The outputs of 'embed --shard i/n' for i = 1 to n.")],
+    shards: Annotated[
+        list[Path], Argument(help="The outputs of 'embed' or 'predict' with --shard i/n for i = 1 to n.")
+    ],
     output: Annotated[Path, Option("--output", "-o", help="File or folder to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Join shards written by 'embed --shard' into one file or folder."""
+    """Join shards written by 'embed --shard' or 'predict --shard' into one file or folder."""
+    from protlm.embedding.layouts import LAYOUTS as EMBEDDED
     from protlm.embedding.merge import merge_shards
+    from protlm.supervised.prediction_layouts import layouts
 
-    check_outputs({"--output": (output, EMBEDDINGS["esm-pt" if any(path.is_dir() for path in shards) else ""])}, shards)
+    check_outputs({"--output": (output, FOLDER if any(path.is_dir() for path in shards) else MERGED)}, shards)
     with progress("merging", "proteins") as report:
-        description = merge_shards(shards, output, overwrite, report)
+        description = merge_shards(shards, output, overwrite, report, EMBEDDED | layouts())
     found = f"{counted(description['proteins'], 'protein')}, {counted(description['residues'], 'residue')}"
     say(f"{output}: {found} from {counted(len(shards), 'shard')}")

@@ -45,6 +45,12 @@ EMBEDDINGS = {
     "esm-pt": FOLDER,
 }
 """Layout -> what is written; without a layout the suffix decides."""
+PREDICTIONS = OutputKind(
+    "a file of predictions", (*TABLE.suffixes, ".parquet", *HDF5.suffixes, *FASTA.suffixes), text=True
+)
+MERGED = OutputKind(
+    "a file of embeddings or predictions", tuple(dict.fromkeys(EMBEDDINGS[""].suffixes + PREDICTIONS.suffixes))
+)
 
 _FILES = {".npz", ".npy", ".parquet", ".pt", ".ckpt", ".safetensors", ".bin", ".a3m", ".a2m", ".afa", ".sto", ".stk"}
 _FILES |= {

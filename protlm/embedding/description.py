@@ -1,4 +1,4 @@
-"""What a file of embeddings was made from, and the shape of what it holds (docs/formats.md).
+"""What a file of embeddings or predictions was made from, and the shape of what it holds (docs/formats.md).
 
 Legend: n proteins, P poolings, K layers, L residues, D width; axes P and K are left out where they are 1.
 """
@@ -10,7 +10,10 @@ import numpy as np
 
 FORMAT = "protlm embeddings"
 VERSION = 1
-COMPARED = ("model", "layers", "pool", "dtype", "precision", "layout", "id", "duplicates", "shard", "source")
+PREDICTIONS = "protlm predictions"
+COMPARED = (
+    "model", "targets", "layers", "pool", "dtype", "precision", "layout", "id", "duplicates", "shard", "source",
+)  # fmt: skip
 """Entries of a description that have to agree; where and how fast a file was computed does not matter."""
 
 Values = Callable[[int], np.ndarray]
@@ -24,8 +27,8 @@ BLOCK = 1 << 22
 
 
 def is_description(found: Any) -> bool:
-    """Whether JSON read from a file describes embeddings of protlm."""
-    return isinstance(found, dict) and found.get("format") == FORMAT
+    """Whether JSON read from a file describes embeddings, or predictions, of protlm."""
+    return isinstance(found, dict) and found.get("format") in (FORMAT, PREDICTIONS)
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> str:
@@ -33,8 +36,9 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], leave_out
 
     Their sources are compared if both have one.
     """
-    if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
-        return "not embeddings of this version of protlm"
+    kind = expected.get("format", FORMAT)
+    if (found.get("format"), found.get("version")) != (kind, VERSION):
+        return f"not {kind.removeprefix('protlm ')} of this version of protlm"
     words = []
     for name in COMPARED:
         one, other = found.get(name), expected.get(name)

@@ -29,6 +29,7 @@ class Layout:
         folder: is a folder, not a file.
         text: numbers are text, which needs about three times their bytes.
         slashes: identifiers may contain '/', which HDF5 and file systems take for a path.
+        beside: the description is in a file beside it.
     """
 
     suffixes: tuple[str, ...]
@@ -40,6 +41,7 @@ class Layout:
     folder: bool = False
     text: bool = False
     slashes: bool = False
+    beside: bool = False
 
 
 _HDF5 = (".h5", ".hdf5", ".hdf", "")
@@ -50,7 +52,14 @@ LAYOUTS = {
     "esm-pt": Layout((), "float32", esm_pt.write_files, esm_pt.join_files, esm_pt.refuse_file, folder=True),
     "npz": Layout((".npz",), "float16", npz.write, npz.join, rows_of_residues=True, slashes=True),
     "csv": Layout(
-        (".csv",), "float32", csv_table.write, csv_table.join, rows_of_residues=True, text=True, slashes=True
+        (".csv",),
+        "float32",
+        csv_table.write,
+        csv_table.join,
+        rows_of_residues=True,
+        text=True,
+        slashes=True,
+        beside=True,
     ),
     "parquet": Layout((".parquet",), "float32", parquet.write, parquet.join, slashes=True),
 }
@@ -77,7 +86,7 @@ def _reader(path: Path) -> Callable[[Path], Any]:
     return readers.get(start, csv_table.read_about)
 
 
-def publish_description(path: Path, target: Path, description: dict[str, Any]) -> None:
+def publish_description(layout: Layout, path: Path, target: Path, description: dict[str, Any]) -> None:
     """Writes the description of a layout that has no place for one, just before a file is renamed to `target`."""
-    if description["layout"] == "csv":
+    if layout.beside:
         csv_table.write_about(path, target, description)

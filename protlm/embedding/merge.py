@@ -1,13 +1,13 @@
-"""Joins the shards of an embedding into what a single run would have written."""
+"""Joins the shards of an embedding, or of predictions, into what a single run would have written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from protlm.embedding.csv_table import check_about
 from protlm.embedding.description import differences
-from protlm.embedding.layouts import LAYOUTS, publish_description, read_description
+from protlm.embedding.layouts import LAYOUTS, Layout, publish_description, read_description
 from protlm.embedding.outputs import check_replaceable, layout_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
@@ -17,15 +17,20 @@ _COUNTS = ("proteins", "residues", "copied", "renamed")
 
 
 def merge_shards(
-    shards: Sequence[str | Path], output: str | Path, overwrite: bool = False, progress: Progress | None = None
+    shards: Sequence[str | Path],
+    output: str | Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    layouts: Mapping[str, Layout] = LAYOUTS,
 ) -> dict[str, Any]:
     """Joins shards in the order of the FASTA, regardless of the order in which they are given.
 
     Args:
-        shards: outputs of `embed_fasta` for one model, source and set of options; each shard once.
+        shards: outputs of `embed_fasta`, or of predictions, for one model, source and set of options; each shard once.
         output: appears under its name only once it is complete.
         overwrite: replace an existing output.
         progress: called with the proteins copied and in total.
+        layouts: that the shards may have.
 
     Returns:
         The description of the output, see `EmbedOptions.description`, with the numbers of proteins and residues.
@@ -34,9 +39,10 @@ def merge_shards(
         UserError: for shards that do not belong together, are missing, repeated or unfinished; for an existing output.
     """
     output = Path(output)
-    ordered = _ordered(_described([Path(shard) for shard in shards]))
+    ordered = _ordered(_described([Path(shard) for shard in shards], layouts))
     path, first = ordered[0]
-    if layout_of(output, first["layout"]) == "csv":
+    layout = layouts[layout_of(output, first["layout"], layouts)]
+    if layout.beside:
         check_about(output)
     description = {**first, "shard": "1/1", **{name: sum(each[name] for _, each in ordered) for name in _COUNTS}}
     if output.resolve() in [shard.resolve() for shard, _ in ordered]:
@@ -48,26 +54,25 @@ def merge_shards(
         check_replaceable(output, existing)
         if output.is_dir() != path.is_dir():
             raise UserError(f"{output}: is a {'folder' if output.is_dir() else 'file'}; choose another output")
-    join = LAYOUTS[description["layout"]].join
     with atomic_output(output) as partial:
-        join([shard for shard, _ in ordered], partial, description, summed(progress, description["proteins"]))
-        publish_description(partial, output, description)
+        layout.join([shard for shard, _ in ordered], partial, description, summed(progress, description["proteins"]))
+        publish_description(layout, partial, output, description)
     return description
 
 
-def _described(shards: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+def _described(shards: Sequence[Path], layouts: Mapping[str, Layout]) -> list[tuple[Path, dict[str, Any]]]:
     """The shards with their descriptions; one error for all that cannot be used."""
     found, problems = [], []
     for shard in shards:
         description = read_description(shard)
-        if description:
+        if description and description["layout"] in layouts:
             found.append((shard, description))
         elif description is not None:
-            problems.append(f"{shard}: not embeddings of protlm; expected a shard of embeddings")
+            problems.append(f"{shard}: not embeddings or predictions of protlm; expected a shard of these")
         elif shard.with_name(f".{shard.name}.partial").is_dir():
             problems.append(f"{shard}: is unfinished; run the command that writes it again")
         else:
-            problems.append(f"{shard}: no such file; expected a shard of embeddings")
+            problems.append(f"{shard}: no such file; expected a shard of embeddings or predictions")
     if problems:
         raise UserError("; ".join(problems))
     return found

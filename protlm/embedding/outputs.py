@@ -1,13 +1,13 @@
 """The files and folders that an embedding is to be written to, checked before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from protlm.embedding.csv_table import check_about
 from protlm.embedding.description import differences
-from protlm.embedding.layouts import LAYOUTS, read_description
+from protlm.embedding.layouts import LAYOUTS, Layout, read_description
 from protlm.embedding.parquet import import_pyarrow
 from protlm.errors import UserError
 
@@ -32,6 +32,12 @@ class Output:
     per_residue: bool
     layout: str
     dtype: str
+    what: ClassVar[str] = "embeddings"
+
+    @property
+    def stored(self) -> Layout:
+        """How it is written."""
+        return LAYOUTS[self.layout]
 
     def described(self, description: dict[str, Any]) -> dict[str, Any]:
         """The description of this output, from that of all."""
@@ -39,7 +45,7 @@ class Output:
         return {**description, "pool": pool, "layout": self.layout, "dtype": self.dtype}
 
 
-def layout_of(path: Path, layout: str = "") -> str:
+def layout_of(path: Path, layout: str = "", layouts: Mapping[str, Layout] = LAYOUTS) -> str:
     """The layout of an output: as chosen, otherwise by its suffix; a UserError if they contradict each other.
 
     >>> layout_of(Path("proteome.parquet")), layout_of(Path("proteome.h5")), layout_of(Path("proteome.h5"), "packed")
@@ -50,8 +56,9 @@ def layout_of(path: Path, layout: str = "") -> str:
         if suffix not in _SUFFIXES:
             raise UserError(f"{path}: expected a name that ends in .h5, .npz, .csv or .parquet, or a chosen format")
         return _SUFFIXES[suffix]
-    if suffix and suffix in _SUFFIXES and suffix not in LAYOUTS[layout].suffixes:
-        expected = LAYOUTS[layout].suffixes
+    expected = layouts[layout].suffixes
+    known = {one for each in layouts.values() for one in each.suffixes}
+    if suffix and suffix in known and suffix not in expected:
         what = f"a name that ends in {expected[0]}" if expected else "the name of a folder"
         raise UserError(f"{path}: expected {what} for the layout {layout}")
     return layout
@@ -115,6 +122,6 @@ def is_complete(output: Output, expected: dict[str, Any], overwrite: bool) -> bo
         return True
     check_replaceable(output.path, found)
     if not overwrite:
-        what = f"but was made differently ({different})" if found else "but holds no embeddings written by protlm"
+        what = f"but was made differently ({different})" if found else f"but holds no {output.what} written by protlm"
         raise UserError(f"{output.path}: already exists, {what}; choose another output, or set overwrite", "overwrite")
     return False

@@ -16,7 +16,8 @@ from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.strict_json import dumps
 
-_ABOUT = b"protlm"
+ABOUT = b"protlm"
+"""Key of the description in the metadata."""
 
 
 def import_pyarrow() -> Any:
@@ -30,7 +31,7 @@ def import_pyarrow() -> Any:
 
 def read_about(path: Path) -> Any:
     metadata = import_pyarrow().parquet.read_schema(path).metadata or {}
-    return json.loads(metadata[_ABOUT])
+    return json.loads(metadata[ABOUT])
 
 
 def _schema(description: dict[str, Any]) -> Any:
@@ -42,7 +43,7 @@ def _schema(description: dict[str, Any]) -> Any:
     fields.append(arrow.field("length", arrow.int32(), nullable=False))
     kind = arrow.list_(kind) if of_residues(description) else kind
     fields += [arrow.field(name, kind) for name in vectors(description)]
-    return arrow.schema(fields, metadata={_ABOUT: dumps(description).encode()})
+    return arrow.schema(fields, metadata={ABOUT: dumps(description).encode()})
 
 
 def _writer(path: Path, schema: Any) -> Any:

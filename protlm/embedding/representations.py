@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from protlm.embedding.description import stored_dtype
-from protlm.embedding.layouts import LAYOUTS, publish_description
+from protlm.embedding.layouts import publish_description
 from protlm.embedding.outputs import Output
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
@@ -144,11 +144,11 @@ class PartialOutput:
     def start(self, description: dict[str, Any], proteins: Proteins, edges: np.ndarray) -> None:
         """Prepares to write windows with edges (w + 1,); those that an earlier run has finished are kept."""
         self.proteins, self._edges = proteins, edges
-        self.layers, self.dtype = description["layers"], stored_dtype(description)
-        layout = LAYOUTS[description["layout"]]
+        self.layers, self.dtype = description.get("layers", [0]), stored_dtype(description)
+        layout = self.output.stored
         self._layer_axis = int(layout.rows_of_residues)
         per_protein = len(self.output.pools) + proteins.lengths * self.output.per_residue
-        row = self.dtype.itemsize * len(description["layers"]) * description["width"]
+        row = self.dtype.itemsize * len(self.layers) * description["width"]
         self._offsets = np.concatenate(([0], np.cumsum(per_protein * proteins.is_distinct * row)))
         self._size = int((per_protein * row * (3 if layout.text else 1) + _OVERHEAD).sum())
         try:
@@ -208,8 +208,8 @@ class PartialOutput:
                 with path.open("wb") as file:
                     os.posix_fallocate(file.fileno(), 0, max(1, self._size))
                 path.unlink()
-            LAYOUTS[self.output.layout].write(path, self.description, self.proteins, self._read)
-            publish_description(path, self.output.path, self.description)
+            self.output.stored.write(path, self.description, self.proteins, self._read)
+            publish_description(self.output.stored, path, self.output.path, self.description)
             publish(path, self.output.path)
             self.clear()
         except (OSError, RuntimeError) as error:  # HDF5 and torch report a full disk as either

@@ -159,7 +159,7 @@ def survey(
     Args:
         file: not standard input, since it is read again later.
         folder: for an anonymous temporary file.
-        duplicates: see `EmbedOptions`.
+        duplicates: see `EmbedOptions`; "keep" leaves them as they are.
         progress: called with the bytes read and in total.
     """
     sizes, hashes, lengths, sequences = [], [], [], []
@@ -205,6 +205,8 @@ def read_rows(model: Performer, file: FastaFiles, keep: np.ndarray, skip: int) -
 def _resolve(file: FastaFiles, names: Names, hashes: np.ndarray, duplicates: str) -> np.ndarray:
     """(records,) bool, which to keep; renames duplicates if they get a suffix."""
     keep = np.ones(len(names), dtype=bool)
+    if duplicates == "keep":
+        return keep
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     again = ordered[1:] == ordered[:-1]

@@ -101,7 +101,7 @@ def heat_map(
     colours = colormaps["RdBu_r" if diverging else "YlGnBu"].with_extremes(bad="#d9d9d9")
     scale = ScalarMappable(Normalize(low, high), colours)
     cell = min(0.28, max(0.14, 9 / len(sequence)))
-    figure, panels, columns = _panels(len(sequence), cell, (len(ORDER) + _TRACK * len(tracks)) * cell + 0.45)
+    figure, panels, columns = residue_panels(len(sequence), cell, (len(ORDER) + _TRACK * len(tracks)) * cell + 0.45)
     mark = {"s": (18 * cell) ** 2, "color": "black" if diverging else "#e6550d", "linewidths": 0}
     for axes, start in zip(panels, range(0, len(sequence), columns), strict=True):
         part, letters = values[start : start + columns, _COLUMNS], sequence[start : start + columns]
@@ -121,7 +121,7 @@ def heat_map(
             else:
                 tick.set(fontsize=48 * cell)
         axes.tick_params(axis="y", length=0)
-        _positions(axes, start, letters, columns, cell)
+        residue_axis(axes, start, letters, columns, cell)
     size = max(10.0, 0.6 * figure.get_figwidth())
     panels[0].set_title("\N{BLACK CIRCLE} residue of the protein", loc="right", fontsize=size, color=mark["color"])
     shape = {"shrink": min(1.0, 0.4 * size / figure.get_figheight()), "aspect": 18, "pad": 0.02}
@@ -172,7 +172,7 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
     top = max(0.5, float(bits.sum(1).max()))
     bits[bits < _LEAST * top] = 0
     cell = min(0.5, max(0.14, 9 / len(sequence)))
-    figure, panels, columns = _panels(len(sequence), cell, 1.6 if len(sequence) > _WIDEST // 2 else 2.6)
+    figure, panels, columns = residue_panels(len(sequence), cell, 1.6 if len(sequence) > _WIDEST // 2 else 2.6)
     for axes, start in zip(panels, range(0, len(sequence), columns), strict=True):
         part, letters = bits[start : start + columns], sequence[start : start + columns]
         if part.any():
@@ -180,11 +180,11 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
             logomaker.Logo(frame, ax=axes, color_scheme=COLOURS, show_spines=False)
         axes.set(xlim=(start + 0.5, start + len(part) + 0.5), ylim=(0, top), ylabel="bits")
         axes.spines[["left", "bottom"]].set_visible(True)
-        _positions(axes, start, letters, columns, cell)
+        residue_axis(axes, start, letters, columns, cell)
     write_picture(path, figure)
 
 
-def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], int]:
+def residue_panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], int]:
     """A figure, its panels from top to bottom, and the number of residues in each; the last may have fewer.
 
     The number of panels is chosen so that the picture comes closest to the proportions of a slide. `cell` is the width
@@ -207,7 +207,7 @@ def _panels(length: int, cell: float, height: float) -> tuple[Any, list[Any], in
     return figure, panels, columns
 
 
-def _positions(axes: Any, start: int, letters: str, columns: int, cell: float) -> None:
+def residue_axis(axes: Any, start: int, letters: str, columns: int, cell: float) -> None:
     """Labels the axis with residues and with position numbers: every tenth, or all of a short protein."""
     axes.set_xlim(start + 0.5, start + columns + 0.5)
     numbers = range(start + 1, start + len(letters) + 1)

@@ -6,26 +6,25 @@ Written as CSV or TSV row by row, or as Parquet in row groups; as FASTA-like str
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.files import STDOUT, atomic_output
-from protlm.sequence.fasta import Record
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.predictor import called, written
-from protlm.tables import text_output, write_table
+from protlm.tables import rows_to
 
 DIGITS = 4
-"""Decimals of probabilities in text files."""
+"""Significant digits of probabilities and values in text files."""
 _GROUP = 50_000  # rows of a row group
 
 
 class Answer(NamedTuple):
-    """A protein and what was predicted: target -> probabilities or values."""
+    """A protein and what was predicted: target -> (K,) or (L, K) float32 probabilities or values."""
 
-    record: Record
+    id: str
+    sequence: str
     values: dict[str, np.ndarray]
 
 
@@ -39,19 +38,20 @@ def columns(heads: Sequence[LinearHead]) -> list[str]:
 
 def rows(answers: Iterable[Answer], heads: Sequence[LinearHead]) -> Iterator[list[Any]]:
     """Cells of all rows; numbers as floats."""
-    for record, values in answers:
+    for name, sequence, values in answers:
         if not heads[0].per_residue:
-            cells: list[Any] = [record.id]
+            cells: list[Any] = [name]
             for head in heads:
                 cells.append(_label(head, values[head.target]))
                 cells += values[head.target].tolist() if head.classes else []
             yield cells
             continue
         labels = {head.target: called(head, values[head.target]) for head in heads}
-        for position, residue in enumerate(record.sequence):
-            cells = [record.id, position + 1, residue]
+        for position, residue in enumerate(sequence):
+            cells = [name, position + 1, residue]
             for head in heads:
-                cells += [labels[head.target][position], *values[head.target][position].tolist()]
+                cells.append(labels[head.target][position])
+                cells += values[head.target][position].tolist() if head.classes else []
             yield cells
 
 
@@ -60,26 +60,26 @@ def _label(head: LinearHead, values: np.ndarray) -> Any:
     return label if isinstance(label, float) else written(label)
 
 
-def write_text(path: Path | None, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
-    """Writes CSV or TSV, by the suffix; CSV to standard output without a path."""
+def write_text(file: TextIO, answers: Iterable[Answer], heads: Sequence[LinearHead], delimiter: str = ",") -> None:
+    """Writes CSV or TSV."""
     cells = ([_text(cell) for cell in row] for row in rows(answers, heads))
-    write_table(path, columns(heads), cells)
+    rows_to(file, columns(heads), cells, delimiter)
 
 
 def _text(cell: Any) -> Any:
     return f"{cell:.{DIGITS}g}" if isinstance(cell, float) else cell
 
 
-def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
-    """Writes Parquet with the same columns; probabilities are float32."""
-    from protlm.embedding.parquet import import_pyarrow
+def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[LinearHead], about: str) -> None:
+    """Writes Parquet with the same columns; probabilities are float32. `about` goes into the metadata."""
+    from protlm.embedding.parquet import ABOUT, import_pyarrow
 
     arrow, names = import_pyarrow(), columns(heads)
     labels = {head.target for head in heads if head.classes}
     kinds = {"position": arrow.int32()} | dict.fromkeys(("id", "residue", *labels), arrow.string())
-    schema = arrow.schema([(name, kinds.get(name, arrow.float32())) for name in names])
+    schema = arrow.schema([(name, kinds.get(name, arrow.float32())) for name in names], {ABOUT: about.encode()})
     every = rows(answers, heads)
-    with atomic_output(path) as partial, arrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with arrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(every, _GROUP)):
             arrays = [
                 arrow.array(column, kind) for column, kind in zip(zip(*group, strict=True), schema.types, strict=True)
@@ -87,16 +87,17 @@ def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[LinearH
             writer.write_table(arrow.table(arrays, schema=schema))
 
 
-def write_strings(path: Path | None, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
-    """Writes a record per protein: its header, and a line with a letter per residue.
-
-    Raises:
-        UserError: unless there is one target, of residues, whose classes are single letters.
-    """
+def check_strings(heads: Sequence[LinearHead], path: object) -> None:
+    """Raises a UserError unless there is one target, of residues, whose classes are letters."""
     head = heads[0]
-    if len(heads) > 1 or not head.per_residue:
+    if len(heads) > 1 or not head.per_residue or not head.classes:
         what = "several targets" if len(heads) > 1 else f"{head.target} is predicted per protein"
-        raise UserError(f"{path or STDOUT}: {what}; FASTA takes one target per residue, use a table")
-    with text_output(path) as file:
-        for record, values in answers:
-            file.write(f">{record.id}\n{called(head, values[head.target])}\n")
+        if head.per_residue and not head.classes:
+            what = f"{head.target} is a number per residue"
+        raise UserError(f"{path}: {what}; FASTA takes classes of one target per residue, use a table")
+
+
+def write_strings(file: TextIO, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
+    """Writes a record per protein: its header, and a line with a letter per residue."""
+    for name, _, values in answers:
+        file.write(f">{name}\n{called(heads[0], values[heads[0].target])}\n")

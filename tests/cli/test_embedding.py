@@ -110,7 +110,7 @@ def test_shards_and_merge(protlm, fasta: str, monkeypatch: pytest.MonkeyPatch) -
         ("embed FASTA --model model -o absent/out.h5", "there is no folder absent"),
         ("embed absent.fasta --model model -o out.h5", "absent.fasta: no such file"),
         ("merge absent.h5 -o out.h5", "absent.h5: no such file"),
-        ("merge FASTA -o out.h5", "not embeddings of protlm"),
+        ("merge FASTA -o out.h5", "not embeddings or predictions of protlm"),
         ("merge -o out.h5", "Missing argument"),
     ],
 )

@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
         (("predict", fasta, "-m", model_folder), f"{model_folder}: not one of these; expected a folder with a fitted"),
         (("predict", fasta, "-m", "nowhere"), "nowhere: no such folder; expected a folder with a fitted head"),
         (("predict", fasta, "-m", folder, "--target", "place"), "--target 'place': expected one of label"),
-        (("predict", fasta, "-m", folder, "-o", tmp_path / "out.fasta"), "FASTA takes one target per residue"),
+        (("predict", fasta, "-m", folder, "-o", tmp_path / "out.fasta"), "FASTA takes classes of one target per residue"),
         (("predict", fasta, "-m", folder, "-o", tmp_path / "out.xml"), "expected a file name that ends in"),
         (
             ("embed", fasta, "-m", folder, "-o", tmp_path / "out.h5"),

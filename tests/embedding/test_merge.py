@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protlm.embedding import proteome, survey
+from protlm.embedding import resumable, survey
 from protlm.embedding.layouts import LAYOUTS
 from protlm.embedding.merge import merge_shards
 from protlm.embedding.proteome import EmbedOptions, embed_fasta
@@ -64,7 +64,7 @@ def test_an_identifier_in_two_shards_is_refused(
     monkeypatch.setattr(survey, "WINDOW_TOKENS", 10)
     description = survey.survey
     source = {"name": "x.fasta", "bytes": 1, "xxh3_128": "0"}
-    monkeypatch.setattr(proteome, "survey", lambda *x: replace(description(*x), source=source))
+    monkeypatch.setattr(resumable, "survey", lambda *x: replace(description(*x), source=source))
     parts = [tmp_path / "one", tmp_path / "two"]
     for number, (part, names) in enumerate(zip(parts, (["a", "b"], ["c", "a"]), strict=True), start=1):
         fasta = write_fasta([(f'{name},"x', "MKTAY") for name in names], "x.fasta")

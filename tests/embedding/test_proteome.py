@@ -19,8 +19,9 @@ from protlm.embedding import proteome, survey
 from protlm.embedding.in_memory import embed
 from protlm.embedding.layouts import LAYOUTS, read_description
 from protlm.embedding.merge import merge_shards
-from protlm.embedding.proteome import EmbedOptions, ResumableInterrupt, embed_fasta
+from protlm.embedding.proteome import EmbedOptions, embed_fasta
 from protlm.embedding.representations import PartialOutput
+from protlm.embedding.resumable import ResumableInterrupt
 from protlm.errors import UserError
 from protlm.files import BusyError
 from protlm.performer import Performer
