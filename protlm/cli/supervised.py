@@ -39,7 +39,9 @@ def fit(
     ] = None,
     kind: Annotated[
         list[str] | None,
-        Option(help="classification, multilabel or regression, or TARGET=KIND; repeatable. Default: from the labels."),
+        Option(
+            help="classification, multilabel, regression, ranking, or TARGET=KIND; repeatable. Default: by the labels."
+        ),
     ] = None,
     sequences: Annotated[
         Path | None, Option(help="FASTA file of the proteins, if LABELS has only identifiers.")

@@ -10,7 +10,7 @@ from protlm.supervised.kinship import Kinship
 from protlm.supervised.linear_fit import indicators
 from protlm.supervised.partition import Round
 from protlm.supervised.probe import learn, predicted
-from protlm.supervised.target import Target
+from protlm.supervised.target import VALUED, Target
 
 NEAREST = "nearest relative"
 NAMES = {COMPOSITION: "composition", WINDOW: "window of residues", SITES: "one-hot residues"}
@@ -35,7 +35,7 @@ def baselines(
     rows = np.flatnonzero(target.of(part.test))
     wanted = indicators(target.y, target.kind, outputs)
     prior = np.tile(wanted[train].mean(axis=0), (len(rows), 1))
-    found = {"mean" if target.kind == "regression" else "majority": prior}
+    found = {"mean" if target.kind in VALUED else "majority": prior}
     for name, title in NAMES.items():
         if name in blocks:
             own = {name: blocks[name]}

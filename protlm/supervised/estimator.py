@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted
 
+from protlm.correlation import spearman
 from protlm.embedding.proteome import chosen_layers
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET
@@ -18,7 +19,7 @@ from protlm.supervised.kinship import are_variants
 from protlm.supervised.partition import Round, equal_sequences
 from protlm.supervised.predictor import Predictor
 from protlm.supervised.probe import candidates_of, check_learnable, learn
-from protlm.supervised.target import SEPARATOR, target_of
+from protlm.supervised.target import SEPARATOR, VALUED, target_of
 
 
 class Probe(BaseEstimator):
@@ -29,7 +30,7 @@ class Probe(BaseEstimator):
 
     Args:
         model: a model of `protlm.load`, the path of one, or None for the bundled model.
-        kind: "classification", "multilabel" or "regression"; None for the one found.
+        kind: "classification", "multilabel", "regression" or "ranking"; None for the one found.
         layers: of the model; by default the middle and the last one.
         token_budget, precision: see `ProteinModel`.
         seed: of folds.
@@ -110,9 +111,14 @@ class Probe(BaseEstimator):
         return self.predictor_.predict_proba(proteins, None, self.token_budget, self.precision)
 
     def score(self, proteins: Any, labels: Any) -> float:
-        """Accuracy, of residues if these are labelled; of several labels, that all are right; of values, R2."""
+        """Accuracy, of residues if these are labelled; of several labels, that all are right; of values, R2; of a
+        ranking, Spearman's correlation."""
         sequences, given = proteins_of(proteins).sequences, list(labels)
         found, head = self.predict(sequences), self.predictor_.heads[0]
+        if head.kind in VALUED and head.per_residue:
+            found, given = [value for own in found for value in own], [value for own in given for value in own]
+        if head.kind == "ranking":
+            return spearman(np.array(found), np.array(given, dtype=np.float64))
         if head.kind == "regression":
             return float(r2_score(np.array(given, dtype=np.float64), found))
         if head.kind == "multilabel":

@@ -13,7 +13,7 @@ from protlm.supervised.calibration import reliability
 from protlm.supervised.kinship import LEAKED, Kinship
 from protlm.supervised.metrics import MAIN, Estimate, evaluate
 from protlm.supervised.partition import Partition
-from protlm.supervised.target import Target
+from protlm.supervised.target import VALUED, Target
 from protlm.tables import aligned
 
 _POINTS = 2_000  # of the picture of values
@@ -27,8 +27,8 @@ class Evaluation:
         target: its held-out rows.
         metrics: method -> metric -> estimate; the first method is the probe.
         confusion: (K, K) int64, true by predicted class; None unless for classification.
-        reliability: curve and calibration error of the probe's probabilities; None for regression.
-        points: (m, 2) measured and predicted values; None unless for regression.
+        reliability: curve and calibration error of the probe's probabilities; None for values.
+        points: (m, 2) measured and predicted values; None unless for values.
     """
 
     target: Target
@@ -96,7 +96,7 @@ def evaluated(target: Target, predictions: dict[str, np.ndarray], seed: int = 0)
     """Compares predictions (r, k) by method with the labels of held-out rows."""
     metrics = {method: evaluate(target.kind, target.y, p, target.owner, seed=seed) for method, p in predictions.items()}
     ours = next(iter(predictions.values()))
-    if target.kind == "regression":
+    if target.kind in VALUED:
         rows = np.random.default_rng(seed).permutation(len(ours))[:_POINTS]
         return Evaluation(target, metrics, points=np.stack([target.y, ours[:, 0]], axis=1)[rows])
     curve = reliability(ours, target.y, target.kind)

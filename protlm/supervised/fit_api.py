@@ -40,7 +40,7 @@ def fit(
         method: "probe", linear on frozen embeddings.
         sequences, mask, split: see `read_labels`.
         target: one or more columns with labels.
-        kind: "classification", "multilabel" or "regression", or target -> kind, instead of the kind found.
+        kind: "classification", "multilabel", "regression" or "ranking", or target -> kind, instead of the kind found.
         copy_base: store the base model in `output`.
         **options: see `FitOptions`.
 

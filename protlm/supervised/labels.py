@@ -221,9 +221,13 @@ def _of_frame(frame: Any, source: str) -> Table:
     """The cells of a DataFrame as text, blank where a value is missing."""
     blank = frame.isna().to_numpy()
     columns = [str(name) for name in frame.columns]
-    cells = [[str(value) for value in frame.iloc[:, number]] for number in range(len(columns))]
+    cells = [[_text(value) for value in frame.iloc[:, number]] for number in range(len(columns))]
     rows = [
         ["" if blank[row, number] else cells[number][row] for number in range(len(columns))]
         for row in range(len(frame))
     ]
     return Table(source, columns, rows)
+
+
+def _text(value: Any) -> str:
+    return str(value.tolist() if isinstance(value, np.ndarray) else value)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm.supervised.linear_head import answers
+from protlm.supervised.target import VALUED
 
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Penalties of logistic regression per row: 1 / (C r)."""
@@ -81,7 +82,7 @@ def choose(
         if best is None or errors[least] < best[0]:
             best, predicted = (float(errors[least]), names, RIDGE[least]), each[least]
     assert best is not None
-    if kind == "regression":
+    if kind in VALUED:
         return Choice(best[1], best[2], rows, predicted)
     x = np.concatenate([blocks[name][rows] for name in best[1]], axis=1)
     found: tuple[float, float, np.ndarray] | None = None
@@ -138,7 +139,7 @@ def fit(x: np.ndarray, y: np.ndarray, kind: str, outputs: int, strength: float) 
         return whole, bias
     center, scale = standard(x)
     scaled = (x - center) / scale
-    if kind == "regression":
+    if kind in VALUED:
         from sklearn.linear_model import Ridge
 
         ridge = Ridge(strength * len(x)).fit(scaled, y)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from protlm.supervised.target import VALUED
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -16,7 +18,7 @@ class LinearHead:
         target: its name.
         kind: one of `KINDS`.
         per_residue: whether it labels residues.
-        classes: (k,); none for regression.
+        classes: (k,); none for values.
         blocks: names of features, see `blocks_of`.
         weight: (d, k) float32, of features as they are: standardisation is part of it.
         bias: (k,) float32.
@@ -47,7 +49,7 @@ def answers(kind: str, logits: np.ndarray, temperature: float = 1.0) -> np.ndarr
     >>> answers("classification", np.array([[0.0, np.log(3)]])).round(2).tolist()
     [[0.25, 0.75]]
     """
-    if kind == "regression":
+    if kind in VALUED:
         return logits
     scaled = logits / temperature
     if kind == "multilabel":

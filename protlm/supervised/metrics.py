@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protlm.correlation import spearman
+from protlm.supervised.rank_metrics import Weighted, ndcg_of, spearman_of, top_recall_of
 
 DRAWS = 500
 """Bootstrap samples of proteins."""
-MAIN = {"classification": "accuracy", "multilabel": "Fmax", "regression": "Spearman"}
+MAIN = {"classification": "accuracy", "multilabel": "Fmax", "regression": "Spearman", "ranking": "Spearman"}
 """Kind -> the metric to look at first."""
 _THRESHOLDS = np.arange(0.01, 1.0, 0.01)
 
@@ -41,13 +41,13 @@ def evaluate(
     Returns:
         Name -> estimate. Classification: accuracy, MCC (Gorodkin 2004), macro F1, AUROC and AUPRC of the rarer of two
         classes or as a mean over classes. Multi-label: Fmax per protein (CAFA), micro AUPRC. Regression: Spearman, R2,
-        RMSE.
+        RMSE. Ranking: Spearman, NDCG and recall of the top tenth.
     """
     proteins, owner = np.unique(owner, return_inverse=True)
     count = len(proteins)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
     weights = np.concatenate([np.ones((1, count), dtype=np.int64), weights]).astype(np.float64)
-    compute = {"classification": _classes, "multilabel": _labels, "regression": _values}[kind]
+    compute = {"classification": _classes, "multilabel": _labels, "regression": _values, "ranking": _order}[kind]
     found = compute(y, predicted, owner, weights)
     return {name: _estimate(values) for name, values in found.items()}
 
@@ -108,16 +108,23 @@ def _labels(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarray
 
 
 def _values(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    guess, rows = p[:, 0], weights[:, owner]
-    total = rows.sum(axis=1)
-    mean = rows @ y / total
-    residual = rows @ (y - guess) ** 2
-    spread = rows @ y**2 - total * mean**2
+    guess = p[:, 0]
+    sums = [np.bincount(owner, values) for values in (np.ones(len(y)), y, y**2, (y - guess) ** 2)]
+    total, first, second, residual = (weights @ values for values in sums)
+    spread = second - first**2 / total
     with np.errstate(invalid="ignore", divide="ignore"):
         r2 = np.where(spread > 1e-12, 1 - residual / spread, np.nan)
-    drawn = [np.repeat(np.arange(len(y)), row.astype(np.int64)) for row in rows]
-    ranks = np.array([spearman(guess[index], y[index]) for index in drawn])
-    return {"Spearman": ranks, "R2": r2, "RMSE": np.sqrt(residual / total)}
+    return {"Spearman": _each(spearman_of(guess, y), owner, weights), "R2": r2, "RMSE": np.sqrt(residual / total)}
+
+
+def _order(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    metrics = {"Spearman": spearman_of, "NDCG": ndcg_of, "top-10 % recall": top_recall_of}
+    return {name: _each(metric(p[:, 0], y), owner, weights) for name, metric in metrics.items()}
+
+
+def _each(metric: Weighted, owner: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(B + 1,) values of a metric."""
+    return np.array([metric(row[owner]) for row in weights])
 
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]

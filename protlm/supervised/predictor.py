@@ -16,7 +16,7 @@ from protlm.progress import Progress
 from protlm.sequence.containers import Container, proteins_of
 from protlm.supervised.features import blocks_of, matrix
 from protlm.supervised.linear_head import LinearHead
-from protlm.supervised.target import SEPARATOR
+from protlm.supervised.target import SEPARATOR, VALUED
 
 CALLED = 0.5
 """Probability from which a label of a multi-label target is predicted."""
@@ -61,7 +61,7 @@ class Predictor:
             token_budget, precision: see `ProteinModel`.
 
         Returns:
-            For a list, an array (n,), or a list of strings of L_i letters or of lists of labels.
+            For a list, an array (n,), or a list of strings of L_i letters, or of lists of labels or of L_i values.
         """
         head, container = self.head(target), proteins_of(proteins)
         found = [called(head, row) for row in self._rows(head, container, token_budget, precision)]
@@ -79,8 +79,8 @@ class Predictor:
             column per class.
         """
         head, container = self.head(target), proteins_of(proteins)
-        if head.kind == "regression":
-            raise UserError(f"{head.target}: regression has no probabilities; use predict", "target")
+        if head.kind in VALUED:
+            raise UserError(f"{head.target}: {head.kind} has no probabilities; use predict", "target")
         rows = list(self._rows(head, container, token_budget, precision))
         if head.per_residue:
             return container.arranged(rows)
@@ -129,10 +129,10 @@ def called(head: LinearHead, values: np.ndarray) -> Any:
     """The prediction from probabilities (K,) or (L, K), or from a value (1,).
 
     Returns:
-        The name of a class, a list of labels, a float, or of residues a string.
+        The name of a class, a list of labels, a float; of residues a string, or a list of floats.
     """
-    if head.kind == "regression":
-        return float(values[0])
+    if head.kind in VALUED:
+        return values[:, 0].tolist() if head.per_residue else float(values[0])
     if head.kind == "multilabel":
         return [name for name, p in zip(head.classes, values, strict=True) if p >= CALLED]
     if head.per_residue:

@@ -14,7 +14,7 @@ from protlm.supervised.features import COMPOSITION, LAYER, SITES, WINDOW
 from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.partition import FOLDS, Round, folds_of
-from protlm.supervised.target import Target
+from protlm.supervised.target import VALUED, Target, fractional_ranks
 
 LEAST = 10
 """Labelled proteins that a probe needs for training."""
@@ -51,7 +51,7 @@ def check_learnable(target: Target, source: str) -> None:
     where = f"{source}: {target.name!r}"
     if proteins < LEAST:
         raise UserError(f"{where} has {proteins} labelled training proteins; expected at least {LEAST}")
-    if target.kind == "regression" and np.ptp(target.y) == 0:
+    if target.kind in VALUED and np.ptp(target.y) == 0:
         raise UserError(f"{where} is {target.y[0]:g} in all training proteins; expected values that differ")
     if target.kind == "classification" and len(np.unique(target.y)) == 1:
         name = target.classes[int(target.y[0])]
@@ -83,6 +83,8 @@ def learn(
     rows = rows[final_rows(target.owner[rows], seed)]
     own = {name: values[rows] for name, values in blocks.items()}
     y, owner = target.y[rows], target.owner[rows]
+    if kind == "ranking":
+        y = fractional_ranks(y)
     proteins = np.unique(owner)
     count = min(FOLDS, len(np.unique(groups[proteins])))
     if count < 2:
@@ -93,7 +95,7 @@ def learn(
     x = np.concatenate([own[name] for name in choice.blocks], axis=1)
     weight, bias = fit(x, y, kind, outputs, choice.strength)
     temperature = 1.0
-    if kind != "regression":
+    if kind not in VALUED:
         valid = target.of(part.valid)
         logits, known = choice.logits, y[choice.rows]
         if valid.any():

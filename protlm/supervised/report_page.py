@@ -7,6 +7,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from protlm.supervised.evaluation import interval, shown
 from protlm.supervised.metrics import MAIN
 
@@ -34,7 +36,7 @@ def report_page(report: dict[str, Any]) -> str:
         if "calibration" in target:
             body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]
         if "points" in target:
-            body += [_picture(_residuals(target), "Predicted against measured values, and residuals")]
+            body += [_picture(_residuals(target), "Predicted against measured values")]
         if "confusion" in target:
             body += ["<h3>Confusion matrix (rows: true class; columns: predicted)</h3>", _confusion(target)]
     title = html.escape(f"protlm fit: {names}")
@@ -86,20 +88,22 @@ def _calibration(target: dict[str, Any]) -> Any:
 def _residuals(target: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    ranking = target["kind"] == "ranking"  # predictions are ranks: their differences from values say nothing
+    figure = Figure(figsize=(4.5 if ranking else 9, 4), layout="constrained")
+    left, *others = np.ravel(figure.subplots(1, 1 if ranking else 2))
     measured, predicted = (list(column) for column in zip(*target["points"], strict=True))
     ends = [min(measured), max(measured)]
-    left.plot(ends, ends, color="0.7", linewidth=1)
+    if not ranking:
+        left.plot(ends, ends, color="0.7", linewidth=1)
     left.scatter(measured, predicted, s=6, alpha=0.5, color="#0d9488")
-    left.set(xlabel="measured", ylabel="predicted")
-    right.axhline(0, color="0.7", linewidth=1)
-    differences = [one - other for one, other in target["points"]]
-    right.scatter(predicted, differences, s=6, alpha=0.5, color="#0d9488")
-    right.set(xlabel="predicted", ylabel="measured - predicted")
-    left.set_title(
-        f"Spearman {shown(MAIN['regression'], target['metrics']['probe']['Spearman']['value'])}", fontsize=10
-    )
+    left.set(xlabel="measured", ylabel="predicted rank" if ranking else "predicted")
+    for right in others:
+        right.axhline(0, color="0.7", linewidth=1)
+        differences = [one - other for one, other in target["points"]]
+        right.scatter(predicted, differences, s=6, alpha=0.5, color="#0d9488")
+        right.set(xlabel="predicted", ylabel="measured - predicted")
+    value = next(iter(target["metrics"].values()))[MAIN[target["kind"]]]["value"]
+    left.set_title(f"{MAIN[target['kind']]} {shown(MAIN[target['kind']], value)}", fontsize=10)
     return figure
 
 

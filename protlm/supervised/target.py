@@ -4,6 +4,7 @@ Legend: n proteins, r labelled rows (proteins, or residues), K classes.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,11 +13,14 @@ import numpy as np
 from protlm.errors import UserError
 from protlm.tables import BLANKS
 
-KINDS = ("classification", "multilabel", "regression")
+KINDS = ("classification", "multilabel", "regression", "ranking")
+VALUED = ("regression", "ranking")
+"""Kinds whose labels are numbers; of a ranking, only their order counts."""
 SEPARATOR = ";"
 """Between the labels of a protein that has several."""
 UNRESOLVED = "-?"
-"""Letters of a string of residue labels that stand for no label."""
+"""Letters of a string of residue labels that stand for no label; also numbers that are missing."""
+_BETWEEN = re.compile(r"[;,\s]+")
 _MOST_CLASSES = 20  # distinct integers that are taken for classes
 
 
@@ -28,7 +32,7 @@ class Target:
         name: of the column.
         kind: one of `KINDS`.
         per_residue: rows are residues, not proteins.
-        classes: names, sorted; none for regression.
+        classes: names, sorted; none for values.
         y: (r,) int64 classes, (r,) float64 values, or (r, K) float64 0 or 1 for multi-label.
         owner: (r,) int64, the protein of each row, ascending.
         position: (r,) int64, the residue of each row, from 0; 0 for proteins.
@@ -67,8 +71,9 @@ def target_of(
 ) -> Target:
     """The target of a column of text, one cell per protein; blank cells are missing labels.
 
-    A column whose cells are as long as their sequences has a label per residue, `-` and `?` where there is none. Cells
-    with `;` have several labels. Numbers are regression, unless they are at most 20 distinct integers.
+    A column whose cells are as long as their sequences has a label per residue, `-` and `?` where there is none. So has
+    one with as many numbers as residues, separated by `;`, `,` or blanks, also in brackets, `nan` where there is none.
+    Other cells with `;` have several labels. Numbers are regression, unless they are at most 20 distinct integers.
 
     Args:
         name: of the column.
@@ -90,6 +95,10 @@ def target_of(
     where = f"{source}: column {name!r}"
     if not known:
         raise UserError(f"{where} has no labels; all its cells are blank")
+    if kind in (None, *VALUED):
+        target = value_target(name, cells, sequences, kind, source)
+        if target is not None:
+            return target
     fitting = [row for row in known if len(cells[row]) == len(sequences[row])]
     if kind in (None, "classification") and any(len(cells[row]) > 1 for row in known):
         if len(fitting) == len(known):
@@ -105,7 +114,7 @@ def target_of(
         kind = _kind([cells[row] for row in known], list(numbers.values()))
     owner = np.array(known, dtype=np.int64)
     position = np.zeros_like(owner)
-    if kind == "regression":
+    if kind in VALUED:
         for row, number in numbers.items():
             if not math.isfinite(number):
                 raise UserError(f"{source}, row {row + 1}: {name} is {cells[row]!r}; expected a finite number")
@@ -154,6 +163,62 @@ def residue_target(name: str, letters: Sequence[str], sequences: Sequence[str], 
     distinct, y = np.unique(codes, return_inverse=True)
     classes = tuple(chr(code) for code in distinct)
     return Target(name, "classification", True, classes, y, np.concatenate(owner), np.concatenate(position))
+
+
+def value_target(
+    name: str, cells: Sequence[str], sequences: Sequence[str], kind: str | None = None, source: str = "labels"
+) -> Target | None:
+    """The target of cells with a number per residue; None if these are something else.
+
+    Args:
+        name, cells, sequences, source: see `target_of`.
+        kind: "regression", the default, or "ranking".
+
+    Raises:
+        UserError: for a cell with more or fewer numbers than residues, where others fit or the kind is given.
+
+    >>> value_target("b", ["0.5;1;nan", "[2.0, 3.5]"], ["MKT", "MK"]).y.tolist()
+    [0.5, 1.0, 2.0, 3.5]
+    """
+    found = {row: _numbers(cell) for row, cell in enumerate(cells) if cell.casefold() not in BLANKS}
+    if not found or any(values is None for values in found.values()) or all(len(v or ()) == 1 for v in found.values()):
+        return None
+    lists = {row: np.array(values) for row, values in found.items()}
+    wrong = [row for row, values in lists.items() if len(values) != len(sequences[row])]
+    if wrong and kind is None and 2 * len(wrong) >= len(lists):
+        return None  # labels that are numbers
+    if wrong:
+        raise UserError(
+            f"{source}, row {wrong[0] + 1}: {name} has {len(lists[wrong[0]]):,} numbers for "
+            f"{len(sequences[wrong[0]]):,} residues; expected one per residue, nan where there is none"
+        )
+    if infinite := [row for row, values in lists.items() if np.isinf(values).any()]:
+        raise UserError(f"{source}, row {infinite[0] + 1}: {name} has an infinite number; expected finite ones or nan")
+    positions = [np.flatnonzero(np.isfinite(values)) for values in lists.values()]
+    y = np.concatenate([values[own] for values, own in zip(lists.values(), positions, strict=True)])
+    if not len(y):
+        raise UserError(f"{source}: no residue of {name!r} has a value")
+    owner = np.repeat(np.array(list(lists), dtype=np.int64), list(map(len, positions)))
+    return Target(name, kind or "regression", True, (), y, owner, np.concatenate(positions))
+
+
+def fractional_ranks(y: np.ndarray) -> np.ndarray:
+    """(r,) ranks from 0 to 1, ties at their mean.
+
+    >>> fractional_ranks(np.array([3.0, 9.0, 9.0, -1.0])).tolist()
+    [0.375, 0.75, 0.75, 0.125]
+    """
+    _, inverse, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    return ((np.cumsum(sizes) - sizes / 2) / len(y))[inverse]
+
+
+def _numbers(cell: str) -> list[float] | None:
+    """The numbers of a cell, NaN for those that are missing; None if it has anything else."""
+    parts = [part for part in _BETWEEN.split(cell.strip("[]() ")) if part]
+    try:
+        return [math.nan if part.casefold() in BLANKS or part in UNRESOLVED else float(part) for part in parts]
+    except ValueError:
+        return None
 
 
 def _number(cell: str) -> float:

@@ -93,7 +93,10 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
         ((*fit, "--method", "boost"), "--method 'boost': expected 'probe'"),
         ((*fit, "--target", "place"), "no column 'place'; found: sequence, label, split"),
         ((*fit, "--kind", "regression"), "row 1: label is 'basic'; expected a finite number"),
-        ((*fit, "--kind", "label=ranking"), "--kind 'ranking': expected one of classification, multilabel, regression"),
+        (
+            (*fit, "--kind", "label=order"),
+            "--kind 'order': expected one of classification, multilabel, regression, ranking",
+        ),
         ((*fit, "--split-by", "time"), "--split-by 'time': expected one of"),
         ((*fit, "--folds", 1), "--folds 1: expected at least 2"),
         ((*fit, "--layers", "7"), "layer 7: expected 0"),
@@ -103,7 +106,10 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
         (("predict", fasta, "-m", model_folder), f"{model_folder}: not one of these; expected a folder with a fitted"),
         (("predict", fasta, "-m", "nowhere"), "nowhere: no such folder; expected a folder with a fitted head"),
         (("predict", fasta, "-m", folder, "--target", "place"), "--target 'place': expected one of label"),
-        (("predict", fasta, "-m", folder, "-o", tmp_path / "out.fasta"), "FASTA takes classes of one target per residue"),
+        (
+            ("predict", fasta, "-m", folder, "-o", tmp_path / "out.fasta"),
+            "FASTA takes classes of one target per residue",
+        ),
         (("predict", fasta, "-m", folder, "-o", tmp_path / "out.xml"), "expected a file name that ends in"),
         (
             ("embed", fasta, "-m", folder, "-o", tmp_path / "out.h5"),

@@ -69,6 +69,34 @@ def test_labels_of_residues(tiny_model):
     assert len(found.evaluations[0].target.owner) == sum(map(len, sequences[2::3]))
 
 
+def test_values_of_residues(tiny_model):
+    sequences, _ = proteins(30)
+    values = [[1.5 * (one in "KR") - (one == "E") for one in sequence] for sequence in sequences]
+    values[4][:3] = [float("nan")] * 3
+    table = pandas.DataFrame({"sequence": sequences, "charge": values, "split": ["train", "train", "test"] * 10})
+    predictor = protlm.fit(table, model=tiny_model, relatives=False)
+    target = predictor.report["targets"][0]
+    assert target["described"] == "regression per residue"
+    assert target["metrics"]["probe"]["Spearman"]["value"] > 0.8
+    assert list(target["metrics"]) == ["probe", "mean", "window of residues"]
+    (found,) = predictor.predict(["MKE"])
+    assert found[1] > found[0] > found[2]
+
+
+def test_of_a_ranking_only_the_order_counts(tiny_model):
+    table = frame(60).drop(columns="label")
+    table["fitness"] = [1.1 ** sequence.count("K") for sequence in table["sequence"]]
+    monotonic = table.assign(fitness=np.exp(table["fitness"]))
+    one, other = (
+        fit_probe(read_labels(each, kinds={"": "ranking"}), tiny_model, FitOptions(relatives=False))
+        for each in (table, monotonic)
+    )
+    np.testing.assert_array_equal(one.learned[0].head.weight, other.learned[0].head.weight)
+    assert one.evaluations[0].target.described == "ranking per protein"
+    assert value(one, metric="Spearman") > 0.8
+    assert set(one.evaluations[0].metrics["probe"]) == {"Spearman", "NDCG", "top-10 % recall"}
+
+
 def test_relatives_are_never_on_both_sides_of_a_split_by_homology(tiny_model):
     """Each protein has a relative with the same random label: only a random split lets the probe profit from that."""
     draw = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
 from protlm.supervised.metrics import _ranked, auroc, average_precision, evaluate
+from protlm.supervised.rank_metrics import ndcg_of, spearman_of, top_recall_of
 
 
 @pytest.fixture
@@ -80,3 +81,30 @@ def test_intervals_widen_when_rows_of_a_protein_agree():
     independent = evaluate("classification", y[rows], p[rows], np.arange(500))["accuracy"]
     assert copied == pytest.approx(alone)
     assert independent.high - independent.low < 0.6 * (alone.high - alone.low)
+
+
+def test_rows_that_count_several_times_are_copies():
+    draw = np.random.default_rng(5)
+    y = draw.normal(size=50)
+    guess = y + draw.normal(size=50)
+    weights = draw.integers(0, 4, 50)
+    given, wanted = np.repeat(guess, weights), np.repeat(y, weights)
+    every, weighted = np.ones(len(given)), weights.astype(float)
+    assert spearman_of(guess, y)(weighted) == pytest.approx(spearmanr(given, wanted)[0])
+    assert top_recall_of(guess, y)(weighted) == pytest.approx(top_recall_of(given, wanted)(every))
+    gains = (wanted - y.min()) / np.ptp(y)  # of the range of all values, also of those that a draw leaves out
+    expected = sk.ndcg_score([gains], [given], k=int(0.1 * len(given)))
+    assert ndcg_of(guess, y)(weighted) == pytest.approx(expected)
+
+
+def test_metrics_of_order():
+    draw = np.random.default_rng(6)
+    y = draw.normal(size=100)
+    guess = y + draw.normal(size=100)
+    found = evaluate("ranking", y, guess[:, None], np.arange(100), draws=20)
+    assert found["Spearman"].value == pytest.approx(spearmanr(y, guess)[0])
+    top = [set(np.argsort(-values)[:10].tolist()) for values in (y, guess)]
+    assert found["top-10 % recall"].value == len(top[0] & top[1]) / 10
+    assert evaluate("ranking", y, y[:, None], np.arange(100), draws=20)["NDCG"].value == pytest.approx(1)
+    constant = evaluate("ranking", y, np.zeros((100, 1)), np.arange(100), draws=20)
+    assert all(np.isnan(estimate.value) for estimate in constant.values())

@@ -63,3 +63,30 @@ def test_numbers_with_a_stray_word_are_refused_with_its_row():
     cells[6] = "high"
     with pytest.raises(UserError, match="30 distinct values in 30 rows, such as 'high' in row 7"):
         target_of("x", cells, ["MKTAYIAK"] * 30)
+
+
+@pytest.mark.parametrize("form", ["{};{};nan", "{} {} -", "[{}, {}, NaN]", "[{}, {}, null]", "{},{},?"])
+def test_as_many_numbers_as_residues_are_values_of_residues(form):
+    target = target_of("b", [form.format(0.5, 2), "", "1;2;3;4;5;6", "7;8;9;10"], SEQUENCES[1:2] * 2 + SEQUENCES[2:])
+    assert target.described == "regression per residue"
+    assert target.y[target.owner == 0].tolist() == [0.5, 2]
+    assert target.position[target.owner == 0].tolist() == [0, 1]
+    assert target.owner.tolist() == [0] * 2 + [2] * 6 + [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "message"),
+    [
+        (["1;2;3;4;5", "1;2", "1;2;3;4;5;6", ""], None, "row 2: b has 2 numbers for 3 residues; expected one per"),
+        (["1;2", "", "", ""], "ranking", "row 1: b has 2 numbers for 5 residues"),
+        (["1;2;3;4;inf", "", "", ""], None, "row 1: b has an infinite number"),
+        (["nan;nan;nan;nan;nan", "", "", ""], None, "no residue of 'b' has a value"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_residues_are_refused(cells, kind, message):
+    with pytest.raises(UserError, match=message):
+        target_of("b", cells, SEQUENCES, kind)
+
+
+def test_labels_that_are_numbers_stay_labels():
+    assert target_of("ec", ["1;3", "2", "1", "4;5"], SEQUENCES).kind == "multilabel"
