@@ -3,7 +3,7 @@
 Legend: r held-out rows, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Evaluation:
         confusion: (K, K) int64, true by predicted class; None unless for classification.
         reliability: curve and calibration error of the probe's probabilities; None for values.
         points: (m, 2) measured and predicted values; None unless for values.
+        learning_curve: training proteins and main metric of probes that were fitted to fewer of them.
     """
 
     target: Target
@@ -36,6 +37,7 @@ class Evaluation:
     confusion: np.ndarray | None = None
     reliability: tuple[list[dict[str, float]], float] | None = None
     points: np.ndarray | None = None
+    learning_curve: list[dict[str, float]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -51,6 +53,8 @@ class Evaluation:
                 for method, metrics in self.metrics.items()
             },
         }
+        if self.learning_curve:
+            found["learning_curve"] = self.learning_curve
         if self.confusion is not None:
             found["confusion"] = self.confusion.tolist()
         if self.reliability is not None:

@@ -19,6 +19,7 @@ from protlm.supervised.features import LAYER, blocks_of
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import Kinship, are_variants
 from protlm.supervised.labels import LabelledSet
+from protlm.supervised.learning_curve import learning_curve, smaller_fits
 from protlm.supervised.linear_fit import thinned
 from protlm.supervised.partition import (
     Partition,
@@ -97,12 +98,14 @@ def fit_probe(
             own = {name: values[target.owner] for name, values in own.items()}
         candidates = candidates_of(layers, target.per_residue, variants)
         without = {name: own[name] for name in baseline_blocks(target, variants)}
+        smaller = []
         rows, found, latest = [], [], None
         for part in partition.rounds:
             tested = np.flatnonzero(target.of(part.test))
             if not len(tested):
                 continue
             latest = learn(target, own, candidates, part, partition.groups, options.seed)
+            smaller.append(smaller_fits(latest, target, own, part, tested, options.seed))
             guesses = {PROBE: predicted(latest.head, own, tested)}
             rows.append(tested)
             found.append(guesses | baselines(target, without, part, partition.groups, kinship, options.seed))
@@ -112,6 +115,7 @@ def fit_probe(
         held = target.take(np.concatenate(rows))
         every = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
         evaluations.append(evaluated(held, every, options.seed))
+        evaluations[-1].learning_curve.extend(learning_curve(held, smaller))
     leakage = None if kinship is None else Leakage.measured(kinship, partition)
     return Fitted(learned, evaluations, labelled, partition, leakage, _warnings(labelled, partition))
 

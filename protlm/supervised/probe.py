@@ -14,7 +14,7 @@ from protlm.supervised.features import COMPOSITION, LAYER, SITES, WINDOW
 from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.partition import FOLDS, Round, folds_of
-from protlm.supervised.target import VALUED, Target, fractional_ranks
+from protlm.supervised.target import VALUED, Target, training_values
 
 LEAST = 10
 """Labelled proteins that a probe needs for training."""
@@ -82,9 +82,7 @@ def learn(
     rows = np.flatnonzero(target.of(part.train))
     rows = rows[final_rows(target.owner[rows], seed)]
     own = {name: values[rows] for name, values in blocks.items()}
-    y, owner = target.y[rows], target.owner[rows]
-    if kind == "ranking":
-        y = fractional_ranks(y)
+    y, owner = training_values(target.take(rows)), target.owner[rows]
     proteins = np.unique(owner)
     count = min(FOLDS, len(np.unique(groups[proteins])))
     if count < 2:

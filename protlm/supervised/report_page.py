@@ -1,4 +1,4 @@
-"""The report of a fit as one self-contained page: table of baselines, confusion matrix or residuals, calibration."""
+"""The report of a fit as one self-contained page: baselines, calibration, learning curve, confusions or residuals."""
 
 import base64
 import html
@@ -32,15 +32,39 @@ def report_page(report: dict[str, Any]) -> str:
     for target in report["targets"]:
         body += [f"<h2>{html.escape(target['name'])}: {html.escape(target['described'])}</h2>"]
         body += [f"<p>{target['test_rows']:,} held-out rows of {target['test_proteins']:,} proteins; "]
-        body += ["95 % bootstrap intervals over proteins.</p>", _metrics(target)]
+        body += ["95 % bootstrap intervals over proteins.</p>", _metrics(target), f"<p>{_meaning(target)}</p>"]
         if "calibration" in target:
             body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]
         if "points" in target:
             body += [_picture(_residuals(target), "Predicted against measured values")]
+        if len(target.get("learning_curve", ())) > 1:
+            body += [_picture(_learning_curve(target), "Learning curve: the probe fitted to fewer proteins")]
         if "confusion" in target:
             body += ["<h3>Confusion matrix (rows: true class; columns: predicted)</h3>", _confusion(target)]
     title = html.escape(f"protlm fit: {names}")
     return Template((PARTS / "report.html").read_text(encoding="utf-8")).substitute(title=title, body="\n".join(body))
+
+
+_MEANINGS = {
+    "accuracy": "Accuracy is the fraction of rows whose most probable class is right.",
+    "MCC": "MCC, Matthews' correlation coefficient, is 0 for guesses and 1 for perfect predictions.",
+    "macro F1": "Macro F1 counts all classes equally.",
+    "AUROC": "AUROC is the probability that a row of a class gets a higher score for it than another row.",
+    "AUPRC": "AUPRC, average precision, of guesses is the frequency of the class; look at it where a class is rare.",
+    "Fmax": "Fmax is the F1 of the labels of a protein at the best threshold.",
+    "micro AUPRC": "Micro AUPRC is the average precision of all pairs of a protein and a label.",
+    "Spearman": "Spearman's correlation compares orders; 0 for guesses, 1 for the right order.",
+    "R2": "R2 is the fraction of the variance that is explained; 0 for the mean.",
+    "RMSE": "RMSE is the root mean squared error, in the unit of the labels.",
+    "NDCG": "NDCG is the gain of the tenth predicted best, relative to that of the best possible choice.",
+    "top-10 % recall": "Recall is the fraction of the best tenth that is predicted to be in it.",
+}
+
+
+def _meaning(target: dict[str, Any]) -> str:
+    """What the metrics of a target mean, a sentence each."""
+    names = next(iter(target["metrics"].values()))
+    return html.escape(" ".join(_MEANINGS[name] for name in names if name in _MEANINGS))
 
 
 def _metrics(target: dict[str, Any]) -> str:
@@ -104,6 +128,21 @@ def _residuals(target: dict[str, Any]) -> Any:
         right.set(xlabel="predicted", ylabel="measured - predicted")
     value = next(iter(target["metrics"].values()))[MAIN[target["kind"]]]["value"]
     left.set_title(f"{MAIN[target['kind']]} {shown(MAIN[target['kind']], value)}", fontsize=10)
+    return figure
+
+
+def _learning_curve(target: dict[str, Any]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    proteins, values = ([point[name] for point in target["learning_curve"]] for name in ("proteins", "value"))
+    axes.plot(proteins, values, marker="o", color="#0d9488")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(proteins, [f"{count:,.0f}" for count in proteins])
+    axes.minorticks_off()
+    axes.set(xlabel="training proteins", ylabel=MAIN[target["kind"]])
+    axes.set_title("learning curve of the probe", fontsize=10)
     return figure
 
 

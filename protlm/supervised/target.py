@@ -202,6 +202,11 @@ def value_target(
     return Target(name, kind or "regression", True, (), y, owner, np.concatenate(positions))
 
 
+def training_values(target: Target) -> np.ndarray:
+    """(r,) or (r, K): what a model is fitted to: the labels, of a ranking their ranks."""
+    return fractional_ranks(target.y) if target.kind == "ranking" else target.y
+
+
 def fractional_ranks(y: np.ndarray) -> np.ndarray:
     """(r,) ranks from 0 to 1, ties at their mean.
 

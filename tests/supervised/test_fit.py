@@ -183,6 +183,9 @@ def test_a_saved_model_predicts_the_same_and_knows_its_base(tiny_model, model_fo
     assert loaded.predict({"a": sequences[0]}) == {"a": predictor.predict(sequences)[0]}
     assert loaded.predict_proba(table[["sequence"]]).columns.tolist() == ["acidic", "basic"]
     assert loaded.report["targets"][0]["metrics"]["probe"]["accuracy"]["value"] > 0.9
+    curve = loaded.report["targets"][0]["learning_curve"]
+    assert [point["proteins"] for point in curve][-3:] == [10, 20, 40]
+    assert curve[-1]["value"] == loaded.report["targets"][0]["metrics"]["probe"]["accuracy"]["value"]
     for name in ("README.md", "report.html", "report.json"):
         assert "label" in (tmp_path / "fitted" / name).read_text()
     page = (tmp_path / "fitted" / "report.html").read_text()
