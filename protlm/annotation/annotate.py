@@ -125,7 +125,7 @@ def annotator_of(
         assert model is not None
         report = stage("embedding the reference", "residues")
         if index is None:
-            vectors = _embedded(model, reference.sequences, options, report)
+            vectors = embedded(model, reference.sequences, options.layer, options.token_budget, report)
         else:
             settings = (options.layer, options.token_budget, report)
             vectors = index_vectors(index, fasta, reference, model, *settings, **reading)
@@ -141,7 +141,9 @@ def rows(
     vectors = relatives = None
     if options.embeds:
         assert model is not None
-        vectors = _embedded(model, sequences, options, stage("embedding queries", "residues"))
+        vectors = embedded(
+            model, sequences, options.layer, options.token_budget, stage("embedding queries", "residues")
+        )
     if options.aligns:
         report = stage("comparing queries", "proteins")
         relatives = find_relatives(sequences, reference.sequences, options.threads, report)
@@ -166,13 +168,13 @@ def rows(
         yield Row(queries[call.query].id, call.label, precision, name, *measures)
 
 
-def _embedded(model: Performer, sequences: Sequence[str], options: AnnotateOptions, progress: Progress) -> np.ndarray:
-    """(q, D) float32."""
+def embedded(
+    model: Performer, sequences: Sequence[str], layer: int, token_budget: int, progress: Progress
+) -> np.ndarray:
+    """(q, D) float32: means over residues; progress counts residues."""
     advance = summed(progress, sum(map(len, sequences)))
     found = []
-    for sequence, vector in zip(
-        sequences, embed(model, sequences, options.token_budget, (options.layer,), "mean"), strict=True
-    ):
+    for sequence, vector in zip(sequences, embed(model, sequences, token_budget, (layer,), "mean"), strict=True):
         found.append(vector)
         advance(len(sequence))
     return np.stack(found)

@@ -46,7 +46,8 @@ class Annotator:
         reference: n labelled proteins.
         options: see `AnnotateOptions`.
         sample: (s,) int64, proteins on which precision is learned.
-        clusters: (n,) int64; proteins of the sample are annotated without the proteins of their own cluster.
+        clusters: (n,) int64. Each protein of the sample is annotated twice, without its cluster and without itself,
+            so that curves know remote and close relatives.
         vectors: (n, D) embeddings, if these are used.
         relatives: of the sample with all, numbered by s and n, if homologs are used.
 
@@ -74,15 +75,19 @@ class Annotator:
         self.reference, self.options, self.sample = reference, options, sample
         self._lengths = _lengths(reference.sequences)
         self.neighbours = None if vectors is None else Neighbours(vectors)
-        own, evidence = clusters[sample], []
+        without, own = [], clusters[sample]
+        near = []
         if self.neighbours is not None and vectors is not None:
-            k = options.neighbours
-            evidence.append(self.neighbours.nearest(vectors[sample], k, lambda rows: own[rows, None] == clusters))
+            k, known = options.neighbours, vectors[sample]
+            without.append(self.neighbours.nearest(known, k, lambda rows: own[rows, None] == clusters))
+            near.append(self.neighbours.nearest(known, k, lambda rows: sample[rows, None] == np.arange(len(clusters))))
         if relatives is not None:
             found = homologs(relatives, self._lengths[sample], self._lengths)
-            evidence.append(found.take(own[found.query] != clusters[found.target]))
-        self.transfer = Transfer.learned(evidence, sample, reference.labels, options.neighbours)
-        self.held_out = self.transfer(evidence)
+            without.append(found.take(own[found.query] != clusters[found.target]))
+            near.append(found.take(sample[found.query] != found.target))
+        pairs = [Evidence.joined([one, other.shifted(len(sample))]) for one, other in zip(without, near, strict=True)]
+        self.transfer = Transfer.learned(pairs, np.tile(sample, 2), reference.labels, options.neighbours)
+        self.held_out = self.transfer(without)
 
     def evidence(
         self, sequences: Sequence[str], vectors: np.ndarray | None = None, relatives: Relatives | None = None

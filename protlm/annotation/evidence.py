@@ -34,6 +34,10 @@ class Evidence:
         """Some of the pairs, by a mask or numbers."""
         return Evidence(self.query[rows], self.target[rows], self.strength[rows])
 
+    def shifted(self, queries: int) -> "Evidence":
+        """The same pairs of queries with numbers that are higher by so many."""
+        return replace(self, query=self.query + queries)
+
     def strongest(self, most: int) -> "Evidence":
         """At most so many pairs per query, the strongest; sorted by query, strongest first.
 

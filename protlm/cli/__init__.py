@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from protlm import __version__
-from protlm.cli.annotation import annotate
+from protlm.cli.annotation import annotate, map_proteins
 from protlm.cli.console import fail, say, warnings_as_lines
 from protlm.cli.contacts import contacts
 from protlm.cli.corpus import evaluate, info, prepare
@@ -53,6 +53,7 @@ for command in (
     annotate,
 ):
     app.command()(command)
+app.command("map")(map_proteins)
 
 
 @app.callback(invoke_without_command=True)

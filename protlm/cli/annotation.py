@@ -1,4 +1,4 @@
-"""Commands about annotation: annotate."""
+"""Commands about annotation: annotate, map."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,8 +20,8 @@ from protlm.cli.console import (
     progress,
     say,
 )
-from protlm.cli.outputs import HDF5, TABLE, check_outputs
-from protlm.errors import counted
+from protlm.cli.outputs import FOLDER, HDF5, TABLE, check_outputs
+from protlm.errors import UserError, counted
 
 
 def annotate(
@@ -92,6 +92,56 @@ def annotate(
     number = counted(sum(row.label is not None for row in found), "label")
     proteins = f"{len(called):,} of {counted(len(records), 'protein')}"
     say(f"{output or 'standard output'}: {number} of {proteins}, at a precision of at least {precision:g}")
+
+
+def map_proteins(
+    proteins: Annotated[Path, Argument(help="FASTA file, or embeddings of protlm embed (.h5, .npz).")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder to write: table, page, bundle for ProtSpace.")],
+    model: Model = None,
+    method: Annotated[str, Option(help="pca, or umap, which requires umap-learn.")] = "pca",
+    labels: Annotated[
+        Path | None, Option(help="Table (.csv, .tsv, .parquet) with a column id; its columns are shown.")
+    ] = None,
+    color: Annotated[str | None, Option(help="Column of --labels for colours. Default: the first one.")] = None,
+    layer: Annotated[int, Option(help="Layer to embed; -1 is the last.")] = -1,
+    neighbours: Annotated[int, Option(min=2, help="Of UMAP: more keep more of the global structure.")] = 15,
+    min_dist: Annotated[float, Option(help="Of UMAP: lowest distance of points.")] = 0.1,
+    seed: Annotated[int, Option(help="Of UMAP.")] = 0,
+    token_budget: Budget = 16_384,
+    device: Device = "auto",
+    attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
+    invalid: Invalid = "error",
+    allow_nucleotides: Nucleotides = False,
+) -> None:
+    """Draw proteins as points in a plane: similar embeddings are close to each other."""
+    from protlm.annotation.annotate import embedded
+    from protlm.annotation.coordinates import coordinates_of
+    from protlm.annotation.map import label_columns, write_map_folder
+    from protlm.annotation.reference import read_records
+    from protlm.embedding.stored_vectors import read_stored_vectors
+
+    check_outputs({"--output": (output, FOLDER)}, [proteins, *filter(None, [labels])])
+    if color is not None and labels is None:
+        raise UserError("--color requires --labels")
+    records, vectors = [], None
+    if proteins.suffix.lower() in (*HDF5.suffixes, ".npz"):
+        stored = read_stored_vectors(proteins)
+        ids, vectors = stored.ids, stored.vectors
+    else:
+        _, records = read_records(proteins, "proteins", invalid, allow_nucleotides)
+        ids = [record.id for record in records]
+    columns = {} if labels is None else label_columns(labels, ids, str(proteins))
+    if color is not None and color not in columns:
+        raise UserError(f"--color {color!r}: no such column in {labels}; found: {', '.join(columns) or 'none'}")
+    if vectors is None:
+        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        with progress("embedding", "residues") as report:
+            vectors = embedded(network, [record.sequence for record in records], layer, token_budget, report)
+    coordinates = coordinates_of(vectors, method, neighbours, min_dist, seed)
+    chosen = color or next(iter(columns), None)
+    written = write_map_folder(output, f"Map of {proteins.name}", ids, coordinates, columns, chosen)
+    say(f"{counted(len(ids), 'protein')}, {' and '.join(coordinates.axes)}: {', '.join(map(str, written))}")
 
 
 def _text(cell: str | float | None) -> str:

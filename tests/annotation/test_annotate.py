@@ -7,6 +7,9 @@ import pytest
 
 import protlm
 from protlm.annotation import index
+from protlm.annotation.annotate import annotator_of
+from protlm.annotation.options import AnnotateOptions
+from protlm.annotation.reference import Reference
 from protlm.errors import UserError
 from protlm.performer import Performer
 from tests.annotation.labelled import families, write
@@ -32,17 +35,29 @@ def test_relatives_lend_their_labels_and_others_none(reference):
     assert pandas.isna([other["label"], other["reference"], other["identity"]]).all()
 
 
-def test_precision_is_learned_without_the_cluster(reference, tmp_path):
-    """If families are whole clusters, no relative is left to learn from, and nothing is called."""
+def test_what_is_held_out_is_the_whole_cluster(reference, tmp_path):
+    """If families are whole clusters, no relative is left without them; with smaller clusters, families are called."""
     clusters = tmp_path / "clusters.tsv"
     clusters.write_text("".join(f"{name[:2]}m0\t{name}\n" for name, _, _ in families()))
-    queries = {"like 3": mutated({name: one for name, one, _ in families()}["f3m0"], 0.2, random.Random(5))}
-    called, not_called = (
-        protlm.annotate(queries, *reference, by="homology", threads=1, clusters=table) for table in (None, clusters)
+    known = Reference.read(*reference)
+    whole, smaller = (
+        annotator_of(known, AnnotateOptions(by="homology", threads=1, clusters=table), None)
+        for table in (clusters, None)
     )
-    assert called["label"].notna().all()
-    assert not_called["label"].isna().all()
-    assert not_called["reference"].tolist() == called["reference"][:1].tolist()
+    assert len(whole.held_out.score) == 0
+    assert "labels are called for 0 % at a precision of 0.9" in whole.described
+    right = known.labels.have(smaller.held_out.query, smaller.held_out.label)
+    assert right.mean() > 0.9
+    assert smaller.held_out.score.mean() == pytest.approx(right.mean(), abs=0.1)
+
+
+def test_close_relatives_are_called_where_no_remote_ones_are_known(reference, tmp_path):
+    clusters = tmp_path / "clusters.tsv"
+    clusters.write_text("".join(f"{name[:2]}m0\t{name}\n" for name, _, _ in families()))
+    parents = {name: sequence for name, sequence, _ in families()}
+    queries = {"like 3": mutated(parents["f3m0"], 0.2, random.Random(5))}
+    found = protlm.annotate(queries, *reference, by="homology", threads=1, clusters=clusters)
+    assert set(found["label"]) == {"family 3", "odd"}
 
 
 @pytest.mark.parametrize("by", ["embedding", "both"])

@@ -43,3 +43,33 @@ def test_inputs_are_not_overwritten_and_errors_name_options(protlm, given, tmp_p
     assert_refused(protlm("annotate", *given, "--precision", "7"), "--precision 7")
     assert_refused(protlm("annotate", *given, "--index", tmp_path / "index.txt"), "--index", ".h5")
     assert_refused(protlm("annotate", *given, "--column", "ec"), "no column 'ec'; found: id, go")
+
+
+def test_a_map_of_proteins_and_of_their_embeddings_is_the_same(protlm, given, model_folder, tmp_path):
+    _, _, reference, _, labels, *_ = given
+    embeddings = tmp_path / "reference.h5"
+    assert protlm("embed", reference, "-o", embeddings, "-m", model_folder, "--dtype", "float32").code == 0
+    outcome = protlm("map", reference, "-o", tmp_path / "one", "-m", model_folder, "--labels", labels)
+    assert outcome.code == 0
+    assert "50 proteins, PC1 (" in outcome.err
+    assert protlm("map", embeddings, "-o", tmp_path / "other", "--labels", labels, "--color", "go").code == 0
+    tables = [
+        list(csv.reader((tmp_path / name / "coordinates.csv").read_text().splitlines())) for name in ("one", "other")
+    ]
+    rows = [{row[0]: row[1:] for row in table} for table in tables]
+    assert rows[0].keys() == rows[1].keys()
+    for name, (x, y, label) in rows[0].items():
+        other = rows[1][name]
+        assert label == other[2]
+        if name != "id":
+            assert (float(x), float(y)) == pytest.approx((float(other[0]), float(other[1])), abs=1e-4)
+
+
+def test_maps_that_cannot_be_drawn_are_refused(protlm, given, tmp_path):
+    reference, labels, folder = given[2], given[4], tmp_path / "map"
+    assert_refused(protlm("map", reference, "-o", folder, "--color", "go"), "--color requires --labels")
+    assert_refused(
+        protlm("map", reference, "-o", folder, "--labels", labels, "--color", "ec"), "--color 'ec'", "found: go"
+    )
+    assert_refused(protlm("map", reference, "-o", tmp_path / "map.html"), "--output", "the name of a folder")
+    assert_refused(protlm("map", tmp_path / "none.h5", "-o", folder), "none.h5: no such file")
