@@ -80,7 +80,7 @@ def esm_advice(path: Path) -> str:
     name = path.name.removesuffix(".pt")
     return (
         f"; to use ESM-2, download it: hf download facebook/{name} --local-dir {name}; then convert it: "
-        f"protlm import-esm {name} MODEL"
+        f"protlm import {name} MODEL"
     )
 
 
@@ -247,7 +247,7 @@ def _check_kind(path: Path, described: Any) -> None:
             "protlm, export the model in its own format"
         )
     if kind == "esm":
-        raise UserError(f"{path}: ESM-2 of Hugging Face's transformers; convert it: protlm import-esm {path} MODEL")
+        raise UserError(f"{path}: ESM-2 of Hugging Face's transformers; convert it: protlm import {path} MODEL")
     if kind:
         raise UserError(f"{path}: a model of Hugging Face's transformers ({kind}), not of protlm")
 

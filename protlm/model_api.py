@@ -281,7 +281,7 @@ def load(
     """Loads a trained model, in evaluation mode.
 
     Args:
-        path: a model folder, written by `protlm export` or `protlm import-esm`, or a training checkpoint (.ckpt). None
+        path: a model folder, written by `protlm export` or `protlm import`, or a training checkpoint (.ckpt). None
             is the bundled model (`protlm.bundled`), which a line on standard error names.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the accelerator of this machine, if any.
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.

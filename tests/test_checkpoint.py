@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from protlm.checkpoint import CONFIG, DTYPES, KEY, PREFIX, WEIGHTS, description, export, load, read_lightning, switch
 from protlm.errors import UserError
-from protlm.exchange.esm import load_esm
+from protlm.exchange.pretrained import load_pretrained
 from protlm.performer import Performer
 from protlm.sequence.alphabet import TOKENS
 
@@ -357,7 +357,7 @@ def test_switching_keeps_device_dtype_and_mode(tiny_model: Performer) -> None:
     ("about", "words"),
     [
         ({"model_type": "protlm"}, "exported for Hugging Face's transformers"),
-        ({"model_type": "esm"}, "convert it: protlm import-esm"),
+        ({"model_type": "esm"}, "convert it: protlm import"),
         ({"model_type": "bert"}, "a model of Hugging Face's transformers (bert)"),
     ],
 )
@@ -374,8 +374,8 @@ def test_a_folder_of_transformers_is_named(model_folder: Path, about: dict[str, 
 @pytest.mark.parametrize("name", ["facebook/esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D", "esm2_t6_8M_UR50D.pt"])
 def test_the_name_of_esm_explains_how_to_download_and_import_it(name: str, tmp_path: Path) -> None:
     model = Path(name).stem
-    words = f"hf download facebook/{model} --local-dir {model}; then convert it: protlm import-esm {model} MODEL"
-    for call in (load, load_esm):
+    words = f"hf download facebook/{model} --local-dir {model}; then convert it: protlm import {model} MODEL"
+    for call in (load, load_pretrained):
         with pytest.raises(UserError) as caught:
             call(name)
         assert words in str(caught.value)

@@ -17,7 +17,7 @@ from protlm.cli.contacts import contacts
 from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
 from protlm.cli.homology import homologs
-from protlm.cli.models import export, import_esm
+from protlm.cli.models import export, import_model
 from protlm.cli.predict import predict
 from protlm.cli.prediction import fill, generate
 from protlm.cli.supervised import fit
@@ -43,7 +43,6 @@ for command in (
     generate,
     evaluate,
     export,
-    import_esm,
     homologs,
     score,
     proteingym,
@@ -54,6 +53,8 @@ for command in (
 ):
     app.command()(command)
 app.command("map")(map_proteins)
+app.command("import")(import_model)
+app.command("import-esm", help="The same as import.", hidden=True)(import_model)
 
 
 @app.callback(invoke_without_command=True)

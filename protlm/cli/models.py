@@ -1,4 +1,4 @@
-"""Commands that convert models: export, import-esm."""
+"""Commands that convert models: export, import."""
 
 from pathlib import Path
 from typing import Annotated
@@ -57,20 +57,21 @@ def export(
         say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
 
 
-def import_esm(
+def import_model(
     source: Annotated[Path, Argument(metavar="HF_DIR", help="Hugging Face folder of an ESM-2 model.")],
     output: Annotated[Path, Argument(help="Model folder to write.")],
     attention: AttentionOption = None,
     num_features: Features = None,
 ) -> None:
-    """Convert ESM-2 to a model folder, by default with its exact attention."""
+    """Convert a model of another library to a model folder, by default with its exact attention."""
     from protlm.checkpoint import check_absent, switch
     from protlm.checkpoint import export as export_folder
-    from protlm.exchange.esm import load_esm
+    from protlm.exchange.pretrained import load_pretrained
 
     check_absent(output)
     check_outputs({"OUTPUT": (output, FOLDER)})
-    network = load_esm(source)
+    imported = load_pretrained(source)
+    network = imported.model
     switch(network, attention, num_features)
     export_folder(network, output)
     c = network.config
@@ -78,3 +79,7 @@ def import_esm(
         f"wrote {output}: {c.layers} layers, {c.heads} heads, width {c.width}, {c.attention} attention; "
         f"use it with --model {output}"
     )
+    if imported.left_out:
+        say(f"left out: {', '.join(imported.left_out)}; fit labels with protlm fit")
+    if c.head == "none":
+        say("no language-model head: the model embeds proteins, but predicts no residues")

@@ -1,28 +1,24 @@
-"""Import of ESM-2, as saved by transformers, as a model with exact attention.
+"""ESM-2 as saved by transformers, whatever its head.
 
 Source: Lin et al. 2023, "Evolutionary-scale prediction of atomic-level protein structure with a language model"; names
 of configuration and weights as in `EsmForMaskedLM` of transformers 5.23.
 """
 
-import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from protlm.checkpoint import CONFIG, esm_advice
 from protlm.errors import UserError
-from protlm.performer import Performer, PerformerConfig
+from protlm.exchange.architecture import Parts, check_sizes, check_values
+from protlm.exchange.saved_model import SavedModel
+from protlm.exchange.weight_names import WeightNames
 from protlm.performer.config import ROUNDED
 from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
 
 EXPECTED = {
-    "model_type": ("esm", None),
     "is_folding_model": (False, False),
     "position_embedding_type": ("rotary", "absolute"),
     "rope_theta": (10_000, 10_000),
@@ -36,95 +32,51 @@ EXPECTED = {
     "tie_word_embeddings": (True, True),
 }
 """Required values in config.json, and the value that a missing entry stands for."""
-SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Files that may hold the weights; the first one found is read."""
 FREQUENCIES = "rotary_embeddings.inv_freq"
-UNUSED = re.compile(r"esm\.embeddings\.(position_ids|position_embeddings\.weight)")
+UNUSED = re.compile(rf"esm\.embeddings\.(position_ids|position_embeddings\.weight)|.*{re.escape(FREQUENCIES)}")
 """Weights that are saved with ESM-2, but are not used."""
-CONTACTS = "esm.contact_head.regression"
-OLDER = {"gamma": "weight", "beta": "bias"}
-"""Old names of LayerNorm parameters, which transformers still writes for some models."""
-OUTSIDE = {
-    "embedding.weight": "esm.embeddings.word_embeddings.weight",
-    "norm": "esm.encoder.emb_layer_norm_after",
-    "head.dense": "lm_head.dense",
-    "head.norm": "lm_head.layer_norm",
-    "head.bias": "lm_head.bias",
-    "contact_head": CONTACTS,
-}
-INSIDE = {
-    "attention_norm": "attention.LayerNorm",
-    "attention.qkv": "attention.self.{}",
-    "attention.out": "attention.output.dense",
-    "feed_forward_norm": "LayerNorm",
-    "feed_forward.0": "intermediate.dense",
-    "feed_forward.2": "output.dense",
-}
-"""Names of modules inside a layer, here and in transformers; OUTSIDE has those outside the layers."""
+HEADS = {"classifier.": "classifier", "esm.pooler.": "pooler"}
+"""Weights of other heads, which are left out, and their names."""
+EMBEDDING, CONTACTS, TIED = "esm.embeddings.word_embeddings.weight", "esm.contact_head.regression", "lm_head.decoder"
+NAMES = WeightNames(
+    outside={
+        "embedding.weight": EMBEDDING,
+        "norm": "esm.encoder.emb_layer_norm_after",
+        "head.dense": "lm_head.dense",
+        "head.norm": "lm_head.layer_norm",
+        "head.bias": "lm_head.bias",
+        "contact_head": CONTACTS,
+    },
+    inside={
+        "attention_norm": "attention.LayerNorm",
+        "attention.qkv": tuple(f"attention.self.{part}" for part in ("query", "key", "value")),
+        "attention.out": "attention.output.dense",
+        "feed_forward_norm": "LayerNorm",
+        "feed_forward.0": "intermediate.dense",
+        "feed_forward.2": "output.dense",
+    },
+    block="esm.encoder.layer.{}.",
+    expected="EsmForMaskedLM or another ESM-2 of transformers",
+)
 
 
-def load_esm(folder: str | Path) -> Performer:
-    """Loads ESM-2 from a Hugging Face folder, as float32, on the CPU and in evaluation mode.
-
-    Args:
-        folder: contains config.json and the weights of `EsmForMaskedLM`, as safetensors or PyTorch files.
+def esm_parts(saved: SavedModel) -> Parts:
+    """What a saved ESM-2 consists of.
 
     Raises:
-        UserError: for a folder that is missing or damaged, or is not ESM-2 with its language-model head.
+        UserError: for a model that is not ESM-2, such as ESM-1b or ESMFold.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        if advice := esm_advice(folder):
-            raise UserError(f"{folder}: no such folder{advice}")
-        raise UserError(f"{folder}: no such folder; expected a Hugging Face folder with {CONFIG} and model.safetensors")
-    about = _json(folder / CONFIG)
-    _check_alphabet(folder, about)
-    config = _configuration(folder / CONFIG, about)
-    path, found = _weights(folder)
-    dtype = _rounding(path, found, config)
-    config["contact_head"] = f"{CONTACTS}.weight" in found
-    # without allocating memory: all weights come from the file
-    with torch.device("meta"):
-        model = Performer(PerformerConfig(**{**config, "rotary_dtype": dtype}))
-    model.load_state_dict(_renamed(path, found, model), assign=True)
-    return model.eval()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path.parent}: {path.name} is missing; expected a folder of Hugging Face's transformers")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
-def _check_alphabet(folder: Path, about: dict[str, Any]) -> None:
-    vocabulary, source = about.get("vocab_list"), folder / CONFIG
-    if vocabulary is None and (folder / "vocab.txt").is_file():
-        source = folder / "vocab.txt"
-        vocabulary = source.read_text(errors="replace").split()
-    if vocabulary is not None and vocabulary != list(TOKENS):
-        raise UserError(f"{source}: vocabulary differs from ESM's 33 tokens in ESM's order")
-
-
-def _configuration(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of PerformerConfig."""
-    for name, (expected, default) in EXPECTED.items():
-        if (found := about.get(name, default)) != expected and not (expected is False and found is None):
-            raise UserError(f"{path}: {name} is {found!r}; only ESM-2 can be imported, where it is {expected!r}")
-    for name in SIZES:
-        if type(about.get(name)) is not int or about[name] < 1:
-            raise UserError(f"{path}: {name} is {about.get(name)!r}; expected an integer of at least 1")
+    about, path = saved.config, saved.config_path
+    check_values(path, about, EXPECTED, "ESM-2")
+    layers, heads, width, feed_forward = check_sizes(path, about)
     for name in ("layer_norm_eps", "hidden_dropout_prob"):
         if type(about.get(name)) not in (int, float) or not 0 <= about[name] < 1:
             raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a number of at least 0 and below 1")
-    layers, heads, width, feed_forward = (about[name] for name in SIZES)
     longest = about.get("max_position_embeddings")
+    found = saved.weights
+    if not any(name.startswith("esm.") for name in found):  # of EsmModel
+        found = {f"esm.{name}": weight for name, weight in found.items()}
+    frequencies = [weight for name, weight in found.items() if name.endswith(FREQUENCIES)]
     config = {
         "vocab_size": len(TOKENS),
         "pad_id": PAD,
@@ -138,109 +90,41 @@ def _configuration(path: Path, about: dict[str, Any]) -> dict[str, Any]:
         "max_length": max(1, longest - PAD - 1) if type(longest) is int else 1024,
         "dropout": about["hidden_dropout_prob"],
         "norm_eps": about["layer_norm_eps"],
-        "head": "esm",
         "start_id": CLS,
         "zeroed_id": MASK if about.get("token_dropout") else None,
+        "rotary_dtype": rounding(saved.path, frequencies, width // heads),
     }
-    try:
-        PerformerConfig(**config)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    return config
+    left_out = [title for prefix, title in HEADS.items() if any(name.startswith(prefix) for name in found)]
+    found = {
+        name: weight
+        for name, weight in found.items()
+        if not UNUSED.fullmatch(name) and not name.startswith(tuple(HEADS))
+    }
+    return language_parts(saved.path, config, found, NAMES, left_out)
 
 
-def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The file that the weights come from, and the weights by name."""
-    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise UserError(f"{folder}: no weights; expected one of {', '.join(FILES)}")
-    if path.suffix != ".json":
-        return path, _named_as_now(_file(path))
-    parts = _json(path).get("weight_map")
-    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise UserError(f"{path}: expected 'weight_map', the file of each weight")
-    weights: dict[str, Tensor] = {}
-    for part in sorted(set(parts.values())):
-        if Path(part).name != part or not (folder / part).is_file():
-            raise UserError(f"{path}: names the file {part!r}, which is not in the folder")
-        weights |= _file(folder / part)
-    return path, _named_as_now(weights)
+def language_parts(
+    path: Path, config: dict[str, Any], found: dict[str, Tensor], names: WeightNames, left_out: list[str]
+) -> Parts:
+    """The parts of a model of the ESM-2 kind with the heads whose weights there are."""
+    contacts = f"{names.outside['contact_head']}.weight"
+    language = any(name.startswith("lm_head.") and not name.startswith(TIED) for name in found)
+    tied, embedding = found.pop(f"{TIED}.weight", None), found.get(names.outside["embedding.weight"])
+    if language and tied is not None and (embedding is None or not torch.equal(tied, embedding)):
+        raise UserError(f"{path}: {TIED}.weight is not the embedding; only tied ones can be imported")
+    found.pop(f"{TIED}.bias", None)
+    config |= {"head": "esm" if language else "none", "contact_head": contacts in found}
+    shape = (config["layers"], config["heads"])
+    if contacts in found and found[contacts].numel() == shape[0] * shape[1]:
+        found[contacts] = found[contacts].reshape(shape)
+    return Parts(config, found, names, left_out)
 
 
-def _named_as_now(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    def name_of(name: str) -> str:
-        module, _, kind = name.rpartition(".")
-        now = f"{module}.{OLDER.get(kind, kind)}"
-        return now if now not in weights else name
-
-    return {name_of(name): weight for name, weight in weights.items()}
-
-
-def _file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip():  # torch.load does not verify the checksums
-                    raise zipfile.BadZipFile
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise UserError(f"{path}: not a file of weights, or damaged or cut short; download it again") from error
-    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise UserError(f"{path}: expected a table of weights by name")
-    return dict(weights)
-
-
-def _rounding(path: Path, found: dict[str, Tensor], config: dict[str, Any]) -> str:
+def rounding(path: Path, saved: list[Tensor], head_dim: int) -> str:
     """The dtype to which the frequencies of rotary positions were rounded during training."""
-    d = config["width"] // config["heads"]
-    computed = 10_000.0 ** -(torch.arange(0, d, 2) / d)
-    saved = [found[name].float() for name in found if name.endswith(FREQUENCIES)]
+    computed = 10_000.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
     for dtype in ROUNDED:
         rounded = computed.to(getattr(torch, dtype)).float()
-        if all(x.shape == rounded.shape and torch.allclose(x, rounded, rtol=1e-6, atol=0) for x in saved):
+        if all(x.shape == rounded.shape and torch.allclose(x.float(), rounded, rtol=1e-6, atol=0) for x in saved):
             return dtype
-    raise UserError(f"{path}: unknown rotary frequencies {FREQUENCIES}; expected 10000 ** (-2 i / {d})")
-
-
-def _renamed(path: Path, found: dict[str, Tensor], model: Performer) -> dict[str, Tensor]:
-    """The weights under their names here, as float32."""
-    found = {name: w for name, w in found.items() if not UNUSED.fullmatch(name) and not name.endswith(FREQUENCIES)}
-    embedding, tied = (found.get(name) for name in (OUTSIDE["embedding.weight"], "lm_head.decoder.weight"))
-    if tied is not None:
-        if embedding is None or not torch.equal(tied, embedding):
-            raise UserError(f"{path}: lm_head.decoder.weight is not the embedding; only tied ones can be imported")
-        del found["lm_head.decoder.weight"]
-    sources = {name: _sources(name) for name in model.state_dict()}
-    expected = {source for each in sources.values() for source in each}
-    for names, what in ((expected - set(found), "missing"), (set(found) - expected, "unexpected")):
-        if names:
-            some = f"{', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''}"
-            raise UserError(f"{path}: {len(names)} weights {what} ({some}); expected those of EsmForMaskedLM")
-    weights = {}
-    for name, weight in model.state_dict().items():
-        parts = [found.pop(source) for source in sources[name]]
-        if name == "contact_head.weight" and parts[0].numel() == weight.numel():
-            parts = [parts[0].reshape(weight.shape)]
-        shape = (weight.shape[0] // len(parts), *weight.shape[1:])
-        for source, part in zip(sources[name], parts, strict=True):
-            if part.shape != shape or not part.is_floating_point() or not part.isfinite().all():
-                kind = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
-                raise UserError(f"{path}: {source} is {kind}; expected finite floats {list(shape)} by {CONFIG}")
-        weights[name] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
-    return weights
-
-
-def _sources(name: str) -> list[str]:
-    """The names in transformers of one parameter; queries, keys and values are one matrix here."""
-    if inside := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
-        layer, module, kind = inside.groups()
-        theirs = f"esm.encoder.layer.{layer}.{INSIDE[module]}.{kind}"
-        return [theirs.format(part) for part in ("query", "key", "value")] if "{}" in theirs else [theirs]
-    if name in OUTSIDE:
-        return [OUTSIDE[name]]
-    module, kind = name.rsplit(".", 1)
-    return [f"{OUTSIDE[module]}.{kind}"]
+    raise UserError(f"{path}: unknown rotary frequencies {FREQUENCIES}; expected 10000 ** (-2 i / {head_dim})")

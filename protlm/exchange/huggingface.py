@@ -110,6 +110,8 @@ def attention_source(config: PerformerConfig) -> Path | None:
 
 def auto_classes(config: PerformerConfig) -> dict[str, str]:
     """Names of transformers' Auto classes and of ours, except for the configuration."""
+    if config.head == "none":
+        return {"AutoModel": "ProtlmModel"}
     head = "ForCausalLM" if config.causal else "ForMaskedLM"
     return {"AutoModel": "ProtlmModel", f"AutoModel{head}": f"Protlm{head}"}
 
@@ -153,7 +155,8 @@ def tokenizer_config(config: PerformerConfig) -> dict[str, Any]:
 def card(config: PerformerConfig, name: str) -> str:
     """The model card, README.md of the folder."""
     auto = list(auto_classes(config))[-1]
-    text = "MKTAYIAKQR" if config.causal else "MKT<mask>YIAKQR"
+    text = "MKTAYIAKQR" if config.causal or config.head == "none" else "MKT<mask>YIAKQR"
+    answer = "last_hidden_state" if config.head == "none" else "logits"
     return f"""\
 ---
 library_name: transformers
@@ -169,7 +172,7 @@ A {"causal" if config.causal else "bidirectional"} protein language model of {co
 from transformers import {auto}, AutoTokenizer
 model = {auto}.from_pretrained("{name}", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
-logits = model(**tokenizer("{text}", return_tensors="pt")).logits
+{answer} = model(**tokenizer("{text}", return_tensors="pt")).{answer}
 ```
 
 Write residues as upper-case letters, with X for J and for unknown residues. Padding may be on either side. The Python

@@ -14,6 +14,7 @@ from protlm.corpus.splits import SPLITS
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length, evaluating, warn_beyond_positions
 from protlm.inference.packing import pack, packs
+from protlm.inference.token_batch import check_head
 from protlm.metrics import Breakdown, ResidueCounts, format_row
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, STANDARD
@@ -71,6 +72,7 @@ def evaluate(
     Raises:
         UserError: for an unknown or empty split, or a model whose output is not finite.
     """
+    check_head(model)
     splits = checked_splits(corpus, splits, share)
     max_length = max_length or model.config.max_length
     check_length(model, max_length)

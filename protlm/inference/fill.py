@@ -140,7 +140,7 @@ def _at_masks(computer: Computer, rows: Sequence[np.ndarray]) -> list[np.ndarray
         counts = [len(masks[i]) for i in chosen]
         columns = np.concatenate([masks[i] for i in chosen]) + 1
         places = batch.positions(np.repeat(np.arange(len(chosen)), counts), columns)
-        log_p = log_softmax(model.logits(batch.hidden(model)[places]))
+        log_p = log_softmax(batch.logits(model, places))
         check_finite(log_p)
         return np.split(np.exp(of_residues(log_p)), np.cumsum(counts)[:-1])
 

@@ -138,7 +138,7 @@ def _masked_one_by_one(
 
     def read(batch: TokenBatch, chosen: np.ndarray) -> np.ndarray:
         places = batch.positions(np.arange(len(chosen)), positions[chosen] + 1)
-        return log_softmax(model.logits(batch.replaced(places, MASK).hidden(model)[places]))
+        return log_softmax(batch.replaced(places, MASK).logits(model, places))
 
     for batch, log_p in computer([frames[i] for i in which], read):
         yield batch, log_p

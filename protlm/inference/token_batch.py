@@ -12,9 +12,17 @@ import torch
 from torch import Tensor
 
 from protlm.batching.batches import pad
+from protlm.errors import UserError
 from protlm.performer import Performer
+from protlm.performer.model import NO_HEAD
 from protlm.performer.segments import Packed
 from protlm.sequence.alphabet import PAD
+
+
+def check_head(model: Performer) -> None:
+    """Raises a UserError for a model without a language-model head."""
+    if model.head is None:
+        raise UserError(NO_HEAD)
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,11 @@ class TokenBatch:
         """`Performer.hidden` of the batch, (T, D)."""
         return model.hidden(self.tokens, self.key_mask, self.segments).flatten(0, 1)
 
-    def logits(self, model: Performer) -> Tensor:
-        """Logits of the batch, (T, V)."""
-        return model(self.tokens, self.key_mask, self.segments).flatten(0, 1)
+    def logits(self, model: Performer, positions: Tensor | None = None) -> Tensor:
+        """Logits (T, V), or those at some of the T positions; a UserError for a model without a head for them."""
+        check_head(model)
+        hidden = self.hidden(model)
+        return model.logits(hidden if positions is None else hidden[positions])
 
     def split(self, values: np.ndarray, cut: int = 0) -> list[np.ndarray]:
         """The part (length_i, ...) of each sequence of values (T, ...), without `cut` positions at both ends."""

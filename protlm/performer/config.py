@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from protlm.performer.features import FeatureMap
+from protlm.performer.feed_forward import ACTIVATIONS
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.kinds import describe, from_description, kind_of
 from protlm.performer.projection import DIRECTIONS, NORMS
@@ -14,14 +15,15 @@ ROUNDED = ("float32", "float16", "bfloat16")
 POSITIONS = ("learned", "rotary", "both")
 CHOICES: dict[str, Collection[str]] = {
     "positions": POSITIONS,
-    "head": ("linear", "esm"),
+    "head": ("linear", "esm", "esmc", "none"),
+    "activation": ACTIVATIONS,
     "rotary_dtype": ROUNDED,
     "directions": DIRECTIONS,
     "norms": NORMS,
 }
 """Fields with a fixed set of values."""
 ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype", "local_heads", "local_window"}
-ADDED |= {"contact_head"}
+ADDED |= {"contact_head", "activation", "qk_norm"}
 """Fields that configurations written by earlier versions may lack."""
 
 WHOLE = (
@@ -54,12 +56,15 @@ class PerformerConfig:
         dropout: of embeddings and of both branches of a block.
         feature_seed: seed of the random directions.
         norm_eps: epsilon of each LayerNorm.
-        head: "linear", or "esm": dense, GELU, LayerNorm, and a product with the embedding's weights.
+        head: "linear"; "esm": dense, GELU, LayerNorm, and a product with the embedding's weights; "esmc": the same with
+            weights of its own; or "none", for a model that only represents proteins.
         start_id: the token that precedes each protein in training.
         zeroed_id: the token whose embedding is zero, while the others of its sequence are scaled by 0.88 / (1 - its
             share), as ESM-2 does with masks (Lin et al. 2023); None for none.
         rotary_dtype: to which the frequencies of rotary positions are rounded; ESM-2 was trained with "float16".
         contact_head: whether the model has a `ContactHead`, which an import brings along.
+        activation: of the feed-forward layers, "gelu" or "swiglu".
+        qk_norm: whether queries and keys, of all heads together, pass a LayerNorm.
 
     Raises:
         ValueError: for unknown names and numbers out of range.
@@ -88,6 +93,8 @@ class PerformerConfig:
     zeroed_id: int | None = None
     rotary_dtype: str = "float32"
     contact_head: bool = False
+    activation: str = "gelu"
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in WHOLE:

@@ -19,7 +19,8 @@ def flops_per_token(config: PerformerConfig, length: int) -> int:
     True
     """
     width, settings = config.width, config.attention_settings()
-    layer = 2 * (4 * width**2 + 2 * width * config.feed_forward)
+    projections = 3 if config.activation == "swiglu" else 2
+    layer = 2 * (4 * width**2 + projections * width * config.feed_forward)
     layer += (config.heads - config.local_heads) * config.kind.operations(settings, length)
     if config.local_heads:
         layer += config.local_heads * Window(config.local_window).operations(settings, length)

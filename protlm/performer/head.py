@@ -1,4 +1,4 @@
-"""The language-model head of ESM-2.
+"""The heads of a language model: from representations to logits.
 
 Legend: B batch, L length, D model width, V vocabulary.
 """
@@ -22,3 +22,15 @@ class EsmHead(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, L, D) and the embedding (V, D) -> logits (B, L, V)."""
         return F.linear(self.norm(F.gelu(self.dense(x))), embedding, self.bias)
+
+
+def head_of(config: PerformerConfig) -> nn.Module | None:
+    """The head that a configuration names; "esmc" is that of ESM-2 with weights of its own."""
+    if config.head == "none":
+        return None
+    if config.head == "esm":
+        return EsmHead(config)
+    if config.head == "linear":
+        return nn.Linear(config.width, config.vocab_size)
+    dense, norm = nn.Linear(config.width, config.width), nn.LayerNorm(config.width, config.norm_eps)
+    return nn.Sequential(dense, nn.GELU(), norm, nn.Linear(config.width, config.vocab_size))

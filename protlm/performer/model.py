@@ -17,13 +17,15 @@ from protlm.performer.backends import check_backend
 from protlm.performer.config import PerformerConfig
 from protlm.performer.contact_head import ContactHead
 from protlm.performer.features import FeatureMap
-from protlm.performer.head import EsmHead
+from protlm.performer.feed_forward import feed_forward
+from protlm.performer.head import EsmHead, head_of
 from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
 from protlm.performer.positions import Rotation, extrapolated, rotary, rotate, sinusoids
 from protlm.performer.recurrent import PerformerState
 from protlm.performer.segments import Packed, Segments, accepts_packed, attend, restarted, share_of
 
+NO_HEAD = "the model has no language-model head, so it predicts no residues; embed proteins or fit labels with it"
 ZEROED = 0.15 * 0.8
 """Fraction of masked tokens in ESM-2's training; see `PerformerConfig.zeroed_id`."""
 
@@ -36,6 +38,10 @@ class SelfAttention(nn.Module):
         self.heads = config.heads
         self.head_dim = config.width // config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
+        if config.qk_norm:
+            self.q_norm = nn.LayerNorm(config.width, config.norm_eps, bias=False)
+            self.k_norm = nn.LayerNorm(config.width, config.norm_eps, bias=False)
+        self.qk_norm = config.qk_norm
         self.attention = attention_of(config, layer)
         self.out = nn.Linear(config.width, config.width)
 
@@ -53,7 +59,11 @@ class SelfAttention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2)), state
 
     def _heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
+        projected = self.qkv(x)
+        if self.qk_norm:
+            q, k, v = projected.chunk(3, -1)
+            projected = torch.cat((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), -1)
+        heads = projected.unflatten(-1, (3, self.heads, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # so that their gradients arrive as one tensor
         return (q, k, v) if rotation is None else (rotate(q, *rotation), rotate(k, *rotation), v)
 
@@ -66,9 +76,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, config.norm_eps)
         self.attention = SelfAttention(config, layer)
         self.feed_forward_norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(config.width, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, config.width)
-        )
+        self.feed_forward = feed_forward(config.width, config.feed_forward, config.activation)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -107,7 +115,7 @@ class Performer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.head = nn.Linear(config.width, config.vocab_size) if config.head == "linear" else EsmHead(config)
+        self.head = head_of(config)
         if config.contact_head:
             self.contact_head = ContactHead(config.layers, config.heads)
         self.reset_parameters()
@@ -251,7 +259,13 @@ class Performer(nn.Module):
         return self.logits(self.hidden(tokens, key_mask, segments))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) from representations (..., D) after the final LayerNorm."""
+        """Logits (..., V) from representations (..., D) after the final LayerNorm.
+
+        Raises:
+            ValueError: for a model without a language-model head.
+        """
+        if self.head is None:
+            raise ValueError(NO_HEAD)
         if isinstance(self.head, EsmHead):
             return self.head(hidden, self.embedding.weight)
         return self.head(hidden)

@@ -11,7 +11,7 @@ from protlm.performer import Performer
 INIT = "init"
 """Key of a checkpoint: what its run started from, None for random weights."""
 SIZES = ("vocab_size", "pad_id", "layers", "heads", "width", "feed_forward")
-SHAPES = (*SIZES, "positions", "norm_eps", "head", "zeroed_id", "rotary_dtype")
+SHAPES = (*SIZES, "positions", "norm_eps", "head", "zeroed_id", "rotary_dtype", "activation", "qk_norm")
 """Fields of the configuration that have to be equal: they define the shape and the meaning of the weights."""
 KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
 """Fields that define the weights and random directions of attention itself."""

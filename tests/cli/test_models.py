@@ -1,4 +1,4 @@
-"""The commands export and import-esm."""
+"""The commands export and import."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_import_of_esm_switches_to_favor_and_back(protlm, esm: Path, tmp_path: P
     with torch.inference_mode():
         expected = EsmForMaskedLM.from_pretrained(esm)(PROTEIN).logits
         torch.testing.assert_close(exact(PROTEIN), expected, atol=1e-4, rtol=0)
-        assert protlm("import-esm", esm, tmp_path / "favor", "--attention", "softmax", "--num-features", 64).code == 0
+        assert protlm("import", esm, tmp_path / "favor", "--attention", "softmax", "--num-features", 64).code == 0
         favor = load(tmp_path / "favor")
         assert (favor.config.attention, favor.config.num_features) == ("softmax", 64)
         assert 0 < (favor(PROTEIN) - expected).abs().max() < 0.05
@@ -93,7 +93,7 @@ def test_import_of_esm_switches_to_favor_and_back(protlm, esm: Path, tmp_path: P
     ],
 )
 def test_unknown_attention_is_refused(protlm, model_folder, esm, tmp_path, options, word: str) -> None:
-    for arguments in (("export", tmp_path / "out", "--model", model_folder), ("import-esm", esm, tmp_path / "out")):
+    for arguments in (("export", tmp_path / "out", "--model", model_folder), ("import", esm, tmp_path / "out")):
         assert_refused(protlm(*arguments, *options), tmp_path, word)
 
 
@@ -102,12 +102,12 @@ def test_other_invalid_inputs_are_refused(protlm, model_folder: Path, esm: Path,
     assert_refused(protlm("export", out, "--model", model_folder, "--format", "onnx"), tmp_path, "onnx", "'hf'")
     assert_refused(protlm("export", out / "new", "--model", model_folder, "--format", "hf"), tmp_path, "no folder")
     assert_refused(protlm("export", out, "--model", esm), tmp_path, esm)
-    assert_refused(protlm("import-esm", tmp_path / "absent", out), tmp_path, "absent: no such folder")
-    assert_refused(protlm("import-esm", model_folder, out), tmp_path, "model_type is None")
+    assert_refused(protlm("import", tmp_path / "absent", out), tmp_path, "absent: no such folder")
+    assert_refused(protlm("import", model_folder, out), tmp_path, "model_type is None")
     for arguments in (
         ("export", model_folder, "--model", model_folder, "--format", "hf"),
         ("export", esm, "--model", model_folder),
-        ("import-esm", esm, esm),
+        ("import", esm, esm),
     ):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert_refused(protlm(*arguments), tmp_path, "already exists")

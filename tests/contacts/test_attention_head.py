@@ -10,11 +10,10 @@ import torch
 from protlm import checkpoint, model_api
 from protlm.contacts.contact_map import chosen_method
 from protlm.errors import UserError
-from protlm.exchange.esm import load_esm
 from protlm.performer import Performer
 from protlm.sequence.alphabet import encode, with_ends
 from protlm.training.warm_start import load_initial_weights
-from tests.exchange.test_esm import esm
+from tests.exchange.test_esm import esm, load_esm
 
 PROTEIN = "MKTAYIXAKQRQISFVKSHFSRQLEERLGLIEVQ"
 

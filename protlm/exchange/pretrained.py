@@ -1,0 +1,63 @@
+"""Import of models trained with other libraries: one table of architectures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from protlm.errors import UserError
+from protlm.exchange.architecture import Parts
+from protlm.exchange.esm import esm_parts
+from protlm.exchange.saved_model import SavedModel, read_folder
+from protlm.exchange.weight_names import moved
+from protlm.performer import Performer, PerformerConfig
+from protlm.sequence.alphabet import TOKENS
+
+ARCHITECTURES: dict[str, Callable[[SavedModel], Parts]] = {"esm": esm_parts}
+"""model_type in config.json -> what reads it."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model, and the names of heads that were left out because they have no counterpart here."""
+
+    model: Performer
+    left_out: list[str]
+
+
+def load_pretrained(path: str | Path) -> Imported:
+    """Loads a model of another library, as float32, on the CPU and in evaluation mode.
+
+    Args:
+        path: a folder of Hugging Face's transformers, with config.json and the weights.
+
+    Raises:
+        UserError: for a path that is missing or damaged, or a model of another kind.
+    """
+    path = Path(path)
+    saved = read_folder(path)
+    kind = saved.config.get("model_type")
+    if kind not in ARCHITECTURES:
+        known = ", ".join(map(repr, ARCHITECTURES))
+        raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
+    _check_alphabet(path, saved)
+    parts = ARCHITECTURES[kind](saved)
+    try:
+        config = PerformerConfig(**parts.config)
+    except ValueError as error:
+        raise UserError(f"{saved.config_path}: {error}") from error
+    # without allocating memory: all weights come from the file
+    with torch.device("meta"):
+        model = Performer(config)
+    model.load_state_dict(moved(saved.path, parts.weights, parts.names, model), assign=True)
+    return Imported(model.eval(), parts.left_out)
+
+
+def _check_alphabet(folder: Path, saved: SavedModel) -> None:
+    vocabulary, source = saved.config.get("vocab_list"), saved.config_path
+    if vocabulary is None and (folder / "vocab.txt").is_file():
+        source = folder / "vocab.txt"
+        vocabulary = source.read_text(errors="replace").split()
+    if vocabulary is not None and vocabulary != list(TOKENS):
+        raise UserError(f"{source}: vocabulary differs from ESM's 33 tokens in ESM's order")
