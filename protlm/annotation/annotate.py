@@ -75,7 +75,7 @@ def annotate(
         chosen = AnnotateOptions(**options)
     except TypeError as error:
         raise UserError(f"annotate: {str(error).removeprefix('AnnotateOptions.__init__() ')}") from error
-    _, records = read_records(queries, "queries")
+    _, records, _ = read_records(queries, "queries")
     known = Reference.read(reference, labels, column)
     network = base_model(model, announce=True)[0] if chosen.embeds else None
     fasta = reference if isinstance(reference, str | Path) else None

@@ -25,12 +25,14 @@ class Reference:
         records: (n,).
         labels: of each.
         left_out: proteins of the file without a label, which have nothing to transfer.
+        notes: what was changed or skipped in the file, a line each.
     """
 
     source: str
     records: list[Record]
     labels: KnownLabels
     left_out: int = 0
+    notes: Sequence[str] = ()
 
     @classmethod
     def read(
@@ -50,10 +52,10 @@ class Reference:
         Raises:
             UserError: for proteins or labels that cannot be used.
         """
-        source, records = read_records(proteins, "the reference", invalid, allow_nucleotides)
+        source, records, notes = read_records(proteins, "the reference", invalid, allow_nucleotides)
         known = read_known_labels(labels, [record.id for record in records], source, column)
         own = np.flatnonzero(known.counts)
-        return cls(source, [records[i] for i in own.tolist()], known.take(own), len(records) - len(own))
+        return cls(source, [records[i] for i in own.tolist()], known.take(own), len(records) - len(own), notes)
 
     @property
     def ids(self) -> list[str]:
@@ -73,8 +75,8 @@ class Reference:
 
 def read_records(
     proteins: Any, name: str, invalid: str = "error", allow_nucleotides: bool = False
-) -> tuple[str, list[Record]]:
-    """The name of the source, and its records with unique identifiers.
+) -> tuple[str, list[Record], list[str]]:
+    """The name of the source, its records with unique identifiers, and lines on what was changed or skipped.
 
     Args:
         proteins: path of a FASTA file, or proteins as in `ProteinModel`; the keys of a dictionary, the index or the
@@ -88,16 +90,18 @@ def read_records(
     if isinstance(proteins, Path) or (isinstance(proteins, str) and Path(proteins).is_file()):
         file = FastaFile(proteins, allow_nucleotides, invalid=invalid)
         records, name = list(file), file.path
+        notes = file.tally.lines()
         if not records:
             raise none_left(name, file.tally)
     else:
         container = proteins_of(proteins)
         ids = container.ids or [str(number + 1) for number in range(len(container.sequences))]
+        notes = []
         records = [Record(str(one), "", sequence) for one, sequence in zip(ids, container.sequences, strict=True)]
         if not records:
             raise UserError(f"{name}: no proteins; expected at least one")
     check_distinct([record.id for record in records], name)
-    return name, records
+    return name, records, notes
 
 
 def check_distinct(ids: Sequence[str], name: str) -> None:

@@ -1,5 +1,6 @@
 """Commands about annotation: annotate, map."""
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,13 +67,14 @@ def annotate(
     from protlm.annotation.annotate import COLUMNS, annotator_of, rows
     from protlm.annotation.options import AnnotateOptions
     from protlm.annotation.reference import Reference, read_records
+    from protlm.embedding.resumable import ResumableInterrupt
     from protlm.tables import write_table
 
     chosen = AnnotateOptions(by, precision, neighbours, clusters, identity, sample, layer, seed, threads, token_budget)
     inputs = [queries, reference, labels, *filter(None, [clusters]), *model_files(model)]
     check_outputs({"--output": (output, TABLE), "--index": (index, HDF5)}, inputs)
     reading: dict[str, Any] = {"invalid": invalid, "allow_nucleotides": allow_nucleotides}
-    _, records = read_records(queries, "queries", **reading)
+    _, records, notes = read_records(queries, "queries", **reading)
     known = Reference.read(reference, labels, column, **reading)
     say(known.described)
     network = None
@@ -84,7 +86,11 @@ def annotate(
             stack.close()
             return stack.enter_context(progress(name, unit))
 
-        annotator = annotator_of(known, chosen, network, index, reference, stage, **reading)
+        try:
+            annotator = annotator_of(known, chosen, network, index, reference, stage, **reading)
+        except ResumableInterrupt as stop:
+            say(str(stop))
+            sys.exit(130)
         found = list(rows(annotator, records, network, stage))
     say(annotator.described)
     write_table(output, COLUMNS, ([_text(cell) for cell in row] for row in found))
@@ -92,6 +98,7 @@ def annotate(
     number = counted(sum(row.label is not None for row in found), "label")
     proteins = f"{len(called):,} of {counted(len(records), 'protein')}"
     say(f"{output or 'standard output'}: {number} of {proteins}, at a precision of at least {precision:g}")
+    say(*(f"{path}: {line}" for path, lines in ((reference, known.notes), (queries, notes)) for line in lines))
 
 
 def map_proteins(
@@ -124,12 +131,12 @@ def map_proteins(
     check_outputs({"--output": (output, FOLDER)}, [proteins, *filter(None, [labels])])
     if color is not None and labels is None:
         raise UserError("--color requires --labels")
-    records, vectors = [], None
+    records, notes, vectors = [], [], None
     if proteins.suffix.lower() in (*HDF5.suffixes, ".npz"):
         stored = read_stored_vectors(proteins)
         ids, vectors = stored.ids, stored.vectors
     else:
-        _, records = read_records(proteins, "proteins", invalid, allow_nucleotides)
+        _, records, notes = read_records(proteins, "proteins", invalid, allow_nucleotides)
         ids = [record.id for record in records]
     columns = {} if labels is None else label_columns(labels, ids, str(proteins))
     if color is not None and color not in columns:
@@ -141,7 +148,7 @@ def map_proteins(
     coordinates = coordinates_of(vectors, method, neighbours, min_dist, seed)
     chosen = color or next(iter(columns), None)
     written = write_map_folder(output, f"Map of {proteins.name}", ids, coordinates, columns, chosen)
-    say(f"{counted(len(ids), 'protein')}, {' and '.join(coordinates.axes)}: {', '.join(map(str, written))}")
+    say(f"{counted(len(ids), 'protein')}, {' and '.join(coordinates.axes)}: {', '.join(map(str, written))}", *notes)
 
 
 def _text(cell: str | float | None) -> str:

@@ -37,6 +37,30 @@ def test_homology_needs_no_model(protlm, given, tmp_path):
     assert "labels of 8 of 8 proteins" in outcome.err
 
 
+def test_what_was_changed_or_skipped_is_reported(protlm, given, write_fasta, tmp_path):
+    queries = write_fasta([("a", families()[0][1].lower()), ("b", "MK1T")], "odd.fasta")
+    outcome = protlm("annotate", queries, *given[1:], "--by", "homology", "--invalid", "skip")
+    assert outcome.code == 0
+    assert f"{queries}: " in outcome.err
+    assert "lower" in outcome.err
+    assert "invalid" in outcome.err
+    outcome = protlm("map", queries, "-o", tmp_path / "map")
+    assert_refused(outcome, "record 2")
+
+
+def test_an_interrupted_index_says_how_to_resume(protlm, given, model_folder, monkeypatch, tmp_path):
+    from protlm.annotation import index
+    from protlm.embedding.resumable import ResumableInterrupt
+
+    def stopped(*arguments):
+        raise ResumableInterrupt("stopped; repeat the command to resume")
+
+    monkeypatch.setattr(index, "embed_fasta", stopped)
+    outcome = protlm("annotate", *given, "-m", model_folder, "--index", tmp_path / "index.h5")
+    assert outcome.code == 130
+    assert "repeat the command to resume" in outcome.err
+
+
 def test_inputs_are_not_overwritten_and_errors_name_options(protlm, given, tmp_path):
     assert_refused(protlm("annotate", *given, "-o", given[4]), "--output", "is an input")
     assert_refused(protlm("annotate", *given, "--by", "x"), "--by 'x'", "embedding, homology, both")

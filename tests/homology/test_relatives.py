@@ -49,3 +49,11 @@ def test_a_short_match_within_long_proteins_is_no_relative(family):
     found = find_relatives([one], [other], threads=1)
     assert len(found.query) == 1
     assert found.closest(1)[0] == 0
+
+
+def test_some_pairs_are_compared_as_among_all(family):
+    every = find_relatives(family, family, threads=1)
+    some = find_relatives(family, family, threads=1, among=[[1], [], [3, 0], [3]])
+    found = {(q, t): row for q, t, *row in zip(*vars(every).values(), strict=True)}
+    chosen = {(q, t): row for q, t, *row in zip(*vars(some).values(), strict=True)}
+    assert chosen == {pair: found[pair] for pair in [(0, 1), (2, 3), (3, 3)]}
