@@ -196,9 +196,21 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
     return content
 
 
+_LATER = ("contact_head", "activation", "qk_norm")
+"""Fields of the configuration that are younger than the first fingerprints."""
+
+
 def fingerprint(model: Performer) -> str:
-    """XXH3 hash (128 bits, hexadecimal) of a model's configuration and weights, however it is stored."""
-    digest = xxhash.xxh3_128(dumps(model.config.to_dict(), sort_keys=True).encode())
+    """XXH3 hash (128 bits, hexadecimal) of a model's configuration and weights, however it is stored.
+
+    Files of embeddings and fitted models refer to it, so it must not change with the version of protlm: fields that
+    were added to the configuration later count only where they differ from their defaults.
+    """
+    settings = model.config.to_dict()
+    for name in _LATER:
+        if settings[name] == getattr(PerformerConfig, name):
+            del settings[name]
+    digest = xxhash.xxh3_128(dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
