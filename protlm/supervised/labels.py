@@ -13,7 +13,7 @@ from protlm.sequence.alphabet import ResidueError, clean
 from protlm.sequence.containers import ID, SEQUENCE
 from protlm.sequence.fasta import FastaFile
 from protlm.supervised.letters import Letters, is_letters, read_letters
-from protlm.supervised.target import Target, residue_target, target_of
+from protlm.supervised.target import VALUED, Target, residue_target, target_of
 from protlm.tables import Table, read_table
 
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
@@ -122,7 +122,21 @@ def _of_table(
     if unknown := [name for name in kinds if name and name not in names]:
         raise UserError(f"kind of {unknown[0]!r}: not a target; the targets are {', '.join(names)}", "kind")
     found = [target_of(name, table[name], proteins, kinds.get(name, kinds.get("")), table.path) for name in names]
+    notes += [note for target in found for note in _contradictions(target, proteins)]
     return LabelledSet(table.path, ids, proteins, found, None if chosen is None else _parts(table, chosen), notes)
+
+
+def _contradictions(target: Target, sequences: list[str]) -> list[str]:
+    """How many proteins have the sequence of another, with another class."""
+    if target.per_residue or target.kind in VALUED:
+        return []
+    labels: dict[str, set[tuple[float, ...]]] = {}
+    each = [tuple(np.atleast_1d(label).tolist()) for label in target.y]
+    for owner, label in zip(target.owner.tolist(), each, strict=True):
+        labels.setdefault(sequences[owner], set()).add(label)
+    count = sum(len(labels[sequences[owner]]) > 1 for owner in target.owner.tolist())
+    what = f"{counted(count, 'protein')} with a sequence that occurs with different labels"
+    return [f"{target.name}: {what}"] if count else []
 
 
 def _only_target(table: Table, split: str | None) -> list[str]:

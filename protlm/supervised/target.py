@@ -63,7 +63,7 @@ class Target:
         """
         level = "residue" if self.per_residue else "protein"
         kind = {"multilabel": "multi-label classification"}.get(self.kind, self.kind)
-        return f"{kind} per {level}" + (f", {len(self.classes)} classes" if self.classes else "")
+        return f"{kind} per {level}" + (f", {_classes(len(self.classes))}" if self.classes else "")
 
 
 def target_of(
@@ -224,6 +224,10 @@ def _numbers(cell: str) -> list[float] | None:
         return [math.nan if part.casefold() in BLANKS or part in UNRESOLVED else float(part) for part in parts]
     except ValueError:
         return None
+
+
+def _classes(count: int) -> str:
+    return f"{count:,} class{'es' * (count != 1)}"
 
 
 def _number(cell: str) -> float:

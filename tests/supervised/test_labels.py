@@ -86,3 +86,9 @@ def test_strings_of_another_length_are_refused_with_their_record(tmp_path, fasta
         read_labels(labels, fasta)
     with pytest.raises(UserError, match="expected sequences, a FASTA file"):
         read_labels(labels)
+
+
+def test_equal_sequences_with_different_labels_are_counted():
+    frame = pandas.DataFrame({"sequence": ["MKTA", "MKTA", "MKV", "MKV", "MMMMM"], "label": ["a", "b", "a", "a", "b"]})
+    assert read_labels(frame).notes == ["label: 2 proteins with a sequence that occurs with different labels"]
+    assert read_labels(frame.assign(label=[1.25, 2.5, 1, 1.125, 2], kind="x"), targets=["label"]).notes == []
