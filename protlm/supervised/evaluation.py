@@ -29,7 +29,7 @@ class Evaluation:
         confusion: (K, K) int64, true by predicted class; None unless for classification.
         reliability: curve and calibration error of the probe's probabilities; None for values.
         points: (m, 2) measured and predicted values; None unless for values.
-        learning_curve: training proteins and main metric of probes that were fitted to fewer of them.
+        learning_curve: metric, training proteins and value of probes that were fitted to fewer of them.
     """
 
     target: Target
@@ -37,7 +37,7 @@ class Evaluation:
     confusion: np.ndarray | None = None
     reliability: tuple[list[dict[str, float]], float] | None = None
     points: np.ndarray | None = None
-    learning_curve: list[dict[str, float]] = field(default_factory=list)
+    learning_curve: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

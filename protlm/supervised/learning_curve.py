@@ -5,6 +5,7 @@ Legend: n proteins, r rows of a target.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from protlm.supervised.target import Target, training_values
 
 FRACTIONS = (0.125, 0.25, 0.5)
 """Of the training proteins, before all of them."""
+
+_COMMON = 0.8
 
 Part = tuple[float, np.ndarray]
 """Number of training proteins, and predictions (rows, k) of the test."""
@@ -53,19 +56,26 @@ def smaller_fits(
     return [*found, (float(len(proteins)), predicted(learned.head, blocks, rows))]
 
 
-def learning_curve(target: Target, rounds: Sequence[list[Part | None]]) -> list[dict[str, float]]:
-    """Training proteins, on average, and the main metric of each fraction that all rounds could be fitted to.
+def curve_metric(target: Target) -> str:
+    """The metric of a learning curve: the main one, AUPRC where four rows of five have the same class."""
+    if target.kind == "classification" and np.bincount(target.y).max() >= _COMMON * len(target.y):
+        return "AUPRC"
+    return MAIN[target.kind]
+
+
+def learning_curve(target: Target, rounds: Sequence[list[Part | None]]) -> list[dict[str, Any]]:
+    """Training proteins, on average, and the metric of each fraction that all rounds could be fitted to.
 
     Args:
         target: rows for testing, in the order of the rounds.
         rounds: of `smaller_fits`.
     """
-    curve = []
+    curve, metric = [], curve_metric(target)
     for parts in zip(*rounds, strict=True):
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
             predictions = np.concatenate([values for _, values in known])
             metrics = evaluate(target.kind, target.y, predictions, target.owner, draws=0)
             proteins = float(np.mean([count for count, _ in known]))
-            curve.append({"proteins": proteins, "value": metrics[MAIN[target.kind]].value})
+            curve.append({"metric": metric, "proteins": proteins, "value": metrics[metric].value})
     return curve

@@ -141,7 +141,7 @@ def _learning_curve(target: dict[str, Any]) -> Any:
     axes.set_xscale("log", base=2)
     axes.set_xticks(proteins, [f"{count:,.0f}" for count in proteins])
     axes.minorticks_off()
-    axes.set(xlabel="training proteins", ylabel=MAIN[target["kind"]])
+    axes.set(xlabel="training proteins", ylabel=target["learning_curve"][0]["metric"])
     axes.set_title("learning curve of the probe", fontsize=10)
     return figure
 

@@ -11,7 +11,9 @@ from protlm.errors import UserError
 from protlm.supervised.fit import fit_probe
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.labels import read_labels
+from protlm.supervised.learning_curve import learning_curve
 from protlm.supervised.predictor_folder import load_predictor
+from protlm.supervised.target import Target
 from tests.supervised.proteins import proteins
 
 
@@ -95,6 +97,17 @@ def test_of_a_ranking_only_the_order_counts(tiny_model):
     assert one.evaluations[0].target.described == "ranking per protein"
     assert value(one, metric="Spearman") > 0.8
     assert set(one.evaluations[0].metrics["probe"]) == {"Spearman", "NDCG", "top-10 % recall"}
+
+
+def test_the_learning_curve_of_a_rare_class_is_of_its_ranking():
+    y = np.array([0] * 9 + [1])
+    target = Target("x", "classification", False, ("a", "b"), y, np.arange(10), np.zeros(10, dtype=int))
+    right = np.stack([1 - 0.4 * y, 0.4 * y], axis=1)  # no probability of the rare class exceeds 0.5
+    curve = learning_curve(target, [[None, (5.0, np.full((10, 2), 0.5)), (10.0, right)]])
+    assert curve == [
+        {"metric": "AUPRC", "proteins": 5.0, "value": pytest.approx(0.1)},
+        {"metric": "AUPRC", "proteins": 10.0, "value": 1.0},
+    ]
 
 
 def test_relatives_are_never_on_both_sides_of_a_split_by_homology(tiny_model):
