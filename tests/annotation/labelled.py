@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.homology.families import mutated, unrelated
 
-FAMILIES, MEMBERS = 10, 5
+FAMILIES, MEMBERS = 8, 4
 
 
 def families(seed: int = 0) -> list[tuple[str, str, list[str]]]:

@@ -21,6 +21,14 @@ def reference(tmp_path):
     return write(tmp_path, families())
 
 
+@pytest.fixture
+def apart(tmp_path):
+    """Clusters of one protein each, so that the reference needs no search."""
+    path = tmp_path / "apart.tsv"
+    path.write_text("".join(f"{name}\t{name}\n" for name in [*(name for name, _, _ in families()), "new"]))
+    return path
+
+
 def test_relatives_lend_their_labels_and_others_none(reference):
     generator = random.Random(5)
     parents = {name: sequence for name, sequence, _ in families()}
@@ -82,17 +90,18 @@ def _only_queries(queries, targets, *arguments):
     return find_relatives(queries, targets, *arguments)
 
 
-def test_the_nearest_of_a_reference_protein_is_itself(reference, tiny_model):
+def test_the_nearest_of_a_reference_protein_is_itself(reference, apart, tiny_model):
     name, sequence, _ = families()[7]
-    found = protlm.annotate({"q": sequence}, *reference, model=tiny_model, by="embedding", precision=1, threads=1)
+    options = {"by": "embedding", "precision": 1, "clusters": apart, "threads": 1}
+    found = protlm.annotate({"q": sequence}, *reference, model=tiny_model, **options)
     (row,) = found.to_dict("records")
     assert (row["reference"], row["identity"]) == (name, 1)
     assert row["distance"] == pytest.approx(0, abs=1e-6)
 
 
-def test_an_index_of_something_else_is_refused(reference, tiny_model, causal_model, tmp_path):
+def test_an_index_of_something_else_is_refused(reference, apart, tiny_model, causal_model, tmp_path):
     path, queries = tmp_path / "index.h5", {"q": families()[0][1]}
-    options = {"index": path, "by": "embedding", "threads": 1}
+    options = {"index": path, "by": "embedding", "clusters": apart, "threads": 1}
     protlm.annotate(queries, *reference, model=tiny_model, **options)
     with pytest.raises(UserError, match="embeddings of another model"):
         protlm.annotate(queries, *reference, model=causal_model, **options)
@@ -103,7 +112,7 @@ def test_an_index_of_something_else_is_refused(reference, tiny_model, causal_mod
     with pytest.raises(UserError, match=r"is not that of its sequence in .*reference.fasta"):
         protlm.annotate(queries, *write(tmp_path, changed), model=tiny_model, **options)
     more = write(tmp_path, [*families(), ("new", "MKTAYIAK", ["even"])])
-    with pytest.raises(UserError, match=r"1 of 51 labelled proteins of .* no embedding, such as 'new'"):
+    with pytest.raises(UserError, match=r"1 of 33 labelled proteins of .* no embedding, such as 'new'"):
         protlm.annotate(queries, *more, model=tiny_model, **options)
 
 
@@ -121,11 +130,12 @@ def test_arguments_that_cannot_be_used_are_refused(reference, tmp_path):
     with pytest.raises(UserError, match="10 labelled proteins; expected at least 20"):
         protlm.annotate(queries, *few, by="homology", threads=1)
     twice = write(tmp_path, [*families(), families()[3]])
-    with pytest.raises(UserError, match=r"duplicate identifier 'f0m3' \(records 4 and 51\)"):
+    with pytest.raises(UserError, match=r"duplicate identifier 'f0m3' \(records 4 and 33\)"):
         protlm.annotate(queries, *twice, by="homology")
 
 
-def test_models_evaluate(reference, tiny_model: Performer):
+def test_models_stay_in_training(reference, apart, tiny_model: Performer):
     tiny_model.train()
-    protlm.annotate({"q": families()[0][1]}, *reference, model=tiny_model, by="embedding", threads=1)
+    options = {"by": "embedding", "clusters": apart, "threads": 1}
+    protlm.annotate({"q": families()[0][1]}, *reference, model=tiny_model, **options)
     assert tiny_model.training

@@ -17,8 +17,8 @@ def given(tmp_path, write_fasta):
 def test_the_command_writes_what_the_function_returns(protlm, given, model_folder, tmp_path):
     outcome = protlm("annotate", *given, "-m", model_folder, "-o", tmp_path / "out.tsv")
     assert outcome.code == 0
-    assert "50 labelled proteins, 12 labels" in outcome.err
-    assert "of 50 proteins without their clusters, labels are called for" in outcome.err
+    assert "32 labelled proteins, 10 labels" in outcome.err
+    assert "of 32 proteins without their clusters, labels are called for" in outcome.err
     rows = list(csv.DictReader((tmp_path / "out.tsv").read_text().splitlines(), delimiter="\t"))
     assert list(rows[0]) == ["query", "label", "precision", "reference", "distance", "identity"]
     frame = package.annotate(given[0], given[2], given[4], model=model_folder, threads=1)
@@ -34,7 +34,7 @@ def test_the_command_writes_what_the_function_returns(protlm, given, model_folde
 def test_homology_needs_no_model(protlm, given, tmp_path):
     outcome = protlm("annotate", *given, "--by", "homology", "--model", tmp_path / "none")
     assert outcome.code == 0
-    assert "labels of 8 of 8 proteins" in outcome.err
+    assert "labels of 5 of 5 proteins" in outcome.err
 
 
 def test_what_was_changed_or_skipped_is_reported(protlm, given, write_fasta, tmp_path):
@@ -75,7 +75,7 @@ def test_a_map_of_proteins_and_of_their_embeddings_is_the_same(protlm, given, mo
     assert protlm("embed", reference, "-o", embeddings, "-m", model_folder, "--dtype", "float32").code == 0
     outcome = protlm("map", reference, "-o", tmp_path / "one", "-m", model_folder, "--labels", labels)
     assert outcome.code == 0
-    assert "50 proteins, PC1 (" in outcome.err
+    assert "32 proteins, PC1 (" in outcome.err
     assert protlm("map", embeddings, "-o", tmp_path / "other", "--labels", labels, "--color", "go").code == 0
     tables = [
         list(csv.reader((tmp_path / name / "coordinates.csv").read_text().splitlines())) for name in ("one", "other")
