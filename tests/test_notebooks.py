@@ -28,6 +28,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "2_embed": {"PER_FAMILY": 4, "LOCATED": 75, "CHAINS": 25},
     "3_variants": {"RESAMPLES": 100},
     "4_favor": {"DRAWS": 4, "REPEATS": 1, "PROTEINS": 40},
+    "5_labels": {"LOCATED": 135, "CHAINS": 25, "MEASURED": 96},
 }
 """Parameters with which a notebook takes seconds."""
 KNOWN = re.compile(r"no model given: using the bundled model .*\n")
