@@ -58,8 +58,17 @@ def export(
 
 
 def import_model(
-    source: Annotated[Path, Argument(metavar="HF_DIR", help="Hugging Face folder of an ESM-2 model.")],
+    source: Annotated[
+        Path,
+        Argument(
+            metavar="MODEL",
+            help="ESM-2 or ESMC: a Hugging Face folder, a .pt file of fair-esm, or a folder with a LoRA adapter.",
+        ),
+    ],
     output: Annotated[Path, Argument(help="Model folder to write.")],
+    base: Annotated[
+        Path | None, Option(help="Folder of the base model of an adapter. Default: the one that it names.")
+    ] = None,
     attention: AttentionOption = None,
     num_features: Features = None,
 ) -> None:
@@ -70,7 +79,7 @@ def import_model(
 
     check_absent(output)
     check_outputs({"OUTPUT": (output, FOLDER)})
-    imported = load_pretrained(source)
+    imported = load_pretrained(source, base)
     network = imported.model
     switch(network, attention, num_features)
     export_folder(network, output)

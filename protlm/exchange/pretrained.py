@@ -7,14 +7,18 @@ from pathlib import Path
 import torch
 
 from protlm.errors import UserError
+from protlm.exchange.adapter import CONFIG as ADAPTER
+from protlm.exchange.adapter import merged
 from protlm.exchange.architecture import Parts
 from protlm.exchange.esm import esm_parts
+from protlm.exchange.esmc import esmc_parts
+from protlm.exchange.fair_esm import SUFFIX, fair_esm_parts
 from protlm.exchange.saved_model import SavedModel, read_folder
 from protlm.exchange.weight_names import moved
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 
-ARCHITECTURES: dict[str, Callable[[SavedModel], Parts]] = {"esm": esm_parts}
+ARCHITECTURES: dict[str, Callable[[SavedModel], Parts]] = {"esm": esm_parts, "esmc": esmc_parts}
 """model_type in config.json -> what reads it."""
 
 
@@ -26,31 +30,39 @@ class Imported:
     left_out: list[str]
 
 
-def load_pretrained(path: str | Path) -> Imported:
+def load_pretrained(path: str | Path, base: str | Path | None = None) -> Imported:
     """Loads a model of another library, as float32, on the CPU and in evaluation mode.
 
     Args:
-        path: a folder of Hugging Face's transformers, with config.json and the weights.
+        path: a folder of Hugging Face's transformers, with config.json and the weights, a file of fair-esm
+            (.pt), or the folder of a LoRA adapter of peft, which is merged.
+        base: folder of the base model of an adapter; by default the one that the adapter names.
 
     Raises:
         UserError: for a path that is missing or damaged, or a model of another kind.
     """
     path = Path(path)
-    saved = read_folder(path)
-    kind = saved.config.get("model_type")
-    if kind not in ARCHITECTURES:
-        known = ", ".join(map(repr, ARCHITECTURES))
-        raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
-    _check_alphabet(path, saved)
-    parts = ARCHITECTURES[kind](saved)
+    if path.suffix == SUFFIX:
+        parts, weights = fair_esm_parts(path), path
+    else:
+        adapter = (path / ADAPTER).is_file()
+        if base is not None and not adapter:
+            raise UserError(f"base {base}: {path} is no adapter, which would need one; leave it out", "base")
+        saved = merged(path, None if base is None else Path(base)) if adapter else read_folder(path)
+        kind = saved.config.get("model_type")
+        if kind not in ARCHITECTURES:
+            known = ", ".join(map(repr, ARCHITECTURES))
+            raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
+        _check_alphabet(path, saved)
+        parts, weights = ARCHITECTURES[kind](saved), saved.path
     try:
         config = PerformerConfig(**parts.config)
     except ValueError as error:
-        raise UserError(f"{saved.config_path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     # without allocating memory: all weights come from the file
     with torch.device("meta"):
         model = Performer(config)
-    model.load_state_dict(moved(saved.path, parts.weights, parts.names, model), assign=True)
+    model.load_state_dict(moved(weights, parts.weights, parts.names, model), assign=True)
     return Imported(model.eval(), parts.left_out)
 
 
@@ -59,5 +71,5 @@ def _check_alphabet(folder: Path, saved: SavedModel) -> None:
     if vocabulary is None and (folder / "vocab.txt").is_file():
         source = folder / "vocab.txt"
         vocabulary = source.read_text(errors="replace").split()
-    if vocabulary is not None and vocabulary != list(TOKENS):
+    if vocabulary is not None and saved.config["model_type"] == "esm" and vocabulary != list(TOKENS):
         raise UserError(f"{source}: vocabulary differs from ESM's 33 tokens in ESM's order")

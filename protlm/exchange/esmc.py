@@ -1,0 +1,119 @@
+"""ESMC as saved by transformers 5.
+
+Differences from ESM-2: queries and keys pass a LayerNorm, SwiGLU, no biases in attention and feed-forward layers, both
+branches of a block divided by sqrt(layers / 36), untied output weights, 64 rows of which the first 33 are ESM's tokens.
+The divisors go into the output weights of the branches, biases that there are not become 0, and rows beyond the
+alphabet are left out: no residue has one of these tokens.
+
+Source: names of configuration and weights as in `EsmcForMaskedLM` of transformers 5.23.
+"""
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protlm.errors import UserError
+from protlm.exchange.architecture import Parts, check_sizes, check_values
+from protlm.exchange.saved_model import SavedModel
+from protlm.exchange.weight_names import WeightNames
+from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
+
+EXPECTED = {
+    "pad_token_id": (PAD, PAD),
+    "mask_token_id": (MASK, MASK),
+    "hidden_act": ("silu", "silu"),
+    "attention_bias": (False, False),
+    "mlp_bias": (False, False),
+    "tie_word_embeddings": (False, False),
+}
+"""Required values in config.json, and the value that a missing entry stands for."""
+EPSILON = 1e-5
+UNUSED = re.compile(r".*rotary_emb\.(original_)?inv_freq")
+HEADS = {"classifier.": "classifier", "score.": "classifier"}
+NAMES = WeightNames(
+    outside={
+        "embedding.weight": "esmc.embed_tokens.weight",
+        "norm": "esmc.norm",
+        "head.0": "lm_head.dense",
+        "head.2": "lm_head.layer_norm",
+        "head.3": "lm_head.decoder",
+    },
+    inside={
+        "attention_norm": "input_layernorm",
+        "attention.qkv": tuple(f"self_attn.{part}_proj" for part in "qkv"),
+        "attention.q_norm": "self_attn.q_norm",
+        "attention.k_norm": "self_attn.k_norm",
+        "attention.out": "self_attn.o_proj",
+        "feed_forward_norm": "post_attention_layernorm",
+        "feed_forward.0": ("mlp.gate_proj", "mlp.up_proj"),
+        "feed_forward.2": "mlp.down_proj",
+    },
+    block="esmc.layers.{}.",
+    expected="EsmcForMaskedLM or another ESMC of transformers",
+)
+_NO_BIAS = re.compile(r"esmc\.(norm|layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.\w+_proj))\.weight")
+_DIVIDED = re.compile(r"esmc\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)\.weight")
+_ROWS = ("esmc.embed_tokens.weight", "lm_head.decoder.weight", "lm_head.decoder.bias")
+
+
+def esmc_parts(saved: SavedModel) -> Parts:
+    """What a saved ESMC consists of.
+
+    Raises:
+        UserError: for a model that is not ESMC.
+    """
+    about, path = saved.config, saved.config_path
+    check_values(path, about, EXPECTED, "ESMC")
+    layers, heads, width, feed_forward = check_sizes(path, about)
+    rotation = about.get("rope_parameters") or {}
+    for name, value in (("rope_theta", 10_000), ("rope_type", "default")):
+        if (found := rotation.get(name, value)) != value:
+            raise UserError(f"{path}: rope_parameters.{name} is {found!r}; expected {value!r}")
+    for name, value in (("head_dim", width // heads), ("num_key_value_heads", heads)):
+        if about.get(name) not in (None, value):
+            raise UserError(f"{path}: {name} is {about[name]!r}; expected {value}")
+    vocabulary = about.get("vocab_size", 64)
+    if type(vocabulary) is not int or vocabulary < len(TOKENS):
+        raise UserError(f"{path}: vocab_size is {vocabulary!r}; expected an integer of at least {len(TOKENS)}")
+    weights = saved.weights
+    if not any(name.startswith(("esmc.", "model.")) for name in weights):  # of EsmcModel
+        weights = {f"esmc.{name}": weight for name, weight in weights.items()}
+    left_out = sorted({title for prefix, title in HEADS.items() if any(name.startswith(prefix) for name in weights)})
+    weights = {
+        name: weight
+        for name, weight in weights.items()
+        if not UNUSED.fullmatch(name) and not name.startswith(tuple(HEADS))
+    }
+    config: dict[str, Any] = {
+        "vocab_size": len(TOKENS),
+        "pad_id": PAD,
+        "layers": layers,
+        "heads": heads,
+        "width": width,
+        "feed_forward": feed_forward,
+        "attention": "exact",
+        "positions": "rotary",
+        "max_length": about.get("max_position_embeddings", 2048),
+        "dropout": 0.0,
+        "norm_eps": EPSILON,
+        "start_id": CLS,
+        "activation": "swiglu",
+        "qk_norm": True,
+        "head": "esmc" if any(name.startswith("lm_head.") for name in weights) else "none",
+    }
+    return Parts(config, _adapted(weights, layers), NAMES, left_out)
+
+
+def _adapted(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The weights of the same function without divisors, with biases of 0, and for ESM's tokens only."""
+    result = {}
+    for name, weight in weights.items():
+        if _NO_BIAS.fullmatch(name):
+            result[name.removesuffix("weight") + "bias"] = torch.zeros(weight.shape[0])
+        if _DIVIDED.fullmatch(name):
+            weight = weight.float() / math.sqrt(layers / 36)
+        result[name] = weight[: len(TOKENS)] if name in _ROWS else weight
+    return result
