@@ -105,7 +105,7 @@ def test_an_index_of_something_else_is_refused(reference, apart, tiny_model, cau
     protlm.annotate(queries, *reference, model=tiny_model, **options)
     with pytest.raises(UserError, match="embeddings of another model"):
         protlm.annotate(queries, *reference, model=causal_model, **options)
-    with pytest.raises(UserError, match=r"embeddings of layers 2; expected"):
+    with pytest.raises(UserError, match=r"embeddings of layer 2; expected"):
         protlm.annotate(queries, *reference, model=tiny_model, layer=1, **options)
     records = families()
     changed = [(name, other, labels) for (name, _, labels), (_, other, _) in zip(records, records[::-1], strict=True)]
