@@ -95,6 +95,12 @@ def results(inputs: Any, centred: bool, cu_seqlens: Tensor | None = None, max_le
     )
 
 
+def _split(feature_map: FeatureMap, dtype: torch.dtype) -> bool:
+    """Whether the backward pass needs more of the directions than 16 bits hold: where the slope of features jumps."""
+    name, _ = kernel_map(feature_map) or ("", 0.0)
+    return dtype.itemsize == 2 and feature_map.projected and name in ("relu", "abs")
+
+
 @cache
 def _constants(
     feature_map: str, scale: float, dtype: torch.dtype, features: int, width: int, values: int, align: int, older: bool,
@@ -119,6 +125,7 @@ def _constants(
         "PARTS": PARTS,
         "DOT": TYPES[dtype],
         "PRECISION": "tf32" if dtype.itemsize == 2 else precision,
+        "SPLIT": _split(chosen, dtype),
     }
 
     @cache
@@ -208,8 +215,11 @@ def forward(
 
 
 def _rounded(launch: _Launcher, weight: Tensor | None) -> Tensor | None:
-    """Memory for the directions (M, d) in the dtype of products, which the first kernel writes for the others."""
-    return None if weight is None else weight.new_empty(weight.shape, dtype=launch.dtype)
+    """Memory for the directions (M, d) in the dtype of products, and for what they have lost by rounding.
+
+    The first kernel writes both for the others.
+    """
+    return None if weight is None else weight.new_empty(2, *weight.shape, dtype=launch.dtype)
 
 
 def _partial(shape: Shape, splits: int, like: Tensor) -> tuple[Tensor, Tensor]:

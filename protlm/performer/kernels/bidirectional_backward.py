@@ -8,15 +8,16 @@ With D_t = dout_t.out_t, P the weights of the queries and A those of the keys (A
     dx_t = sum_i P_ti (dout_t.g_i - D_t) w_i,
 
 since h_i is the gradient of m_i less dg_i.g_i. A centre, mean_j(x_j + y_j), takes its share, minus the mean of dy,
-from both. Without logarithms P is feature / denominator, A the feature and dp the gradient of the feature.
+from both. Without logarithms P is feature / denominator, A the feature and dp the gradient of the feature. With SPLIT,
+for features whose slope jumps, dp comes from directions that are the sum of two, `rounded` and the rest after it.
 """
 
 import triton
 import triton.language as tl
 
 from protlm.performer.kernels.bidirectional_forward import LENGTHS, centred, shifts, strides
-from protlm.performer.kernels.maps import directions, feature_of, feature_slope, logarithm, logarithm_slope
-from protlm.performer.kernels.products import product
+from protlm.performer.kernels.maps import directions, feature_of, feature_slope, logarithm, logarithm_slope, remainders
+from protlm.performer.kernels.products import product, projections
 from protlm.performer.kernels.tiles import (
     load_features,
     load_rows,
@@ -42,6 +43,7 @@ def sum_queries(
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
     ALIGN: tl.constexpr, M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):  # fmt: skip
     """dg (n, parts, M, e), h (n, parts, M), D (B, H, L) and `rounded`. Grid (n x blocks of features, parts)."""
     BLOCKS: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
@@ -58,6 +60,9 @@ def sum_queries(
     if rounded is not None:
         if (index == 0) & (part == 0):
             store_features(rounded, w, index, feature, M, D, DP, BLOCK_M)
+            if SPLIT:
+                rest = remainders(weight, feature, M, D, DP, BLOCK_M, DOT)
+                store_features(rounded + M * D, rest, index, feature, M, D, DP, BLOCK_M)
     result = tl.zeros((BLOCK_M, EP), tl.float32)
     ones = tl.zeros((BLOCK_M,), tl.float32)
     if LOG:
@@ -105,12 +110,12 @@ def origins(logs, index, feature, LOG: tl.constexpr, M: tl.constexpr, BLOCK: tl.
 
 @triton.jit
 def key_gradients(
-    y, weights, values, w, dg, h, origin, grad_y, grad_v, inner, rounded,
+    y, weights, values, w, rest, dg, h, origin, grad_y, grad_v, inner, rounded,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr, QUADRATIC: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to dy (T, d), dv (T, e) and sum_i dp (T)."""
-    p = product(y, tl.trans(w), None, PRECISION)
+    p = projections(y, w, rest, PRECISION, SPLIT)
     dp = product(values, tl.trans(dg), None, PRECISION) + h[None, :]
     if rounded is None:
         p *= SCALE
@@ -136,6 +141,7 @@ def differentiate_keys(
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr, QUADRATIC: tl.constexpr,
     ALIGN: tl.constexpr, M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     PARTS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):  # fmt: skip
     """dv, dk but for the centre, and the sums (n, parts, d) of dk. Grid (n, parts)."""
     index, part = tl.program_id(0), tl.program_id(1)
@@ -155,6 +161,7 @@ def differentiate_keys(
         sum_k = tl.zeros((DP,), tl.float32)
     if M <= BLOCK_M:
         w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
+        rest = directions(rounded + M * D, 0, M, D, DP, BLOCK_M, DOT, False) if SPLIT else w
         dg = load_features(grad_sums, index, 0, M, E, EP, BLOCK_M, DOT)
         h = load_vector(grad_logs, index, 0, 0.0, M, BLOCK_M)
         origin = origins(logs, index, 0, LOG, M, BLOCK_M)
@@ -168,18 +175,19 @@ def differentiate_keys(
         inner = tl.zeros((BLOCK_N,), tl.float32)
         if M <= BLOCK_M:
             result_y, result_v, inner = key_gradients(
-                y, weights, values, w, dg, h, origin, result_y, result_v, inner, rounded,
-                MAP, LOG, EPSILON, SCALE, QUADRATIC, DOT, PRECISION,
+                y, weights, values, w, rest, dg, h, origin, result_y, result_v, inner, rounded,
+                MAP, LOG, EPSILON, SCALE, QUADRATIC, DOT, PRECISION, SPLIT,
             )  # fmt: skip
         else:
             for feature in range(0, M, BLOCK_M):
                 some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
+                some_rest = directions(rounded + M * D, feature, M, D, DP, BLOCK_M, DOT, False) if SPLIT else some_w
                 some_dg = load_features(grad_sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_h = load_vector(grad_logs, index, feature, 0.0, M, BLOCK_M)
                 some_origin = origins(logs, index, feature, LOG, M, BLOCK_M)
                 result_y, result_v, inner = key_gradients(
-                    y, weights, values, some_w, some_dg, some_h, some_origin, result_y, result_v, inner, rounded,
-                    MAP, LOG, EPSILON, SCALE, QUADRATIC, DOT, PRECISION,
+                    y, weights, values, some_w, some_rest, some_dg, some_h, some_origin, result_y, result_v, inner,
+                    rounded, MAP, LOG, EPSILON, SCALE, QUADRATIC, DOT, PRECISION, SPLIT,
                 )  # fmt: skip
         if rounded is None:
             result_y *= SCALE
@@ -203,12 +211,12 @@ def differentiate_keys(
 
 @triton.jit
 def query_gradients(
-    x, upstream, inner, divisor, w, means, shift, result, rounded,
+    x, upstream, inner, divisor, w, rest, means, shift, result, rounded,
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """Adds a block of features to dx (T, d)."""
-    p = product(x, tl.trans(w), None, PRECISION)
+    p = projections(x, w, rest, PRECISION, SPLIT)
     dp = product(upstream, tl.trans(means), None, PRECISION)
     if rounded is None:
         p *= SCALE
@@ -228,7 +236,7 @@ def differentiate_queries(
     MAP: tl.constexpr, LOG: tl.constexpr, EPSILON: tl.constexpr, SCALE: tl.constexpr,
     ALIGN: tl.constexpr, M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     PARTS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-    REPEAT: tl.constexpr,
+    REPEAT: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """dq, and the centre's share added to dq and dk. Grid (n, blocks of positions)."""
     index = tl.program_id(0)
@@ -250,6 +258,7 @@ def differentiate_queries(
         )
     if M <= BLOCK_M:
         w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
+        rest = directions(rounded + M * D, 0, M, D, DP, BLOCK_M, DOT, False) if SPLIT else w
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)
         shift = shifts(logs, bias, index, 0, LOG, M, BLOCK_M)
     for row in range(low, tl.minimum(low + BLOCK_N * REPEAT, count), BLOCK_N):
@@ -262,16 +271,18 @@ def differentiate_queries(
         result = tl.zeros((BLOCK_N, DP), tl.float32)
         if M <= BLOCK_M:
             result = query_gradients(
-                x, upstream, inner, divisor, w, means, shift, result, rounded, MAP, LOG, EPSILON, SCALE, DOT, PRECISION
-            )
+                x, upstream, inner, divisor, w, rest, means, shift, result, rounded,
+                MAP, LOG, EPSILON, SCALE, DOT, PRECISION, SPLIT,
+            )  # fmt: skip
         else:
             for feature in range(0, M, BLOCK_M):
                 some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
+                some_rest = directions(rounded + M * D, feature, M, D, DP, BLOCK_M, DOT, False) if SPLIT else some_w
                 some_means = load_features(sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_shift = shifts(logs, bias, index, feature, LOG, M, BLOCK_M)
                 result = query_gradients(
-                    x, upstream, inner, divisor, some_w, some_means, some_shift, result, rounded,
-                    MAP, LOG, EPSILON, SCALE, DOT, PRECISION,
+                    x, upstream, inner, divisor, some_w, some_rest, some_means, some_shift, result, rounded,
+                    MAP, LOG, EPSILON, SCALE, DOT, PRECISION, SPLIT,
                 )  # fmt: skip
         if rounded is None:
             result *= SCALE

@@ -61,9 +61,10 @@ class Call:
         # sums need the range of bfloat16; float16 holds its 8 bits of q and k, and directions to 11 bits
         self.dtype, input_dtype = (torch.bfloat16, torch.float16) if short else (torch.float32, torch.float32)
         capability = generation(q.device)
-        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability)
-        self.features = d if weight is None else len(weight)
         narrowest = NARROWEST if short and capability == HOPPER else 16
+        widths = [max(narrowest, triton.next_power_of_2(x)) for x in (d, e)]
+        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability, widths != [d, e])
+        self.features = d if weight is None else len(weight)
         self.largest_tile = max(16 if weight is not None else narrowest, triton.next_power_of_2(self.features))
         self.padded = self.largest_tile
         if weight is not None:
@@ -91,8 +92,8 @@ class Call:
             "M": self.features,
             "d": d,
             "e": e,
-            "D": max(narrowest, triton.next_power_of_2(d)),
-            "E": max(narrowest, triton.next_power_of_2(e)),
+            "D": widths[0],
+            "E": widths[1],
             "MP": self.padded,
             "G": sizes.group,
             "LOG": feature_map.log,

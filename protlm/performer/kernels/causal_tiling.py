@@ -47,14 +47,19 @@ class Tiling(NamedTuple):
 
 _SMALL = Launch(chunk=32, features=32)
 _SMALLEST = Launch(chunk=16, features=16)
+_SMALLEST_WIDE = Launch(chunk=16, features=16, num_warps=8)
 
 FORWARD = Tiling(group=128, outputs=Launch(chunk=128, num_warps=8))
 """Of the forward pass for 16-bit inputs, from Hopper on."""
 BACKWARD = Tiling()
 """Of its backward pass."""
-AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk=32, features=16))
+PADDED_FORWARD = Tiling(group=128, outputs=Launch(num_warps=8))
+PADDED_BACKWARD = Tiling(queries=Launch(num_warps=8), keys=Launch(features=32, num_warps=8))
+"""The same on Hopper for heads narrower than their tiles, whose masks take registers."""
+BLACKWELL_BACKWARD = Tiling(keys=Launch(features=16))
+AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk=32, features=16, num_warps=8))
 """Of both passes for 16-bit inputs on GPUs before Hopper."""
-FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST, queries=_SMALLEST, keys=_SMALLEST)
+FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST_WIDE, queries=_SMALLEST_WIDE, keys=_SMALLEST_WIDE)
 """Of both passes for float32 inputs."""
 
 HOPPER = 9
@@ -72,14 +77,21 @@ def generation(device: torch.device) -> int:
     return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
 
 
-def tiling(width: int, short: bool, backward: bool, capability: int) -> Tiling:
-    """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability."""
+def tiling(width: int, short: bool, backward: bool, capability: int, padded: bool = False) -> Tiling:
+    """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability.
+
+    `padded` says that the tiles are wider than the heads or values.
+    """
     if not short:
         sizes = FLOAT32
     elif capability < 9:
         sizes = AMPERE
+    elif capability == HOPPER and padded:
+        sizes = PADDED_BACKWARD if backward else PADDED_FORWARD
+    elif backward:
+        sizes = BACKWARD if capability == HOPPER else BLACKWELL_BACKWARD
     else:
-        sizes = BACKWARD if backward else FORWARD
+        sizes = FORWARD
     if width <= 64:
         return sizes
     # twice the numbers in each row: half the features in a tile

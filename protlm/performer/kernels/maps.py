@@ -36,6 +36,15 @@ def directions(
 
 
 @triton.jit
+def remainders(
+    weight, feature, M: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr
+):
+    """(BLOCK, DP): what `directions` has lost by rounding, rounded itself."""
+    w = directions(weight, feature, M, D, DP, BLOCK, tl.float32, False)
+    return (w - w.to(DOT).to(tl.float32)).to(DOT)
+
+
+@triton.jit
 def logarithm(p, MAP: tl.constexpr, EPSILON: tl.constexpr):
     """Logarithm of a positive feature."""
     if MAP == "exp":

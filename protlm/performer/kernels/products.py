@@ -14,3 +14,12 @@ def product(a, b, sums, PRECISION: tl.constexpr):
     else:
         result = tl.dot(a, b, sums, input_precision=PRECISION)
     return result
+
+
+@triton.jit
+def projections(x, w, rest, PRECISION: tl.constexpr, SPLIT: tl.constexpr):
+    """x w^T, or x (w + rest)^T where the directions are the sum of two."""
+    p = product(x, tl.trans(w), None, PRECISION)
+    if SPLIT:
+        p = product(x, tl.trans(rest), p, PRECISION)
+    return p

@@ -28,19 +28,12 @@ def tensors(batch, heads, length, width, values, dtype, seed=0):
     return [x.to(dtype) for x in (q + 0.4, k - 0.3, v, grad)]
 
 
-def rounded(attention, dtype):
-    """The directions as the kernels use them: a rounding moves some w.x of ReLU across 0, where its slope jumps."""
-    log = bidirectional.kernel_map(attention.feature_map)[0] == "log"
-    factor = attention.head_dim**-0.25 * (1.4426950408889634 if log else 1.0)
-    return (attention.directions * factor).to(dtype).double() / factor
-
-
 def expected(attention, q, k, v, grad, key_mask=None):
     """The output and the gradients of q, k and v, in float64."""
     q, k, v = (x.double().requires_grad_() for x in (q, k, v))
     bias = attention.bias if attention.feature_map.adaptive else None
     centred = attention.centred(q, k, key_mask)
-    directions = rounded(attention, grad.dtype)
+    directions = attention.directions.double()
     out = favor_attention(q, centred, v, attention.feature_map, directions, bias, key_mask)
     out = torch.where(out.isnan(), 0.0, out)  # no key
     return out.detach(), *torch.autograd.grad(out, (q, k, v), grad.double())
