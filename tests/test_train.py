@@ -17,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 import protlm
 from protlm.batching.samplers import EndlessBatches
@@ -535,6 +536,34 @@ def test_spawned_workers_serve_training_and_the_test(tmp_path: Path, corpus_path
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/results.json").exists()
+
+
+def test_batches_are_packed_where_that_gains_and_a_resumed_run_keeps_its_choice(
+    monkeypatch, tmp_path, corpus_path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = [*FAST, f"data.corpus={corpus_path}", "hydra.run.dir=run", "ckpt_path=auto"]
+    last = Path("run/checkpoints/last.ckpt")
+
+    def packed(*options: str) -> tuple[bool, bool]:
+        """As recorded in the configuration, and in the checkpoint."""
+        run_training(*base, *options)
+        stored = torch.load(last, weights_only=True)["TremblDataModule"]["packed"]
+        return OmegaConf.load("run/config.yaml").data.packed, stored
+
+    assert packed("trainer.max_steps=1", "model.attention=window") == (False, False)  # on a CPU
+    shutil.rmtree("run")
+    with monkeypatch.context() as patched:
+        patched.setattr("protlm.training.packing.gains", lambda device: True)
+        assert packed("trainer.max_steps=1") == (False, False)  # no kernel takes ReLU's
+        shutil.rmtree("run")
+        assert packed("trainer.max_steps=1", "model.attention=window") == (True, True)
+    assert packed("trainer.max_steps=2", "model.attention=window") == (True, True)
+    content = torch.load(last, weights_only=True)
+    del content["TremblDataModule"]["packed"]  # a checkpoint of an earlier version
+    torch.save(content, last)
+    monkeypatch.setattr("protlm.training.packing.gains", lambda device: True)
+    assert packed("trainer.max_steps=3", "model.attention=window") == (False, False)
 
 
 @pytest.mark.parametrize("base", [FAST, BLOCKS], ids=["proteins", "blocks"])

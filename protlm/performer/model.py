@@ -179,9 +179,10 @@ class Performer(nn.Module):
         """
         return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
 
-    def takes_packed(self, dtype: torch.dtype | None = None) -> bool:
-        """Whether attention computes packed batches of this dtype, by default that of the weights, as they are."""
-        q = self.embedding.weight.new_empty(1, 1, 1, self.config.width // self.config.heads, dtype=dtype)
+    def takes_packed(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> bool:
+        """Whether attention computes packed batches as they are, by default of the weights' dtype and device."""
+        width = self.config.width // self.config.heads
+        q = self.embedding.weight.new_empty(1, 1, 1, width, dtype=dtype, device=device)
         return all(accepts_packed(module, q, q) for module in self._attention_modules())
 
     @property

@@ -22,6 +22,7 @@ from protlm.inference.packing import pack
 from protlm.sequence.alphabet import SCORED
 from protlm.sequence.stream import read_through
 from protlm.training.data import TrainingData
+from protlm.training.packing import AUTO
 
 VALID, TEST = 0.05, 0.1
 """Default fractions of the validation and test splits."""
@@ -52,7 +53,7 @@ class TremblDataModule(TrainingData):
         masking: how residues are masked.
         workers: see `TrainingData`.
         packed: join the sequences of a batch to one row without padding, each attending to itself; for the kernels on
-            GPUs (docs/gpu.md), since other attention has to take them apart again.
+            GPUs (docs/gpu.md), since other attention has to take them apart again. "auto" pads until `pack` is called.
         seed: seed of the order, crops and masks.
 
     Raises:
@@ -80,14 +81,15 @@ class TremblDataModule(TrainingData):
         causal: bool = False,
         masking: Masking | None = None,
         workers: int = 0,
-        packed: bool = False,
+        packed: bool | str = False,
         seed: int = 0,
     ) -> None:
         super().__init__(workers)
-        flags = {"packed": packed, "causal": causal, "allow_nucleotides": allow_nucleotides}
+        flags = {"packed": packed == AUTO or packed, "causal": causal, "allow_nucleotides": allow_nucleotides}
         for name, value in flags.items():
             if not isinstance(value, bool):
-                raise UserError(f"data.{name} {value!r}: expected true or false")
+                auto = ", or auto" * (name == "packed")
+                raise UserError(f"data.{name} {value!r}: expected true or false{auto}")
         counts = {"workers": workers, "seed": seed, "max_length": max_length, "token_budget": token_budget}
         for name, value in counts.items():
             if not isinstance(value, int) or value < 0:
@@ -107,9 +109,17 @@ class TremblDataModule(TrainingData):
         self.weights, self.sample_by, self.min_cluster_size = weights, sample_by, min_cluster_size
         self.allow_nucleotides = allow_nucleotides
         self.max_length, self.token_budget, self.seed = max_length, token_budget, seed
-        self.packed, self.collate = packed, pack if packed else None
+        self.pack(packed is True)
         self.objective = Objective(causal, masking or Masking())
         self._corpora: Corpora | None = None
+
+    def pack(self, packed: bool) -> None:
+        """Makes batches without padding, or with."""
+        self.packed, self.collate = packed, pack if packed else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `TrainingData.state_dict`; also whether batches are packed."""
+        return {**super().state_dict(), "packed": self.packed}
 
     @property
     def corpora(self) -> Corpora:

@@ -31,6 +31,7 @@ from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.factories import checked, of_kind, takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
+from protlm.training.packing import AUTO, packed_before, packed_by_default
 from protlm.training.run import (
     RunRecorder,
     describe_run,
@@ -109,7 +110,7 @@ def train(config: DictConfig) -> float:
     task = checked("task", lambda: make_task(model, optimizer, schedule), TrainingTask)
     if not in_epochs:  # last, so that missing data does not hide other errors
         data = prepared(config.data)
-    resume = resume_point(config.ckpt_path, checkpoints)
+    resume, content = resume_point(config.ckpt_path, checkpoints), {}
     if resume:
         content = torch.load(resume, mmap=True, map_location="cpu", weights_only=True)
         config.init = checked_init(content, config.init)
@@ -117,6 +118,9 @@ def train(config: DictConfig) -> float:
             print(f"resuming from {resume} (step {content['global_step']:,})", flush=True)
     elif config.init:
         load_initial_weights(model, config.init)
+    if config.data.get("packed") == AUTO:
+        config.data.packed = packed_before(content, data) if resume else packed_by_default(model, trainer)
+        data.pack(config.data.packed)
     recorder.init = config.init
     if trainer.is_global_zero:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():

@@ -47,6 +47,7 @@ from tests.tiny import FAST, run_training
         (["model.dropout=2"], "error: model.dropout 2: expected a number"),
         (["model/attention=relu", "model.attention.epsilon=abc"], "epsilon 'abc': expected a number of at least 0"),
         (["data.causal=maybe"], "data.causal 'maybe': expected true or false"),
+        (["data.packed=maybe"], "data.packed 'maybe': expected true or false, or auto"),
         (["data.token_budget=1e3"], "data.token_budget 1000.0: expected a non-negative integer"),
         (["data.masking.mask=abc"], "data.masking mask 'abc': expected a number"),
         (["trainer.enable_progress_bar=maybe"], "trainer.enable_progress_bar 'maybe': expected true or false"),
