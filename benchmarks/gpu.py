@@ -4,9 +4,10 @@
     python -m benchmarks.gpu attention model       # some of them
 
 Parts: correctness (kernels against float64), attention (against scaled_dot_product_attention's flash kernels,
-FlexAttention, PyTorch operations and performer-pytorch), model (training steps of the 36-layer model), embedding
-(residues per second), invariance (a protein alone, packed and padded), resume (through `python -m protlm.train`) and
-generation. Times are medians of events on the device. Each row of the CSV names card, driver and versions.
+FlexAttention, PyTorch operations and, if installed, performer-pytorch and flash-linear-attention), model (training
+steps of the 36-layer model), embedding (residues per second), invariance (a protein alone, packed and padded), resume
+(through `python -m protlm.train`) and generation. Times are medians of events on the device. Each row of the CSV names
+card, driver and versions.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import program
+from benchmarks.peers import flash_linear_attention, performer_pytorch
 from benchmarks.tables import check_outputs, markdown, write_csv
 from protlm.embedding import in_memory
 from protlm.errors import UserError
@@ -167,16 +169,6 @@ def favor(kernel: str, features: int, causal: bool, backend: str) -> FavorAttent
     return attention
 
 
-def peer(causal: bool) -> Callable[..., Tensor] | None:
-    """performer-pytorch's attention, if it is installed."""
-    try:
-        from performer_pytorch import FastAttention
-    except ImportError:
-        return None
-    module = FastAttention(dim_heads=64, nb_features=128, causal=causal, no_projection=False).to(DEVICE)
-    return lambda q, k, v: module(q.float(), k.float(), v.float())
-
-
 def attention() -> Iterator[Row]:
     """Times of one attention call of 65,536 tokens, 8 heads of width 64, bfloat16."""
     for causal in (False, True):
@@ -188,7 +180,8 @@ def attention() -> Iterator[Row]:
             if length in (1024, 8192):
                 cases["relu, M=128, PyTorch"] = favor("relu", 128, causal, "eager")
                 cases["softmax, M=128, PyTorch"] = favor("softmax", 128, causal, "eager")
-                cases["performer-pytorch, M=128"] = peer(causal)
+                cases["performer-pytorch, M=128"] = performer_pytorch(causal, DEVICE)
+                cases["relu, M=128, flash-linear-attention"] = flash_linear_attention(causal, DEVICE)
                 if not causal:
                     cases["softmax, M=128, FlexAttention"] = favor("softmax", 128, causal, "flex")
             q, k, v, grad = tensors(max(1, TOKENS_A_BATCH // length), length, torch.bfloat16)
