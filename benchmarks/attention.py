@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.measure import PASSES, Function, forward_backward, medians, peak_bytes, positive, program
 from benchmarks.tables import check_outputs, replace_csv
 from protlm.performer import FavorAttention, PerformerConfig
-from protlm.performer.model import Block
+from protlm.performer.block import Block
 
 HEADS, WIDTH, FEATURES = 8, 64, 256
 MEMORY_LENGTHS = [1024, 4096, 16384, 65536]

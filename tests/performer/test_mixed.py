@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from protlm.performer import FavorAttention, Performer, PerformerConfig
+from protlm.performer.block import SelfAttention
 from protlm.performer.cost import flops_per_token
 from protlm.performer.lsh import Lsh
 from protlm.performer.mixed import MixedAttention
-from protlm.performer.model import SelfAttention
 from protlm.performer.reference import exact_attention, favor_attention, window_attention
 from protlm.performer.window import Window
 
