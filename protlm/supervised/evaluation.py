@@ -14,6 +14,7 @@ from protlm.supervised.kinship import LEAKED, Kinship
 from protlm.supervised.metrics import MAIN, Estimate, evaluate
 from protlm.supervised.partition import Partition
 from protlm.supervised.target import VALUED, Target
+from protlm.supervised.threshold import best_threshold, rare_class
 from protlm.tables import aligned
 
 _POINTS = 2_000  # of the picture of values
@@ -29,6 +30,7 @@ class Evaluation:
         confusion: (K, K) int64, true by predicted class; None unless for classification.
         reliability: curve and calibration error of the probe's probabilities; None for values.
         points: (m, 2) measured and predicted values; None unless for values.
+        threshold: of a class that is rare, its name and the probability from which calling it has the highest F1.
         learning_curve: metric, training proteins and value of probes that were fitted to fewer of them.
     """
 
@@ -37,6 +39,7 @@ class Evaluation:
     confusion: np.ndarray | None = None
     reliability: tuple[list[dict[str, float]], float] | None = None
     points: np.ndarray | None = None
+    threshold: dict[str, Any] | None = None
     learning_curve: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,6 +56,8 @@ class Evaluation:
                 for method, metrics in self.metrics.items()
             },
         }
+        if self.threshold is not None:
+            found["threshold"] = self.threshold
         if self.learning_curve:
             found["learning_curve"] = self.learning_curve
         if self.confusion is not None:
@@ -108,7 +113,12 @@ def evaluated(target: Target, predictions: dict[str, np.ndarray], seed: int = 0)
         return Evaluation(target, metrics, reliability=curve)
     classes = len(target.classes)
     pairs = target.y * classes + ours.argmax(axis=1)
-    return Evaluation(target, metrics, np.bincount(pairs, minlength=classes**2).reshape(classes, classes), curve)
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    threshold = None
+    if (rare := rare_class(target.y, classes)) is not None:
+        least = best_threshold(ours[:, rare], target.y == rare)
+        threshold = {"class": target.classes[rare], "probability": least}
+    return Evaluation(target, metrics, confusion, curve, threshold=threshold)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from protlm.supervised.rank_metrics import Weighted, ndcg_of, spearman_of, top_recall_of
+from protlm.supervised.threshold import crossed_f1, rare_class
 
 DRAWS = 500
 """Bootstrap samples of proteins."""
@@ -40,7 +41,8 @@ def evaluate(
 
     Returns:
         Name -> estimate. Classification: accuracy, MCC (Gorodkin 2004), macro F1, AUROC and AUPRC of the rarer of two
-        classes or as a mean over classes. Multi-label: Fmax per protein (CAFA), micro AUPRC. Regression: Spearman, R2,
+        classes or as a mean over classes; F1 of the rarer of two classes, if it is rare, at the thresholds of
+        `crossed_f1`. Multi-label: Fmax per protein (CAFA), micro AUPRC. Regression: Spearman, R2,
         RMSE. Ranking: Spearman, NDCG and recall of the top tenth.
     """
     proteins, owner = np.unique(owner, return_inverse=True)
@@ -81,6 +83,8 @@ def _classes(y: np.ndarray, p: np.ndarray, owner: np.ndarray, weights: np.ndarra
         if present:
             each = [_ranked(metric, p[:, label], y == label, owner, weights) for label in present]
             found[name] = _mean_known(np.array(each))
+    if (rare := rare_class(y, outputs)) is not None:
+        found["F1"] = crossed_f1(p[:, rare], y == rare, owner, weights)
     return found
 
 

@@ -33,6 +33,11 @@ def report_page(report: dict[str, Any]) -> str:
         body += [f"<h2>{html.escape(target['name'])}: {html.escape(target['described'])}</h2>"]
         body += [f"<p>{target['test_rows']:,} held-out rows of {target['test_proteins']:,} proteins; "]
         body += ["95 % bootstrap intervals over proteins.</p>", _metrics(target), f"<p>{_meaning(target)}</p>"]
+        if "threshold" in target:
+            name, least = html.escape(target["threshold"]["class"]), target["threshold"]["probability"]
+            body += [
+                f"<p>{name} is rare: calling it from a probability of {least:.3f}, not 0.5, has the highest F1.</p>"
+            ]
         if "calibration" in target:
             body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]
         if "points" in target:
@@ -48,6 +53,7 @@ def report_page(report: dict[str, Any]) -> str:
 _MEANINGS = {
     "accuracy": "Accuracy is the fraction of rows whose most probable class is right.",
     "MCC": "MCC, Matthews' correlation coefficient, is 0 for guesses and 1 for perfect predictions.",
+    "F1": "F1 is that of the rarer class, called from a probability that is chosen on the other half of the proteins.",
     "macro F1": "Macro F1 counts all classes equally.",
     "AUROC": "AUROC is the probability that a row of a class gets a higher score for it than another row.",
     "AUPRC": "AUPRC, average precision, of guesses is the frequency of the class; look at it where a class is rare.",

@@ -108,3 +108,19 @@ def test_metrics_of_order():
     assert evaluate("ranking", y, y[:, None], np.arange(100), draws=20)["NDCG"].value == pytest.approx(1)
     constant = evaluate("ranking", y, np.zeros((100, 1)), np.arange(100), draws=20)
     assert all(np.isnan(estimate.value) for estimate in constant.values())
+
+
+def test_a_rare_class_is_called_from_the_threshold_of_other_proteins():
+    draw = np.random.default_rng(7)
+    owner = np.repeat(np.arange(40), 50)
+    y = (draw.random(2_000) < 0.1).astype(int)
+    p = 0.1 + 0.15 * y + 0.1 * draw.normal(size=2_000)  # hardly any above 0.5
+    p = np.stack([1 - p, p], axis=1)
+    found = evaluate("classification", y, p, owner, draws=50)["F1"]
+    best = max(sk.f1_score(y, p[:, 1] >= cut) for cut in np.unique(p[:, 1])[::10])
+    assert 0.9 * best < found.value <= best + 1e-9
+    assert found.low < found.value < found.high
+    assert found.value > sk.f1_score(y, p.argmax(axis=1)) + 0.1
+    noise = draw.permutation(y)
+    assert evaluate("classification", noise, p, owner, draws=2)["F1"].value < 0.25
+    assert "F1" not in evaluate("classification", draw.integers(0, 2, 2_000), p, owner, draws=2)
