@@ -79,7 +79,8 @@ def _check_made_by(stored: StoredVectors, model: Performer, layer: int) -> None:
     found = {"model": fingerprint(model), "pool": ["mean"], "layers": [chosen]}
     for name, expected in found.items():
         if about[name] != expected:
-            what = "another model" if name == "model" else f"{name.removesuffix('s')} {', '.join(map(str, about[name]))}"
+            found_there = f"{name.removesuffix('s')} {', '.join(map(str, about[name]))}"
+            what = "another model" if name == "model" else found_there
             raise UserError(
                 f"{stored.path}: embeddings of {what}; expected those of this model, layer {chosen}, pooled by mean; "
                 "choose another index"
