@@ -77,6 +77,7 @@ class Batches(Dataset[Batch]):
     """
 
     first: Cursor
+    start: int
 
     def __init__(
         self,

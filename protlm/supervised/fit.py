@@ -17,22 +17,15 @@ from protlm.supervised.baselines import baseline_blocks, baselines
 from protlm.supervised.evaluation import Evaluation, Leakage, evaluated
 from protlm.supervised.features import LAYER, blocks_of
 from protlm.supervised.fit_options import FitOptions
-from protlm.supervised.kinship import Kinship, are_variants
+from protlm.supervised.kinship import are_variants
 from protlm.supervised.labels import LabelledSet
 from protlm.supervised.learning_curve import learning_curve, smaller_fits
-from protlm.supervised.linear_fit import thinned
-from protlm.supervised.partition import (
-    Partition,
-    by_column,
-    by_groups,
-    equal_sequences,
-    read_clusters,
-)
-from protlm.supervised.probe import Learned, candidates_of, check_learnable, learn, predicted
+from protlm.supervised.partition import Partition, equal_sequences
+from protlm.supervised.probe import Learned, candidates_of, learn, predicted
+from protlm.supervised.split import Split, split_of
 from protlm.supervised.target import Target
 
 PROBE = "probe"
-_ROWS = 100_000  # residues for training, at most: whole proteins
 _FEW = 50
 
 
@@ -47,6 +40,8 @@ class Fitted:
         partition: of the proteins.
         leakage: None if it was not measured.
         warnings: a line each.
+        tests: of each target, the rows that were tested.
+        predictions: of each target, method -> (rows, k).
     """
 
     learned: list[Learned]
@@ -55,6 +50,8 @@ class Fitted:
     partition: Partition
     leakage: Leakage | None
     warnings: list[str] = field(default_factory=list)
+    tests: list[np.ndarray] = field(default_factory=list)
+    predictions: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
 def fit_probe(
@@ -76,22 +73,17 @@ def fit_probe(
     """
     options = options or FitOptions()
     report = progress or (lambda stage: lambda done, total: None)
-    labelled = _thinned(labelled, options.seed)
-    partition, kinship = _partition(labelled, options, report("comparing"))
-    if not partition.rounds[0].test.any():
-        raise UserError(f"{labelled.source}: no test proteins")
-    for target in labelled.targets:
-        check_learnable(target.take(target.of(partition.final.train)), labelled.source)
-        for part in partition.rounds:
-            if target.of(part.test).any():
-                check_learnable(target.take(target.of(part.train)), labelled.source)
-        if not any(target.of(part.test).any() for part in partition.rounds):
-            raise UserError(f"{labelled.source}: no test protein has a label of {target.name!r}")
+    return probed(split_of(labelled, options, report("comparing")), model, options, report("embedding"))
+
+
+def probed(split: Split, model: Performer, options: FitOptions, progress: Progress) -> Fitted:
+    """As `fit_probe`, of proteins that are split."""
+    labelled, partition, kinship = split.labelled, split.partition, split.kinship
     depth = model.config.layers
     layers = chosen_layers(options.layers or sorted({(depth + 1) // 2, depth}), depth)
     variants = are_variants(labelled.sequences)
-    blocks = _blocks(labelled, model, layers, variants, options, report("embedding"))
-    learned, evaluations = [], []
+    blocks = _blocks(labelled, model, layers, variants, options, progress)
+    learned, evaluations, tests, predictions = [], [], [], []
     for target in labelled.targets:
         own = blocks[target.per_residue]
         if not target.per_residue:
@@ -112,79 +104,15 @@ def fit_probe(
         if latest is None or len(partition.rounds) > 1:
             latest = learn(target, own, candidates, partition.final, partition.groups, options.seed)
         learned.append(_known_classes(latest, target.take(target.of(partition.final.train))))
-        held = target.take(np.concatenate(rows))
+        tests.append(np.concatenate(rows))
+        held = target.take(tests[-1])
         every = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        predictions.append(every)
         evaluations.append(evaluated(held, every, options.seed))
         evaluations[-1].learning_curve.extend(learning_curve(held, smaller))
     leakage = None if kinship is None else Leakage.measured(kinship, partition)
-    return Fitted(learned, evaluations, labelled, partition, leakage, _warnings(labelled, partition))
-
-
-def _partition(labelled: LabelledSet, options: FitOptions, progress: Progress) -> tuple[Partition, Kinship | None]:
-    """The rounds, and the relations between proteins where they are measured."""
-    method, parts, sequences = options.split_by, labelled.parts, labelled.sequences
-    variants, equal = are_variants(sequences), equal_sequences(sequences)
-    if method == "auto":
-        method = "homology" if options.clusters or parts is None else "column"
-        if method == "homology" and variants and not options.clusters:
-            method = "random"
-    if method == "column":
-        if parts is None:
-            raise UserError(f"{labelled.source}: no split; expected a column split with train and test", "split")
-        tested = parts == "test"
-        kinship = None
-        if options.relatives and tested.any() and not tested.all():
-            kinship = Kinship.measured(sequences, tested, options.threads, progress)
-        elif options.relatives and not tested.any():
-            kinship = Kinship.measured(sequences, None, options.threads, progress)
-        return by_column(parts, equal, options.folds, options.seed), kinship
-    if method == "homology" and variants and not options.clusters:
-        raise UserError(f"{labelled.source}: variants of one protein are all homologs; split by random", "split_by")
-    measure = options.relatives or (method == "homology" and not options.clusters)
-    kinship = Kinship.measured(sequences, None, options.threads, progress) if measure else None
-    what = f"{options.folds}-fold cross-validation"
-    if method == "random":
-        return by_groups(equal, options.folds, options.seed, f"{what}, random"), kinship
-    if options.clusters:
-        groups = read_clusters(options.clusters, labelled.ids)
-        return by_groups(groups, options.folds, options.seed, f"{what} over clusters of {options.clusters}"), kinship
-    from protlm.homology.relatives import clusters_of
-
-    assert kinship is not None
-    assert kinship.relatives is not None
-    groups = clusters_of(kinship.relatives, len(sequences), options.identity)
-    largest = int(np.bincount(groups).max())
-    clusters = f"{counted(int(groups.max()) + 1, 'cluster')} of relatives at {options.identity:.0%} identity"
-    what = f"{what} over {clusters} (phmmer; the largest has {counted(largest, 'protein')})"
-    return by_groups(groups, options.folds, options.seed, what), kinship
-
-
-def _thinned(labelled: LabelledSet, seed: int) -> LabelledSet:
-    """Fewer proteins of each part, if there are more residues than a probe needs."""
-    if not all(target.per_residue for target in labelled.targets):
-        return labelled
-    owner = np.concatenate([target.owner for target in labelled.targets])
-    parts = np.full(len(labelled.ids), "train") if labelled.parts is None else labelled.parts
-    keep = np.ones(len(labelled.ids), dtype=bool)
-    for part, most in (("train", _ROWS), ("valid", _ROWS // 4), ("test", 2 * _ROWS)):
-        own = np.sort(owner[parts[owner] == part])
-        if len(own) > most:
-            keep[parts == part] = False
-            keep[own[thinned(own, most, seed)]] = True
-    if keep.all():
-        return labelled
-    numbers = np.cumsum(keep) - 1
-    targets = [target.take(keep[target.owner]) for target in labelled.targets]
-    targets = [replace(target, owner=numbers[target.owner]) for target in targets]
-    chosen = np.flatnonzero(keep)
-    left = f"{labelled.source}: {len(keep) - len(chosen):,} of {counted(len(keep), 'protein')} left out at random"
-    return replace(
-        labelled,
-        ids=[labelled.ids[number] for number in chosen],
-        sequences=[labelled.sequences[number] for number in chosen],
-        targets=targets,
-        parts=None if labelled.parts is None else labelled.parts[keep],
-        notes=[*labelled.notes, f"{left}; at most {_ROWS:,} residues for training, {2 * _ROWS:,} for the test"],
+    return Fitted(
+        learned, evaluations, labelled, partition, leakage, _warnings(labelled, partition), tests, predictions
     )
 
 

@@ -71,9 +71,9 @@ class TrainingData(pl.LightningDataModule):
 
     def epoch_batches(self) -> int:
         """Number of batches in the first pass over the sampled corpus, of all ranks together."""
-        if self._epoch_batches is None:
-            self._epoch_batches = self._training_batches().count()[0]
-        return self._epoch_batches
+        count: int = self._epoch_batches or self._training_batches().count()[0]
+        self._epoch_batches = count
+        return count
 
     def estimated_epoch_batches(self) -> tuple[int, bool]:
         """The same, estimated for a large corpus, and whether it is exact."""
