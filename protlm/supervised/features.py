@@ -91,8 +91,3 @@ def blocks_of(
                 blocks |= dict(zip(layers, each, strict=True))
             advance(len(sequence))
             yield blocks
-
-
-def matrix(blocks: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """(r, d) float32: some blocks beside one another."""
-    return np.concatenate([blocks[name] for name in names], axis=1)

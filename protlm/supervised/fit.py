@@ -42,6 +42,7 @@ class Fitted:
         warnings: a line each.
         tests: of each target, the rows that were tested.
         predictions: of each target, method -> (rows, k).
+        valid: of each target, predictions (rows, k) of the validation part; empty without one.
     """
 
     learned: list[Learned]
@@ -52,6 +53,7 @@ class Fitted:
     warnings: list[str] = field(default_factory=list)
     tests: list[np.ndarray] = field(default_factory=list)
     predictions: list[dict[str, np.ndarray]] = field(default_factory=list)
+    valid: list[np.ndarray] = field(default_factory=list)
 
 
 def fit_probe(
@@ -83,7 +85,7 @@ def probed(split: Split, model: Performer, options: FitOptions, progress: Progre
     layers = chosen_layers(options.layers or sorted({(depth + 1) // 2, depth}), depth)
     variants = are_variants(labelled.sequences)
     blocks = _blocks(labelled, model, layers, variants, options, progress)
-    learned, evaluations, tests, predictions = [], [], [], []
+    learned, evaluations, tests, predictions, valid = [], [], [], [], []
     for target in labelled.targets:
         own = blocks[target.per_residue]
         if not target.per_residue:
@@ -104,6 +106,7 @@ def probed(split: Split, model: Performer, options: FitOptions, progress: Progre
         if latest is None or len(partition.rounds) > 1:
             latest = learn(target, own, candidates, partition.final, partition.groups, options.seed)
         learned.append(_known_classes(latest, target.take(target.of(partition.final.train))))
+        valid.append(predicted(latest.head, own, np.flatnonzero(target.of(partition.final.valid))))
         tests.append(np.concatenate(rows))
         held = target.take(tests[-1])
         every = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
@@ -112,7 +115,7 @@ def probed(split: Split, model: Performer, options: FitOptions, progress: Progre
         evaluations[-1].learning_curve.extend(learning_curve(held, smaller))
     leakage = None if kinship is None else Leakage.measured(kinship, partition)
     return Fitted(
-        learned, evaluations, labelled, partition, leakage, _warnings(labelled, partition), tests, predictions
+        learned, evaluations, labelled, partition, leakage, _warnings(labelled, partition), tests, predictions, valid
     )
 
 
@@ -164,7 +167,7 @@ def _known_classes(learned: Learned, target: Target) -> Learned:
         weight=np.ascontiguousarray(head.weight[:, present]),  # as it is stored: the same bits after loading
         bias=head.bias[present],
     )
-    return Learned(kept, learned.strength)
+    return replace(learned, head=kept)
 
 
 def _warnings(labelled: LabelledSet, partition: Partition) -> list[str]:

@@ -82,15 +82,21 @@ def base_model(model: Any, announce: bool = False) -> tuple[Performer, dict[str,
     """
     path: str | None = None
     if model is None or isinstance(model, str | Path):
-        is_bundled = model is None or (str(model) == BUNDLED and not Path(model).exists())
-        own = bundled.path() if is_bundled else Path(str(model)).resolve()
-        path, model = BUNDLED if is_bundled else str(own), checkpoint.load(own)
+        path, own = base_path(model)
+        model = checkpoint.load(own)
         if path == BUNDLED and announce:
             parameters = sum(weight.numel() for weight in model.parameters())
             print(bundled.notice(own, parameters), file=sys.stderr, flush=True)
     if not isinstance(model, Performer):
         raise UserError(f"model: expected a model or the path of one, got {type(model).__name__}", "model")
     return model, {"path": path, "fingerprint": checkpoint.fingerprint(model)}
+
+
+def base_path(model: str | Path | None) -> tuple[str, Path]:
+    """How the folder of a fitted model names its base model, and where that is now."""
+    is_bundled = model is None or (str(model) == BUNDLED and not Path(model).exists())
+    own = bundled.path() if is_bundled else Path(str(model)).resolve()
+    return BUNDLED if is_bundled else str(own), own
 
 
 def fitted(
@@ -105,7 +111,7 @@ def fitted(
     return Predictor(network, [one.head for one in found.learned], report_of(found, base), base), found
 
 
-def report_of(found: Fitted, base: dict[str, Any]) -> dict[str, Any]:
+def report_of(found: Fitted, base: dict[str, Any], method: str = PROBE) -> dict[str, Any]:
     """The content of report.json."""
     labelled, targets = found.labelled, []
     for one, evaluation in zip(found.learned, found.evaluations, strict=True):
@@ -117,7 +123,7 @@ def report_of(found: Fitted, base: dict[str, Any]) -> dict[str, Any]:
         targets.append(about)
     leakage = found.leakage
     return {
-        "method": PROBE,
+        "method": method,
         "base": base,
         "data": {
             "source": Path(labelled.source).name,

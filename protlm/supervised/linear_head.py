@@ -3,6 +3,7 @@
 Legend: r rows, d features, k outputs (classes, or 1 for regression).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,21 @@ class LinearHead:
     weight: np.ndarray
     bias: np.ndarray
     temperature: float = 1.0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the blocks that `answers` needs."""
+        return self.blocks
+
+    @property
+    def reads_residues(self) -> bool:
+        """Whether blocks of layers have to be per residue."""
+        return self.per_residue
+
+    def answers(self, blocks: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Probabilities (k,), per residue (L, k), or values, of one protein from its blocks."""
+        features = np.concatenate([blocks[name] for name in self.blocks], axis=-1)
+        return self(features) if self.per_residue else self(features[None])[0]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(r, k) float64 from (r, d)."""

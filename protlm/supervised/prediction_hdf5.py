@@ -10,13 +10,13 @@ import numpy as np
 
 from protlm.embedding.description import Count
 from protlm.strict_json import dumps
-from protlm.supervised.linear_head import LinearHead
+from protlm.supervised.predictor import Head
 from protlm.supervised.prediction_table import Answer
 
 _BLOCK = 4_096  # rows of a chunk, and proteins written at a time
 
 
-def write_hdf5(path: Path, answers: Iterable[Answer], heads: Sequence[LinearHead], about: str) -> None:
+def write_hdf5(path: Path, answers: Iterable[Answer], heads: Sequence[Head], about: str) -> None:
     """Writes the file.
 
     Datasets: `ids` (n,) strings; `lengths` (n,) int64; for each target, with "/" in its name as "_", float32 (n, K)
@@ -43,7 +43,7 @@ def write_hdf5(path: Path, answers: Iterable[Answer], heads: Sequence[LinearHead
         _write_proteins(file, names, lengths)
 
 
-def dataset_name(head: LinearHead) -> str:
+def dataset_name(head: Head) -> str:
     """The name of the dataset of a target."""
     return head.target.replace("/", "_")
 

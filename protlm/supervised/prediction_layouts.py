@@ -13,7 +13,7 @@ from protlm.embedding.parquet import ABOUT, import_pyarrow
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.strict_json import dumps
-from protlm.supervised.linear_head import LinearHead
+from protlm.supervised.predictor import Head
 from protlm.supervised.prediction_hdf5 import join_hdf5, write_hdf5
 from protlm.supervised.prediction_table import Answer, write_parquet, write_strings, write_text
 
@@ -23,7 +23,7 @@ Answers = Callable[[Values], Iterable[Answer]]
 """The predictions of all proteins, from their values by number."""
 
 
-def layouts(heads: Sequence[LinearHead] = (), answers: Answers | None = None) -> dict[str, Layout]:
+def layouts(heads: Sequence[Head] = (), answers: Answers | None = None) -> dict[str, Layout]:
     """Name -> layout.
 
     Args:

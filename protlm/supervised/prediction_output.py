@@ -24,13 +24,12 @@ from protlm.errors import UserError
 from protlm.progress import Progress
 from protlm.sequence.fasta import Record
 from protlm.sequence.fasta_files import FastaFiles, checked_inputs
-from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.prediction_layouts import layout_name, layouts
 from protlm.supervised.prediction_table import Answer, check_strings
-from protlm.supervised.predictor import Predictor
+from protlm.supervised.predictor import Head, Predictor
 
 
-def checked_heads(predictor: Predictor, targets: Sequence[str]) -> list[LinearHead]:
+def checked_heads(predictor: Predictor, targets: Sequence[str]) -> list[Head]:
     """The heads of some targets, all by default.
 
     Raises:
@@ -46,7 +45,7 @@ def checked_heads(predictor: Predictor, targets: Sequence[str]) -> list[LinearHe
 def predicted_records(
     predictor: Predictor,
     records: Iterable[Record],
-    heads: Sequence[LinearHead],
+    heads: Sequence[Head],
     token_budget: int,
     precision: str,
     progress: Progress | None = None,

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.supervised.linear_head import LinearHead
-from protlm.supervised.predictor import called, written
+from protlm.supervised.predictor import Head, called, written
 from protlm.tables import rows_to
 
 DIGITS = 4
@@ -28,7 +27,7 @@ class Answer(NamedTuple):
     values: dict[str, np.ndarray]
 
 
-def columns(heads: Sequence[LinearHead]) -> list[str]:
+def columns(heads: Sequence[Head]) -> list[str]:
     """id; of residues position and residue; for each target the prediction, and a column TARGET:CLASS per class."""
     found = ["id", *(["position", "residue"] if heads[0].per_residue else [])]
     for head in heads:
@@ -36,7 +35,7 @@ def columns(heads: Sequence[LinearHead]) -> list[str]:
     return found
 
 
-def rows(answers: Iterable[Answer], heads: Sequence[LinearHead]) -> Iterator[list[Any]]:
+def rows(answers: Iterable[Answer], heads: Sequence[Head]) -> Iterator[list[Any]]:
     """Cells of all rows; numbers as floats."""
     for name, sequence, values in answers:
         if not heads[0].per_residue:
@@ -55,12 +54,12 @@ def rows(answers: Iterable[Answer], heads: Sequence[LinearHead]) -> Iterator[lis
             yield cells
 
 
-def _label(head: LinearHead, values: np.ndarray) -> Any:
+def _label(head: Head, values: np.ndarray) -> Any:
     label = called(head, values)
     return label if isinstance(label, float) else written(label)
 
 
-def write_text(file: TextIO, answers: Iterable[Answer], heads: Sequence[LinearHead], delimiter: str = ",") -> None:
+def write_text(file: TextIO, answers: Iterable[Answer], heads: Sequence[Head], delimiter: str = ",") -> None:
     """Writes CSV or TSV."""
     cells = ([_text(cell) for cell in row] for row in rows(answers, heads))
     rows_to(file, columns(heads), cells, delimiter)
@@ -70,7 +69,7 @@ def _text(cell: Any) -> Any:
     return f"{cell:.{DIGITS}g}" if isinstance(cell, float) else cell
 
 
-def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[LinearHead], about: str) -> None:
+def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[Head], about: str) -> None:
     """Writes Parquet with the same columns; probabilities are float32. `about` goes into the metadata."""
     from protlm.embedding.parquet import ABOUT, import_pyarrow
 
@@ -87,7 +86,7 @@ def write_parquet(path: Path, answers: Iterable[Answer], heads: Sequence[LinearH
             writer.write_table(arrow.table(arrays, schema=schema))
 
 
-def check_strings(heads: Sequence[LinearHead], path: object) -> None:
+def check_strings(heads: Sequence[Head], path: object) -> None:
     """Raises a UserError unless there is one target, of residues, whose classes are letters."""
     head = heads[0]
     if len(heads) > 1 or not head.per_residue or not head.classes:
@@ -97,7 +96,7 @@ def check_strings(heads: Sequence[LinearHead], path: object) -> None:
         raise UserError(f"{path}: {what}; FASTA takes classes of one target per residue, use a table")
 
 
-def write_strings(file: TextIO, answers: Iterable[Answer], heads: Sequence[LinearHead]) -> None:
+def write_strings(file: TextIO, answers: Iterable[Answer], heads: Sequence[Head]) -> None:
     """Writes a record per protein: its header, and a line with a letter per residue."""
     for name, _, values in answers:
         file.write(f">{name}\n{called(heads[0], values[heads[0].target])}\n")

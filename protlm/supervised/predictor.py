@@ -14,10 +14,13 @@ from protlm.inference.engine import TOKEN_BUDGET, check_finite
 from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.sequence.containers import Container, proteins_of
-from protlm.supervised.features import blocks_of, matrix
+from protlm.supervised.features import blocks_of
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.target import SEPARATOR, VALUED
+from protlm.supervised.tuning.adapters import Adapters
+from protlm.supervised.tuning.head import TunedHead
 
+Head = LinearHead | TunedHead
 CALLED = 0.5
 """Probability from which a label of a multi-label target is predicted."""
 
@@ -29,20 +32,26 @@ class Predictor:
         model: frozen.
         heads: one per target.
         report: of the evaluation, the content of report.json.
-        base: where the model comes from, and its fingerprint.
+        base: where the model comes from, and its fingerprint, without adapters.
+        adapters: that `model` has, if any.
     """
 
     def __init__(
-        self, model: Performer, heads: Sequence[LinearHead], report: dict[str, Any], base: dict[str, Any]
+        self,
+        model: Performer,
+        heads: Sequence[Head],
+        report: dict[str, Any],
+        base: dict[str, Any],
+        adapters: Adapters | None = None,
     ) -> None:
-        self.model, self.heads, self.report, self.base = model, list(heads), report, base
+        self.model, self.heads, self.report, self.base, self.adapters = model, list(heads), report, base, adapters
 
     @property
     def targets(self) -> list[str]:
         """Names of the targets."""
         return [head.target for head in self.heads]
 
-    def head(self, target: str | None = None) -> LinearHead:
+    def head(self, target: str | None = None) -> Head:
         """The head of a target; without a name, the only one."""
         if target is None and len(self.heads) == 1:
             return self.heads[0]
@@ -103,15 +112,12 @@ class Predictor:
         levels = {head.per_residue for head in heads}
         if len(levels) > 1:
             raise UserError("targets of proteins and of residues; choose a target", "target")
-        names = list(dict.fromkeys(name for head in heads for name in head.blocks))
-        (level,) = levels
-        for blocks in blocks_of(sequences, names, level, self.model, token_budget, precision, progress, total):
-            rows = blocks if level else {name: values[None] for name, values in blocks.items()}
-            found = {}
-            for head in heads:
-                values = head(matrix(rows, head.blocks))
+        names = list(dict.fromkeys(name for head in heads for name in head.inputs))
+        by_residue = any(head.reads_residues for head in heads)
+        for blocks in blocks_of(sequences, names, by_residue, self.model, token_budget, precision, progress, total):
+            found = {head.target: head.answers(blocks) for head in heads}
+            for values in found.values():
                 check_finite(values)
-                found[head.target] = values if level else values[0]
             yield found
 
     def save(self, folder: str | Path, copy_base: bool = False) -> None:
@@ -120,12 +126,12 @@ class Predictor:
 
         write_predictor(self, folder, copy_base)
 
-    def _rows(self, head: LinearHead, container: Container, token_budget: int, precision: str) -> Iterator[np.ndarray]:
+    def _rows(self, head: Head, container: Container, token_budget: int, precision: str) -> Iterator[np.ndarray]:
         for found in self.answers(container.sequences, [head.target], token_budget, precision):
             yield found[head.target]
 
 
-def called(head: LinearHead, values: np.ndarray) -> Any:
+def called(head: Head, values: np.ndarray) -> Any:
     """The prediction from probabilities (K,) or (L, K), or from a value (1,).
 
     Returns:

@@ -1,6 +1,7 @@
-"""A predictor on disk: config.json, head.safetensors, a report, a card and, on request, the base model.
+"""A predictor on disk: config.json, head.safetensors, a report, a card, adapters and, on request, the base model.
 
-No pickle is executed. The base model is referred to by its path and fingerprint, or copied into `base/`.
+No pickle is executed. The base model is referred to by its path and fingerprint, or copied into `base/`; adapters are
+in the files of peft.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from protlm import bundled, checkpoint
 from protlm.errors import UserError
@@ -17,9 +19,12 @@ from protlm.strict_json import dumps
 from protlm.supervised.card import card
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.report_page import report_page
+from protlm.supervised.tuning.adapters import CONFIG as ADAPTERS
+from protlm.supervised.tuning.adapters import Adapters
+from protlm.supervised.tuning.head import TunedHead
 
 if TYPE_CHECKING:
-    from protlm.supervised.predictor import Predictor
+    from protlm.supervised.predictor import Head, Predictor
 
 VERSION = 1
 CONFIG, HEAD, BASE = "config.json", "head.safetensors", "base"
@@ -41,24 +46,15 @@ def write_predictor(predictor: "Predictor", folder: str | Path, copy_base: bool 
         UserError: if the folder exists, or the base model has no path and is not copied.
     """
     base = dict(predictor.base)
-    if copy_base:
-        base["path"] = BASE
+    if copy_base:  # with its adapters, which are part of its weights
+        base = {"path": BASE, "fingerprint": checkpoint.fingerprint(predictor.model)}
     elif not base.get("path"):
         raise UserError("the base model was given as an object, without a path; set copy_base to save it", "copy_base")
     heads, tensors = [], {}
     for number, head in enumerate(predictor.heads):
-        tensors[f"{number}.weight"] = torch.from_numpy(head.weight.copy())
-        tensors[f"{number}.bias"] = torch.from_numpy(head.bias.copy())
-        heads.append(
-            {
-                "target": head.target,
-                "kind": head.kind,
-                "per_residue": head.per_residue,
-                "classes": list(head.classes),
-                "features": list(head.blocks),
-                "temperature": head.temperature,
-            }
-        )
+        for name, tensor in _tensors(head).items():
+            tensors[f"{number}.{name}"] = tensor
+        heads.append(_described(head))
     described = {"format": checkpoint.PREDICTOR, "version": VERSION, "base": base, "heads": heads}
     with checkpoint.new_folder(folder) as partial:
         try:
@@ -72,6 +68,8 @@ def write_predictor(predictor: "Predictor", folder: str | Path, copy_base: bool 
         (partial / "README.md").write_text(card(predictor.report, Path(folder).name), encoding="utf-8")
         if copy_base:
             checkpoint.export(predictor.model, partial / BASE)
+        elif predictor.adapters is not None:
+            predictor.adapters.save(partial)
 
 
 def load_predictor(folder: str | Path, model: Any = None, base: str | Path | None = None) -> "Predictor":
@@ -96,22 +94,11 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
         raise UserError(f"{folder}: of version {described.get('version')}, expected {VERSION}; update protlm")
     try:
         tensors = load_file(folder / HEAD)
-        heads = [
-            LinearHead(
-                head["target"],
-                head["kind"],
-                head["per_residue"],
-                tuple(head["classes"]),
-                tuple(head["features"]),
-                tensors[f"{number}.weight"].numpy(),
-                tensors[f"{number}.bias"].numpy(),
-                head["temperature"],
-            )
-            for number, head in enumerate(described["heads"])
-        ]
+        heads = [_head(one, number, tensors) for number, one in enumerate(described["heads"])]
+        adapters = Adapters.load(folder) if (folder / ADAPTERS).exists() else None
         report = json.loads((folder / "report.json").read_text())
         expected, path = described["base"]["fingerprint"], described["base"]["path"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: damaged or incomplete ({error}); fit it again") from error
     own = Path(base) if base is not None else bundled.path() if path == BUNDLED else folder / path
     if not own.exists():
@@ -121,4 +108,39 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
         raise UserError(
             f"{own}: not the model that {folder} was fitted with; give the path of that one as base", "base"
         )
-    return Predictor(network, heads, report, {**described["base"], "path": str(own) if path != BUNDLED else path})
+    if adapters is not None:
+        adapters.merge_into(network)
+    named = {**described["base"], "path": str(own) if path != BUNDLED else path}
+    return Predictor(network, heads, report, named, adapters)
+
+
+def _described(head: "Head") -> dict[str, Any]:
+    """The entry of a head in config.json."""
+    if isinstance(head, TunedHead):
+        about = head.described
+        sizes = {"network": head.sizes}
+    else:
+        about, sizes = head.__dict__, {}
+    found = {name: about[name] for name in ("target", "kind", "per_residue")}
+    found |= {"classes": list(head.classes), "features": list(head.blocks), "temperature": head.temperature}
+    return found | sizes
+
+
+def _tensors(head: "Head") -> dict[str, Tensor]:
+    """The weights of a head by name."""
+    if isinstance(head, TunedHead):
+        return {name: tensor.cpu().contiguous() for name, tensor in head.state_dict().items()}
+    return {"weight": torch.from_numpy(head.weight.copy()), "bias": torch.from_numpy(head.bias.copy())}
+
+
+def _head(described: dict[str, Any], number: int, tensors: dict[str, Tensor]) -> "Head":
+    """The inverse of `_described` and `_tensors`."""
+    own = {name.partition(".")[2]: x for name, x in tensors.items() if name.partition(".")[0] == str(number)}
+    about = (described["target"], described["kind"], described["per_residue"], tuple(described["classes"]))
+    blocks = tuple(described["features"])
+    if "network" not in described:
+        return LinearHead(*about, blocks, own["weight"].numpy(), own["bias"].numpy(), described["temperature"])
+    head = TunedHead(*about, blocks, **described["network"])
+    head.load_state_dict(own)
+    head.temperature = described["temperature"]
+    return head.eval()

@@ -11,7 +11,7 @@ import numpy as np
 from protlm.errors import UserError
 from protlm.supervised.calibration import fitted_temperature
 from protlm.supervised.features import COMPOSITION, LAYER, SITES, WINDOW
-from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit
+from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit, standard
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.partition import FOLDS, Round, folds_of
 from protlm.supervised.target import VALUED, Target, training_values
@@ -22,10 +22,12 @@ LEAST = 10
 
 @dataclass(frozen=True)
 class Learned:
-    """A head, and the strength of its penalty."""
+    """A head, the strength of its penalty, and mean and standard deviation (d,) of its features in training."""
 
     head: LinearHead
     strength: float
+    center: np.ndarray
+    scale: np.ndarray
 
 
 def candidates_of(layers: Sequence[int], per_residue: bool, variants: bool) -> list[tuple[str, ...]]:
@@ -113,7 +115,7 @@ def learn(
         bias.astype(np.float32),
         temperature,
     )
-    return Learned(head, choice.strength)
+    return Learned(head, choice.strength, *standard(x))
 
 
 def predicted(head: LinearHead, blocks: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:

@@ -59,9 +59,25 @@ class MultirunTable(Callback):
 def errors_in_one_line() -> Iterator[None]:
     """Prints a user error in one line and exits with code 2."""
     try:
-        yield
+        with errors_of_options():
+            yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def errors_of_options() -> Iterator[None]:
+    """Raises what is wrong with the configuration as a `UserError` that names the option."""
+    try:
+        yield
     except (UserError, HydraException, OmegaConfBaseException, YAMLError, MisconfigurationException) as error:
         message = error.renamed("data.{}".format) if isinstance(error, UserError) else str(error)
         if isinstance(error, InstantiationException) and (cause := error.__cause__):
@@ -72,28 +88,27 @@ def errors_in_one_line() -> Iterator[None]:
             message = said if own else f"{where}: {said}"
         elif message.startswith("Error merging override") and error.__context__:
             message = f"{message.removeprefix('Error merging override ')}: {str(error.__context__).splitlines()[0]}"
-        print(f"error: {explained(message, CONF)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(explained(message, CONF)) from error
 
 
 def job(config: DictConfig) -> float:
     """`train`, as called by Hydra, in this process or in that of a launcher."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for name in ("profilers", "callbacks"):  # these report when they are configured to
-        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
+    quiet_lightning()
     folder, multirun = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     # in a multirun, an error ends only this job and is reported after the last one; otherwise it is reported here,
     # before Hydra adds its own lines
     reporting = nullcontext() if multirun else errors_in_one_line()
     with reporting, lock_run_folder(folder, remove_unused=not multirun) if is_first() else nullcontext():
         return train(config)
+
+
+def quiet_lightning() -> None:
+    """Silences what Lightning says about ordinary runs."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("profilers", "callbacks"):  # these report when they are configured to
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # its output is never changed in place
 
 
 def accepted(arguments: list[str]) -> list[str]:

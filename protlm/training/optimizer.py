@@ -36,7 +36,7 @@ def adamw(
             applies it to every parameter, as in the code of Choromanski et al. 2021.
     """
     _check(decay, betas, lr=lr, eps=eps, weight_decay=weight_decay)
-    return AdamW(_groups(model, weight_decay, decay), lr=lr, betas=betas, eps=eps, fused=_fused(model))
+    return AdamW(_groups(model, weight_decay, decay), lr=lr, betas=betas, eps=eps, fused=fused_where_possible(model))
 
 
 def muon(
@@ -69,7 +69,8 @@ def muon(
     by_muon = {id(weight) for weight in matrices.values()}
     others = _groups(model, weight_decay, "matrices", lambda weight: id(weight) not in by_muon)
     return MuonWithAdamW(
-        Muon(groups, lr, momentum, weight_decay), AdamW(others, lr=lr, betas=betas, eps=eps, fused=_fused(model))
+        Muon(groups, lr, momentum, weight_decay),
+        AdamW(others, lr=lr, betas=betas, eps=eps, fused=fused_where_possible(model)),
     )
 
 
@@ -194,11 +195,19 @@ def _groups(
     return [group for group in groups if group["params"]]
 
 
-def _fused(model: nn.Module) -> bool:
+def fused_where_possible(model: nn.Module) -> bool:
+    """Whether PyTorch has a fused AdamW for the devices of all weights."""
     return {weight.device.type for weight in model.parameters()} <= FUSED
 
 
 def _check(decay: str, betas: Sequence[float], **numbers: float) -> None:
+    checked_numbers(betas, **numbers)
+    if decay not in DECAY:
+        raise UserError(f"optimizer.decay {decay!r}: expected 'matrices' or 'all'")
+
+
+def checked_numbers(betas: Sequence[float], **numbers: float) -> None:
+    """Raises a UserError for an option of an optimizer that is out of range."""
     for name, value in numbers.items():
         if not isinstance(value, float | int) or not 0 <= value < math.inf:
             raise UserError(f"optimizer.{name} {value!r}: expected a non-negative number")
@@ -207,5 +216,3 @@ def _check(decay: str, betas: Sequence[float], **numbers: float) -> None:
     pair = isinstance(betas, Sequence) and len(betas) == 2 and all(isinstance(beta, float | int) for beta in betas)
     if not pair or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optimizer.betas {betas}: expected two numbers of at least 0 and below 1")
-    if decay not in DECAY:
-        raise UserError(f"optimizer.decay {decay!r}: expected 'matrices' or 'all'")

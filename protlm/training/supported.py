@@ -20,6 +20,7 @@ REFUSED = {
 UNIGRAM = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
 METRICS = (
     *(f"valid/{name}" for name in UNIGRAM),
+    "valid/score",  # of fine-tuning
     *(f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "residues", "skipped_steps")),
     *(f"throughput/{name}" for name in ("tokens_per_second", "flops_per_second")),
 )

@@ -1,0 +1,131 @@
+"""What fine-tuning came to: the tuned model, or the probe if validation did not find it better; and its report.
+
+Legend: r rows, k outputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from protlm import checkpoint
+from protlm.performer import Performer
+from protlm.supervised.evaluation import Evaluation, evaluated
+from protlm.supervised.fit import PROBE, Fitted
+from protlm.supervised.fit_api import base_model, report_of
+from protlm.supervised.metrics import MAIN, evaluate
+from protlm.supervised.predictor import Predictor
+from protlm.supervised.target import Target
+from protlm.supervised.tuning.adapters import Adapters
+from protlm.supervised.tuning.head import TunedHead
+
+_RARE = 0.25  # share of the rarer of two classes from which accuracy tells little
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a test.
+
+    Attributes:
+        method: of fine-tuning.
+        probe: from which it started.
+        heads: the tuned ones.
+        evaluations: of the targets, of the kept method and of all others.
+        start, score: on the validation part, before and after.
+    """
+
+    method: str
+    probe: Fitted
+    heads: list[TunedHead]
+    evaluations: list[Evaluation]
+    start: float
+    score: float
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        probe: Fitted,
+        heads: list[TunedHead],
+        predictions: list[np.ndarray],
+        start: float,
+        score: float,
+        seed: int,
+    ) -> "Outcome":
+        """Evaluates `predictions` (r, k) of each target, or those of the probe if its score is not lower."""
+        evaluations = []
+        for head, target, rows, own, others in zip(
+            heads, probe.labelled.targets, probe.tests, predictions, probe.predictions, strict=True
+        ):
+            ours = widened(head, target, own) if score > start else others[PROBE]
+            evaluations.append(evaluated(target.take(rows), {method: ours} | others, seed))
+        return cls(method, probe, heads, evaluations, start, score)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the tuned model is kept."""
+        return self.score > self.start
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The main metric of each target, of the kept method."""
+        return {
+            f"{one.target.name} {MAIN[one.target.kind]}": one.metrics[self.method][MAIN[one.target.kind]].value
+            for one in self.evaluations
+        }
+
+    def predictor(
+        self, model: Performer, base: dict[str, Any], adapters: Adapters | None, about: Mapping[str, Any]
+    ) -> Predictor:
+        """The model to keep.
+
+        Args:
+            model: the base model, or for the method "full" the trained one.
+            base: of the base model.
+            adapters: of the method "lora".
+            about: the training, for the report.
+        """
+        fitted = replace(self.probe, evaluations=self.evaluations, warnings=list(self.probe.warnings))
+        if not self.kept:
+            fitted.warnings.append(
+                f"{self.method}: no better than the probe on validation ({self.score:.3f} against {self.start:.3f}); "
+                "the probe is kept"
+            )
+        report = report_of(fitted, base, self.method)
+        report["training"] = {**about, "start": self.start, "score": self.score, "kept": self.kept}
+        if not self.kept:
+            network = base_model(base["path"])[0] if self.method == "full" else model
+            return Predictor(network, [one.head for one in self.probe.learned], report, base)
+        for target, head in zip(report["targets"], self.heads, strict=True):
+            target["temperature"] = head.temperature
+        if adapters is not None:
+            adapters.merge_into(model)
+        if self.method == "full":
+            base = {"path": None, "fingerprint": checkpoint.fingerprint(model)}
+        return Predictor(model, self.heads, report, base, adapters)
+
+
+def score_of(target: Target, predictions: np.ndarray) -> float:
+    """The metric by which training is stopped, more is better: the main one, or AUPRC if one of two classes is rare.
+
+    Args:
+        target: r rows.
+        predictions: (r, k) probabilities or values.
+    """
+    if not len(target.owner):
+        return float("nan")
+    found = evaluate(target.kind, target.y, predictions, target.owner, draws=0)
+    rare = target.kind == "classification" and len(target.classes) == 2 and target.y.mean() % 1 != 0
+    if rare and min(target.y.mean(), 1 - target.y.mean()) < _RARE:
+        return found["AUPRC"].value
+    return found[MAIN[target.kind]].value
+
+
+def widened(head: TunedHead, target: Target, values: np.ndarray) -> np.ndarray:
+    """Probabilities of all classes of a target, 0 for those that a head does not have."""
+    if values.shape[1] == max(1, len(target.classes)):
+        return values
+    found = np.zeros((len(values), len(target.classes)))
+    found[:, [target.classes.index(name) for name in head.classes]] = values
+    return found
