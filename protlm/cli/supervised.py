@@ -1,5 +1,6 @@
 """The command fit."""
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,6 @@ from typer import Argument, Option
 
 from protlm.cli.console import (
     Backend,
-    Budget,
     Device,
     Packed,
     Precision,
@@ -33,7 +33,13 @@ def fit(
     ],
     output: Annotated[Path, Option("--output", "-o", help="Folder to write: the fitted model and its report.")],
     model: BaseModel = None,
-    method: Annotated[str, Option(help="probe: linear, on embeddings of the frozen model.")] = "probe",
+    method: Annotated[
+        str,
+        Option(
+            help="probe: linear, on embeddings of the frozen model, in seconds; head: a small network on it; lora: "
+            "adapters in the model, too (requires peft); full: all of its weights."
+        ),
+    ] = "probe",
     target: Annotated[
         list[str] | None, Option(help="Column with labels; repeatable. Default: the only one that is left.")
     ] = None,
@@ -66,32 +72,61 @@ def fit(
     no_relatives: Annotated[
         bool, Option("--no-relatives", help="Do not search training relatives of test proteins, which takes longest.")
     ] = False,
+    epochs: Annotated[int, Option(min=1, help="Of head, lora and full, at most: training stops early.")] = 20,
+    learning_rate: Annotated[float | None, Option(help="Of lora and full. Default: 0.0005.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Of head, lora and full: any option of python -m protlm.train +experiment=finetune, such as "
+            "task.rank=4; repeatable.",
+        ),
+    ] = None,
     copy_base: Annotated[bool, Option("--copy-base", help="Store the base model in the folder, too.")] = False,
     seed: Annotated[int, Option(help="Of folds and bootstrap samples.")] = 0,
     threads: Annotated[int | None, Option(min=1, help="Threads of phmmer. Default: one for each core.")] = None,
-    token_budget: Budget = 16_384,
+    token_budget: Annotated[
+        int | None,
+        Option(min=1, help="Maximum number of tokens in a batch. Default: 16,384; 4,000 for head, lora and full."),
+    ] = None,
     precision: Precision = "float32",
     device: Device = "auto",
     attention_backend: Backend = "auto",
     packed_batches: Packed = None,
 ) -> None:
-    """Learn to predict labels of proteins or residues; evaluate on held-out proteins, beside baselines."""
+    """Learn to predict labels of proteins or residues; evaluate on held-out proteins, beside baselines.
+
+    A fit by head, lora or full that is interrupted resumes when the command is repeated.
+    """
     from protlm.checkpoint import check_absent
+    from protlm.inference.engine import TOKEN_BUDGET
     from protlm.model_api import placed
-    from protlm.supervised.fit_api import base_model, check_method, fitted
+    from protlm.supervised.fit_api import PROBE, base_model, check_method, fitted
     from protlm.supervised.fit_options import FitOptions
     from protlm.supervised.labels import read_labels
 
     check_method(method)
     check_absent(output)
     check_outputs({"--output": (output, FOLDER)}, [labels, *filter(None, [sequences, mask, clusters])])
-    kinds = _kinds(kind)
-    options = FitOptions(
-        split_by, folds, clusters, identity, _layers(layers), not no_relatives, seed, threads, token_budget, precision
-    )
+    kinds, split_options = _kinds(kind), (split_by, folds, clusters, identity, _layers(layers), not no_relatives, seed)
+    options = FitOptions(*split_options, threads, token_budget or TOKEN_BUDGET, precision)
     labelled = read_labels(labels, sequences, mask, target or (), split, kinds)
     for one in labelled.targets:
         say(f"{one.name}: {one.described}, {counted(len(one.owner), 'label')}")
+    if method != PROBE:
+        from protlm.supervised.tuning.run import fine_tune, options_of
+
+        read = (labels, sequences, mask, target or (), split, kinds)
+        given = options_of(read, options, model, device) | {"trainer.max_epochs": epochs}
+        given |= {"task.attention_backend": attention_backend, "callbacks.results.copy_base": copy_base}
+        given |= {} if token_budget is None else {"data.token_budget": token_budget}
+        given |= {} if learning_rate is None else {"optimizer.lr": learning_rate}
+        fine_tune(output, method, given, setting or ())
+        say_report(output)
+        return
+    if setting:
+        raise UserError("--set: is for --method head, lora and full; a probe has no such options")
     network, base = base_model(model, announce=model is None)
     network = placed(network, device, attention_backend, packed_batches)
     units = {"comparing": "proteins", "embedding": "residues"}
@@ -101,14 +136,22 @@ def fit(
             stack.close()
             return stack.enter_context(progress(name, units[name]))
 
-        predictor, found = fitted(labelled, network, base, options, stage)
+        predictor, _ = fitted(labelled, network, base, options, stage)
     predictor.save(output, copy_base)
-    say(*labelled.notes, f"evaluated by {found.partition.described}")
-    if found.leakage:
-        say(found.leakage.described)
-    for evaluation in found.evaluations:
-        print(evaluation.table())
-    for line in found.warnings:
+    say_report(output)
+
+
+def say_report(output: Path) -> None:
+    """Prints what a finished fit came to, from its report."""
+    from protlm.supervised.evaluation import table_of
+
+    report = json.loads((output / "report.json").read_text())
+    say(*report["data"]["notes"], f"evaluated by {report['split']['described']}")
+    if report["split"]["leakage"]:
+        say(report["split"]["leakage"]["described"])
+    for target in report["targets"]:
+        print(table_of(target))
+    for line in report["warnings"]:
         warn(line)
     say(f"wrote {output}; report: {output / 'report.html'}; use it: protlm predict FASTA --model {output}")
 

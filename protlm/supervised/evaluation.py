@@ -68,14 +68,19 @@ class Evaluation:
 
     def table(self) -> str:
         """The metrics of all methods, the first with its confidence interval."""
-        names = list(next(iter(self.metrics.values())))
-        main = MAIN[self.target.kind]
-        rows = []
-        for method, metrics in self.metrics.items():
-            one = metrics[main]
-            interval = f"{shown(main, one.low)} - {shown(main, one.high)}" if np.isfinite(one.low) else "-"
-            rows.append([method, shown(main, one.value), interval, *(shown(n, metrics[n].value) for n in names[1:])])
-        return aligned([self.target.name, main, "95 % interval", *names[1:]], rows)
+        return table_of(self.to_dict())
+
+
+def table_of(target: dict[str, Any]) -> str:
+    """`Evaluation.table` from its dictionary, as in report.json, where an undefined value is None."""
+    names, main, rows = list(next(iter(target["metrics"].values()))), MAIN[target["kind"]], []
+    for method, metrics in target["metrics"].items():
+        known = {name: {end: np.nan if x is None else x for end, x in one.items()} for name, one in metrics.items()}
+        low, high = (known[main][end] for end in ("low", "high"))
+        interval = f"{shown(main, low)} - {shown(main, high)}" if np.isfinite(low) else "-"
+        values = [shown(name, known[name]["value"]) for name in names]
+        rows.append([method, values[0], interval, *values[1:]])
+    return aligned([target["name"], main, "95 % interval", *names[1:]], rows)
 
 
 def shown(metric: str, value: float) -> str:

@@ -16,6 +16,7 @@ from protlm.supervised.predictor import Predictor
 from protlm.supervised.predictor_folder import BUNDLED
 
 PROBE = "probe"
+METHODS = (PROBE, "head", "lora", "full")
 
 
 def fit(
@@ -29,19 +30,25 @@ def fit(
     split: str | None = None,
     kind: str | Mapping[str, str] | None = None,
     copy_base: bool = False,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    settings: Sequence[str] = (),
     **options: Any,
 ) -> Predictor:
-    """Learns to predict labels of proteins or residues from the embeddings of a frozen model, and evaluates it.
+    """Learns to predict labels of proteins or residues from a language model, and evaluates it.
 
     Args:
         labels: a table (path or DataFrame), or FASTA of labels per residue; see `read_labels`.
         output: folder to write; must not exist.
         model: a model of `protlm.load`, the path of one, or "bundled", the default.
-        method: "probe", linear on frozen embeddings.
+        method: "probe", linear on frozen embeddings; "head", a small network on a frozen model; "lora", adapters in
+            the model, too; or "full", all of its weights. All but the probe take the path of a model.
         sequences, mask, split: see `read_labels`.
         target: one or more columns with labels.
         kind: "classification", "multilabel", "regression" or "ranking", or target -> kind, instead of the kind found.
         copy_base: store the base model in `output`.
+        epochs, learning_rate: of training, for all methods but the probe; training stops early.
+        settings: more options of `python -m protlm.train +experiment=finetune`, such as "task.rank=4".
         **options: see `FitOptions`.
 
     Returns:
@@ -59,6 +66,18 @@ def fit(
         chosen = FitOptions(**options)
     except TypeError as error:
         raise UserError(f"fit: {str(error).removeprefix('FitOptions.__init__() ')}") from error
+    if method != PROBE:
+        from protlm.supervised.tuning.run import options_of, tuned
+
+        if model is not None and not isinstance(model, str | Path):
+            raise UserError(f"model: method {method} takes the path of a model, got {type(model).__name__}", "model")
+        given = options_of((labels, sequences, mask, targets, split, kinds), chosen, model)
+        given |= {"callbacks.results.copy_base": copy_base}
+        training = {"trainer.max_epochs": epochs, "optimizer.lr": learning_rate}
+        given |= {name: value for name, value in training.items() if value is not None}
+        return tuned(output, method, given, settings)
+    if settings or epochs or learning_rate:
+        raise UserError("epochs, learning_rate, settings: a probe has no such options", "method")
     labelled = read_labels(labels, sequences, mask, targets, split, kinds)
     network, base = base_model(model, announce=True)
     predictor, _ = fitted(labelled, network, base, chosen)
@@ -69,8 +88,8 @@ def fit(
 
 def check_method(method: str) -> None:
     """Raises a UserError for an unknown method."""
-    if method != PROBE:
-        raise UserError(f"method {method!r}: expected {PROBE!r}", "method")
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: expected one of {', '.join(METHODS)}", "method")
 
 
 def base_model(model: Any, announce: bool = False) -> tuple[Performer, dict[str, Any]]:

@@ -14,7 +14,7 @@ from protlm.sequence.containers import ID, SEQUENCE
 from protlm.sequence.fasta import FastaFile
 from protlm.supervised.letters import Letters, is_letters, read_letters
 from protlm.supervised.target import VALUED, Target, residue_target, target_of
-from protlm.tables import Table, read_table
+from protlm.tables import Table, read_table, write_table
 
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """Value of a split column, in lower case -> part."""
@@ -229,6 +229,18 @@ def _read_parquet(path: str | Path) -> Table:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file, or damaged ({str(error).splitlines()[0]})") from error
     return _of_frame(frame, str(path))
+
+
+def write_labels(labels: Any, path: Path) -> None:
+    """Writes a DataFrame as a table that `read_labels` reads in the same way.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if not hasattr(labels, "columns"):
+        raise UserError(f"labels: expected a file or a pandas DataFrame, got a {type(labels).__name__}", "labels")
+    table = _of_frame(labels, "the DataFrame")
+    write_table(path, table.columns, table.rows)
 
 
 def _of_frame(frame: Any, source: str) -> Table:

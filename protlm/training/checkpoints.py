@@ -124,9 +124,13 @@ class StopOnSignal(BetweenSteps):
 
     A validation that is due is finished first. After SIGUSR1 and SIGUSR2, with which SLURM announces the end of a job,
     the job is requeued. A second Ctrl-C stops at once.
+
+    Args:
+        advice: how to resume; by default the option with the checkpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str | None = None) -> None:
+        self.advice = advice
         self._signal, self._process = 0, 0
         self._handlers: dict[int, Any] = {}
 
@@ -155,7 +159,7 @@ class StopOnSignal(BetweenSteps):
                 saved = callback.path
         if trainer.is_global_zero:
             step = f"stopped at step {trainer.global_step:,}"
-            print(f"{step}; to resume: ckpt_path={saved}", file=sys.stderr, flush=True)
+            print(f"{step}; {self.advice or f'to resume: ckpt_path={saved}'}", file=sys.stderr, flush=True)
         try:
             if number in REQUEUE:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to a job that is being requeued

@@ -37,4 +37,4 @@ def run_composed(overrides: Sequence[str], folder: Path) -> float:
         with open_dict(config):
             del config["hydra"]
         with lock_run_folder(folder, remove_unused=False):
-            return train(config)
+            return train(config, announce=False)

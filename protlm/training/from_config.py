@@ -65,8 +65,13 @@ class Config:
 ConfigStore.instance().store("schema", Config)
 
 
-def train(config: DictConfig) -> float:
-    """Trains and tests a model; returns the best validation perplexity, or infinity without a validation."""
+def train(config: DictConfig, announce: bool = True) -> float:
+    """Trains and tests a model; returns the best value of what is monitored, or infinity without a validation.
+
+    Args:
+        config: composed by Hydra.
+        announce: say at the end where everything is.
+    """
     known = [field.name for field in fields(Config)]
     if odd := sorted(str(name) for name in config if name not in known):
         raise UserError(f"unknown option {odd[0]!r}; {meant(odd[0], known) or 'expected one of ' + ', '.join(known)}")
@@ -156,7 +161,7 @@ def train(config: DictConfig) -> float:
     for logger in loggers:
         if isinstance(logger, RunLogger):
             logger.log_results(task.results, usable)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and announce:
         print(f"everything is in {folder}" + (f"; use the model as --model {usable}" if usable else ""))
     score = getattr(callbacks.get("best"), "best_model_score", None)
     return math.inf if score is None else float(score)

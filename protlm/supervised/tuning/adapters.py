@@ -80,9 +80,8 @@ def taken_adapters(model: Performer, base: str | None) -> Adapters:
     from peft.tuners.lora import LoraLayer
 
     tensors, config = {}, {}
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, LoraLayer):
-            continue
+    found: list[tuple[str, Any]] = [(name, x) for name, x in model.named_modules() if isinstance(x, LoraLayer)]
+    for name, module in found:
         for part, layer in (("A", module.lora_A["default"]), ("B", module.lora_B["default"])):
             tensors[f"{_PREFIX}{name}.lora_{part}.weight"] = layer.weight.detach().cpu().float().clone()
         config = {"r": module.r["default"], "lora_alpha": module.lora_alpha["default"]}

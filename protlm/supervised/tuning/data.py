@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -123,9 +123,9 @@ class LabelledDataModule(TrainingData):
         """Computes the representations of a frozen model once, in a temporary file, instead of in every epoch."""
         edges = np.cumsum([0, *map(len, self.labelled.sequences)])
         shape = (int(edges[-1]), len(layers), model.config.width)
-        file: Any = TemporaryFile()  # noqa: SIM115  # the system removes it once nothing refers to it
         try:
-            values = np.memmap(file, np.float16, "w+", shape=shape)
+            with TemporaryFile() as file:  # the system removes it once nothing refers to it
+                values = np.memmap(cast("Any", file), np.float16, "w+", shape=shape)
         except OSError as error:
             raise UserError(f"no space for the representations of {shape[0]:,} residues ({error.strerror})") from error
         each = embed(model, self.labelled.sequences, self.options.token_budget, layers, None)

@@ -21,7 +21,8 @@ def loss_of(kind: str, logits: Tensor, labels: Tensor, weight: Tensor | None = N
         weight: (k,) of each class, or of the positive examples of each label.
         spread: standard deviation of values, in whose units the error is taken.
     """
-    known = labels != MISSING if kind == "classification" else ~labels.isnan().flatten(1).any(1)
+    known = labels != MISSING if kind == "classification" else ~labels.isnan()
+    known = known.all(1) if known.ndim > 1 else known
     logits, labels = logits[known], labels[known]
     nothing = logits.sum() * 0
     if kind == "classification":

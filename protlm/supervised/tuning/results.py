@@ -9,10 +9,16 @@ from protlm.supervised.tuning.task import FineTuningTask
 
 
 class PredictorWriter(Callback):
-    """Writes the fitted model to the folder `path` after the test, and prints how it did beside baselines."""
+    """Writes the fitted model to the folder `path` after the test, and prints how it did beside baselines.
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    Args:
+        path: must not exist.
+        copy_base: store the base model in the folder, too.
+        table: print a table.
+    """
+
+    def __init__(self, path: str, copy_base: bool = False, table: bool = True) -> None:
+        self.path, self.copy_base, self.table = Path(path), copy_base, table
         self._steps = self._epochs = 0
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -23,6 +29,6 @@ class PredictorWriter(Callback):
         if stage != "test" or not isinstance(pl_module, FineTuningTask) or pl_module.outcome is None:
             return
         if trainer.is_global_zero:
-            pl_module.write(self.path, {"steps": self._steps, "epochs": self._epochs})
-            for evaluation in pl_module.outcome.evaluations:
+            pl_module.write(self.path, {"steps": self._steps, "epochs": self._epochs}, self.copy_base)
+            for evaluation in pl_module.outcome.evaluations if self.table else ():
                 print(evaluation.table())

@@ -8,12 +8,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from protlm.checkpoint import check_absent
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.strict_json import dumps
+from protlm.supervised.fit_api import base_path
+from protlm.supervised.fit_options import FitOptions
+from protlm.supervised.labels import write_labels
+from protlm.supervised.predictor import Predictor
+from protlm.supervised.predictor_folder import load_predictor
 
 KEPT = ("config.yaml", "run.json", "metrics")
 """Files and folders of the run that are moved to `training/` in the folder of the fitted model."""
@@ -44,14 +50,14 @@ def fine_tune(output: Path, method: str, options: Mapping[str, Any], settings: S
     check_absent(output)
     if not output.parent.is_dir():
         raise UserError(f"{output}: there is no folder {output.parent}; create it first")
-    given = [*(override(name, value) for name, value in options.items()), *settings]
-    overrides = ["+experiment=finetune", override("task.method", method), *given]
+    overrides = overrides_of(method, options, settings)
     folder = run_folder(output)
     _check_same(folder, output, overrides)
-    advice = override("callbacks.stop.advice", "repeat the command to resume")
+    ending = {"callbacks.stop.advice": "repeat the command to resume", "callbacks.results.table": False}
+    own = [*(override(name, value) for name, value in ending.items()), "ckpt_path=auto"]
     try:
         with redirect_stdout(sys.stderr):
-            run_composed([*overrides, advice, "ckpt_path=auto"], folder)
+            run_composed([*overrides, *own], folder)
     except BaseException:
         if not (folder / "checkpoints").exists():  # nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
@@ -63,6 +69,59 @@ def fine_tune(output: Path, method: str, options: Mapping[str, Any], settings: S
             shutil.move(folder / name, training / name)
     (folder / "model").rename(output)
     shutil.rmtree(folder)
+
+
+def overrides_of(method: str, options: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
+    """The command line of a run, without how it ends; arguments as for `fine_tune`."""
+    given = {"task.method": method, **options}
+    return ["+experiment=finetune", *(override(name, value) for name, value in given.items()), *settings]
+
+
+def options_of(
+    read: Sequence[Any],
+    options: FitOptions,
+    model: str | Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Options of `python -m protlm.train +experiment=finetune` by name.
+
+    Args:
+        read: arguments of `read_labels`.
+        options: of the split; `precision` bfloat16 is mixed precision.
+        model: path of the base model; None for the bundled one.
+        device: as for `protlm.load`.
+    """
+    names = ("labels", "sequences", "mask", "target", "split", "kind")
+    found: dict[str, Any] = {f"data.{name}": value for name, value in zip(names, read, strict=True)}
+    found |= {name: None for name in ("data.target", "data.kind") if not found[name]}
+    for name in ("labels", "sequences", "mask"):  # a run may be resumed from elsewhere
+        if isinstance(path := found[f"data.{name}"], str | Path):
+            found[f"data.{name}"] = Path(path).resolve()
+    if isinstance(kinds := found["data.kind"], Mapping) and list(kinds) == [""]:
+        found["data.kind"] = kinds[""]
+    for name in ("split_by", "folds", "identity", "layers", "relatives", "threads"):
+        found[f"data.{name}"] = getattr(options, name)
+    found |= {"data.clusters": options.clusters and Path(options.clusters).resolve(), "seed": options.seed}
+    found["model.path"] = base_path(model)[0]
+    kind, _, number = device.partition(":")
+    found |= {"trainer.accelerator": kind, "trainer.devices": [int(number)] if number.isdigit() else 1}
+    found["trainer.precision"] = "bf16-mixed" if options.precision == "bfloat16" else "32-true"
+    return found
+
+
+def tuned(output: str | Path | None, method: str, options: dict[str, Any], settings: Sequence[str] = ()) -> Predictor:
+    """`fine_tune`, for Python: labels may be a DataFrame, and without `output` no files are kept."""
+    with TemporaryDirectory() as temporary:
+        labels = options["data.labels"]
+        if not isinstance(labels, Path):
+            options["data.labels"] = Path(temporary) / "labels.csv"
+            write_labels(labels, options["data.labels"])
+        folder = Path(temporary) / "fitted" if output is None else Path(output)
+        fine_tune(folder, method, options, settings)
+        predictor = load_predictor(folder)
+        if output is None and Path(temporary).resolve() in Path(predictor.base["path"]).parents:
+            predictor.base["path"] = None  # it has to be copied
+        return predictor
 
 
 def override(name: str, value: Any) -> str:

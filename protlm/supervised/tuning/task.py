@@ -18,6 +18,7 @@ from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.supervised.calibration import fitted_temperature
 from protlm.supervised.features import LAYER
+from protlm.supervised.fit_api import METHODS as ALL_METHODS
 from protlm.supervised.fit_api import base_path
 from protlm.supervised.linear_head import answers
 from protlm.supervised.target import Target
@@ -31,7 +32,7 @@ from protlm.training.base_task import TrainingTask
 from protlm.training.factories import checked, takes_parameters
 from protlm.training.strategies import FullySharded
 
-METHODS = ("head", "lora", "full")
+METHODS = ALL_METHODS[1:]
 """What is trained: heads on a frozen model, adapters of its projections too, or all of its weights."""
 
 
@@ -220,14 +221,20 @@ class FineTuningTask(TrainingTask):
             self.results[name] = value
             self.log_dict({f"{name}/{metric}": one for metric, one in value.items()})
 
-    def write(self, folder: str | Path, about: Mapping[str, Any]) -> None:
-        """Writes the folder of a predictor, after a test."""
+    def write(self, folder: str | Path, about: Mapping[str, Any], copy_base: bool = False) -> None:
+        """Writes the folder of a predictor, after a test.
+
+        Args:
+            folder: must not exist.
+            about: the training, for the report.
+            copy_base: store the base model in the folder, too.
+        """
         assert self.outcome is not None
         adapters = None
         if self.method == "lora":
             adapters = taken_adapters(self.model, self.base["path"])
         predictor = self.outcome.predictor(self.model, self.base, adapters, about)
-        predictor.save(folder, copy_base=self.method == "full" and self.outcome.kept)
+        predictor.save(folder, copy_base or (self.method == "full" and self.outcome.kept))
         self.written = str(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
