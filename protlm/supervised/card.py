@@ -4,6 +4,27 @@ from typing import Any
 
 from protlm.supervised.evaluation import interval, shown
 
+HOW = {
+    "probe": "frozen",
+    "head": "frozen",
+    "lora": "with low-rank adapters",
+    "full": "from which all weights were trained",
+}
+"""Method -> what became of the base model."""
+
+
+def kept(report: dict[str, Any]) -> bool:
+    """Whether the model is what `method` trained, not the probe that it started from."""
+    return report.get("training", {}).get("kept", report["method"] == "probe")
+
+
+def _start(report: dict[str, Any]) -> str:
+    if report["method"] == "probe" or not kept(report):
+        return ""
+    training = report["training"]
+    length = f"{training['steps']:,} steps ({training['epochs']:,} epochs)"
+    return f"{length}, score on validation {training['score']:.3f}, from a "
+
 
 def card(report: dict[str, Any], name: str) -> str:
     """The card, from the content of report.json and the name of the folder."""
@@ -15,14 +36,16 @@ def card(report: dict[str, Any], name: str) -> str:
     lines += ["", "```", f"protlm predict proteins.fasta --model {name} -o predictions.csv", "```", ""]
     data, base = report["data"], report["base"]
     lines += ["| | |", "|---|---|"]
-    lines += [f"| base model | {base['path'] or 'given as an object'}, fingerprint {base['fingerprint']}, frozen |"]
+    how = HOW[report["method"] if kept(report) else "probe"]
+    lines += [f"| base model | {base['path'] or 'given as an object'}, fingerprint {base['fingerprint']}, {how} |"]
     lines += [f"| labels | {data['source']}: {data['proteins']:,} proteins, fingerprint {data['fingerprint']} |"]
     lines += [f"| evaluation | {report['split']['described']} |"]
     if report["split"]["leakage"]:
         lines += [f"| leakage | {report['split']['leakage']['described']} |"]
     for target in report["targets"]:
         lines += [
-            f"| {target['name']} | linear probe on {', '.join(target['features'])}; penalty {target['strength']:.3g}"
+            f"| {target['name']} | {_start(report)}linear probe on {', '.join(target['features'])}; penalty "
+            f"{target['strength']:.3g}"
         ]
         lines[-1] += f"; temperature {target['temperature']:.3g} |" if target["classes"] else " |"
     for target in report["targets"]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from protlm.embedding.description import Count
 from protlm.strict_json import dumps
-from protlm.supervised.predictor import Head
 from protlm.supervised.prediction_table import Answer
+from protlm.supervised.predictor import Head
 
 _BLOCK = 4_096  # rows of a chunk, and proteins written at a time
 

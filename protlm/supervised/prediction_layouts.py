@@ -13,9 +13,9 @@ from protlm.embedding.parquet import ABOUT, import_pyarrow
 from protlm.embedding.survey import Proteins
 from protlm.errors import UserError
 from protlm.strict_json import dumps
-from protlm.supervised.predictor import Head
 from protlm.supervised.prediction_hdf5 import join_hdf5, write_hdf5
 from protlm.supervised.prediction_table import Answer, write_parquet, write_strings, write_text
+from protlm.supervised.predictor import Head
 
 _BLOCK = 1 << 20  # bytes copied at a time
 
