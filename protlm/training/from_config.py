@@ -90,7 +90,9 @@ def train(config: DictConfig, announce: bool = True) -> float:
         instantiate_each("callbacks", config.callbacks),
         instantiate_each("logger", config.logger),
     )
-    check_callbacks(callbacks, sharded="FullySharded" in str(config.trainer.get("strategy")))
+    sharded = "FullySharded" in str(config.trainer.get("strategy"))
+    make_task = instantiate(config.task)
+    check_callbacks(callbacks, sharded, getattr(getattr(make_task, "func", None), "monitored", TrainingTask.monitored))
     check_loggers(named_loggers)
     loggers = list(named_loggers.values())
     if not config.trainer.get("enable_progress_bar", True):
@@ -111,7 +113,7 @@ def train(config: DictConfig, announce: bool = True) -> float:
         data = prepared(config.data, everywhere=True)
         plan_epochs(trainer, data)
         config.trainer.max_steps = trainer.max_steps
-    schedule, make_task = instantiate_schedule(config.schedule), instantiate(config.task)
+    schedule = instantiate_schedule(config.schedule)
     task = checked("task", lambda: make_task(model, optimizer, schedule), TrainingTask)
     if not in_epochs:  # last, so that missing data does not hide other errors
         data = prepared(config.data)

@@ -20,7 +20,6 @@ REFUSED = {
 UNIGRAM = ("accuracy", "perplexity", "unigram_accuracy", "unigram_perplexity")
 METRICS = (
     *(f"valid/{name}" for name in UNIGRAM),
-    "valid/score",  # of fine-tuning
     *(f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "residues", "skipped_steps")),
     *(f"throughput/{name}" for name in ("tokens_per_second", "flops_per_second")),
 )
@@ -61,12 +60,13 @@ def check_options(seed: int, trainer: Mapping[Any, Any]) -> None:
         )
 
 
-def check_callbacks(callbacks: Mapping[str, Any], sharded: bool = False) -> None:
+def check_callbacks(callbacks: Mapping[str, Any], sharded: bool = False, metric: str = METRICS[0]) -> None:
     """Refuses callbacks that would stop the run, or spoil its results, later.
 
     Args:
         callbacks: by their names in the configuration.
         sharded: whether each process holds only a shard of the weights.
+        metric: one that the task logs besides `METRICS`.
     """
     for name, callback in callbacks.items():
         where = f"callbacks.{name}".rstrip(".")
@@ -82,7 +82,7 @@ def check_callbacks(callbacks: Mapping[str, Any], sharded: bool = False) -> None
         monitor = getattr(callback, "monitor", None)
         # third-party callbacks may log more
         own = all(type(one).__module__.startswith(("protlm.", "pytorch_lightning.")) for one in callbacks.values())
-        if isinstance(callback, EarlyStopping | ModelCheckpoint) and own and monitor not in (None, *METRICS):
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and own and monitor not in (None, metric, *METRICS):
             question = meant(str(monitor), METRICS) or f"expected one of {', '.join(METRICS)}"
             raise UserError(f"{where}.monitor {monitor!r}: is not logged; {question}")
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
     folder, fasta = fitted[0], write_fasta([("a", "MKTAYIAK")])
     fit = ("fit", labels, "-o", tmp_path / "new", "-m", model_folder)
     for arguments, words in (
-        ((*fit, "--method", "boost"), "--method 'boost': expected 'probe'"),
+        ((*fit, "--method", "boost"), "--method 'boost': expected one of probe, head, lora, full"),
         ((*fit, "--target", "place"), "no column 'place'; found: sequence, label, split"),
         ((*fit, "--kind", "regression"), "row 1: label is 'basic'; expected a finite number"),
         (

@@ -2,6 +2,7 @@
 
 from protlm.performer import Performer
 from protlm.supervised.fit_api import base_model
+from protlm.training.run import is_first
 
 
 def load_base(path: str) -> Performer:
@@ -10,4 +11,4 @@ def load_base(path: str) -> Performer:
     Raises:
         UserError: for a path that is not a model.
     """
-    return base_model(path, announce=True)[0]
+    return base_model(path, announce=is_first())[0]
