@@ -30,7 +30,7 @@ from tests.tiny import FAST, run_training
             "is not in the configuration; to add it, write +trainer.detect_anomaly=VALUE",
         ),
         (["optimizer=adam"], "optimizer 'adam': did you mean adamw? expected one of adamw, finetune, muon, paper"),
-        (["+experiment=demos"], "experiment 'demos': did you mean demo? expected one of box, demo, finetune, quality, trembl,"),
+        (["+experiment=demos"], "experiment 'demos': did you mean demo? expected one of box, demo, finetune, quality,"),
         (["logger=[csv,tensorbord]"], "logger 'tensorbord': did you mean tensorboard? expected one of csv,"),
         (["model/attention=rel"], "model/attention 'rel': did you mean relu?"),
         (["experiment=demo"], "experiment: has no default; use +experiment=NAME"),

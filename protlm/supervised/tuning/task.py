@@ -149,7 +149,8 @@ class FineTuningTask(TrainingTask):
         layers = sorted({layer for head in self._each() for layer in head.layers})
         self.layers = layers
         if self.method == "full":
-            self.model.head.requires_grad_(False)  # predicts residues
+            if self.model.head is not None:  # which predicts residues
+                self.model.head.requires_grad_(False)
             return
         self.model.requires_grad_(False)
         if self.method == "lora":

@@ -1,7 +1,12 @@
 """Fine-tuning as users run it: it learns what a probe cannot, resumes bit for bit, and keeps the better of the two."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas
@@ -100,3 +105,31 @@ def test_predictors_on_disk(base, tmp_path):
     protlm.fit(motifs(80), tmp_path / "out", base, "head", relatives=False, epochs=2, copy_base=True)
     shutil.rmtree(base)
     assert load_predictor(tmp_path / "out").predict(["MKTHCWAAAA"]).shape == (1,)
+
+
+@pytest.mark.slow
+def test_a_killed_and_a_stopped_fit_resume_when_the_command_is_repeated(base, tmp_path):
+    """SIGKILL after a checkpoint, then Ctrl-C, then to the end: the same bits as without."""
+    motifs(160).to_csv(tmp_path / "labels.csv", index=False)
+    command = [sys.executable, "-m", "protlm", "fit", "labels.csv", "--model", str(base), "--method", "head"]
+    command += ["--no-relatives", "--device", "cpu", "--epochs", "12", "--token-budget", "200"]
+    command += ["--set", "callbacks.checkpoint.every_n_train_steps=5", "--set", "callbacks.early.patience=12"]
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    last = tmp_path / ".parts.run" / "checkpoints" / "last.ckpt"
+    for number in (signal.SIGKILL, signal.SIGINT):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        with subprocess.Popen([*command, "-o", "parts"], **options) as process:
+            while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
+                time.sleep(0.02)
+            os.killpg(process.pid, number)
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        assert "Traceback" not in errors
+    assert "stopped at step" in errors
+    assert "repeat the command to resume" in errors
+    for name in ("parts", "whole"):
+        done = subprocess.run([*command, "-o", name], **{**options, "check": False})
+        assert done.returncode == 0, done.stderr
+    one, other = (load_file(tmp_path / name / "head.safetensors") for name in ("whole", "parts"))
+    assert all((one[name] == other[name]).all() for name in one)
+    assert (tmp_path / "whole" / "report.json").read_text() == (tmp_path / "parts" / "report.json").read_text()
