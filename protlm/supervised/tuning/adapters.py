@@ -65,7 +65,7 @@ def add_adapters(model: Performer, rank: int, alpha: float, dropout: float) -> N
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError("method lora requires peft; install it with: pip install 'protlm[lora]'", "method") from error
+        raise UserError("method lora requires peft; pip install -e '.[lora]' -c constraints.txt", "method") from error
     options: Any = {"target_modules": list(PROJECTIONS), "lora_alpha": alpha, "lora_dropout": dropout, "bias": "none"}
     inject_adapter_in_model(LoraConfig(r=rank, **options), model)
 

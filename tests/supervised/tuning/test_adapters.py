@@ -7,7 +7,7 @@ import torch
 
 from protlm.supervised.tuning.adapters import PROJECTIONS, Adapters, add_adapters, taken_adapters
 
-peft = pytest.importorskip("peft", reason="peft is not installed; it trains adapters: pip install 'protlm[lora]'")
+peft = pytest.importorskip("peft", reason="peft, which trains adapters, is not installed")
 
 
 def trained(model):

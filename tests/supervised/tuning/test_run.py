@@ -51,7 +51,7 @@ def accuracy(predictor, method: str) -> float:
 @pytest.mark.parametrize("method", ["head", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "full"))])
 def test_it_learns_what_a_probe_cannot(method, base, tmp_path):
     if method == "lora":
-        pytest.importorskip("peft", reason="peft is not installed; it trains adapters: pip install 'protlm[lora]'")
+        pytest.importorskip("peft", reason="peft, which trains adapters, is not installed")
     table = motifs()
     settings = ["data.token_budget=1000", "schedule=constant", "optimizer.head_lr=0.01", "optimizer.lr=0.003"]
     found = protlm.fit(table, tmp_path / "out", base, method, relatives=False, epochs=12, settings=settings)
