@@ -70,7 +70,9 @@ def read_chains(path: str | Path) -> dict[str, tuple[Any, str]]:
     try:
         import biotite.structure as struc
     except ImportError as error:
-        raise UserError(f"structure {path}: requires biotite: pip install -e '.[structure]' -c constraints.txt", "structure") from error
+        raise UserError(
+            f"structure {path}: requires biotite: pip install -e '.[structure]' -c constraints.txt", "structure"
+        ) from error
     atoms = _atoms(Path(path))
     atoms = atoms[struc.filter_amino_acids(atoms) & (atoms.element != "H")]
     chains = {name: atoms[atoms.chain_id == name] for name in dict.fromkeys(atoms.chain_id.tolist())}
