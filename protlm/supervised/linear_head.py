@@ -24,6 +24,8 @@ class LinearHead:
         weight: (d, k) float32, of features as they are: standardisation is part of it.
         bias: (k,) float32.
         temperature: divides logits.
+        threshold: of two classes, the rare one and the probability from which it is predicted; None for the more
+            probable one.
     """
 
     target: str
@@ -34,6 +36,7 @@ class LinearHead:
     weight: np.ndarray
     bias: np.ndarray
     temperature: float = 1.0
+    threshold: tuple[str, float] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Legend: n proteins of L_i residues, K classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class Predictor:
         base: dict[str, Any],
         adapters: Adapters | None = None,
     ) -> None:
-        self.model, self.heads, self.report, self.base, self.adapters = model, list(heads), report, base, adapters
+        self.heads = [_thresholded(head, report) for head in heads]
+        self.model, self.report, self.base, self.adapters = model, report, base, adapters
 
     @property
     def targets(self) -> list[str]:
@@ -62,7 +64,9 @@ class Predictor:
     def predict(
         self, proteins: Any, target: str | None = None, token_budget: int = TOKEN_BUDGET, precision: str = "float32"
     ) -> Any:
-        """The most probable class of each protein, its labels above 0.5, or its value; per residue a string of classes.
+        """The class of each protein, its labels above 0.5, or its value; per residue a string of classes.
+
+        The class is the most probable one; of two, the rare one from the threshold of its head.
 
         Args:
             proteins: n proteins.
@@ -141,9 +145,24 @@ def called(head: Head, values: np.ndarray) -> Any:
         return values[:, 0].tolist() if head.per_residue else float(values[0])
     if head.kind == "multilabel":
         return [name for name, p in zip(head.classes, values, strict=True) if p >= CALLED]
+    labels = values.argmax(axis=-1)
+    if head.threshold is not None:
+        rare = head.classes.index(head.threshold[0])
+        labels = np.where(values[..., rare] >= head.threshold[1], rare, 1 - rare)
     if head.per_residue:
-        return "".join(head.classes[label] for label in values.argmax(axis=1))
-    return head.classes[int(values.argmax())]
+        return "".join(head.classes[label] for label in labels)
+    return head.classes[int(labels)]
+
+
+def _thresholded(head: Head, report: dict[str, Any]) -> Head:
+    """The head with the threshold of a rare class from the report, if there is one."""
+    for target in report.get("targets", ()):
+        if target["name"] == head.target and "threshold" in target and len(head.classes) == 2:
+            chosen = target["threshold"]["class"], float(target["threshold"]["probability"])
+            if isinstance(head, LinearHead):
+                return replace(head, threshold=chosen)
+            head.threshold = chosen
+    return head
 
 
 def written(label: Any) -> str:

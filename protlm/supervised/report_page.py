@@ -36,8 +36,9 @@ def report_page(report: dict[str, Any]) -> str:
         if "threshold" in target:
             name, least = html.escape(target["threshold"]["class"]), target["threshold"]["probability"]
             body += [
-                f"<p>{name} is rare: calling it from a probability of {least:.3f}, not 0.5, has the highest F1.</p>"
+                f"<p>{name} is rare, and predicted from a probability of {least:.3f}, with the highest F1. Accuracy,"
             ]
+            body += ["MCC, macro F1 and the confusion matrix are of the more probable class.</p>"]
         if "calibration" in target:
             body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]
         if "points" in target:

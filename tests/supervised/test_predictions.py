@@ -19,7 +19,7 @@ from protlm.errors import UserError
 from protlm.model_api import example
 from protlm.supervised.prediction_layouts import layouts
 from protlm.supervised.prediction_output import predict_fasta
-from protlm.supervised.predictor import Predictor
+from protlm.supervised.predictor import Predictor, called
 from tests.command import assert_refused
 from tests.supervised.proteins import proteins
 
@@ -177,3 +177,10 @@ def test_values_of_the_stream_and_of_the_file_agree(protlm, predictor, fasta, tm
     one, other = pandas.read_csv(tmp_path / "printed.csv"), pandas.read_parquet(tmp_path / "out.parquet")
     assert one["id"].tolist() == other["id"].tolist()
     np.testing.assert_allclose(one["label:basic"], other["label:basic"], atol=1e-3)
+
+
+def test_a_rare_class_is_predicted_from_its_threshold(residues):
+    report = {"targets": [{"name": "charge", "threshold": {"class": "+", "probability": 0.1}}]}
+    rare = Predictor(residues.model, residues.heads, report, residues.base)
+    assert called(residues.head(), np.array([[0.2, 0.8], [0.05, 0.95], [0.9, 0.1]])) == "oo+"
+    assert called(rare.head(), np.array([[0.2, 0.8], [0.05, 0.95], [0.9, 0.1]])) == "+o+"

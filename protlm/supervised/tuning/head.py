@@ -99,6 +99,7 @@ class TunedHead(nn.Module):
         self.target, self.kind, self.per_residue, self.classes, self.blocks = target, kind, per_residue, classes, blocks
         self.sizes = {"features": features, "width": width, "last": last, "hidden": hidden, "pooling": pooling}
         self.last, self.temperature = last, 1.0
+        self.threshold: tuple[str, float] | None = None  # see `LinearHead`
         outputs = max(1, len(classes))
         for name, size, value in (
             ("center", features, 0.0),
