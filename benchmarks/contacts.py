@@ -51,17 +51,19 @@ def chains(folder: Path, least: int, most: int) -> Iterator[tuple[str, Path, str
             yield f"{path.stem}:{name}", path, letters
 
 
-def measured(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
+def measured(
+    folder: Path, model: Path, methods: Sequence[str], databases: Sequence[Path], least: int, most: int, budget: int
+) -> Iterator[dict[str, object]]:
     """Rows with the precision at L / k of each chain, method and range of separations."""
-    computer = Computer(load(arguments.model), arguments.token_budget)
-    for name, path, letters in chains(arguments.folder, arguments.least, arguments.most):
+    computer = Computer(load(model), budget)
+    for name, path, letters in chains(folder, least, most):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of biotite, about atoms that it leaves out
             structure = read_contacts(path, letters)
-        for method in arguments.methods:
+        for method in methods:
             source = computer
             if method == "couplings":
-                source = find_homologs(letters, arguments.database, cache=default_folder())
+                source = find_homologs(letters, databases, cache=default_folder())
             found = contact_map(letters, method, source)
             for one in precision(found, structure):
                 about = {"chain": name, "residues": len(letters), "method": method}
@@ -100,7 +102,15 @@ def main() -> None:
     rows = []
 
     def kept() -> Iterator[dict[str, object]]:
-        for row in measured(arguments):
+        for row in measured(
+            arguments.folder,
+            arguments.model,
+            arguments.methods,
+            arguments.database,
+            arguments.least,
+            arguments.most,
+            arguments.token_budget,
+        ):
             rows.append(row)
             yield row
 
