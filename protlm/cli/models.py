@@ -32,11 +32,16 @@ def export(
     dtype: Annotated[
         str, Option(help="Precision of the weights on disk: float32; float16 or bfloat16 halve the size.")
     ] = "float32",
+    target: Annotated[
+        str | None, Option(help="Of a model of 'protlm fit' with several targets: which one to export.")
+    ] = None,
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""
     from protlm.checkpoint import DTYPES, check_absent
     from protlm.checkpoint import export as export_folder
     from protlm.exchange.huggingface import export_huggingface
+    from protlm.supervised.huggingface import export_predictor
+    from protlm.supervised.predictor_folder import is_predictor, load_predictor
 
     if layout not in ("folder", "hf"):
         raise UserError(f"--format {layout!r}: expected 'folder' or 'hf'")
@@ -48,6 +53,14 @@ def export(
         raise UserError(f"{output}: expected a folder to write; the checkpoint to export is given with --model")
     check_absent(output)
     check_outputs({"OUTPUT": (output, FOLDER)})
+    if is_predictor(model):
+        if layout != "hf" or attention or num_features:
+            raise UserError(f"{model}: a model of 'protlm fit'; it is exported with --format hf only, without options")
+        export_predictor(load_predictor(str(model)), output, target)
+        say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
+        return
+    if target is not None:
+        raise UserError("--target: is for models of 'protlm fit'")
     network = load_network(model, "cpu", attention=attention, num_features=num_features)
     if layout == "folder":
         export_folder(network, output, dtype)

@@ -8,8 +8,11 @@ attention is a class of another package, its module comes along.
 import ast
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from protlm import __version__
 from protlm.checkpoint import CONFIG, new_folder, save
@@ -41,15 +44,30 @@ def export_huggingface(model: Performer, folder: str | Path) -> None:
         UserError: if the folder already exists or cannot be written, or for attention of another package whose module
             cannot be copied, see `attention_source`.
     """
+    write_huggingface(folder, model, {}, model_config(model), card(model.config, Path(folder).name))
+
+
+def write_huggingface(
+    folder: str | Path, model: Performer, weights: Mapping[str, Tensor], config: dict[str, Any], text: str
+) -> None:
+    """Writes a folder for transformers.
+
+    Args:
+        folder: must not exist.
+        model: of the weights.
+        weights: more of them, by the names of modeling_protlm.py.
+        config: content of config.json.
+        text: the model card.
+    """
     texts = sources(model.config)
     with new_folder(folder) as partial:
-        save({PREFIX + name: weight for name, weight in model.state_dict().items()}, partial)
+        save({PREFIX + name: weight for name, weight in model.state_dict().items()} | dict(weights), partial)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "vocab.txt").write_text("\n".join(TOKENS))
         _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
-        _write_json(partial / CONFIG, model_config(model))
-        (partial / "README.md").write_text(card(model.config, Path(folder).name), encoding="utf-8")
+        _write_json(partial / CONFIG, config)
+        (partial / "README.md").write_text(text, encoding="utf-8")
 
 
 def sources(config: PerformerConfig) -> dict[str, str]:
@@ -110,10 +128,12 @@ def attention_source(config: PerformerConfig) -> Path | None:
 
 def auto_classes(config: PerformerConfig) -> dict[str, str]:
     """Names of transformers' Auto classes and of ours, except for the configuration."""
+    tasks = ["ForSequenceClassification", "ForTokenClassification"]  # with a new head
+    tasks.append("" if config.head == "none" else "ForCausalLM" if config.causal else "ForMaskedLM")
+    found = {"AutoModel": "ProtlmModel", **{f"AutoModel{task}": f"Protlm{task}" for task in tasks if task}}
     if config.head == "none":
-        return {"AutoModel": "ProtlmModel"}
-    head = "ForCausalLM" if config.causal else "ForMaskedLM"
-    return {"AutoModel": "ProtlmModel", f"AutoModel{head}": f"Protlm{head}"}
+        found["AutoModel"] = found.pop("AutoModel")  # what the folder is made for comes last
+    return found
 
 
 def model_config(model: Performer) -> dict[str, Any]:

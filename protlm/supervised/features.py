@@ -10,15 +10,10 @@ import numpy as np
 from protlm.embedding.in_memory import embed
 from protlm.inference.engine import TOKEN_BUDGET, windows
 from protlm.performer import Performer
+from protlm.performer.label_head import COMPOSITION, LAYER, REACH, SITES, WINDOW
 from protlm.progress import Progress, summed
 from protlm.sequence.alphabet import STANDARD
 
-COMPOSITION, WINDOW, SITES = "composition", "window", "sites"
-"""Blocks that need no model: amino-acid fractions and log length; the residues around one; the residues at each site of
-proteins of equal length."""
-LAYER = "layer "
-REACH = 7
-"""Residues on each side in a window."""
 _WINDOW = 1 << 16  # residues computed between two reports of progress
 _CODES = np.full(256, len(STANDARD), dtype=np.uint8)
 _CODES[list(STANDARD.encode())] = np.arange(len(STANDARD))

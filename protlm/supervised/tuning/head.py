@@ -10,76 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from protlm.supervised.features import LAYER
+from protlm.performer.label_head import LAYER, LabelHead
+from protlm.sequence.alphabet import STANDARD, TOKENS
 from protlm.supervised.linear_head import answers
 from protlm.supervised.probe import Learned
 
 POOLINGS = ("attention", "mean")
-_KERNEL = 9  # residues that one convolution sees
+CODES = [STANDARD.find(token) if len(token) == 1 and token in STANDARD else 20 for token in TOKENS]
+"""For each token the number of its amino acid in `STANDARD`, 20 for others."""
 
 
-class Branch(nn.Module):
-    """Outputs of a small network that reads the last layer; 0 until it is trained.
-
-    Of residues: two convolutions. Of proteins: a convolution, pooled by attention and maximum (Stärk et al. 2021) or
-    by the mean, and a multilayer perceptron.
-
-    Args:
-        width, hidden, outputs: D, H, k.
-        per_residue: outputs of each residue.
-        pooling: one of `POOLINGS`, of proteins.
-        dropout: of hidden features.
-    """
-
-    def __init__(
-        self, width: int, hidden: int, outputs: int, per_residue: bool, pooling: str = "attention", dropout: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.per_residue, self.pooling = per_residue, pooling
-        self.enter = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
-        attends = pooling == "attention" and not per_residue
-        self.values = nn.Conv1d(hidden, hidden, _KERNEL, padding="same") if per_residue or attends else nn.Identity()
-        self.weights = nn.Conv1d(hidden, hidden, _KERNEL, padding="same") if attends else None
-        self.perceptron = nn.Sequential(
-            nn.Linear(2 * hidden if attends else hidden, hidden), nn.GELU(), nn.Dropout(dropout)
-        )
-        self.leave = nn.Linear(hidden, outputs)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, k), or (B, L, k) per residue, from (B, L, D) and (B, L) bool, true at residues."""
-        inside = mask[:, None]
-        x = self.enter(x).transpose(1, 2).masked_fill(~inside, 0)  # so that padding does not matter
-        values = self.values(x)
-        if self.per_residue:
-            return self.leave(self.perceptron(torch.nn.functional.gelu(values).transpose(1, 2)))
-        if self.weights is None:
-            pooled = (values * inside).sum(2) / inside.sum(2)
-        else:
-            share = self.weights(x).masked_fill(~inside, -torch.inf).softmax(2)
-            most = values.masked_fill(~inside, -torch.inf).amax(2)
-            pooled = torch.cat(((values * inside * share).sum(2), most), 1)
-        return self.leave(self.perceptron(pooled))
-
-
-class TunedHead(nn.Module):
+class TunedHead(LabelHead):
     """Logits of the classes of a target, or its value.
 
     Args:
         target, kind, per_residue, classes, blocks: as for `LinearHead`.
-        features: d.
-        width: D.
-        last: number of the last layer, which the branch reads.
-        hidden, pooling, dropout: of the `Branch`.
+        features, width, last, hidden, pooling, dropout: see `LabelHead`.
     """
 
-    center: Tensor
-    scale: Tensor
-    shift: Tensor
-    spread: Tensor
+    reads_residues = True
+    """Blocks of layers have to be per residue."""
 
     def __init__(
         self,
@@ -95,21 +46,11 @@ class TunedHead(nn.Module):
         pooling: str = "attention",
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.target, self.kind, self.per_residue, self.classes, self.blocks = target, kind, per_residue, classes, blocks
-        self.sizes = {"features": features, "width": width, "last": last, "hidden": hidden, "pooling": pooling}
-        self.last, self.temperature = last, 1.0
-        self.threshold: tuple[str, float] | None = None  # see `LinearHead`
         outputs = max(1, len(classes))
-        for name, size, value in (
-            ("center", features, 0.0),
-            ("scale", features, 1.0),
-            ("shift", outputs, 0.0),
-            ("spread", outputs, 1.0),
-        ):
-            self.register_buffer(name, torch.full((size,), value))
-        self.weight, self.bias = nn.Parameter(torch.zeros(features, outputs)), nn.Parameter(torch.zeros(outputs))
-        self.branch = Branch(width, hidden, outputs, per_residue, pooling, dropout)
+        super().__init__(per_residue, blocks, features, outputs, width, last, hidden, pooling, dropout, CODES)
+        self.target, self.kind, self.classes, self.temperature = target, kind, classes, 1.0
+        self.threshold: tuple[str, float] | None = None  # see `LinearHead`
+        self.sizes = {"features": features, "width": width, "last": last, "hidden": hidden, "pooling": pooling}
 
     @classmethod
     def of(cls, learned: Learned, y: np.ndarray, width: int, last: int, **options: Any) -> "TunedHead":
@@ -158,37 +99,10 @@ class TunedHead(nn.Module):
         return cls(**options)
 
     @property
-    def layers(self) -> list[int]:
-        """The layers that are read."""
-        own = [int(name.removeprefix(LAYER)) for name in self.blocks if name.startswith(LAYER)]
-        return sorted({*own, self.last})
-
-    reads_residues = True
-    """Blocks of layers have to be per residue."""
-
-    @property
     def inputs(self) -> list[str]:
         """Names of the blocks that are read, those of the layers per residue."""
         own = [name for name in self.blocks if not name.startswith(LAYER)]
         return [*(f"{LAYER}{layer}" for layer in self.layers), *own]
-
-    def forward(self, layers: Mapping[int, Tensor], mask: Tensor, blocks: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, k), or (B, L, k) per residue.
-
-        Args:
-            layers: number -> (B, L, D), of each in `layers`.
-            mask: (B, L) bool, true at residues.
-            blocks: name -> (B, d) or per residue (B, L, d), of those without a model.
-        """
-        parts = []
-        for name in self.blocks:
-            x = layers[int(name.removeprefix(LAYER))].float() if name.startswith(LAYER) else blocks[name]
-            if name.startswith(LAYER) and not self.per_residue:
-                x = x.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
-            parts.append(x)
-        standard = (torch.cat(parts, -1) - self.center) / self.scale
-        found = standard @ self.weight + self.bias + self.branch(layers[self.last].float(), mask)
-        return self.shift + self.spread * found
 
     @torch.no_grad()
     def answers(self, blocks: Mapping[str, np.ndarray]) -> np.ndarray:

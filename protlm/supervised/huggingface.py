@@ -1,0 +1,97 @@
+"""A fitted model as a folder for Hugging Face's transformers, as AutoModelForSequenceClassification or for tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protlm.errors import UserError
+from protlm.exchange.huggingface import model_config, write_huggingface
+from protlm.performer.label_head import LabelHead
+from protlm.supervised.predictor import Head, Predictor
+from protlm.supervised.tuning.head import CODES, TunedHead
+
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+    "ranking": "regression",
+}
+"""Kind of a target -> problem type of transformers."""
+
+
+def export_predictor(predictor: Predictor, folder: str | Path, target: str | None = None) -> None:
+    """Writes the folder, with adapters merged and the temperature in the logits.
+
+    Args:
+        predictor: fitted.
+        folder: must not exist.
+        target: which head, if there are several.
+
+    Raises:
+        UserError: if the folder exists, or for several targets.
+    """
+    if target is None and len(predictor.heads) > 1:
+        raise UserError(f"{len(predictor.heads)} targets; choose one of {', '.join(predictor.targets)}", "target")
+    head = predictor.head(target)
+    auto = f"AutoModelFor{'Token' if head.per_residue else 'Sequence'}Classification"
+    name = f"Protlm{auto.removeprefix('AutoModel')}"
+    config, sizes = model_config(predictor.model), _sizes(head)
+    config["architectures"] = [name]
+    config["auto_map"] = {
+        "AutoConfig": config["auto_map"]["AutoConfig"],
+        auto: f"{config['auto_map']['AutoModel'].partition('.')[0]}.{name}",
+    }
+    classes = head.classes or ("value",)
+    config |= {"problem_type": PROBLEMS[head.kind], "id2label": {str(i): one for i, one in enumerate(classes)}}
+    config |= {"label2id": {one: i for i, one in enumerate(classes)}, "label_head": sizes}
+    weights = {f"label_head.{name}": tensor for name, tensor in _weights(head, sizes, predictor.model.config).items()}
+    write_huggingface(folder, predictor.model, weights, config, card(head, auto, Path(folder).name))
+
+
+def _sizes(head: Head) -> dict[str, Any]:
+    """The arguments of the `LabelHead` in config.json."""
+    if isinstance(head, TunedHead):
+        network = {name: head.sizes[name] for name in ("hidden", "pooling")}
+        return {"blocks": list(head.blocks), "features": head.sizes["features"], **network, "codes": CODES}
+    return {"blocks": list(head.blocks), "features": len(head.weight), "hidden": None, "codes": CODES}
+
+
+def _weights(head: Head, sizes: dict[str, Any], config: Any) -> dict[str, Tensor]:
+    """The weights of the `LabelHead`."""
+    outputs = max(1, len(head.classes))
+    made = LabelHead(head.per_residue, outputs=outputs, width=config.width, last=config.layers, **sizes)
+    if isinstance(head, TunedHead):
+        made.load_state_dict(head.state_dict())
+    else:
+        with torch.no_grad():
+            made.weight.copy_(torch.from_numpy(head.weight))
+            made.bias.copy_(torch.from_numpy(head.bias))
+    if head.classes:
+        made.spread /= head.temperature
+    return dict(made.state_dict())
+
+
+def card(head: Head, auto: str, name: str) -> str:
+    """The model card."""
+    return f"""\
+---
+library_name: transformers
+tags: [biology, protein language model, Performer]
+---
+
+# {name}
+
+Predicts {head.target} of {"residues" if head.per_residue else "proteins"} ({head.kind}); exported by protlm.
+
+```python
+from transformers import {auto}, AutoTokenizer
+model = {auto}.from_pretrained("{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
+logits = model(**tokenizer("MKTAYIAKQR", return_tensors="pt")).logits
+```
+
+Write residues as upper-case letters, with X for J and for unknown residues. The Python files are copied from protlm
+(Apache License 2.0) and need torch and numpy.
+"""
