@@ -48,7 +48,7 @@ def export_huggingface(model: Performer, folder: str | Path) -> None:
 
 
 def write_huggingface(
-    folder: str | Path, model: Performer, weights: Mapping[str, Tensor], config: dict[str, Any], text: str
+    folder: str | Path, model: Performer, weights: Mapping[str, Tensor], config: dict[str, Any], about: str
 ) -> None:
     """Writes a folder for transformers.
 
@@ -57,7 +57,7 @@ def write_huggingface(
         model: of the weights.
         weights: more of them, by the names of modeling_protlm.py.
         config: content of config.json.
-        text: the model card.
+        about: the model card.
     """
     texts = sources(model.config)
     with new_folder(folder) as partial:
@@ -67,7 +67,7 @@ def write_huggingface(
         (partial / "vocab.txt").write_text("\n".join(TOKENS))
         _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
         _write_json(partial / CONFIG, config)
-        (partial / "README.md").write_text(text, encoding="utf-8")
+        (partial / "README.md").write_text(about, encoding="utf-8")
 
 
 def sources(config: PerformerConfig) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Fitted models in transformers: the same probabilities, whatever the padding; exported models take a new head."""
 
 import json
-import sys
 
 import numpy as np
 import pandas
@@ -24,13 +23,6 @@ from protlm.supervised.tuning.head import TunedHead
 from tests.supervised.proteins import proteins
 
 SHOWN = ["MKTAYIAKQR", "MKEEWYCK"]
-
-
-@pytest.fixture(autouse=True)
-def _modules(tmp_path, monkeypatch) -> None:
-    """transformers keeps copies of the code here instead of in the home directory."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def fitted(model, level: str) -> Predictor:
@@ -112,6 +104,7 @@ def test_the_command_and_what_it_refuses(tiny_model, tmp_path, protlm):
     done = protlm("export", tmp_path / "hf", "--model", tmp_path / "fitted", "--format", "hf")
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["problem_type"] == "single_label_classification"
+    assert "AutoModelForSequenceClassification.from_pretrained" in (tmp_path / "hf" / "README.md").read_text()
     refused = protlm("export", tmp_path / "no", "--model", tmp_path / "fitted")
     assert refused.code == 2
     assert "exported with --format hf only" in refused.err

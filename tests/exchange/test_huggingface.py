@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +53,6 @@ def build(kind: str) -> Performer:
         model(torch.randint(4, 24, (2, 20)))
     model.redraw(3)
     return model.eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """transformers keeps copies of the code here instead of in the home directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("modules")
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
-        patch.setattr(sys, "path", [*sys.path])
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +309,7 @@ def test_an_existing_folder_is_not_overwritten_and_a_failure_leaves_nothing(tmp_
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("protlm.exchange.huggingface.card", full)
+    monkeypatch.setattr("protlm.exchange.huggingface.tokenizer_config", full)
     with pytest.raises(UserError, match="No space left"):
         export_huggingface(model, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
