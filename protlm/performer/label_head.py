@@ -11,12 +11,24 @@ from torch import Tensor, nn
 
 LAYER = "layer "
 """Before the number of a layer in the name of a block of features: its mean over residues, or its rows."""
+AT = " at "
+"""After that number, before the residues, from 1, whose rows are the block; of variants of one protein."""
 COMPOSITION, WINDOW, SITES = "composition", "window", "sites"
 """Blocks that need no model: amino-acid fractions and log length; the residues around one; the residues at each site of
 proteins of equal length."""
 REACH = 7
 """Residues on each side in a window."""
 _KERNEL = 9  # residues that one convolution sees
+
+
+def layer_of(block: str) -> tuple[int, list[int]]:
+    """The number of the layer in the name of a block, and the residues that it names, from 0.
+
+    >>> layer_of("layer 3"), layer_of("layer 6 at 39,54")
+    ((3, []), (6, [38, 53]))
+    """
+    number, _, residues = block.removeprefix(LAYER).partition(AT)
+    return int(number), [int(residue) - 1 for residue in residues.split(",") if residue]
 
 
 class Branch(nn.Module):
@@ -118,7 +130,7 @@ class LabelHead(nn.Module):
     @property
     def layers(self) -> list[int]:
         """The layers that are read."""
-        own = {int(name.removeprefix(LAYER)) for name in self.blocks if name.startswith(LAYER)}
+        own = {layer_of(name)[0] for name in self.blocks if name.startswith(LAYER)}
         return sorted(own | ({self.last} if self.branch is not None else set()))
 
     def forward(self, layers: Mapping[int, Tensor], mask: Tensor, blocks: Mapping[str, Tensor]) -> Tensor:
@@ -131,8 +143,15 @@ class LabelHead(nn.Module):
         """
         parts = []
         for name in self.blocks:
-            x = layers[int(name.removeprefix(LAYER))].float() if name.startswith(LAYER) else blocks[name]
-            if name.startswith(LAYER) and not self.per_residue:
+            if not name.startswith(LAYER):
+                parts.append(blocks[name])
+                continue
+            number, residues = layer_of(name)
+            x = layers[number].float()
+            if residues:
+                place = mask.long().argmax(1, keepdim=True) + torch.tensor(residues, device=mask.device)
+                x = x[torch.arange(len(x), device=x.device)[:, None], place].flatten(1)
+            elif not self.per_residue:
                 x = x.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
             parts.append(x)
         found = (torch.cat(parts, -1) - self.center) / self.scale @ self.weight + self.bias

@@ -13,7 +13,7 @@ from protlm.embedding.proteome import chosen_layers
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET
 from protlm.sequence.containers import proteins_of
-from protlm.supervised.features import LAYER, blocks_of
+from protlm.supervised.features import LAYER, blocks_of, variable_sites
 from protlm.supervised.fit_api import base_model
 from protlm.supervised.kinship import are_variants
 from protlm.supervised.partition import Round, equal_sequences
@@ -71,7 +71,9 @@ class Probe(BaseEstimator):
         layers = chosen_layers(
             self.layers or sorted({(network.config.layers + 1) // 2, network.config.layers}), network.config.layers
         )
-        candidates = candidates_of(layers, target.per_residue, are_variants(sequences))
+        variants = are_variants(sequences)
+        residues = variable_sites(sequences, network.config.width) if variants else ""
+        candidates = candidates_of(layers, target.per_residue, variants, residues)
         names = list(dict.fromkeys(name for own in candidates for name in own))
         names.sort(key=lambda name: not name.startswith(LAYER))
         each = blocks_of(sequences, names, target.per_residue, network, self.token_budget, self.precision)

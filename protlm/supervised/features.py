@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from protlm.embedding.in_memory import embed
+from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, windows
 from protlm.performer import Performer
-from protlm.performer.label_head import COMPOSITION, LAYER, REACH, SITES, WINDOW
+from protlm.performer.label_head import AT, COMPOSITION, LAYER, REACH, SITES, WINDOW, layer_of
 from protlm.progress import Progress, summed
 from protlm.sequence.alphabet import STANDARD
 
+_MOST = 4_096  # numbers in a block of residues
 _WINDOW = 1 << 16  # residues computed between two reports of progress
 _CODES = np.full(256, len(STANDARD), dtype=np.uint8)
 _CODES[list(STANDARD.encode())] = np.arange(len(STANDARD))
@@ -50,6 +52,17 @@ def sites(sequence: str) -> np.ndarray:
     return np.eye(21, dtype=np.float32)[codes_of(sequence)][:, :20].ravel()
 
 
+def variable_sites(sequences: Sequence[str], width: int) -> str:
+    """Residues, from 1, at which variants of one protein differ, for names of blocks; "" if they are too many.
+
+    >>> variable_sites(["MKT", "MRT", "MRV"], 16)
+    '2,3'
+    """
+    codes = np.stack([codes_of(sequence) for sequence in sequences])
+    found = np.flatnonzero((codes != codes[0]).any(axis=0)) + 1
+    return ",".join(map(str, found)) if len(found) * width <= _MOST else ""
+
+
 def blocks_of(
     sequences: Iterable[str],
     names: Sequence[str],
@@ -64,25 +77,46 @@ def blocks_of(
 
     Args:
         sequences: n proteins.
-        names: of blocks: "layer 3", `COMPOSITION`, `WINDOW`, `SITES`.
+        names: of blocks: "layer 3", "layer 3 at 39,54" (rows of these residues), `COMPOSITION`, `WINDOW`, `SITES`.
         per_residue: layers are of each residue, not their mean.
         model: of the layers, if any.
         token_budget, precision: see `ProteinModel`.
         progress: called with residues done and `total`.
+
+    Raises:
+        UserError: for a protein without the residues of a block.
     """
     layers = [name for name in names if name.startswith(LAYER)]
-    numbers = [int(name.removeprefix(LAYER)) for name in layers]
+    numbers = sorted({layer_of(name)[0] for name in layers})
+    by_residue = per_residue or any(AT in name for name in layers)
     advance = summed(progress, total)
     own = {COMPOSITION: composition, WINDOW: window, SITES: sites}
     for group in windows(sequences, len, _WINDOW):
         embedded: Iterator[np.ndarray | None] = iter([None] * len(group))
         if layers:
             assert model is not None
-            embedded = embed(model, group, token_budget, numbers, None if per_residue else "mean", precision)
+            embedded = embed(model, group, token_budget, numbers, None if by_residue else "mean", precision)
         for sequence, vectors in zip(group, embedded, strict=True):
             blocks = {name: own[name](sequence) for name in names if name in own}
             if vectors is not None:
-                each = vectors if len(layers) > 1 else vectors[None]
-                blocks |= dict(zip(layers, each, strict=True))
+                each = dict(zip(numbers, vectors if len(numbers) > 1 else vectors[None], strict=True))
+                for name in layers:
+                    number, residues = layer_of(name)
+                    rows = each[number]
+                    if residues:
+                        check_residues(sequence, residues)
+                        rows = rows[residues].ravel()
+                    elif by_residue and not per_residue:
+                        rows = rows.mean(axis=0)
+                    blocks[name] = rows
             advance(len(sequence))
             yield blocks
+
+
+def check_residues(sequence: str, residues: Sequence[int]) -> None:
+    """Raises a UserError if a protein is too short to have all residues, from 0."""
+    if len(sequence) <= max(residues):
+        raise UserError(
+            f"a protein of {len(sequence):,} residues: the model was fitted to variants of one protein and reads "
+            f"residue {max(residues) + 1:,}; expected a variant of that protein"
+        )

@@ -15,7 +15,7 @@ from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.supervised.baselines import baseline_blocks, baselines
 from protlm.supervised.evaluation import Evaluation, Leakage, evaluated
-from protlm.supervised.features import LAYER, blocks_of
+from protlm.supervised.features import blocks_of, variable_sites
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import are_variants
 from protlm.supervised.labels import LabelledSet
@@ -84,13 +84,14 @@ def probed(split: Split, model: Performer, options: FitOptions, progress: Progre
     depth = model.config.layers
     layers = chosen_layers(options.layers or sorted({(depth + 1) // 2, depth}), depth)
     variants = are_variants(labelled.sequences)
-    blocks = _blocks(labelled, model, layers, variants, options, progress)
+    residues = variable_sites(labelled.sequences, model.config.width) if variants else ""
+    blocks = _blocks(labelled, model, layers, variants, residues, options, progress)
     learned, evaluations, tests, predictions, valid = [], [], [], [], []
     for target in labelled.targets:
         own = blocks[target.per_residue]
         if not target.per_residue:
             own = {name: values[target.owner] for name, values in own.items()}
-        candidates = candidates_of(layers, target.per_residue, variants)
+        candidates = candidates_of(layers, target.per_residue, variants, residues)
         without = {name: own[name] for name in baseline_blocks(target, variants)}
         smaller = []
         rows, found, latest = [], [], None
@@ -124,6 +125,7 @@ def _blocks(
     model: Performer,
     layers: Sequence[int],
     variants: bool,
+    residues: str,
     options: FitOptions,
     progress: Progress,
 ) -> dict[bool, dict[str, np.ndarray]]:
@@ -134,7 +136,8 @@ def _blocks(
     total = len(levels) * sum(map(len, distinct))
     for number, level in enumerate(levels):
         targets = [target for target in labelled.targets if target.per_residue == level]
-        names = [f"{LAYER}{layer}" for layer in layers] + baseline_blocks(targets[0], variants)
+        candidates = candidates_of(layers, level, variants, residues)
+        names = sorted({name for own in candidates for name in own} | set(baseline_blocks(targets[0], variants)))
         before = number * total // len(levels)
         computed = blocks_of(
             distinct, names, level, model, options.token_budget, options.precision,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from protlm.errors import UserError
 from protlm.supervised.target import VALUED
 
 
@@ -51,6 +52,8 @@ class LinearHead:
     def answers(self, blocks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Probabilities (k,), per residue (L, k), or values, of one protein from its blocks."""
         features = np.concatenate([blocks[name] for name in self.blocks], axis=-1)
+        if features.shape[-1] != len(self.weight):
+            raise UserError("a protein of another length: the model was fitted to variants of one protein")
         return self(features) if self.per_residue else self(features[None])[0]
 
     def logits(self, features: np.ndarray) -> np.ndarray:

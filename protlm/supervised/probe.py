@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm.errors import UserError
+from protlm.performer.label_head import AT
 from protlm.supervised.calibration import fitted_temperature
 from protlm.supervised.features import COMPOSITION, LAYER, SITES, WINDOW
 from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit, standard
@@ -30,13 +31,16 @@ class Learned:
     scale: np.ndarray
 
 
-def candidates_of(layers: Sequence[int], per_residue: bool, variants: bool) -> list[tuple[str, ...]]:
+def candidates_of(
+    layers: Sequence[int], per_residue: bool, variants: bool, residues: str = ""
+) -> list[tuple[str, ...]]:
     """The sets of features among which cross-validation chooses.
 
     Args:
         layers: of the model, counted from 0.
         per_residue: rows are residues.
         variants: proteins are variants of one, of equal length.
+        residues: of variants, at which they differ; see `variable_sites`.
 
     >>> candidates_of([3, 6], per_residue=True, variants=False)[-1]
     ('layer 3', 'layer 6', 'window')
@@ -44,6 +48,8 @@ def candidates_of(layers: Sequence[int], per_residue: bool, variants: bool) -> l
     names = [f"{LAYER}{layer}" for layer in layers]
     sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
     extra = WINDOW if per_residue else SITES if variants else COMPOSITION
+    if variants and residues and not per_residue:
+        sets += [(f"{name}{AT}{residues}",) for name in names]
     return [*sets, *((*own, extra) for own in sets)]
 
 

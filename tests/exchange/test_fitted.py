@@ -20,7 +20,7 @@ from protlm.supervised.huggingface import export_predictor
 from protlm.supervised.linear_head import answers
 from protlm.supervised.predictor import Predictor
 from protlm.supervised.tuning.head import TunedHead
-from tests.supervised.proteins import proteins
+from tests.supervised.proteins import proteins, variants
 
 SHOWN = ["MKTAYIAKQR", "MKEEWYCK"]
 
@@ -33,6 +33,8 @@ def fitted(model, level: str) -> Predictor:
         "several": [("x;y", "y", "")[number % 3] or "x" for number in range(60)],
         "residues": ["".join("+" if one in "KR" else "o" for one in sequence) for sequence in sequences],
     }
+    if level == "variants":
+        sequences, columns[level] = variants(60)
     table = pandas.DataFrame({"sequence": sequences, "label": columns[level], "split": ["train", "train", "test"] * 20})
     return fit(table, model=model, relatives=False, layers=(1, 2))
 
@@ -50,7 +52,7 @@ def tuned(predictor: Predictor) -> Predictor:
 
 
 @pytest.mark.parametrize("network", [False, True])
-@pytest.mark.parametrize("level", ["classes", "values", "several", "residues"])
+@pytest.mark.parametrize("level", ["classes", "values", "several", "residues", "variants"])
 def test_transformers_predicts_the_same(level, network, tiny_model, tmp_path):
     predictor = fitted(tiny_model, level)
     predictor = tuned(predictor) if network else predictor
@@ -59,11 +61,12 @@ def test_transformers_predicts_the_same(level, network, tiny_model, tmp_path):
     model = auto.from_pretrained(tmp_path / "hf", trust_remote_code=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=True)
     head = predictor.head()
-    expected = [found["label"] for found in predictor.answers(SHOWN)]
+    shown = variants(2, seed=1)[0] if level == "variants" else SHOWN
+    expected = [found["label"] for found in predictor.answers(shown)]
     assert model.config.id2label == dict(enumerate(head.classes or ("value",)))
     for side in ("left", "right"):
         tokenizer.padding_side = side
-        batch = tokenizer(SHOWN, return_tensors="pt", padding=True)
+        batch = tokenizer(shown, return_tensors="pt", padding=True)
         with torch.no_grad():
             logits = model(**batch).logits.double().numpy()
         for row, (own, mask) in enumerate(zip(logits, batch["attention_mask"].bool().numpy(), strict=True)):

@@ -8,13 +8,16 @@ import protlm
 from protlm import model_api
 from protlm.checkpoint import export
 from protlm.errors import UserError
+from protlm.supervised.features import variable_sites
 from protlm.supervised.fit import fit_probe
+from protlm.supervised.fit_api import fit
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.labels import read_labels
 from protlm.supervised.learning_curve import learning_curve
 from protlm.supervised.predictor_folder import load_predictor
+from protlm.supervised.probe import candidates_of
 from protlm.supervised.target import Target
-from tests.supervised.proteins import proteins
+from tests.supervised.proteins import proteins, variants
 
 
 def frame(count: int = 60, parts: str = "train train test") -> pandas.DataFrame:
@@ -237,3 +240,24 @@ def test_another_base_model_is_refused(tiny_model, causal_model, model_folder, t
         load_predictor(tmp_path / "fitted", base=tmp_path / "other")
     with pytest.raises(UserError, match="written by protlm fit; use it with protlm predict"):
         model_api.load(tmp_path / "fitted")
+
+
+def test_variants_are_predicted_from_the_sites_at_which_they_differ(tiny_model):
+    """Means over all residues hardly tell variants apart; the rows of the sites do."""
+    sequences, values = variants(150)
+    table = pandas.DataFrame({"sequence": sequences, "label": values, "split": ["train", "train", "test"] * 50})
+    found = fitted(table, tiny_model, layers=[1, 2])
+    chosen = found.learned[0].head.blocks
+    assert any(name.endswith(" at 5,12,21") for name in chosen) or "sites" in chosen
+    only = candidates_of([1, 2], per_residue=False, variants=True, residues="5,12,21")
+    assert ("layer 1 at 5,12,21",) in only
+    assert ("layer 1 at 5,12,21", "sites") in only
+    assert value(found, metric="Spearman") > 0.8
+    whole = fit(table, model=tiny_model, relatives=False)
+    with pytest.raises(UserError, match="fitted to variants of one protein"):
+        whole.predict(["MKT"])
+
+
+def test_no_rows_of_sites_where_they_are_too_many():
+    sequences, _ = proteins(2, length=50)
+    assert variable_sites([sequences[0][:50], sequences[1][:50]], 1_000) == ""

@@ -15,6 +15,7 @@ from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.supervised.fit import Fitted, probed
 from protlm.supervised.fit_options import FitOptions
+from protlm.supervised.kinship import are_variants
 from protlm.supervised.labels import LabelledSet, read_labels
 from protlm.supervised.split import Split, split_of
 from protlm.supervised.tuning.batches import LabelledBatch, LabelledBatches
@@ -140,7 +141,8 @@ class LabelledDataModule(TrainingData):
         return self._evaluation(EVALUATED)
 
     def _training_batches(self) -> LabelledBatches:
-        return self._batches("train", self.max_length)
+        whole = are_variants(self.labelled.sequences)  # whose sites have to stay in place
+        return self._batches("train", None if whole else self.max_length)
 
     def _evaluation(self, splits: Sequence[str]) -> list[DataLoader[LabelledBatch]]:
         each = [self._batches(split) for split in splits]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from protlm.performer.label_head import LAYER, LabelHead
+from protlm.performer.label_head import LAYER, LabelHead, layer_of
 from protlm.sequence.alphabet import STANDARD, TOKENS
+from protlm.supervised.features import check_residues
 from protlm.supervised.linear_head import answers
 from protlm.supervised.probe import Learned
 
@@ -108,6 +109,9 @@ class TunedHead(LabelHead):
     def answers(self, blocks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Probabilities (k,) or (L, k), or values, of one protein from its blocks; of layers (L, D)."""
         device = self.weight.device
+        for name in self.blocks:
+            if name.startswith(LAYER) and (residues := layer_of(name)[1]):
+                check_residues(" " * len(blocks[f"{LAYER}{layer_of(name)[0]}"]), residues)
         tensors = {name: torch.from_numpy(np.asarray(values))[None].to(device) for name, values in blocks.items()}
         layers = {int(name.removeprefix(LAYER)): x for name, x in tensors.items() if name.startswith(LAYER)}
         mask = torch.ones(layers[self.last].shape[:2], dtype=torch.bool, device=device)

@@ -10,7 +10,7 @@ from protlm.supervised.fit import fit_probe
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.labels import read_labels
 from protlm.supervised.tuning.head import POOLINGS, TunedHead
-from tests.supervised.proteins import proteins
+from tests.supervised.proteins import proteins, variants
 
 
 def learned(model, level: str):
@@ -20,6 +20,8 @@ def learned(model, level: str):
         labels = [sequence.count("K") / 7 for sequence in sequences]
     if level == "residues":
         labels = ["".join("+" if one in "KR" else "o" for one in sequence) for sequence in sequences]
+    if level == "variants":
+        sequences, labels = variants(60)
     table = pandas.DataFrame({"sequence": sequences, "label": labels, "split": ["train", "train", "test"] * 20})
     labelled = read_labels(table)
     found = fit_probe(labelled, model, FitOptions(relatives=False))
@@ -27,11 +29,11 @@ def learned(model, level: str):
     return found.learned[0], labelled.targets[0].y[rows]
 
 
-@pytest.mark.parametrize("level", ["classes", "values", "residues"])
+@pytest.mark.parametrize("level", ["classes", "values", "residues", "variants"])
 def test_it_starts_as_its_probe(tiny_model, level):
     probe, y = learned(tiny_model, level)
     head = TunedHead.of(probe, y, 16, 2).eval()
-    sequences = ["MKTAYIAKQR", "EEEEKTWYC"]
+    sequences = variants(2, seed=1)[0] if level == "variants" else ["MKTAYIAKQR", "EEEEKTWYC"]
     for own, whole in zip(
         blocks_of(sequences, probe.head.inputs, probe.head.per_residue, tiny_model),
         blocks_of(sequences, head.inputs, True, tiny_model),
