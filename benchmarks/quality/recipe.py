@@ -110,6 +110,7 @@ def recipe(config: dict[str, Any], fingerprints: Sequence[str]) -> dict[str, Any
             known["model"].pop(name, None)
     known["data"] = {**config["data"], "corpus": list(fingerprints)}
     known["data"].pop("workers")
+    known["data"].pop("packed", None)  # with or without padding, results are the same but for rounding
     known["init"] = config.get("init") and Path(config["init"]).name  # named by its content
     for name, left_out in (("redraw", ()), ("along", ("path", "_target_"))):  # callbacks that change results
         if part := (config["callbacks"] or {}).get(name):

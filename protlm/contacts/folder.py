@@ -14,6 +14,7 @@ from protlm.contacts.precision import read_contacts as contacts_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.plots.contacts import contact_plot
+from protlm.strict_json import dumps
 from protlm.structures import SUFFIXES
 from protlm.tables import write_table
 
@@ -66,7 +67,7 @@ def write_folder(
     if not overwrite:
         _check_about(folder / ABOUT, about)
     with atomic_output(folder / ABOUT) as partial:
-        partial.write_text(json.dumps(about, indent=2) + "\n")
+        partial.write_text(dumps(about, indent=2) + "\n")
     new = [one for one in proteins if overwrite or not (folder / f"{one.name}.tsv").exists()]
     kept = {
         one.name: read_contacts(folder / f"{one.name}.tsv", one.sequence, str(about["method"]))
