@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 
 METHODS = ("pca", "umap")
 FEWEST = 3
@@ -54,7 +54,7 @@ def coordinates_of(
     if method not in METHODS:
         raise UserError(f"method {method!r}: expected one of {', '.join(METHODS)}", "method")
     if len(vectors) < FEWEST:
-        raise UserError(f"{len(vectors)} proteins: expected at least {FEWEST} for a map")
+        raise UserError(f"{counted(len(vectors), 'protein')}: expected at least {FEWEST} for a map")
     if method == "pca":
         from sklearn.decomposition import PCA
 
@@ -66,7 +66,8 @@ def coordinates_of(
         umap: Any = import_module("umap")
     except ImportError as error:
         raise UserError(
-            "method umap: requires the package umap-learn; install it: pip install umap-learn", "method"
+            "method umap: requires the package umap-learn; install it: pip install -e '.[umap]' -c constraints.txt",
+            "method",
         ) from error
     neighbours = min(neighbours, len(vectors) - 1)
     model = umap.UMAP(n_neighbors=neighbours, min_dist=min_dist, metric="cosine", random_state=seed, n_jobs=1)

@@ -21,6 +21,7 @@ from protlm.cli.console import (
     progress,
     say,
 )
+from protlm.cli.embedding import Overwrite
 from protlm.cli.outputs import FOLDER, HDF5, TABLE, check_outputs
 from protlm.errors import UserError, counted
 
@@ -109,6 +110,7 @@ def map_proteins(
     labels: Annotated[
         Path | None, Option(help="Table (.csv, .tsv, .parquet) with a column id; its columns are shown.")
     ] = None,
+    overwrite: Overwrite = False,
     color: Annotated[str | None, Option(help="Column of --labels for colours. Default: the first one.")] = None,
     layer: Annotated[int, Option(help="Layer to embed; -1 is the last.")] = -1,
     neighbours: Annotated[int, Option(min=2, help="Of UMAP: more keep more of the global structure.")] = 15,
@@ -129,6 +131,8 @@ def map_proteins(
     from protlm.embedding.stored_vectors import read_stored_vectors
 
     check_outputs({"--output": (output, FOLDER)}, [proteins, *filter(None, [labels])])
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: already exists; to replace its files, use --overwrite")
     if color is not None and labels is None:
         raise UserError("--color requires --labels")
     records, notes, vectors = [], [], None

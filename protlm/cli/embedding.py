@@ -181,6 +181,8 @@ def parsed_shard(text: str) -> tuple[int, int]:
         return found.part, found.parts
     if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
         raise UserError(f"--shard {text!r}: expected i/n, such as 2/8, auto or auto/n")
+    if not 1 <= int(part) <= int(parts):
+        raise UserError(f"--shard {text}: expected i/n with i from 1 to n")
     return int(part), int(parts)
 
 

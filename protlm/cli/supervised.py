@@ -72,7 +72,9 @@ def fit(
     no_relatives: Annotated[
         bool, Option("--no-relatives", help="Do not search training relatives of test proteins, which takes longest.")
     ] = False,
-    epochs: Annotated[int, Option(min=1, help="Of head, lora and full, at most: training stops early.")] = 20,
+    epochs: Annotated[
+        int | None, Option(min=1, help="Of head, lora and full, at most: training stops early. Default: 20.")
+    ] = None,
     learning_rate: Annotated[float | None, Option(help="Of lora and full. Default: 0.0005.")] = None,
     setting: Annotated[
         list[str] | None,
@@ -118,15 +120,17 @@ def fit(
         from protlm.supervised.tuning.run import fine_tune, options_of
 
         read = (labels, sequences, mask, target or (), split, kinds)
-        given = options_of(read, options, model, device) | {"trainer.max_epochs": epochs}
+        given = options_of(read, options, model, device)
+        given |= {} if epochs is None else {"trainer.max_epochs": epochs}
         given |= {"task.attention_backend": attention_backend, "callbacks.results.copy_base": copy_base}
         given |= {} if token_budget is None else {"data.token_budget": token_budget}
         given |= {} if learning_rate is None else {"optimizer.lr": learning_rate}
         fine_tune(output, method, given, setting or ())
         say_report(output)
         return
-    if setting:
-        raise UserError("--set: is for --method head, lora and full; a probe has no such options")
+    for name, value in (("--set", setting), ("--epochs", epochs), ("--learning-rate", learning_rate)):
+        if value:
+            raise UserError(f"{name}: is for --method head, lora and full; a probe has no such option")
     network, base = base_model(model, announce=model is None)
     network = placed(network, device, attention_backend, packed_batches)
     units = {"comparing": "proteins", "embedding": "residues"}

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from protlm.correlation import spearman
 from protlm.embedding.proteome import chosen_layers
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET
@@ -17,9 +15,9 @@ from protlm.supervised.features import LAYER, blocks_of, variable_sites
 from protlm.supervised.fit_api import base_model
 from protlm.supervised.kinship import are_variants
 from protlm.supervised.partition import Round, equal_sequences
-from protlm.supervised.predictor import Predictor
+from protlm.supervised.predictor import Predictor, agreement, label_text
 from protlm.supervised.probe import candidates_of, check_learnable, learn
-from protlm.supervised.target import SEPARATOR, VALUED, target_of
+from protlm.supervised.target import target_of
 
 
 class Probe(BaseEstimator):
@@ -65,7 +63,7 @@ class Probe(BaseEstimator):
         sequences, given = proteins_of(proteins).sequences, list(labels)
         if len(sequences) != len(given):
             raise UserError(f"{len(sequences):,} proteins and {len(given):,} labels; expected one label per protein")
-        target = target_of("label", [_cell(label) for label in given], sequences, self.kind)
+        target = target_of("label", [label_text(label) for label in given], sequences, self.kind)
         check_learnable(target, "labels")
         network, base = base_model(self.model)
         layers = chosen_layers(
@@ -89,7 +87,7 @@ class Probe(BaseEstimator):
         learned = learn(target, blocks, candidates, part, equal_sequences(sequences), self.seed)
         self.predictor_ = Predictor(network, [learned.head], {}, base)
         if target.kind == "classification" and not target.per_residue:
-            original = {_cell(label): label for label in given}
+            original = {label_text(label): label for label in given}
             self.classes_ = np.array([original[name] for name in target.classes])
         elif target.classes:
             self.classes_ = np.array(target.classes)
@@ -113,26 +111,6 @@ class Probe(BaseEstimator):
         return self.predictor_.predict_proba(proteins, None, self.token_budget, self.precision)
 
     def score(self, proteins: Any, labels: Any) -> float:
-        """Accuracy, of residues if these are labelled; of several labels, that all are right; of values, R2; of a
-        ranking, Spearman's correlation."""
-        sequences, given = proteins_of(proteins).sequences, list(labels)
-        found, head = self.predict(sequences), self.predictor_.heads[0]
-        if head.kind in VALUED and head.per_residue:
-            found, given = [value for own in found for value in own], [value for own in given for value in own]
-        if head.kind == "ranking":
-            return spearman(np.array(found), np.array(given, dtype=np.float64))
-        if head.kind == "regression":
-            return float(r2_score(np.array(given, dtype=np.float64), found))
-        if head.kind == "multilabel":
-            return float(np.mean([_cell(one) == _cell(other) for one, other in zip(found, given, strict=True)]))
-        if head.per_residue:
-            pairs = [pair for one, other in zip(found, given, strict=True) for pair in zip(one, other, strict=True)]
-            return float(np.mean([one == other for one, other in pairs if other not in "-?"]))
-        return float(accuracy_score(given, list(found)))
-
-
-def _cell(label: Any) -> str:
-    """A label as text; "" for None and NaN."""
-    if isinstance(label, list | tuple | set | frozenset):
-        return SEPARATOR.join(sorted(map(str, label))) or ""
-    return "" if label is None or label != label else str(label)
+        """See `agreement`."""
+        check_is_fitted(self)
+        return agreement(self.predictor_.heads[0], self.predict(proteins_of(proteins).sequences), labels)

@@ -11,6 +11,7 @@ from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.supervised.fit import Fitted, fit_probe
 from protlm.supervised.fit_options import FitOptions
+from protlm.supervised.kinship import parent_of
 from protlm.supervised.labels import LabelledSet, read_labels
 from protlm.supervised.predictor import Predictor
 from protlm.supervised.predictor_folder import BUNDLED
@@ -148,6 +149,7 @@ def report_of(found: Fitted, base: dict[str, Any], method: str = PROBE) -> dict[
             "source": Path(labelled.source).name,
             "proteins": len(labelled.ids),
             "fingerprint": labelled.fingerprint,
+            "parent": parent_of(labelled.sequences),
             "notes": labelled.notes,
         },
         "split": {

@@ -28,6 +28,28 @@ def are_variants(sequences: Sequence[str]) -> bool:
     return bool((codes == codes[0]).mean() > _VARIANTS)
 
 
+def parent_of(sequences: Sequence[str]) -> str | None:
+    """The most frequent residue at each site of variants of one protein; None for other proteins.
+
+    >>> parent_of(["MKTAYIAKQR", "MKTAYIAKQW", "MKTAYIAKQR"])
+    'MKTAYIAKQR'
+    """
+    if not are_variants(sequences):
+        return None
+    letters = np.array([list(sequence) for sequence in sequences])
+    found = []
+    for column in letters.T:
+        distinct, counts = np.unique(column, return_counts=True)
+        found.append(str(distinct[counts.argmax()]))
+    return "".join(found)
+
+
+def is_variant(sequence: str, parent: str) -> bool:
+    """Whether a protein is as long as a parent and like it."""
+    same = sum(one == other for one, other in zip(sequence, parent, strict=False))
+    return len(sequence) == len(parent) and same > _VARIANTS * len(parent)
+
+
 @dataclass(frozen=True)
 class Kinship:
     """Relations between proteins: of variants by Hamming distance, of others by phmmer.

@@ -173,6 +173,8 @@ def _of_letters(
     ids = [record.id for record in records]
     proteins, unused = _sequences_of(fasta, ids, str(labels))
     letters = [record.letters for record in records]
+    if letters == proteins:
+        raise UserError(f"{labels}: its labels are the sequences themselves; expected a label per residue")
     if mask is not None:
         letters = _masked(records, mask)
     name = targets[0] if targets else "label"

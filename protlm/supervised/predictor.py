@@ -3,6 +3,7 @@
 Legend: n proteins of L_i residues, K classes.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from protlm.errors import UserError
+from protlm.correlation import spearman
+from protlm.errors import ProtlmWarning, UserError
 from protlm.inference.engine import TOKEN_BUDGET, check_finite
 from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.sequence.containers import Container, proteins_of
 from protlm.supervised.features import blocks_of
+from protlm.supervised.kinship import is_variant
 from protlm.supervised.linear_head import LinearHead
 from protlm.supervised.target import SEPARATOR, VALUED
 from protlm.supervised.tuning.adapters import Adapters
@@ -57,6 +60,8 @@ class Predictor:
         """The head of a target; without a name, the only one."""
         if target is None and len(self.heads) == 1:
             return self.heads[0]
+        if target is None:
+            raise UserError(f"{len(self.heads)} targets; choose one with target: {', '.join(self.targets)}", "target")
         if target not in self.targets:
             raise UserError(f"target {target!r}: expected one of {', '.join(self.targets)}", "target")
         return self.heads[self.targets.index(target)]
@@ -99,6 +104,15 @@ class Predictor:
             return container.arranged(rows)
         return container.stacked(np.array(rows).reshape(-1, len(head.classes)), {"class": head.classes})  # pyright: ignore[reportArgumentType]
 
+    def score(self, proteins: Any, labels: Any, target: str | None = None) -> float:
+        """How well labels are predicted, as scikit-learn scores: see `agreement`.
+
+        Args:
+            proteins, labels: n of each; labels as for `Probe.fit`.
+            target: its name, if there are several.
+        """
+        return agreement(self.head(target), self.predict(proteins, target), labels)
+
     def answers(
         self,
         sequences: Iterable[str],
@@ -118,6 +132,8 @@ class Predictor:
             raise UserError("targets of proteins and of residues; choose a target", "target")
         names = list(dict.fromkeys(name for head in heads for name in head.inputs))
         by_residue = any(head.reads_residues for head in heads)
+        parent = self.report.get("data", {}).get("parent")
+        sequences = sequences if parent is None else _compared(sequences, parent)
         for blocks in blocks_of(sequences, names, by_residue, self.model, token_budget, precision, progress, total):
             found = {head.target: head.answers(blocks) for head in heads}
             for values in found.values():
@@ -133,6 +149,21 @@ class Predictor:
     def _rows(self, head: Head, container: Container, token_budget: int, precision: str) -> Iterator[np.ndarray]:
         for found in self.answers(container.sequences, [head.target], token_budget, precision):
             yield found[head.target]
+
+
+def _compared(sequences: Iterable[str], parent: str) -> Iterator[str]:
+    """The sequences; warns once if one is no variant of the protein that a model was fitted to."""
+    warned = False
+    for sequence in sequences:
+        if not warned and not is_variant(sequence, parent):
+            warned = True
+            warnings.warn(
+                "the model was fitted to variants of one protein, and some of these proteins are not variants of it; "
+                "their predictions mean nothing",
+                ProtlmWarning,
+                stacklevel=3,
+            )
+        yield sequence
 
 
 def called(head: Head, values: np.ndarray) -> Any:
@@ -163,6 +194,40 @@ def _thresholded(head: Head, report: dict[str, Any]) -> Head:
                 return replace(head, threshold=chosen)
             head.threshold = chosen
     return head
+
+
+def agreement(head: Head, predicted: Any, labels: Any) -> float:
+    """Accuracy, of residues if these are labelled; of several labels, that all are right; R2; or Spearman of a ranking.
+
+    Args:
+        head: of the target.
+        predicted: n predictions, as of `Predictor.predict`.
+        labels: n labels; residues with `-` or `?` do not count.
+    """
+    found, given = list(predicted), list(labels)
+    if len(found) != len(given):
+        raise UserError(f"{len(found):,} proteins and {len(given):,} labels; expected one label per protein")
+    if head.kind in VALUED:
+        if head.per_residue:
+            found, given = (np.concatenate([np.asarray(one, float) for one in each]) for each in (found, given))
+        y, p = np.asarray(given, dtype=np.float64), np.asarray(found, dtype=np.float64)
+        known = np.isfinite(y)
+        if head.kind == "ranking":
+            return spearman(p[known], y[known])
+        return float(1 - ((y[known] - p[known]) ** 2).sum() / ((y[known] - y[known].mean()) ** 2).sum())
+    if head.kind == "multilabel":
+        return float(np.mean([label_text(one) == label_text(other) for one, other in zip(found, given, strict=True)]))
+    if head.per_residue:
+        pairs = [pair for one, other in zip(found, given, strict=True) for pair in zip(one, other, strict=True)]
+        return float(np.mean([one == other for one, other in pairs if other not in "-?"]))
+    return float(np.mean([label_text(one) == label_text(other) for one, other in zip(found, given, strict=True)]))
+
+
+def label_text(label: Any) -> str:
+    """A label as text; "" for None and NaN."""
+    if isinstance(label, list | tuple | set | frozenset):
+        return SEPARATOR.join(sorted(map(str, label)))
+    return "" if label is None or label != label else str(label)
 
 
 def written(label: Any) -> str:

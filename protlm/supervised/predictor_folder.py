@@ -87,7 +87,7 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
 
     folder = Path(folder)
     if not is_predictor(folder):
-        found = "not one of these" if folder.exists() else "no such folder"
+        found = "no fitted head there" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {found}; expected a folder with a fitted head, which `protlm fit` writes")
     described = json.loads((folder / CONFIG).read_text())
     if described.get("version") != VERSION:

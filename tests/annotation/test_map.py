@@ -63,7 +63,7 @@ def test_umap_gets_the_options(monkeypatch):
 def test_what_cannot_be_drawn_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     for vectors, method, message in (
-        (np.ones((5, 3)), "umap", "requires the package umap-learn; install it: pip install umap-learn"),
+        (np.ones((5, 3)), "umap", "requires the package umap-learn; install it: pip install -e"),
         (np.ones((5, 3)), "tsne", "method 'tsne': expected one of pca, umap"),
         (np.ones((2, 3)), "pca", "2 proteins: expected at least 3"),
     ):

@@ -77,6 +77,9 @@ def test_a_map_of_proteins_and_of_their_embeddings_is_the_same(protlm, given, mo
     assert outcome.code == 0
     assert "32 proteins, PC1 (" in outcome.err
     assert protlm("map", embeddings, "-o", tmp_path / "other", "--labels", labels, "--color", "go").code == 0
+    again = ("map", embeddings, "-o", tmp_path / "other")
+    assert_refused(protlm(*again), "already exists", "--overwrite")
+    assert protlm(*again, "--labels", labels, "--color", "go", "--overwrite").code == 0
     tables = [
         list(csv.reader((tmp_path / name / "coordinates.csv").read_text().splitlines())) for name in ("one", "other")
     ]

@@ -7,7 +7,7 @@ import pytest
 import protlm
 from protlm import model_api
 from protlm.checkpoint import export
-from protlm.errors import UserError
+from protlm.errors import ProtlmWarning, UserError
 from protlm.supervised.features import variable_sites
 from protlm.supervised.fit import fit_probe
 from protlm.supervised.fit_api import fit
@@ -254,8 +254,11 @@ def test_variants_are_predicted_from_the_sites_at_which_they_differ(tiny_model):
     assert ("layer 1 at 5,12,21", "sites") in only
     assert value(found, metric="Spearman") > 0.8
     whole = fit(table, model=tiny_model, relatives=False)
-    with pytest.raises(UserError, match="fitted to variants of one protein"):
+    assert whole.score(sequences, values) > 0.5
+    with pytest.warns(ProtlmWarning, match="not variants of it"), pytest.raises(UserError, match="of one protein"):
         whole.predict(["MKT"])
+    with pytest.warns(ProtlmWarning, match="not variants of it"):
+        whole.predict(["W" * 30])
 
 
 def test_no_rows_of_sites_where_they_are_too_many():

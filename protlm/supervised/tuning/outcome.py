@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from protlm import checkpoint
+from protlm.errors import counted
 from protlm.performer import Performer
 from protlm.supervised.evaluation import Evaluation, evaluated
 from protlm.supervised.fit import PROBE, Fitted
@@ -20,6 +21,7 @@ from protlm.supervised.target import Target
 from protlm.supervised.tuning.adapters import Adapters
 from protlm.supervised.tuning.head import TunedHead
 
+_FEW = 50  # validation proteins, of which a score says little
 _RARE = 0.25  # share of the rarer of two classes from which accuracy tells little
 
 
@@ -87,6 +89,12 @@ class Outcome:
             about: the training, for the report.
         """
         fitted = replace(self.probe, evaluations=self.evaluations, warnings=list(self.probe.warnings))
+        valid = int(fitted.partition.final.valid.sum())
+        if valid < _FEW:
+            fitted.warnings.append(
+                f"only {counted(valid, 'protein')} for validation, which decide when training stops and whether the "
+                "probe is kept; give more in a split column"
+            )
         if not self.kept:
             fitted.warnings.append(
                 f"{self.method}: no better than the probe on validation ({self.score:.3f} against {self.start:.3f}); "

@@ -23,6 +23,7 @@ from protlm.supervised.predictor_folder import load_predictor
 
 KEPT = ("config.yaml", "run.json", "metrics")
 """Files and folders of the run that are moved to `training/` in the folder of the fitted model."""
+ADVICE = "repeat the command to resume"
 _OPTIONS = "fit.json"
 
 
@@ -53,14 +54,19 @@ def fine_tune(output: Path, method: str, options: Mapping[str, Any], settings: S
     overrides = overrides_of(method, options, settings)
     folder = run_folder(output)
     _check_same(folder, output, overrides)
-    ending = {"callbacks.stop.advice": "repeat the command to resume", "callbacks.results.table": False}
+    ending = {"callbacks.stop.advice": ADVICE, "callbacks.results.table": False}
     own = [*(override(name, value) for name, value in ending.items()), "ckpt_path=auto"]
     try:
         with redirect_stdout(sys.stderr):
             run_composed([*overrides, *own], folder)
-    except BaseException:
+    except BaseException as stop:
         if not (folder / "checkpoints").exists():  # nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
+        elif isinstance(stop, KeyboardInterrupt):  # outside of training, which says it itself
+            print(f"interrupted; {ADVICE}", file=sys.stderr, flush=True)
+            sys.exit(130)
+        else:
+            stop.add_note(f"stopped; {ADVICE}")
         raise
     training = folder / "model" / "training"
     training.mkdir()

@@ -71,6 +71,7 @@ def test_a_probe_that_validation_does_not_improve_on_is_kept(base, tmp_path):
     assert found.report["training"]["kept"] is False
     assert accuracy(found, "head") == accuracy(found, "probe")
     assert "the probe is kept" in found.report["warnings"][-1]
+    assert "only 20 proteins for validation" in found.report["warnings"][-2]
     with pytest.raises(UserError, match="expected a file or a pandas DataFrame"):
         protlm.fit(["MKT"], None, base, "head")
     with pytest.raises(UserError, match="takes the path of a model"):
