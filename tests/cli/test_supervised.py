@@ -109,7 +109,7 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
         (("fit", labels, "-o", folder, "-m", model_folder), "already exists"),
         (
             ("predict", fasta, "-m", model_folder),
-            f"{model_folder}: no fitted head there; expected a folder with a fitted",
+            f"{model_folder}: no fitted head there; expected a folder with",
         ),
         (("predict", fasta, "-m", "nowhere"), "nowhere: no such folder; expected a folder with a fitted head"),
         (("predict", fasta, "-m", folder, "--target", "place"), "--target 'place': expected one of label"),
