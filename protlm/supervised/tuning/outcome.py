@@ -3,7 +3,7 @@
 Legend: r rows, k outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from protlm.supervised.target import Target
 from protlm.supervised.tuning.adapters import Adapters
 from protlm.supervised.tuning.head import TunedHead
 
+_DRAWS = 100
 _FEW = 50  # validation proteins, of which a score says little
 _RARE = 0.25  # share of the rarer of two classes from which accuracy tells little
 
@@ -35,6 +36,7 @@ class Outcome:
         heads: the tuned ones.
         evaluations: of the targets, of the kept method and of all others.
         start, score: on the validation part, before and after.
+        margin: standard error of their difference; a smaller gain is taken for chance.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Outcome:
     evaluations: list[Evaluation]
     start: float
     score: float
+    margin: float
 
     @classmethod
     def of(
@@ -53,21 +56,22 @@ class Outcome:
         predictions: list[np.ndarray],
         start: float,
         score: float,
+        margin: float,
         seed: int,
     ) -> "Outcome":
-        """Evaluates `predictions` (r, k) of each target, or those of the probe if its score is not lower."""
+        """Evaluates `predictions` (r, k) of each target, or those of the probe if the gain is within the margin."""
         evaluations = []
         for head, target, rows, own, others in zip(
             heads, probe.labelled.targets, probe.tests, predictions, probe.predictions, strict=True
         ):
-            ours = widened(head, target, own) if score > start else others[PROBE]
+            ours = widened(head, target, own) if score > start + margin else others[PROBE]
             evaluations.append(evaluated(target.take(rows), {method: ours} | others, seed))
-        return cls(method, probe, heads, evaluations, start, score)
+        return cls(method, probe, heads, evaluations, start, score, margin)
 
     @property
     def kept(self) -> bool:
         """Whether the tuned model is kept."""
-        return self.score > self.start
+        return self.score > self.start + self.margin
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -97,11 +101,17 @@ class Outcome:
             )
         if not self.kept:
             fitted.warnings.append(
-                f"{self.method}: no better than the probe on validation ({self.score:.3f} against {self.start:.3f}); "
-                "the probe is kept"
+                f"{self.method}: no better than the probe on validation ({self.score:.3f} against {self.start:.3f}, "
+                f"standard error of the difference {self.margin:.3f}); the probe is kept"
             )
         report = report_of(fitted, base, self.method)
-        report["training"] = {**about, "start": self.start, "score": self.score, "kept": self.kept}
+        report["training"] = {
+            **about,
+            "start": self.start,
+            "score": self.score,
+            "margin": self.margin,
+            "kept": self.kept,
+        }
         if not self.kept:
             network = base_model(base["path"])[0] if self.method == "full" else model
             return Predictor(network, [one.head for one in self.probe.learned], report, base)
@@ -128,6 +138,29 @@ def score_of(target: Target, predictions: np.ndarray) -> float:
     if rare and min(target.y.mean(), 1 - target.y.mean()) < _RARE:
         return found["AUPRC"].value
     return found[MAIN[target.kind]].value
+
+
+def standard_error(
+    targets: Sequence[Target], before: Sequence[np.ndarray], after: Sequence[np.ndarray], seed: int = 0
+) -> float:
+    """Standard error of the gain in the mean of `score_of`, by bootstrap over proteins.
+
+    Args:
+        targets: their validation rows.
+        before, after: of each target, predictions (r, k) of the same rows.
+        seed: of the draws.
+    """
+    draw, gains = np.random.default_rng(seed), []
+    for _ in range(_DRAWS):
+        each = []
+        for target, one, other in zip(targets, before, after, strict=True):
+            proteins, owner = np.unique(target.owner, return_inverse=True)
+            times = np.bincount(draw.integers(len(proteins), size=len(proteins)), minlength=len(proteins))
+            rows = np.repeat(np.arange(len(owner)), times[owner])
+            drawn = target.take(rows)
+            each.append(score_of(drawn, other[rows]) - score_of(drawn, one[rows]))
+        gains.append(np.mean([gain for gain in each if np.isfinite(gain)] or [0.0]))
+    return float(np.std(gains))
 
 
 def widened(head: TunedHead, target: Target, values: np.ndarray) -> np.ndarray:

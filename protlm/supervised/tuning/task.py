@@ -27,7 +27,7 @@ from protlm.supervised.tuning.batches import LabelledBatch
 from protlm.supervised.tuning.data import EVALUATED, LabelledDataModule
 from protlm.supervised.tuning.head import POOLINGS, TunedHead
 from protlm.supervised.tuning.losses import class_weights, loss_of
-from protlm.supervised.tuning.outcome import Outcome, score_of, widened
+from protlm.supervised.tuning.outcome import Outcome, score_of, standard_error, widened
 from protlm.training.base_task import TrainingTask
 from protlm.training.factories import checked, takes_parameters
 from protlm.training.strategies import FullySharded
@@ -217,7 +217,10 @@ class FineTuningTask(TrainingTask):
             for one in (valid, test)
         ]
         score = self._score(rows[0], found[0])
-        self.outcome = Outcome.of(self.method, self.probe, list(self._each()), found[1], self.start, score, data.seed)
+        after = [widened(head, target, own) for head, target, own in zip(self._each(), targets, found[0], strict=True)]
+        held = [target.take(own) for target, own in zip(targets, rows[0], strict=True)]
+        gains = (self.start, score, standard_error(held, self.probe.valid, after, data.seed))
+        self.outcome = Outcome.of(self.method, self.probe, list(self._each()), found[1], *gains, data.seed)
         for name, value in (("valid", {"score": max(score, self.start)}), ("test", self.outcome.metrics)):
             self.results[name] = value
             self.log_dict({f"{name}/{metric}": one for metric, one in value.items()})
