@@ -6,6 +6,7 @@ Legend: B proteins, L residues, D width, d features, k outputs (classes, or 1 fo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from protlm.sequence.alphabet import STANDARD, TOKENS
 from protlm.supervised.features import check_residues
 from protlm.supervised.linear_head import answers
 from protlm.supervised.probe import Learned
+from protlm.supervised.target import Target
 
 POOLINGS = ("attention", "mean")
 CODES = [STANDARD.find(token) if len(token) == 1 and token in STANDARD else 20 for token in TOKENS]
@@ -86,6 +88,17 @@ class TunedHead(LabelHead):
                 own.copy_(value)
         new.temperature = head.temperature
         return new
+
+    def numbers(self, target: Target) -> np.ndarray:
+        """For each class of a target its number here; -100 for one that this head does not have."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return np.array([index.get(name, -100) for name in target.classes])
+
+    def known(self, target: Target) -> Target:
+        """The target with the numbers of this head's classes, -100 for others."""
+        if self.kind != "classification":
+            return target
+        return replace(target, y=self.numbers(target)[target.y], classes=self.classes)
 
     @property
     def described(self) -> dict[str, Any]:

@@ -21,37 +21,19 @@ from protlm.supervised.features import LAYER
 from protlm.supervised.fit_api import METHODS as ALL_METHODS
 from protlm.supervised.fit_api import base_path
 from protlm.supervised.linear_head import answers
-from protlm.supervised.target import Target
 from protlm.supervised.tuning.adapters import add_adapters, taken_adapters
 from protlm.supervised.tuning.batches import LabelledBatch
 from protlm.supervised.tuning.data import EVALUATED, LabelledDataModule
 from protlm.supervised.tuning.head import POOLINGS, TunedHead
 from protlm.supervised.tuning.losses import class_weights, loss_of
 from protlm.supervised.tuning.outcome import Outcome, score_of, standard_error, widened
+from protlm.supervised.tuning.trained import Trained
 from protlm.training.base_task import TrainingTask
 from protlm.training.factories import checked, takes_parameters
 from protlm.training.strategies import FullySharded
 
 METHODS = ALL_METHODS[1:]
 """What is trained: heads on a frozen model, adapters of its projections too, or all of its weights."""
-
-
-class Trained(nn.Module):
-    """What an optimizer gets: a model and heads.
-
-    Args:
-        model: None stands for one without weights.
-        heads: any module.
-    """
-
-    def __init__(self, model: Performer | None, heads: nn.Module) -> None:
-        super().__init__()
-        self.model, self.heads = model, heads
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """Those of the model."""
-        return nn.ModuleList() if self.model is None else self.model.blocks
 
 
 class FineTuningTask(TrainingTask):
@@ -137,7 +119,7 @@ class FineTuningTask(TrainingTask):
             last = self.model.config.layers
             head = TunedHead.of(learned, target.y[rows], self.model.config.width, last, **self._branch)
             self.heads.append(head)
-            y = torch.from_numpy(self._known(head, target).y[rows])
+            y = torch.from_numpy(head.known(target).y[rows])
             weight = class_weights(target.kind, y[y >= 0] if target.classes else y, max(1, len(head.classes)))
             self.weights.append(weight if self.balanced else None)
         self.start = self._score([target.of(valid) for target in targets], self.probe.valid)
@@ -208,7 +190,7 @@ class FineTuningTask(TrainingTask):
         rows = [[target.of(one) for target in targets] for one in (part.valid, part.test)]
         valid, test = (self._gathered(number, own) for number, own in enumerate(rows))
         for head, target, logits, own in zip(self._each(), targets, valid, rows[0], strict=True):
-            y = self._known(head, target).y[own]
+            y = head.known(target).y[own]
             known = y >= 0 if head.kind == "classification" else np.ones(len(y), dtype=bool)
             if head.classes and known.any():
                 head.temperature = fitted_temperature(logits[known], y[known], head.kind)
@@ -268,17 +250,10 @@ class FineTuningTask(TrainingTask):
         found = []
         for head, target, labels in zip(self._each(), self._labelled().labelled.targets, batch.labels, strict=True):
             if head.kind == "classification":
-                of = torch.from_numpy(_numbers(head, target)).to(labels.device)
+                of = torch.from_numpy(head.numbers(target)).to(labels.device)
                 labels = torch.where(labels < 0, labels, of[labels.clamp(min=0)])
             found.append(labels)
         return found
-
-    @staticmethod
-    def _known(head: TunedHead, target: Target) -> Target:
-        """The target with the class numbers of a head, -100 for a class that it does not have."""
-        if head.kind != "classification":
-            return target
-        return Target(**{**target.__dict__, "y": _numbers(head, target)[target.y], "classes": head.classes})
 
     def _collect(self, batch: LabelledBatch, split: int) -> None:
         """Keeps the logits of labelled rows, with the numbers of these rows, on the CPU."""
@@ -319,12 +294,6 @@ class FineTuningTask(TrainingTask):
                 values = widened(head, target, values)
             found.append(score_of(target.take(own), values))
         return float(np.mean([one for one in found if np.isfinite(one)] or [0.0]))
-
-
-def _numbers(head: TunedHead, target: Target) -> np.ndarray:
-    """The class number of a head for each class of a target; -100 for one that it does not have."""
-    index = {name: number for number, name in enumerate(head.classes)}
-    return np.array([index.get(name, -100) for name in target.classes])
 
 
 def _on(weight: Tensor | None, like: Tensor) -> Tensor | None:
