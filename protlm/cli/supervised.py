@@ -119,6 +119,8 @@ def fit(
     if method != PROBE:
         from protlm.supervised.tuning.run import fine_tune, options_of
 
+        if packed_batches is not None:
+            raise UserError("--packed-batches, --padded-batches: are for a probe; fine-tuning pads its batches")
         read = (labels, sequences, mask, target or (), split, kinds)
         given = options_of(read, options, model, device)
         given |= {} if epochs is None else {"trainer.max_epochs": epochs}

@@ -18,6 +18,12 @@ def kept(report: dict[str, Any]) -> bool:
     return report.get("training", {}).get("kept", report["method"] == "probe")
 
 
+def base_of(report: dict[str, Any]) -> str:
+    """The base model, and what became of it."""
+    base, how = report["base"], HOW[report["method"] if kept(report) else "probe"]
+    return f"{base['path'] or 'given as an object'}, fingerprint {base['fingerprint']}, {how}"
+
+
 def _start(report: dict[str, Any]) -> str:
     if report["method"] == "probe" or not kept(report):
         return ""
@@ -34,10 +40,9 @@ def card(report: dict[str, Any], name: str) -> str:
         "Predicts " + "; ".join(f"{t['name']} ({t['described']})" for t in report["targets"]) + ".",
     ]
     lines += ["", "```", f"protlm predict proteins.fasta --model {name} -o predictions.csv", "```", ""]
-    data, base = report["data"], report["base"]
+    data = report["data"]
     lines += ["| | |", "|---|---|"]
-    how = HOW[report["method"] if kept(report) else "probe"]
-    lines += [f"| base model | {base['path'] or 'given as an object'}, fingerprint {base['fingerprint']}, {how} |"]
+    lines += [f"| base model | {base_of(report)} |"]
     lines += [f"| labels | {data['source']}: {data['proteins']:,} proteins, fingerprint {data['fingerprint']} |"]
     lines += [f"| evaluation | {report['split']['described']} |"]
     if report["split"]["leakage"]:

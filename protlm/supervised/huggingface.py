@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protlm.errors import UserError
 from protlm.exchange.huggingface import model_config, write_huggingface
 from protlm.performer.label_head import LabelHead
 from protlm.supervised.predictor import Head, Predictor
@@ -30,10 +29,8 @@ def export_predictor(predictor: Predictor, folder: str | Path, target: str | Non
         target: which head, if there are several.
 
     Raises:
-        UserError: if the folder exists, or for several targets.
+        UserError: if the folder exists, or for several targets without a choice.
     """
-    if target is None and len(predictor.heads) > 1:
-        raise UserError(f"{len(predictor.heads)} targets; choose one of {', '.join(predictor.targets)}", "target")
     head = predictor.head(target)
     auto = f"AutoModelFor{'Token' if head.per_residue else 'Sequence'}Classification"
     name = f"Protlm{auto.removeprefix('AutoModel')}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from protlm.supervised.card import base_of
 from protlm.supervised.evaluation import interval, shown
 from protlm.supervised.metrics import MAIN
 
@@ -19,10 +20,10 @@ _MOST_CLASSES = 30  # in the picture of the confusion matrix
 def report_page(report: dict[str, Any]) -> str:
     """The page, from the content of report.json."""
     names = ", ".join(target["name"] for target in report["targets"])
-    data, split, base = report["data"], report["split"], report["base"]
+    data, split = report["data"], report["split"]
     lines = [
         f"{data['proteins']:,} labelled proteins of {data['source']} (fingerprint {data['fingerprint']})",
-        f"Base model: {base['path'] or 'given as an object'} (fingerprint {base['fingerprint']}), frozen",
+        f"Base model: {base_of(report)}",
         f"Evaluation: {split['described']}",
     ]
     if split["leakage"]:

@@ -98,6 +98,7 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
             "--kind 'order': expected one of classification, multilabel, regression, ranking",
         ),
         ((*fit, "--split-by", "time"), "--split-by 'time': expected one of"),
+        ((*fit, "--method", "head", "--packed-batches"), "--packed-batches, --padded-batches: are for a probe"),
         ((*fit, "--epochs", 3), "--epochs: is for --method head, lora and full"),
         (("predict", fasta, "-m", folder, "-o", "s.csv", "--shard", "3/2"), "--shard 3/2: expected i/n with i from 1"),
         (("predict", fasta, "-m", folder, "-o", "s.csv", "--shard", "0/2"), "--shard 0/2: expected i/n with i from 1"),

@@ -1,5 +1,7 @@
 """The LightningDataModule of fine-tuning: labelled proteins, split, and the probe from which training starts."""
 
+import math
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from tempfile import TemporaryFile
@@ -126,6 +128,8 @@ class LabelledDataModule(TrainingData):
         shape = (int(edges[-1]), len(layers), model.config.width)
         try:
             with TemporaryFile() as file:  # the system removes it once nothing refers to it
+                if hasattr(os, "posix_fallocate"):  # otherwise a full disk would end the process later
+                    os.posix_fallocate(file.fileno(), 0, 2 * math.prod(shape))
                 values = np.memmap(cast("Any", file), np.float16, "w+", shape=shape)
         except OSError as error:
             raise UserError(f"no space for the representations of {shape[0]:,} residues ({error.strerror})") from error

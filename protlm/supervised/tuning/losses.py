@@ -44,6 +44,7 @@ def class_weights(kind: str, y: Tensor, outputs: int) -> Tensor | None:
     [0.6666666865348816, 2.0]
     """
     if kind == "classification":
+        y = y[y != MISSING]
         counts = torch.bincount(y, minlength=outputs).clamp(min=1).float()
         return len(y) / (outputs * counts)
     if kind == "multilabel":

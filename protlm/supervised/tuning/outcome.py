@@ -61,11 +61,12 @@ class Outcome:
     ) -> "Outcome":
         """Evaluates `predictions` (r, k) of each target, or those of the probe if the gain is within the margin."""
         evaluations = []
-        for head, target, rows, own, others in zip(
-            heads, probe.labelled.targets, probe.tests, predictions, probe.predictions, strict=True
+        for head, target, rows, own, others, before in zip(
+            heads, probe.labelled.targets, probe.tests, predictions, probe.predictions, probe.evaluations, strict=True
         ):
             ours = widened(head, target, own) if score > start + margin else others[PROBE]
             evaluations.append(evaluated(target.take(rows), {method: ours} | others, seed))
+            evaluations[-1].learning_curve.extend(before.learning_curve)
         return cls(method, probe, heads, evaluations, start, score, margin)
 
     @property

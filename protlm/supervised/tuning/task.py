@@ -109,7 +109,7 @@ class FineTuningTask(TrainingTask):
         if stage != "fit" or self.heads:
             return
         data = self._labelled()
-        data.model = self.model
+        data.model = self.model.to(self.trainer.strategy.root_device)  # Lightning does so later
         self.print("fitting the probe from which training starts")
         self.probe = data.probe(self.model)
         targets = data.labelled.targets
@@ -120,8 +120,7 @@ class FineTuningTask(TrainingTask):
             head = TunedHead.of(learned, target.y[rows], self.model.config.width, last, **self._branch)
             self.heads.append(head)
             y = torch.from_numpy(head.known(target).y[rows])
-            weight = class_weights(target.kind, y[y >= 0] if target.classes else y, max(1, len(head.classes)))
-            self.weights.append(weight if self.balanced else None)
+            self.weights.append(class_weights(target.kind, y, len(head.classes)) if self.balanced else None)
         self.start = self._score([target.of(valid) for target in targets], self.probe.valid)
         data.blocks = sorted({name for head in self._each() for name in head.blocks if not name.startswith(LAYER)})
         self._prepare_model()
@@ -290,9 +289,7 @@ class FineTuningTask(TrainingTask):
         found = []
         targets = self._labelled().labelled.targets
         for head, target, own, values in zip(self._each(), targets, rows, predictions, strict=True):
-            if values.shape[1] != max(1, len(target.classes)):
-                values = widened(head, target, values)
-            found.append(score_of(target.take(own), values))
+            found.append(score_of(target.take(own), widened(head, target, values)))
         return float(np.mean([one for one in found if np.isfinite(one)] or [0.0]))
 
 

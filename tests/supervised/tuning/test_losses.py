@@ -37,6 +37,10 @@ def test_a_right_order_has_a_lower_loss_than_a_wrong_one():
 
 def test_weights_make_classes_count_equally():
     y = torch.tensor([0] * 9 + [2])
+    assert (
+        class_weights("classification", torch.cat((y, y.new_tensor([-100]))), 3).tolist()
+        == class_weights("classification", y, 3).tolist()
+    )
     weight = class_weights("classification", y, 3)
     counts = torch.bincount(y, minlength=3)
     assert weight[0] * counts[0] == pytest.approx(weight[2] * counts[2])

@@ -57,6 +57,10 @@ def test_it_learns_what_a_probe_cannot(method, base, tmp_path):
     found = protlm.fit(table, tmp_path / "out", base, method, relatives=False, epochs=12, settings=settings)
     assert accuracy(found, method) > accuracy(found, "probe") + 0.1
     assert found.report["training"]["kept"] is True
+    assert len(found.report["targets"][0]["learning_curve"]) > 1
+    how = {"head": "frozen", "lora": "with low-rank adapters", "full": "from which all weights were trained"}[method]
+    for page in ("README.md", "report.html"):
+        assert how in (tmp_path / "out" / page).read_text()
     loaded = protlm.load(tmp_path / "out")
     tested = table[table["split"] == "test"]
     np.testing.assert_array_equal(found.predict(tested), loaded.predict(tested))
@@ -67,7 +71,8 @@ def test_it_learns_what_a_probe_cannot(method, base, tmp_path):
 
 
 def test_a_probe_that_validation_does_not_improve_on_is_kept(base, tmp_path):
-    found = protlm.fit(motifs(80), None, base, "head", relatives=False, epochs=1, settings=["optimizer.head_lr=0.0"])
+    options = ["optimizer.head_lr=0.0", "task.balanced=true"]
+    found = protlm.fit(motifs(80), None, base, "head", relatives=False, epochs=1, settings=options)
     assert found.report["training"]["kept"] is False
     assert accuracy(found, "head") == accuracy(found, "probe")
     assert "the probe is kept" in found.report["warnings"][-1]
