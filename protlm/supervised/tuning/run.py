@@ -66,7 +66,7 @@ def fine_tune(output: Path, method: str, options: Mapping[str, Any], settings: S
             print(f"interrupted; {ADVICE}", file=sys.stderr, flush=True)
             sys.exit(130)
         else:
-            stop.add_note(f"stopped; {ADVICE}")
+            stop.add_note(f"the unfinished fit is kept in {folder}; {ADVICE}")
         raise
     training = folder / "model" / "training"
     training.mkdir()
