@@ -70,18 +70,14 @@ def load(path: str | Path, attention: str | None = None, num_features: int | Non
 
 
 def esm_advice(path: Path) -> str:
-    """How to get a model of ESM-2 that is named as on the Hugging Face Hub; empty for another name.
+    """How to import a model of ESM-2 that is named as on the Hugging Face Hub; empty for another name.
 
     >>> esm_advice(Path("proteins/model"))
     ''
     """
     if not re.fullmatch(r"esm2_t\d+_\d+[MB]_UR50D(\.pt)?", path.name):
         return ""
-    name = path.name.removesuffix(".pt")
-    return (
-        f"; to use ESM-2, download it: hf download facebook/{name} --local-dir {name}; then convert it: "
-        f"protlm import {name} MODEL"
-    )
+    return f"; to use ESM-2, import it: protlm import facebook/{path.name.removesuffix('.pt')} MODEL"
 
 
 def switch(model: Performer, attention: str | None = None, num_features: int | None = None) -> None:

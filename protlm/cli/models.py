@@ -75,12 +75,16 @@ def import_model(
         Path,
         Argument(
             metavar="MODEL",
-            help="ESM-2 or ESMC: a Hugging Face folder, a .pt file of fair-esm, or a folder with a LoRA adapter.",
+            help="ESM-2 or ESMC: a Hugging Face folder or name such as facebook/esm2_t6_8M_UR50D, a .pt file of "
+            "fair-esm, or a folder with a LoRA adapter.",
         ),
     ],
     output: Annotated[Path, Argument(help="Model folder to write.")],
     base: Annotated[
-        Path | None, Option(help="Folder of the base model of an adapter. Default: the one that it names.")
+        Path | None, Option(help="Folder or name of the base model of an adapter. Default: the one that it names.")
+    ] = None,
+    revision: Annotated[
+        str | None, Option(help="Branch, tag or commit of a model of the Hugging Face Hub. Default: main.")
     ] = None,
     attention: AttentionOption = None,
     num_features: Features = None,
@@ -92,7 +96,7 @@ def import_model(
 
     check_absent(output)
     check_outputs({"OUTPUT": (output, FOLDER)})
-    imported = load_pretrained(source, base)
+    imported = load_pretrained(source, base, revision)
     network = imported.model
     switch(network, attention, num_features)
     export_folder(network, output)

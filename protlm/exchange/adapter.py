@@ -13,10 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from protlm.errors import UserError
+from protlm.exchange.hub import ADAPTER, ADAPTER_FILES, located
 from protlm.exchange.saved_model import SavedModel, read_folder, read_json, read_weights
 
-CONFIG = "adapter_config.json"
-FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PLAIN = {"peft_type": "LORA", "use_dora": False, "fan_in_fan_out": False}
 """Settings that are merged."""
 _PREFIX = "base_model.model."
@@ -33,13 +32,13 @@ def merged(folder: Path, base: Path | None = None) -> SavedModel:
     Raises:
         UserError: for an adapter that is damaged or not plain LoRA, or whose base model is not there or another one.
     """
-    settings = read_json(folder / CONFIG)
+    settings = read_json(folder / ADAPTER)
     for name, value in PLAIN.items():
         if (found := settings.get(name, value)) != value and not (value is False and found is None):
-            raise UserError(f"{folder / CONFIG}: {name} is {found!r}; only LoRA with {value!r} can be merged")
-    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+            raise UserError(f"{folder / ADAPTER}: {name} is {found!r}; only LoRA with {value!r} can be merged")
+    path = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
     if path is None:
-        raise UserError(f"{folder}: no weights of the adapter; expected one of {', '.join(FILES)}")
+        raise UserError(f"{folder}: no weights of the adapter; expected one of {', '.join(ADAPTER_FILES)}")
     saved = read_folder(_base(folder, settings) if base is None else base)
     weights = dict(saved.weights)
     adapter = {name.removeprefix(_PREFIX): weight for name, weight in read_weights(path).items()}
@@ -65,12 +64,13 @@ def _base(folder: Path, settings: dict[str, Any]) -> Path:
     for path in (Path(name), folder / name, folder.parent / Path(name).name):
         if path.is_dir():
             return path
-    local = Path(name).name
-    raise UserError(
-        f"{folder}: an adapter of {name}, which is not here; download it: hf download {name} --local-dir {local}, and "
-        f"give base {local}",
-        "base",
-    )
+    try:
+        path = located(name, settings.get("revision"))
+    except UserError as error:
+        raise UserError(f"{folder}: an adapter of {error}, or give its folder as base", "base") from error
+    if not path.is_dir():
+        raise UserError(f"{folder}: an adapter of {name}, which is not there; give the folder of its base", "base")
+    return path
 
 
 def _known(name: str, saved: SavedModel) -> str | None:

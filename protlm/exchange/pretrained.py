@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from protlm.errors import UserError
-from protlm.exchange.adapter import CONFIG as ADAPTER
 from protlm.exchange.adapter import merged
 from protlm.exchange.architecture import Parts
 from protlm.exchange.esm import esm_parts
 from protlm.exchange.esmc import esmc_parts
 from protlm.exchange.fair_esm import SUFFIX, fair_esm_parts
+from protlm.exchange.hub import ADAPTER, located
 from protlm.exchange.saved_model import SavedModel, read_folder
 from protlm.exchange.weight_names import moved
 from protlm.performer import Performer, PerformerConfig
@@ -30,25 +30,27 @@ class Imported:
     left_out: list[str]
 
 
-def load_pretrained(path: str | Path, base: str | Path | None = None) -> Imported:
+def load_pretrained(path: str | Path, base: str | Path | None = None, revision: str | None = None) -> Imported:
     """Loads a model of another library, as float32, on the CPU and in evaluation mode.
 
     Args:
         path: a folder of Hugging Face's transformers, with config.json and the weights, a file of fair-esm
-            (.pt), or the folder of a LoRA adapter of peft, which is merged.
-        base: folder of the base model of an adapter; by default the one that the adapter names.
+            (.pt), or the folder of a LoRA adapter of peft, which is merged; or the name of one of these folders on
+            the Hugging Face Hub, see `hub.located`.
+        base: folder or name of the base model of an adapter; by default the one that the adapter names.
+        revision: branch, tag or commit of a model of the Hub.
 
     Raises:
         UserError: for a path that is missing or damaged, or a model of another kind.
     """
-    path = Path(path)
+    path = located(path, revision)
     if path.suffix == SUFFIX:
         parts, weights = fair_esm_parts(path), path
     else:
         adapter = (path / ADAPTER).is_file()
         if base is not None and not adapter:
             raise UserError(f"base {base}: {path} is no adapter, which would need one; leave it out", "base")
-        saved = merged(path, None if base is None else Path(base)) if adapter else read_folder(path)
+        saved = merged(path, None if base is None else located(base)) if adapter else read_folder(path)
         kind = saved.config.get("model_type")
         if kind not in ARCHITECTURES:
             known = ", ".join(map(repr, ARCHITECTURES))

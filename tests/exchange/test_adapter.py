@@ -104,7 +104,7 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path, protlm: Any) -> None:
         protlm("import", tmp_path / "adapter", tmp_path / "out"),
         "an adapter of facebook/esm2_t6_8M_UR50D",
         "hf download facebook/esm2_t6_8M_UR50D --local-dir esm2_t6_8M_UR50D",
-        "--base esm2_t6_8M_UR50D",
+        "--base",
     )
     path.write_text(json.dumps(settings))
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
