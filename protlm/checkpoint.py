@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from protlm import golden
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
@@ -106,7 +107,7 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
 
 
 def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None:
-    """Writes a model folder; it appears under its name only once it is complete.
+    """Writes a model folder with its golden values; it appears under its name only once it is complete.
 
     Args:
         model: to store.
@@ -124,6 +125,7 @@ def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None
         save(weights, model_folder)
         described["sha256"] = _checksum(model_folder / WEIGHTS)
         (model_folder / CONFIG).write_text(dumps(described, indent=2) + "\n")
+        golden.record(model, model_folder, None if dtype == "float32" else weights)
 
 
 def stored(model: Performer, dtype: str) -> dict[str, Tensor]:

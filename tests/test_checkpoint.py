@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from protlm import golden
 from protlm.checkpoint import (
     CONFIG,
     DTYPES,
@@ -138,7 +139,7 @@ def test_a_model_folder_can_be_read_without_protlm(model_folder: Path, tiny_mode
     about = json.loads((model_folder / CONFIG).read_text())
     assert about["alphabet"] == list(TOKENS)
     assert about["model"] == tiny_model.config.to_dict()
-    assert sorted(path.name for path in model_folder.iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(path.name for path in model_folder.iterdir()) == [CONFIG, golden.FILE, WEIGHTS]
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_model: Performer, model_folder: Path, tmp_path: Path) -> None:

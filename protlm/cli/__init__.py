@@ -12,6 +12,7 @@ import typer
 
 from protlm import __version__
 from protlm.cli.annotation import annotate, map_proteins
+from protlm.cli.check import check
 from protlm.cli.console import fail, say, warnings_as_lines
 from protlm.cli.contacts import contacts
 from protlm.cli.corpus import evaluate, info, prepare
@@ -43,6 +44,7 @@ for command in (
     generate,
     evaluate,
     export,
+    check,
     homologs,
     score,
     proteingym,

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from protlm import __version__
+from protlm import __version__, golden
 from protlm.checkpoint import CONFIG, new_folder, save
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
@@ -68,6 +68,7 @@ def write_huggingface(
         _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
         _write_json(partial / CONFIG, config)
         (partial / "README.md").write_text(about, encoding="utf-8")
+        golden.record(model, partial)
 
 
 def sources(config: PerformerConfig) -> dict[str, str]:

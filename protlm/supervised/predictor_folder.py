@@ -100,7 +100,7 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
         expected, path = described["base"]["fingerprint"], described["base"]["path"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: damaged or incomplete ({error}); fit it again") from error
-    own = Path(base) if base is not None else bundled.path() if path == BUNDLED else folder / path
+    own = Path(base) if base is not None else _located(folder, path)
     if not own.exists():
         raise UserError(f"{folder}: its base model {own} is missing; give its new path as base", "base")
     network = (model or checkpoint.load)(own)
@@ -112,6 +112,18 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
         adapters.merge_into(network)
     named = {**described["base"], "path": str(own) if path != BUNDLED else path}
     return Predictor(network, heads, report, named, adapters)
+
+
+def base_of(folder: Path) -> Path:
+    """The folder or checkpoint of the base model of a predictor."""
+    try:
+        return _located(folder, json.loads((folder / CONFIG).read_text())["base"]["path"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}: damaged or incomplete ({error}); fit it again") from error
+
+
+def _located(folder: Path, base: str) -> Path:
+    return bundled.path() if base == BUNDLED else folder / base
 
 
 def _described(head: "Head") -> dict[str, Any]:

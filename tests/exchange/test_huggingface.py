@@ -282,7 +282,14 @@ def test_the_folder_has_a_model_card(exported: dict[str, Path], monkeypatch) -> 
     for kind in ("relu", "causal relu"):
         folder = exported[kind]
         names = {path.name for path in folder.iterdir()}
-        others = {"README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"}
+        others = {
+            "README.md",
+            "config.json",
+            "golden.safetensors",
+            "model.safetensors",
+            "tokenizer_config.json",
+            "vocab.txt",
+        }
         assert names == others | set(sources(PerformerConfig(33, PAD)))
         card = (folder / "README.md").read_text()
         monkeypatch.chdir(folder.parent)

@@ -1,0 +1,64 @@
+"""The command check."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from protlm.cli.console import Backend, Device, Packed, Precision, load_network, named, say
+from protlm.errors import UserError
+
+
+def check(
+    model: Annotated[
+        Path | None,
+        Argument(metavar="[MODEL]", help="Model folder, also of protlm fit. Default: the bundled model."),
+    ] = None,
+    write: Annotated[
+        bool, Option("--write", help="Record the values of this machine in a folder that has none yet.")
+    ] = False,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    attention_backend: Backend = "auto",
+    packed_batches: Packed = None,
+) -> None:
+    """Recompute embeddings and logits of three proteins, and say by how much they differ from those kept in MODEL.
+
+    Exit code 0 if all are within the tolerance of the precision, 1 if not, 2 if there is nothing to compare with.
+    """
+    from protlm import golden
+    from protlm.inference.engine import Computer
+    from protlm.inference.reproduction import recomputed
+    from protlm.supervised.predictor_folder import base_of, is_predictor
+    from protlm.tables import aligned
+
+    folder = named(model)
+    folder = base_of(folder) if is_predictor(folder) else folder
+    network = load_network(folder, device, True, attention_backend=attention_backend, packed_batches=packed_batches)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: a checkpoint keeps no golden values; export it to a model folder: protlm export")
+    kept = golden.read(folder)
+    if write:
+        if kept is not None:
+            raise UserError(f"{folder}: has golden values already; without --write they are compared")
+        golden.record(network, folder)
+        say(f"wrote {folder / golden.FILE}")
+        return
+    if kept is None:
+        raise UserError(
+            f"{folder}: no golden values, since an earlier version of protlm wrote it; to record those of a machine "
+            "that you trust, use --write"
+        )
+    if folder != named(model):
+        say(f"base model: {folder}")
+    found = golden.differences(recomputed(Computer(network, precision=precision)), kept.values)
+    header = ("protein", "values", "max. difference", "relative")
+    lines = [(one.protein, one.quantity, f"{one.absolute:.2g}", f"{one.relative:.2g}") for one in found]
+    print(aligned(header, lines, left=(0, 1)))
+    tolerance, where = golden.TOLERANCES[precision], f"{next(network.parameters()).device}, {precision}"
+    if all(one.relative <= tolerance for one in found):
+        print(f"{where}: as recorded ({kept.source}), within the relative tolerance of {tolerance:g}")
+        return
+    print(f"{where}: not as recorded ({kept.source}): beyond the relative tolerance of {tolerance:g}")
+    sys.exit(1)
