@@ -19,6 +19,7 @@ from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import MASK, encode, with_ends
+from protlm.strict_json import dumps
 
 FILE, KEY = "golden.safetensors", "about"
 PROTEINS = {
@@ -116,7 +117,7 @@ def write(values: Mapping[str, Tensor], folder: Path) -> None:
     about = {"source": f"PyTorch {torch.__version__}, cpu", "proteins": PROTEINS}
     with atomic_output(folder / FILE) as partial:
         try:
-            save_file(dict(values), partial, {KEY: json.dumps(about)})  # one entry, since their order is random
+            save_file(dict(values), partial, {KEY: dumps(about)})  # one entry, since their order is random
         except SafetensorError as error:  # such as a full disk
             raise OSError(str(error)) from error
         partial.chmod(folder.stat().st_mode & 0o666)
