@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from protlm.cli.console import Model, load_network, say
-from protlm.cli.outputs import FOLDER, check_outputs
+from protlm.cli.outputs import FOLDER, check_outputs, listed
 from protlm.errors import UserError
 
 AttentionOption = Annotated[
@@ -26,7 +26,13 @@ Features = Annotated[
 def export(
     output: Annotated[Path, Argument(help="Folder to write.")],
     model: Model = None,
-    layout: Annotated[str, Option("--format", help="folder (for protlm) or hf (for transformers).")] = "folder",
+    layout: Annotated[
+        str,
+        Option(
+            "--format",
+            help="folder (for protlm), hf (for transformers), or esm or esmc (classes of transformers' own).",
+        ),
+    ] = "folder",
     attention: AttentionOption = None,
     num_features: Features = None,
     dtype: Annotated[
@@ -40,14 +46,16 @@ def export(
     from protlm.checkpoint import DTYPES, check_absent
     from protlm.checkpoint import export as export_folder
     from protlm.exchange.huggingface import export_huggingface
+    from protlm.exchange.native import export_native
+    from protlm.exchange.pretrained import ARCHITECTURES
     from protlm.supervised.huggingface import export_predictor
     from protlm.supervised.predictor_folder import is_predictor, load_predictor
 
-    if layout not in ("folder", "hf"):
-        raise UserError(f"--format {layout!r}: expected 'folder' or 'hf'")
+    if layout not in (formats := ("folder", "hf", *ARCHITECTURES)):
+        raise UserError(f"--format {layout!r}: expected {listed(map(repr, formats))}")
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    if layout == "hf" and dtype != "float32":
+    if layout != "folder" and dtype != "float32":
         raise UserError(f"--dtype {dtype} requires --format folder; with transformers, choose a dtype when loading")
     if output.suffix == ".ckpt":
         raise UserError(f"{output}: expected a folder to write; the checkpoint to export is given with --model")
@@ -65,9 +73,12 @@ def export(
     if layout == "folder":
         export_folder(network, output, dtype)
         say(f"wrote {output}; use it with --model {output}")
-    else:
+        return
+    if layout == "hf":
         export_huggingface(network, output)
-        say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
+    else:
+        export_native(network, output, layout)
+    say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
 
 
 def import_model(

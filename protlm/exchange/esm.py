@@ -12,26 +12,15 @@ import torch
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.exchange.architecture import Parts, check_sizes, check_values
+from protlm.exchange.architecture import Architecture, Parts, check_values
 from protlm.exchange.saved_model import SavedModel
 from protlm.exchange.weight_names import WeightNames
+from protlm.performer import PerformerConfig
 from protlm.performer.config import ROUNDED
 from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
 
-EXPECTED = {
-    "is_folding_model": (False, False),
-    "position_embedding_type": ("rotary", "absolute"),
-    "rope_theta": (10_000, 10_000),
-    "vocab_size": (len(TOKENS), None),
-    "pad_token_id": (PAD, None),
-    "mask_token_id": (MASK, None),
-    "emb_layer_norm_before": (False, False),
-    "hidden_act": ("gelu", "gelu"),
-    "is_decoder": (False, False),
-    "add_cross_attention": (False, False),
-    "tie_word_embeddings": (True, True),
-}
-"""Required values in config.json, and the value that a missing entry stands for."""
+OFFSET = PAD + 1
+"""The first position of transformers."""
 FREQUENCIES = "rotary_embeddings.inv_freq"
 UNUSED = re.compile(rf"esm\.embeddings\.(position_ids|position_embeddings\.weight)|.*{re.escape(FREQUENCIES)}")
 """Weights that are saved with ESM-2, but are not used."""
@@ -67,32 +56,20 @@ def esm_parts(saved: SavedModel) -> Parts:
         UserError: for a model that is not ESM-2, such as ESM-1b or ESMFold.
     """
     about, path = saved.config, saved.config_path
-    check_values(path, about, EXPECTED, "ESM-2")
-    layers, heads, width, feed_forward = check_sizes(path, about)
+    check_values(path, about, ESM.there, ESM.title)  # first, since others lack the rest
     for name in ("layer_norm_eps", "hidden_dropout_prob"):
         if type(about.get(name)) not in (int, float) or not 0 <= about[name] < 1:
             raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a number of at least 0 and below 1")
+    config = ESM.arguments(saved)
     longest = about.get("max_position_embeddings")
     found = saved.weights
     if not any(name.startswith("esm.") for name in found):  # of EsmModel
         found = {f"esm.{name}": weight for name, weight in found.items()}
-    frequencies = [weight for name, weight in found.items() if name.endswith(FREQUENCIES)]
-    config = {
-        "vocab_size": len(TOKENS),
-        "pad_id": PAD,
-        "layers": layers,
-        "heads": heads,
-        "width": width,
-        "feed_forward": feed_forward,
-        "attention": "exact",
-        "positions": "rotary",
-        # transformers counts positions from pad_id + 1
-        "max_length": max(1, longest - PAD - 1) if type(longest) is int else 1024,
-        "dropout": about["hidden_dropout_prob"],
-        "norm_eps": about["layer_norm_eps"],
-        "start_id": CLS,
+    rotations = [weight for name, weight in found.items() if name.endswith(FREQUENCIES)]
+    config |= {
+        "max_length": max(1, longest - OFFSET) if type(longest) is int else 1024,
         "zeroed_id": MASK if about.get("token_dropout") else None,
-        "rotary_dtype": rounding(saved.path, frequencies, width // heads),
+        "rotary_dtype": rounding(saved.path, rotations, config["width"] // config["heads"]),
     }
     left_out = [title for prefix, title in HEADS.items() if any(name.startswith(prefix) for name in found)]
     found = {
@@ -101,6 +78,63 @@ def esm_parts(saved: SavedModel) -> Parts:
         if not UNUSED.fullmatch(name) and not name.startswith(tuple(HEADS))
     }
     return language_parts(saved.path, config, found, NAMES, left_out)
+
+
+def esm_back(config: PerformerConfig, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The reverse of `esm_parts`; see `Architecture.back`."""
+    if config.zeroed_id not in (None, MASK):
+        raise UserError(f"not the architecture of {ESM.title}: zeroed_id is {config.zeroed_id}, not {MASK}")
+    contacts = f"{CONTACTS}.weight"
+    if contacts in weights:
+        weights[contacts] = weights[contacts].reshape(1, -1)
+    rounded = frequencies(config.width // config.heads).to(getattr(torch, config.rotary_dtype)).float()
+    for layer in range(config.layers):
+        weights[f"{NAMES.block.format(layer)}attention.self.{FREQUENCIES}"] = rounded.clone()
+    about = {"max_position_embeddings": config.max_length + OFFSET, "token_dropout": config.zeroed_id is not None}
+    return about | {"attention_probs_dropout_prob": 0.0}, weights
+
+
+ESM = Architecture(
+    title="ESM-2",
+    classes=("EsmForMaskedLM", "EsmModel"),
+    tokenizer="EsmTokenizer",
+    fields={
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "hidden_size": "width",
+        "intermediate_size": "feed_forward",
+        "layer_norm_eps": "norm_eps",
+        "hidden_dropout_prob": "dropout",
+    },
+    there={
+        "is_folding_model": (False, False),
+        "position_embedding_type": ("rotary", "absolute"),
+        "rope_theta": (10_000.0, 10_000.0),
+        "vocab_size": (len(TOKENS), None),
+        "pad_token_id": (PAD, None),
+        "mask_token_id": (MASK, None),
+        "emb_layer_norm_before": (False, False),
+        "hidden_act": ("gelu", "gelu"),
+        "is_decoder": (False, False),
+        "add_cross_attention": (False, False),
+        "tie_word_embeddings": (True, True),
+    },
+    here={
+        "vocab_size": len(TOKENS),
+        "pad_id": PAD,
+        "attention": "exact",
+        "causal": False,
+        "positions": "rotary",
+        "local_heads": 0,
+        "start_id": CLS,
+        "activation": "gelu",
+        "qk_norm": False,
+    },
+    head="esm",
+    names=NAMES,
+    read=esm_parts,
+    back=esm_back,
+)
 
 
 def language_parts(
@@ -122,9 +156,14 @@ def language_parts(
 
 def rounding(path: Path, saved: list[Tensor], head_dim: int) -> str:
     """The dtype to which the frequencies of rotary positions were rounded during training."""
-    computed = 10_000.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
+    computed = frequencies(head_dim)
     for dtype in ROUNDED:
         rounded = computed.to(getattr(torch, dtype)).float()
         if all(x.shape == rounded.shape and torch.allclose(x.float(), rounded, rtol=1e-6, atol=0) for x in saved):
             return dtype
     raise UserError(f"{path}: unknown rotary frequencies {FREQUENCIES}; expected 10000 ** (-2 i / {head_dim})")
+
+
+def frequencies(head_dim: int) -> Tensor:
+    """Those of rotary positions, (head_dim / 2,) float32."""
+    return 10_000.0 ** -(torch.arange(0, head_dim, 2) / head_dim)

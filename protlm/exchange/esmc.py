@@ -16,21 +16,15 @@ import torch
 from torch import Tensor
 
 from protlm.errors import UserError
-from protlm.exchange.architecture import Parts, check_sizes, check_values
+from protlm.exchange.architecture import Architecture, Parts
 from protlm.exchange.saved_model import SavedModel
 from protlm.exchange.weight_names import WeightNames
+from protlm.performer import PerformerConfig
 from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
 
-EXPECTED = {
-    "pad_token_id": (PAD, PAD),
-    "mask_token_id": (MASK, MASK),
-    "hidden_act": ("silu", "silu"),
-    "attention_bias": (False, False),
-    "mlp_bias": (False, False),
-    "tie_word_embeddings": (False, False),
-}
-"""Required values in config.json, and the value that a missing entry stands for."""
 EPSILON = 1e-5
+ROTATION = {"rope_theta": 10_000.0, "rope_type": "default"}
+"""Values of rope_parameters."""
 UNUSED = re.compile(r".*rotary_emb\.(original_)?inv_freq")
 HEADS = {"classifier.": "classifier", "score.": "classifier"}
 NAMES = WeightNames(
@@ -66,13 +60,12 @@ def esmc_parts(saved: SavedModel) -> Parts:
         UserError: for a model that is not ESMC.
     """
     about, path = saved.config, saved.config_path
-    check_values(path, about, EXPECTED, "ESMC")
-    layers, heads, width, feed_forward = check_sizes(path, about)
+    config = ESMC.arguments(saved)
     rotation = about.get("rope_parameters") or {}
-    for name, value in (("rope_theta", 10_000), ("rope_type", "default")):
+    for name, value in ROTATION.items():
         if (found := rotation.get(name, value)) != value:
             raise UserError(f"{path}: rope_parameters.{name} is {found!r}; expected {value!r}")
-    for name, value in (("head_dim", width // heads), ("num_key_value_heads", heads)):
+    for name, value in (("head_dim", config["width"] // config["heads"]), ("num_key_value_heads", config["heads"])):
         if about.get(name) not in (None, value):
             raise UserError(f"{path}: {name} is {about[name]!r}; expected {value}")
     vocabulary = about.get("vocab_size", 64)
@@ -87,24 +80,86 @@ def esmc_parts(saved: SavedModel) -> Parts:
         for name, weight in weights.items()
         if not UNUSED.fullmatch(name) and not name.startswith(tuple(HEADS))
     }
-    config: dict[str, Any] = {
-        "vocab_size": len(TOKENS),
-        "pad_id": PAD,
-        "layers": layers,
-        "heads": heads,
-        "width": width,
-        "feed_forward": feed_forward,
-        "attention": "exact",
-        "positions": "rotary",
+    config |= {
         "max_length": about.get("max_position_embeddings", 2048),
         "dropout": 0.0,
-        "norm_eps": EPSILON,
+        "head": ESMC.head if any(name.startswith("lm_head.") for name in weights) else "none",
+    }
+    return Parts(config, _adapted(weights, config["layers"]), NAMES, left_out)
+
+
+def esmc_back(config: PerformerConfig, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The reverse of `esmc_parts`, with 33 rows in the embedding; see `Architecture.back`."""
+    result = {}
+    for name, weight in weights.items():
+        if name.endswith(".bias") and _NO_BIAS.fullmatch(name.removesuffix("bias") + "weight"):
+            if weight.any():
+                raise UserError(f"not the architecture of {ESMC.title}, which has no bias {name}: here it is not 0")
+        else:
+            result[name] = _multiplied(weight, _divisor(config.layers)) if _DIVIDED.fullmatch(name) else weight
+    about = {
+        "vocab_size": len(TOKENS),
+        "num_key_value_heads": config.heads,
+        "head_dim": config.width // config.heads,
+        "max_position_embeddings": config.max_length,
+        "rope_parameters": dict(ROTATION),
+        "attention_dropout": 0.0,
+    }
+    return about, result
+
+
+ESMC = Architecture(
+    title="ESMC",
+    classes=("EsmcForMaskedLM", "EsmcModel"),
+    tokenizer="EsmcTokenizer",
+    fields={
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "hidden_size": "width",
+        "intermediate_size": "feed_forward",
+    },
+    there={
+        "pad_token_id": (PAD, PAD),
+        "mask_token_id": (MASK, MASK),
+        "hidden_act": ("silu", "silu"),
+        "attention_bias": (False, False),
+        "mlp_bias": (False, False),
+        "tie_word_embeddings": (False, False),
+    },
+    here={
+        "vocab_size": len(TOKENS),
+        "pad_id": PAD,
+        "attention": "exact",
+        "causal": False,
+        "positions": "rotary",
+        "local_heads": 0,
         "start_id": CLS,
         "activation": "swiglu",
         "qk_norm": True,
-        "head": "esmc" if any(name.startswith("lm_head.") for name in weights) else "none",
-    }
-    return Parts(config, _adapted(weights, layers), NAMES, left_out)
+        "norm_eps": EPSILON,
+        "zeroed_id": None,
+        "rotary_dtype": "float32",
+        "contact_head": False,
+    },
+    head="esmc",
+    names=NAMES,
+    read=esmc_parts,
+    back=esmc_back,
+)
+
+
+def _divisor(layers: int) -> float:
+    return math.sqrt(layers / 36)
+
+
+def _multiplied(weight: Tensor, divisor: float) -> Tensor:
+    """The product, or the float32 number beside it that gives the weight bit for bit when it is divided again."""
+    product = weight * divisor
+    for direction in (math.inf, -math.inf):
+        other = torch.nextafter(product, torch.full_like(product, direction))
+        better = (product / divisor != weight) & (other / divisor == weight)
+        product = torch.where(better, other, product)
+    return product
 
 
 def _adapted(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
@@ -114,6 +169,6 @@ def _adapted(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
         if _NO_BIAS.fullmatch(name):
             result[name.removesuffix("weight") + "bias"] = torch.zeros(weight.shape[0])
         if _DIVIDED.fullmatch(name):
-            weight = weight.float() / math.sqrt(layers / 36)
+            weight = weight.float() / _divisor(layers)
         result[name] = weight[: len(TOKENS)] if name in _ROWS else weight
     return result

@@ -1,6 +1,5 @@
 """Import of models trained with other libraries: one table of architectures."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import torch
 
 from protlm.errors import UserError
 from protlm.exchange.adapter import merged
-from protlm.exchange.architecture import Parts
-from protlm.exchange.esm import esm_parts
-from protlm.exchange.esmc import esmc_parts
+from protlm.exchange.esm import ESM
+from protlm.exchange.esmc import ESMC
 from protlm.exchange.fair_esm import SUFFIX, fair_esm_parts
 from protlm.exchange.hub import ADAPTER, located
 from protlm.exchange.saved_model import SavedModel, read_folder
@@ -18,8 +16,8 @@ from protlm.exchange.weight_names import moved
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 
-ARCHITECTURES: dict[str, Callable[[SavedModel], Parts]] = {"esm": esm_parts, "esmc": esmc_parts}
-"""model_type in config.json -> what reads it."""
+ARCHITECTURES = {"esm": ESM, "esmc": ESMC}
+"""model_type in config.json -> the table of the family."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
             known = ", ".join(map(repr, ARCHITECTURES))
             raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
         _check_alphabet(path, saved)
-        parts, weights = ARCHITECTURES[kind](saved), saved.path
+        parts, weights = ARCHITECTURES[kind].read(saved), saved.path
     try:
         config = PerformerConfig(**parts.config)
     except ValueError as error:

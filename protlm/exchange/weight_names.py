@@ -1,4 +1,4 @@
-"""The names of a model's weights in another library, and weights moved from there."""
+"""The names of a model's weights in another library, and weights moved from there and back."""
 
 import re
 from collections.abc import Mapping
@@ -72,4 +72,13 @@ def moved(path: Path, found: Mapping[str, Tensor], names: WeightNames, model: Pe
                     f"{path}: {source} is {kind}; expected finite floats {list(shape)} by the configuration"
                 )
         weights[name] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
+    return weights
+
+
+def moved_back(names: WeightNames, model: Performer) -> dict[str, Tensor]:
+    """The weights under their names there, the reverse of `moved`."""
+    weights = {}
+    for name, weight in model.state_dict().items():
+        sources = names.sources(name)
+        weights |= dict(zip(sources, weight.chunk(len(sources)) if len(sources) > 1 else [weight], strict=True))
     return weights

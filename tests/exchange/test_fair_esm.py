@@ -102,5 +102,5 @@ def test_other_and_damaged_files_are_refused(tmp_path: Path) -> None:
     torch.save({"cfg": {"model": Performer}}, path)  # would execute code
     with pytest.raises(UserError, match="not a file of weights"):
         load_pretrained(path)
-    with pytest.raises(UserError, match="no such file; to use ESM-2, download it"):
+    with pytest.raises(UserError, match="no such file; to use ESM-2, import it"):
         load_pretrained(tmp_path / "esm2_t6_8M_UR50D.pt")
