@@ -1,8 +1,8 @@
 """A model as a folder that Hugging Face's transformers loads without protlm.
 
-The folder contains the weights, the configuration of transformers' own tokeniser, and the source files of
-protlm/performer that the model needs, with relative imports, since transformers copies them all into one package. If
-attention is a class of another package, its module comes along.
+The folder contains the weights, the configuration of transformers' own tokeniser, and the source files of remote_code
+and of protlm/performer that the model needs, with relative imports, since transformers copies them all into one
+package. If attention is a class of another package, its module comes along.
 """
 
 import ast
@@ -19,12 +19,14 @@ from protlm.checkpoint import CONFIG, new_folder, save
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kinds import built_in_classes, describe, implementation
-from protlm.sequence.alphabet import INDEX, TOKENS
+from protlm.sequence.alphabet import EOS, INDEX, STANDARD_TOKENS, TOKENS
 from protlm.strict_json import dumps
 
 PACKAGE = Path(__file__).parents[1]
-WRAPPER = "exchange/modeling_protlm.py"
-IMPORT = re.compile(r"^from protlm\.performer\.(\w+) import", re.MULTILINE)
+REMOTE_CODE = PACKAGE / "exchange/remote_code"
+MODELS, CONFIGURATION = "modeling_protlm", "configuration_protlm"
+"""Its modules that transformers loads."""
+IMPORT = re.compile(r"^from protlm\.(performer|exchange\.remote_code)\.(\w+) import", re.MULTILINE)
 HEADER = f"""\
 # Part of protlm {__version__}, a copy made for this model.
 # SPDX-License-Identifier: Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0)
@@ -65,6 +67,8 @@ def write_huggingface(
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "vocab.txt").write_text("\n".join(TOKENS))
+        if model.config.causal:
+            _write_json(partial / "generation_config.json", generation_config(model.config))
         _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
         _write_json(partial / CONFIG, config)
         (partial / "README.md").write_text(about, encoding="utf-8")
@@ -73,23 +77,27 @@ def write_huggingface(
 
 def sources(config: PerformerConfig) -> dict[str, str]:
     """The source files that the exported model needs: text by file name, with relative imports."""
-    texts: dict[str, str] = {}
-    waiting = [PACKAGE / WRAPPER]
-    own = attention_source(config)
-    if own is not None:
-        waiting.append(own)
+    own, texts = attention_source(config), {}
+    for module in (MODELS, CONFIGURATION):
+        files = _with_imports(REMOTE_CODE / f"{module}.py", own)
+        if own is not None and sum(path.name == own.name for path in files) > 1:
+            raise UserError(f"{own}: cannot be exported next to protlm's file of the same name; rename the module")
+        texts |= {path.name: text for path, text in files.items() if path.name not in texts}
+        others = sorted(path.stem for path in files if path.stem != module)
+        texts[f"{module}.py"] += NAMED + "".join(f"from .{other} import __name__ as _\n" for other in others)
+    return texts
+
+
+def _with_imports(path: Path, own: Path | None) -> dict[Path, str]:
+    """The text of a file, of attention of another package, and of all files of protlm that they import."""
+    texts: dict[Path, str] = {}
+    waiting = [path] if own is None else [path, own]
     while waiting:
         path = waiting.pop()
         text = path.read_text(encoding="utf-8")
-        header = "" if path == own else HEADER
-        texts[path.name] = header + IMPORT.sub(r"from .\1 import", text)
-        needed = (PACKAGE / "performer" / f"{module}.py" for module in sorted(set(IMPORT.findall(text))))
-        waiting += [path for path in needed if path.name not in texts]
-    if own is not None and (PACKAGE / "performer" / own.name).exists():
-        raise UserError(f"{own}: cannot be exported next to protlm's file of the same name; rename the module")
-    main = Path(WRAPPER).name
-    others = sorted(Path(name).stem for name in texts if name != main)
-    texts[main] += NAMED + "".join(f"from .{module} import __name__ as _\n" for module in others)
+        texts[path] = ("" if path == own else HEADER) + IMPORT.sub(r"from .\2 import", text)
+        needed = {PACKAGE / folder.replace(".", "/") / f"{module}.py" for folder, module in IMPORT.findall(text)}
+        waiting += sorted(needed - texts.keys())
     return texts
 
 
@@ -111,7 +119,8 @@ def attention_source(config: PerformerConfig) -> Path | None:
         )
     path = Path(inspect.getfile(cls))
     own = {cls.__module__.partition(".")[0], "protlm"}
-    for node in ast.walk(ast.parse(IMPORT.sub("from torch import", path.read_text(encoding="utf-8")))):
+    text = re.sub(r"(?m)^from protlm\.performer\.\w+ import", "from torch import", path.read_text(encoding="utf-8"))
+    for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
         names = [alias.name for alias in node.names]
@@ -145,18 +154,32 @@ def model_config(model: Performer) -> dict[str, Any]:
         assert not isinstance(described, str)
         name = implementation(model.config.kind).__name__
         attention = {key: name if key in ("map", "kind") else value for key, value in described.items()}
-    classes = {"AutoConfig": "ProtlmConfig", **auto_classes(model.config)}
+    classes = auto_classes(model.config)
     return {
         "architectures": [list(classes.values())[-1]],
-        "auto_map": {auto: f"{Path(WRAPPER).stem}.{name}" for auto, name in classes.items()},
+        "auto_map": {
+            "AutoConfig": f"{CONFIGURATION}.ProtlmConfig",
+            **{auto: f"{MODELS}.{name}" for auto, name in classes.items()},
+        },
         "model_type": "protlm",
         "torch_dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
         "pad_token_id": model.config.pad_id,
         "bos_token_id": model.config.start_id,
-        "eos_token_id": INDEX["<eos>"],
+        "eos_token_id": EOS,
         "mask_token_id": INDEX["<mask>"],
         "performer": {**model.config.to_dict(), "attention": attention},
         "protlm_version": __version__,
+    }
+
+
+def generation_config(config: PerformerConfig) -> dict[str, Any]:
+    """What `generate` of transformers draws, as protlm's: the twenty amino acids and `<eos>`."""
+    drawn = {*STANDARD_TOKENS.tolist(), EOS}
+    return {
+        "bos_token_id": config.start_id,
+        "eos_token_id": EOS,
+        "pad_token_id": config.pad_id,
+        "suppress_tokens": [token for token in range(len(TOKENS)) if token not in drawn],
     }
 
 
@@ -169,7 +192,7 @@ def tokenizer_config(config: PerformerConfig) -> dict[str, Any]:
         "eos_token": "<eos>",
         "unk_token": "<unk>",
         "mask_token": "<mask>",
-        "padding_side": "right",
+        "padding_side": "left" if config.causal else "right",  # `generate` continues from the right end
     }
 
 

@@ -36,14 +36,11 @@ def export_predictor(predictor: Predictor, folder: str | Path, target: str | Non
     name = f"Protlm{auto.removeprefix('AutoModel')}"
     config, sizes = model_config(predictor.model), _sizes(head)
     config["architectures"] = [name]
-    config["auto_map"] = {
-        "AutoConfig": config["auto_map"]["AutoConfig"],
-        auto: f"{config['auto_map']['AutoModel'].partition('.')[0]}.{name}",
-    }
+    config["auto_map"] = {name: config["auto_map"][name] for name in ("AutoConfig", "AutoModel", auto)}
     classes = head.classes or ("value",)
     config |= {"problem_type": PROBLEMS[head.kind], "id2label": {str(i): one for i, one in enumerate(classes)}}
     config |= {"label2id": {one: i for i, one in enumerate(classes)}, "label_head": sizes}
-    weights = {f"label_head.{name}": tensor for name, tensor in _weights(head, sizes, predictor.model.config).items()}
+    weights = {f"classifier.{name}": tensor for name, tensor in _weights(head, sizes, predictor.model.config).items()}
     write_huggingface(folder, predictor.model, weights, config, card(head, auto, Path(folder).name))
 
 

@@ -1,9 +1,11 @@
-"""What transformers and huggingface_hub keep is kept here, once per process, instead of in the home directory."""
+"""Exported models; what transformers and huggingface_hub keep goes to temporary folders, not to the home directory."""
 
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+from tests.exchange.exported import Exported
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +17,9 @@ def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Folders of exported models."""
+    return Exported(tmp_path_factory.mktemp("exported"))

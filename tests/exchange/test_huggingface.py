@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,61 +21,13 @@ from protlm.exchange.huggingface import export_huggingface, sources
 from protlm.inference.engine import encoded
 from protlm.inference.fill import predict_masked
 from protlm.performer import Performer, PerformerConfig
-from protlm.performer.linformer import Linformer
-from protlm.performer.lsh import Lsh
-from protlm.performer.window import Window
 from protlm.sequence.alphabet import CLS, EOS, PAD, STANDARD
-
-SIZES = {"layers": 2, "heads": 2, "width": 16, "feed_forward": 32, "max_length": 30, "num_features": 20, "dropout": 0.0}
-PROTEINS = ["MKTAYIAKQRUOXBZ", "MKT", "GAVLIMCFYW" * 4]
-KINDS = {
-    "relu": {},
-    "softmax": {"attention": "softmax", "positions": "rotary", "start_id": EOS},
-    "exact": {"attention": "exact"},
-    "ESM's": {"attention": "exact", "positions": "rotary", "head": "esm", "zeroed_id": 32, "rotary_dtype": "float16"},
-    "adaptive": {"attention": "sderf", "norms": "constant"},
-    "linformer": {"attention": Linformer(5), "positions": "rotary", "max_length": 60},
-    "reformer": {"attention": Lsh(2, 8)},
-    "window": {"attention": Window(6)},
-    "causal window": {"attention": "window", "causal": True, "start_id": EOS},
-    "causal relu": {"causal": True, "start_id": EOS},
-    "causal softmax": {"attention": "softmax", "causal": True, "positions": "rotary"},
-    "causal exact": {"attention": "exact", "causal": True},
-}
-
-
-def build(kind: str) -> Performer:
-    """A model whose random directions are no longer those of its seed."""
-    torch.manual_seed(0)
-    model = Performer(PerformerConfig(33, PAD, **{**SIZES, **KINDS[kind]}))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.2 * torch.randn_like(weight)
-        model(torch.randint(4, 24, (2, 20)))
-    model.redraw(3)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of each kind; the names are not valid Python identifiers."""
-    parent = tmp_path_factory.mktemp("exported")
-    for kind in KINDS:
-        export_huggingface(build(kind), parent / f"{kind}-1.0")
-    return {kind: parent / f"{kind}-1.0" for kind in KINDS}
-
-
-def auto(kind: str) -> Any:
-    return AutoModelForCausalLM if kind.startswith("causal") else AutoModelForMaskedLM
-
-
-def load(cls: Any, folder: Path) -> Any:
-    return cls.from_pretrained(folder, trust_remote_code=True)
+from tests.exchange.exported import KINDS, PROTEINS, auto, build, load
 
 
 def batch(kind: str, folder: Path) -> Any:
     texts = PROTEINS if kind.startswith("causal") else [*PROTEINS, "M<mask>TAYI<mask><mask>", "<mask>"]
-    return load(AutoTokenizer, folder)(texts, padding=True, return_tensors="pt")
+    return load(AutoTokenizer, folder)(texts, padding=True, return_tensors="pt", padding_side="right")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +55,8 @@ def test_the_tokeniser_frames_proteins_as_protlm_does(exported: dict[str, Path],
     rows = [row.tolist() for row in encoded(model, PROTEINS)]
     assert tokenizer(PROTEINS)["input_ids"] == rows
     assert rows[0][0] == (EOS if KINDS[kind].get("start_id") else CLS)
-    padded = tokenizer(PROTEINS, padding=True)
+    assert tokenizer.padding_side == ("left" if kind.startswith("causal") else "right")
+    padded = tokenizer(PROTEINS, padding=True, padding_side="right")
     assert padded["input_ids"][1] == rows[1] + [PAD] * (len(rows[2]) - len(rows[1]))
     assert [sum(mask) for mask in padded["attention_mask"]] == [len(row) for row in rows]
     assert tokenizer("M<mask>K", add_special_tokens=False)["input_ids"] == [20, 32, 15]
@@ -274,22 +228,23 @@ def test_the_code_needs_torch_numpy_and_transformers_only() -> None:
             elif isinstance(node, ast.ImportFrom):
                 assert f"{node.module}.py" in texts
     assert roots - set(sys.stdlib_module_names) == {"torch", "numpy", "transformers"}
-    for name in set(texts) - {"modeling_protlm.py"}:  # which transformers 4 would not find otherwise
-        assert f"\nfrom .{name.removesuffix('.py')} import " in texts["modeling_protlm.py"]
+    for entry in ("modeling_protlm.py", "configuration_protlm.py"):
+        named, waiting = set(), {entry}
+        while waiting:
+            text = texts[waiting.pop()]
+            found = {f"{name}.py" for name in re.findall(r"^from \.(\w+) import ", text, re.MULTILINE)}
+            waiting |= found - named
+            named |= found
+        for name in named - {entry}:  # transformers 4 finds direct imports only
+            assert f"\nfrom .{name.removesuffix('.py')} import " in texts[entry]
 
 
 def test_the_folder_has_a_model_card(exported: dict[str, Path], monkeypatch) -> None:
     for kind in ("relu", "causal relu"):
         folder = exported[kind]
         names = {path.name for path in folder.iterdir()}
-        others = {
-            "README.md",
-            "config.json",
-            "golden.safetensors",
-            "model.safetensors",
-            "tokenizer_config.json",
-            "vocab.txt",
-        }
+        others = {"README.md", "config.json", "golden.safetensors", "model.safetensors", "tokenizer_config.json"}
+        others |= {"vocab.txt", *(["generation_config.json"] if kind.startswith("causal") else [])}
         assert names == others | set(sources(PerformerConfig(33, PAD)))
         card = (folder / "README.md").read_text()
         monkeypatch.chdir(folder.parent)

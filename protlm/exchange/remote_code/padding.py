@@ -1,0 +1,34 @@
+"""Padding at the left end of a row, moved to its right end and back.
+
+Legend: B batch, L length.
+"""
+
+import torch
+from torch import Tensor
+
+
+class LeftPadding:
+    """Moves the padding at the left end of each row to its right end, since positions count from the first real token.
+
+    Args:
+        key_mask: (B, L) bool, true where a token is real.
+    """
+
+    def __init__(self, key_mask: Tensor) -> None:
+        self._first = key_mask.long().argmax(1, keepdim=True)
+
+    def removed(self, x: Tensor, dim: int = 1) -> Tensor:
+        """A tensor (B, ...), whose axis `dim` has length L, with padding on the right."""
+        return self._moved(x, self._first, dim)
+
+    def restored(self, x: Tensor, dim: int = 1) -> Tensor:
+        """The reverse."""
+        return self._moved(x, -self._first, dim)
+
+    @staticmethod
+    def _moved(x: Tensor, by: Tensor, dim: int) -> Tensor:
+        length = x.shape[dim]
+        index = (torch.arange(length, device=x.device) + by) % length
+        shape = [len(index), *[1] * (x.dim() - 1)]
+        shape[dim] = length
+        return x.gather(dim, index.view(shape).expand_as(x))
