@@ -53,6 +53,14 @@ def fit(
         Path | None, Option(help="FASTA file of the proteins, if LABELS has only identifiers.")
     ] = None,
     mask: Annotated[Path | None, Option(help="FASTA file with 1 for residues to use, 0 for others.")] = None,
+    classes: Annotated[
+        list[str] | None,
+        Option(
+            "--class",
+            metavar="CLASS=LETTERS",
+            help="Of a FASTA file of labels: letters that count as one class, such as b=1234567; repeatable.",
+        ),
+    ] = None,
     split: Annotated[str | None, Option(help="Column with train, valid, test. Default: split or set, if any.")] = None,
     split_by: Annotated[
         str,
@@ -113,7 +121,12 @@ def fit(
     check_outputs({"--output": (output, FOLDER)}, [labels, *filter(None, [sequences, mask, clusters])])
     kinds, split_options = _kinds(kind), (split_by, folds, clusters, identity, _layers(layers), not no_relatives, seed)
     options = FitOptions(*split_options, threads, token_budget or TOKEN_BUDGET, precision)
-    labelled = read_labels(labels, sequences, mask, target or (), split, kinds)
+    if method != PROBE and setting:
+        from protlm.supervised.tuning.run import check_settings
+
+        check_settings(setting)
+    read = (labels, sequences, mask, target or (), split, kinds, _classes(classes))
+    labelled = read_labels(*read)
     for one in labelled.targets:
         say(f"{one.name}: {one.described}, {counted(len(one.owner), 'label')}")
     if method != PROBE:
@@ -121,7 +134,6 @@ def fit(
 
         if packed_batches is not None:
             raise UserError("--packed-batches, --padded-batches: are for a probe; fine-tuning pads its batches")
-        read = (labels, sequences, mask, target or (), split, kinds)
         given = options_of(read, options, model, device)
         given |= {} if epochs is None else {"trainer.max_epochs": epochs}
         given |= {"task.attention_backend": attention_backend, "callbacks.results.copy_base": copy_base}
@@ -168,6 +180,17 @@ def _kinds(given: list[str] | None) -> dict[str, str]:
     for one in given or ():
         target, _, kind = one.rpartition("=")
         found[target] = kind
+    return found
+
+
+def _classes(given: list[str] | None) -> dict[str, str]:
+    """Class -> letters."""
+    found: dict[str, str] = {}
+    for one in given or ():
+        name, equals, letters = one.partition("=")
+        if not equals or name in found:
+            raise UserError(f"--class {one}: expected CLASS=LETTERS, each class once, such as b=1234567")
+        found[name] = letters
     return found
 
 

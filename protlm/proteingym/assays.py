@@ -9,6 +9,7 @@ import numpy as np
 
 from protlm.errors import UserError
 from protlm.sequence.fasta import FastaFile
+from protlm.sequence.nucleotides import NucleotidesError
 from protlm.tables import Table, read_table
 
 REFERENCES = ("DMS_substitutions.csv", "DMS_indels.csv", "clinical_substitutions.csv", "clinical_indels.csv")
@@ -133,10 +134,13 @@ def split_columns(text: str) -> list[str]:
 
 def _wild_types(path: Path) -> dict[str, str]:
     sequences: dict[str, str] = {}
-    for record in FastaFile(path, identifier="word", gaps=False):
-        if record.id in sequences:
-            raise UserError(f"{path}: duplicate identifier {record.id!r}; expected one wild type per assay")
-        sequences[record.id] = record.sequence
+    try:
+        for record in FastaFile(path, identifier="word", gaps=False):
+            if record.id in sequences:
+                raise UserError(f"{path}: duplicate identifier {record.id!r}; expected one wild type per assay")
+            sequences[record.id] = record.sequence
+    except NucleotidesError as error:
+        raise error.final from error
     return sequences
 
 

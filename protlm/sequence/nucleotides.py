@@ -8,6 +8,24 @@ _NUCLEOTIDES = b"ACGTUNacgtun"
 _SHARE = 0.95
 
 
+class NucleotidesError(UserError):
+    """A file or sequence of nucleotides.
+
+    Args:
+        found: what was found, without the advice to allow it, for readers that have no such option.
+    """
+
+    def __init__(self, found: str) -> None:
+        advice = "translate it first, or if these are proteins, set allow_nucleotides"
+        super().__init__(f"{found}; {advice}", "allow_nucleotides")
+        self.found = found
+
+    @property
+    def final(self) -> UserError:
+        """The error of a reader that cannot be told to allow it."""
+        return UserError(f"{self.found}; translate it first")
+
+
 def nucleotides_in(letters: bytes) -> int:
     """How many of the letters may be nucleotides.
 
@@ -18,11 +36,7 @@ def nucleotides_in(letters: bytes) -> int:
 
 
 def refuse_nucleotides(source: str, letters: int, nucleotides: int) -> None:
-    """Raises a UserError if at least 95 % of the letters of `source` may be nucleotides, which proteins' rarely are."""
+    """Raises a NucleotidesError if at least 95 % of the letters may be nucleotides, which proteins' rarely are."""
     if nucleotides >= _SHARE * letters:
         share = f"{nucleotides / letters:.0%} of the letters are A, C, G, T, U or N"
-        raise UserError(
-            f"{source}: looks like nucleotides, not proteins ({share}); translate it first, or if these are proteins, "
-            "set allow_nucleotides",
-            "allow_nucleotides",
-        )
+        raise NucleotidesError(f"{source}: looks like nucleotides, not proteins ({share})")

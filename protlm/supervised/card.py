@@ -32,6 +32,12 @@ def _start(report: dict[str, Any]) -> str:
     return f"{length}, score on validation {training['score']:.3f}, from a "
 
 
+def _penalty(strengths: list[float]) -> str:
+    if len(strengths) == 1:
+        return f"penalty {strengths[0]:.3g}"
+    return f"the mean of {len(strengths)} ridge regressions, each on some of these and with its own penalty"
+
+
 def card(report: dict[str, Any], name: str) -> str:
     """The card, from the content of report.json and the name of the folder."""
     lines = [
@@ -48,10 +54,8 @@ def card(report: dict[str, Any], name: str) -> str:
     if report["split"]["leakage"]:
         lines += [f"| leakage | {report['split']['leakage']['described']} |"]
     for target in report["targets"]:
-        lines += [
-            f"| {target['name']} | {_start(report)}linear probe on {', '.join(target['features'])}; penalty "
-            f"{target['strength']:.3g}"
-        ]
+        lines += [f"| {target['name']} | {_start(report)}linear probe on {', '.join(target['features'])}"]
+        lines[-1] += f"; {_penalty(target['strengths'])}"
         lines[-1] += f"; temperature {target['temperature']:.3g} |" if target["classes"] else " |"
     for target in report["targets"]:
         names = list(next(iter(target["metrics"].values())))

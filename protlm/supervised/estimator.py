@@ -1,4 +1,4 @@
-"""`Probe`: a linear probe of a protein language model as an estimator of scikit-learn."""
+"""`Probe`: a linear probe, or a fine-tuned protein language model, as an estimator of scikit-learn."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,22 @@ from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET
 from protlm.sequence.containers import proteins_of
 from protlm.supervised.features import LAYER, blocks_of, variable_sites
-from protlm.supervised.fit_api import base_model
+from protlm.supervised.fit_api import PROBE, base_model, check_method, fit
 from protlm.supervised.kinship import are_variants
-from protlm.supervised.partition import Round, equal_sequences
+from protlm.supervised.partition import Round, equal_sequences, folds_of
 from protlm.supervised.predictor import Predictor, agreement, label_text
 from protlm.supervised.probe import candidates_of, check_learnable, learn
-from protlm.supervised.target import target_of
+from protlm.supervised.target import Target, target_of
+
+_VALID = 10  # one of so many proteins is for validation
 
 
 class Probe(BaseEstimator):
     """Learns labels per protein or residue from mean or residue embeddings of a frozen model, with calibrated classes.
 
-    Features, penalty and temperature are chosen by cross-validation within the training proteins. Works with
-    `sklearn.base.clone`, `cross_val_score` and pipelines; proteins are as for `ProteinModel`.
+    Features, penalty and temperature are chosen by cross-validation within the training proteins. Other methods train
+    more, starting from such a probe: a tenth of the proteins tells when to stop, and whether the probe is better. Works
+    with `sklearn.base.clone`, `cross_val_score` and pipelines; proteins are as for `ProteinModel`.
 
     Args:
         model: a model of `protlm.load`, the path of one, or None for the bundled model.
@@ -32,6 +35,8 @@ class Probe(BaseEstimator):
         layers: of the model; by default the middle and the last one.
         token_budget, precision: see `ProteinModel`.
         seed: of folds.
+        method: "probe", "head", "lora" or "full"; see `protlm.fit`. All but the probe take the path of a model.
+        epochs, learning_rate, settings: of training, for all methods but the probe; see `protlm.fit`.
 
     Attributes:
         classes_: (K,) after `fit`, as in y.
@@ -51,9 +56,14 @@ class Probe(BaseEstimator):
         token_budget: int = TOKEN_BUDGET,
         precision: str = "float32",
         seed: int = 0,
+        method: str = PROBE,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        settings: Sequence[str] = (),
     ) -> None:
         self.model, self.kind, self.layers = model, kind, layers
         self.token_budget, self.precision, self.seed = token_budget, precision, seed
+        self.method, self.epochs, self.learning_rate, self.settings = method, epochs, learning_rate, settings
 
     def fit(self, proteins: Any, labels: Any) -> "Probe":
         """Fits to n proteins and n labels: numbers, classes, lists of labels, or strings with a letter per residue.
@@ -65,6 +75,20 @@ class Probe(BaseEstimator):
             raise UserError(f"{len(sequences):,} proteins and {len(given):,} labels; expected one label per protein")
         target = target_of("label", [label_text(label) for label in given], sequences, self.kind)
         check_learnable(target, "labels")
+        check_method(self.method)
+        if self.method == PROBE:
+            self.predictor_ = self._probe(sequences, target)
+        else:
+            self.predictor_ = self._trained(sequences, [label_text(label) for label in given], target)
+        classes = self.predictor_.head().classes
+        if target.kind == "classification" and not target.per_residue:
+            original = {label_text(label): label for label in given}
+            self.classes_ = np.array([original[name] for name in classes])
+        elif classes:
+            self.classes_ = np.array(classes)
+        return self
+
+    def _probe(self, sequences: list[str], target: Target) -> Predictor:
         network, base = base_model(self.model)
         layers = chosen_layers(
             self.layers or sorted({(network.config.layers + 1) // 2, network.config.layers}), network.config.layers
@@ -85,13 +109,35 @@ class Probe(BaseEstimator):
         everything = np.ones(len(sequences), dtype=bool)
         part = Round(everything, ~everything, ~everything)
         learned = learn(target, blocks, candidates, part, equal_sequences(sequences), self.seed)
-        self.predictor_ = Predictor(network, [learned.head], {}, base)
-        if target.kind == "classification" and not target.per_residue:
-            original = {label_text(label): label for label in given}
-            self.classes_ = np.array([original[name] for name in target.classes])
-        elif target.classes:
-            self.classes_ = np.array(target.classes)
-        return self
+        return Predictor(network, [learned.head], {}, base)
+
+    def _trained(self, sequences: list[str], labels: list[str], target: Target) -> Predictor:
+        """A predictor that is trained by gradients."""
+        import pandas
+
+        groups = equal_sequences(sequences)
+        valid = folds_of(groups, min(_VALID, len(np.unique(groups))), self.seed) == 0
+        rows = [*np.flatnonzero(~valid), *np.flatnonzero(valid), *np.flatnonzero(valid)]
+        parts = ["train"] * int((~valid).sum()) + ["valid"] * int(valid.sum()) + ["test"] * int(valid.sum())
+        table = pandas.DataFrame(
+            {"sequence": [sequences[row] for row in rows], target.name: [labels[row] for row in rows], "split": parts}
+        )
+        options: dict[str, Any] = {"layers": self.layers, "precision": self.precision, "seed": self.seed}
+        found = fit(
+            table,
+            model=self.model,
+            method=self.method,
+            target=target.name,
+            kind=target.kind,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            settings=self.settings,
+            relatives=False,
+            **options,
+        )
+        # nothing was held out: fit has tested on the validation part
+        found.report = {"data": {"parent": found.report["data"]["parent"]}, "training": found.report["training"]}
+        return found
 
     def predict(self, proteins: Any) -> Any:
         """As `Predictor.predict`; classes are those of `fit`, also if they are numbers."""

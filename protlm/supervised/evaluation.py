@@ -14,7 +14,6 @@ from protlm.supervised.kinship import LEAKED, Kinship
 from protlm.supervised.metrics import MAIN, Estimate, evaluate
 from protlm.supervised.partition import Partition
 from protlm.supervised.target import VALUED, Target
-from protlm.supervised.threshold import best_threshold, rare_class
 from protlm.tables import aligned
 
 _POINTS = 2_000  # of the picture of values
@@ -30,7 +29,7 @@ class Evaluation:
         confusion: (K, K) int64, true by predicted class; None unless for classification.
         reliability: curve and calibration error of the probe's probabilities; None for values.
         points: (m, 2) measured and predicted values; None unless for values.
-        threshold: of a class that is rare, its name and the probability from which calling it has the highest F1.
+        threshold: of a class that is rare, its name and the probability from which it is called.
         learning_curve: metric, training proteins and value of probes that were fitted to fewer of them.
     """
 
@@ -39,7 +38,7 @@ class Evaluation:
     confusion: np.ndarray | None = None
     reliability: tuple[list[dict[str, float]], float] | None = None
     points: np.ndarray | None = None
-    threshold: dict[str, Any] | None = None
+    threshold: tuple[str, float] | None = None
     learning_curve: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +56,7 @@ class Evaluation:
             },
         }
         if self.threshold is not None:
-            found["threshold"] = self.threshold
+            found["threshold"] = {"class": self.threshold[0], "probability": self.threshold[1]}
         if self.learning_curve:
             found["learning_curve"] = self.learning_curve
         if self.confusion is not None:
@@ -106,8 +105,10 @@ def interval(metric: str, estimate: dict[str, Any]) -> str:
     return f"({' to '.join(shown(metric, end) for end in ends)})"
 
 
-def evaluated(target: Target, predictions: dict[str, np.ndarray], seed: int = 0) -> Evaluation:
-    """Compares predictions (r, k) by method with the labels of held-out rows."""
+def evaluated(
+    target: Target, predictions: dict[str, np.ndarray], seed: int = 0, threshold: tuple[str, float] | None = None
+) -> Evaluation:
+    """Compares predictions (r, k) by method with the labels of held-out rows; `threshold` is that of the first."""
     metrics = {method: evaluate(target.kind, target.y, p, target.owner, seed=seed) for method, p in predictions.items()}
     ours = next(iter(predictions.values()))
     if target.kind in VALUED:
@@ -119,10 +120,6 @@ def evaluated(target: Target, predictions: dict[str, np.ndarray], seed: int = 0)
     classes = len(target.classes)
     pairs = target.y * classes + ours.argmax(axis=1)
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    threshold = None
-    if (rare := rare_class(target.y, classes)) is not None:
-        least = best_threshold(ours[:, rare], target.y == rare)
-        threshold = {"class": target.classes[rare], "probability": least}
     return Evaluation(target, metrics, confusion, curve, threshold=threshold)
 
 

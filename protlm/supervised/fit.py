@@ -112,7 +112,7 @@ def probed(split: Split, model: Performer, options: FitOptions, progress: Progre
         held = target.take(tests[-1])
         every = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
         predictions.append(every)
-        evaluations.append(evaluated(held, every, options.seed))
+        evaluations.append(evaluated(held, every, options.seed, latest.head.threshold))
         evaluations[-1].learning_curve.extend(learning_curve(held, smaller))
     leakage = None if kinship is None else Leakage.measured(kinship, partition)
     return Fitted(

@@ -30,6 +30,7 @@ def fit(
     target: str | Sequence[str] = (),
     split: str | None = None,
     kind: str | Mapping[str, str] | None = None,
+    classes: Mapping[str, str] | None = None,
     copy_base: bool = False,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -44,7 +45,7 @@ def fit(
         model: a model of `protlm.load`, the path of one, or "bundled", the default.
         method: "probe", linear on frozen embeddings; "head", a small network on a frozen model; "lora", adapters in
             the model, too; or "full", all of its weights. All but the probe take the path of a model.
-        sequences, mask, split: see `read_labels`.
+        sequences, mask, split, classes: see `read_labels`.
         target: one or more columns with labels.
         kind: "classification", "multilabel", "regression" or "ranking", or target -> kind, instead of the kind found.
         copy_base: store the base model in `output`.
@@ -68,18 +69,19 @@ def fit(
     except TypeError as error:
         raise UserError(f"fit: {str(error).removeprefix('FitOptions.__init__() ')}") from error
     if method != PROBE:
-        from protlm.supervised.tuning.run import options_of, tuned
+        from protlm.supervised.tuning.run import check_settings, options_of, tuned
 
+        check_settings(settings)
         if model is not None and not isinstance(model, str | Path):
             raise UserError(f"model: method {method} takes the path of a model, got {type(model).__name__}", "model")
-        given = options_of((labels, sequences, mask, targets, split, kinds), chosen, model)
+        given = options_of((labels, sequences, mask, targets, split, kinds, classes), chosen, model)
         given |= {"callbacks.results.copy_base": copy_base}
         training = {"trainer.max_epochs": epochs, "optimizer.lr": learning_rate}
         given |= {name: value for name, value in training.items() if value is not None}
         return tuned(output, method, given, settings)
     if settings or epochs or learning_rate:
         raise UserError("epochs, learning_rate, settings: a probe has no such options", "method")
-    labelled = read_labels(labels, sequences, mask, targets, split, kinds)
+    labelled = read_labels(labels, sequences, mask, targets, split, kinds, classes)
     network, base = base_model(model, announce=True)
     predictor, _ = fitted(labelled, network, base, chosen)
     if output is not None:
@@ -137,7 +139,7 @@ def report_of(found: Fitted, base: dict[str, Any], method: str = PROBE) -> dict[
     for one, evaluation in zip(found.learned, found.evaluations, strict=True):
         about = evaluation.to_dict()
         about |= {"described": evaluation.target.described, "features": list(one.head.blocks)}
-        about |= {"strength": one.strength, "temperature": one.head.temperature}
+        about |= {"strengths": [strength for _, strength in one.sets], "temperature": one.head.temperature}
         if evaluation.points is not None:
             about["points"] = evaluation.points.tolist()
         targets.append(about)

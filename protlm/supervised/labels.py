@@ -12,7 +12,8 @@ from protlm.errors import UserError, counted
 from protlm.sequence.alphabet import ResidueError, clean
 from protlm.sequence.containers import ID, SEQUENCE
 from protlm.sequence.fasta import FastaFile
-from protlm.supervised.letters import Letters, is_letters, read_letters
+from protlm.sequence.nucleotides import NucleotidesError
+from protlm.supervised.letters import Letters, is_letters, merged, read_letters
 from protlm.supervised.target import VALUED, Target, residue_target, target_of
 from protlm.tables import Table, read_table, write_table
 
@@ -62,6 +63,7 @@ def read_labels(
     targets: Sequence[str] = (),
     split: str | None = None,
     kinds: Mapping[str, str] | None = None,
+    classes: Mapping[str, str] | None = None,
 ) -> LabelledSet:
     """Reads labelled proteins.
 
@@ -73,16 +75,19 @@ def read_labels(
         targets: columns with labels; by default the only one that is left.
         split: column with train, valid or test; by default `split` or `set`, if there is one.
         kinds: target -> kind, instead of the one found.
+        classes: of a FASTA file of labels: letter of a class -> letters of the file that count as it.
 
     Raises:
         UserError: for files, columns or cells that cannot be used.
     """
     if isinstance(labels, str | Path) and is_letters(labels):
-        return _of_letters(labels, sequences, mask, targets)
+        return _of_letters(labels, sequences, mask, targets, classes or {})
     if mask is not None:
         raise UserError(
             "mask: applies to a FASTA file of residue labels; in a table, write - for such residues", "mask"
         )
+    if classes:
+        raise UserError("classes: apply to a FASTA file of residue labels; in a table, change its cells", "classes")
     return _of_table(table_of(labels), sequences, targets, split, kinds or {})
 
 
@@ -163,13 +168,17 @@ def _parts(table: Table, split: str) -> np.ndarray:
 
 
 def _of_letters(
-    labels: str | Path, fasta: str | Path | None, mask: str | Path | None, targets: Sequence[str]
+    labels: str | Path,
+    fasta: str | Path | None,
+    mask: str | Path | None,
+    targets: Sequence[str],
+    classes: Mapping[str, str],
 ) -> LabelledSet:
     if fasta is None:
         raise UserError(f"{labels}: labels per residue; expected sequences, a FASTA file of the proteins", "sequences")
     if len(targets) > 1:
         raise UserError(f"{labels}: has one label per residue, expected at most one target", "target")
-    records = read_letters(labels)
+    records = merged(read_letters(labels), classes, str(labels))
     ids = [record.id for record in records]
     proteins, unused = _sequences_of(fasta, ids, str(labels))
     letters = [record.letters for record in records]
@@ -201,7 +210,10 @@ def _masked(records: Sequence[Letters], mask: str | Path) -> list[str]:
 
 def _sequences_of(fasta: str | Path, ids: Sequence[str], source: str) -> tuple[list[str], int]:
     """The sequences of identifiers, and how many others the file has."""
-    found = {record.id: record.sequence for record in FastaFile(fasta)}
+    try:
+        found = {record.id: record.sequence for record in FastaFile(fasta)}
+    except NucleotidesError as error:
+        raise error.final from error
     missing = [name for name in ids if name not in found]
     if missing:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm.supervised.linear_fit import final_rows, fit
+from protlm.supervised.linear_fit import final_rows, fit_sets
 from protlm.supervised.metrics import MAIN, evaluate
 from protlm.supervised.partition import Round
 from protlm.supervised.probe import Learned, predicted
@@ -49,8 +49,8 @@ def smaller_fits(
         if len(chosen) < 2 or np.ptp(y, axis=0).max() == 0:
             found.append(None)
             continue
-        x = np.concatenate([blocks[name][own] for name in head.blocks], axis=1)
-        weight, bias = fit(x, y, target.kind, max(1, len(target.classes)), learned.strength)
+        rows_of = {name: blocks[name][own] for name in head.blocks}
+        weight, bias = fit_sets(rows_of, learned.sets, y, target.kind, max(1, len(target.classes)))
         smaller = replace(head, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
         found.append((float(len(chosen)), predicted(smaller, blocks, rows)))
     return [*found, (float(len(proteins)), predicted(learned.head, blocks, rows))]

@@ -1,6 +1,7 @@
 """FASTA-like files with a letter per residue, such as labels or masks: `>1es5-A SET=train VALIDATION=False`."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,3 +55,36 @@ def read_letters(path: str | Path) -> list[Letters]:
             part = "valid"
         records[name] = Letters(name, part, "".join(line.strip() for line in lines))
     return list(records.values())
+
+
+def merged(records: Sequence[Letters], classes: Mapping[str, str], source: str = "labels") -> list[Letters]:
+    """Records in which some letters are replaced by that of their class.
+
+    Args:
+        records: any.
+        classes: letter of a class -> letters that count as it.
+        source: of the records, for messages.
+
+    Raises:
+        UserError: for a class that is no letter, a letter of two classes, or one that does not occur.
+
+    >>> merged([Letters("P1", "train", "0041")], {"b": "14"})[0].letters
+    '00bb'
+    """
+    found = set().union(*(record.letters for record in records)) if classes else set()
+    of: dict[str, str] = {}
+    for name, letters in classes.items():
+        if len(name) != 1 or not letters:
+            raise UserError(
+                f"classes {name}={letters}: expected a letter and those it replaces, such as b=123", "classes"
+            )
+        for letter in letters:
+            if letter in of:
+                raise UserError(f"classes: {letter!r} is in {of[letter]!r} and {name!r}; expected one class", "classes")
+            of[letter] = name
+    if of and not found & of.keys():
+        raise UserError(
+            f"classes: {source} has none of {''.join(of)}; its letters are {''.join(sorted(found))}", "classes"
+        )
+    table = str.maketrans(of)
+    return [record._replace(letters=record.letters.translate(table)) for record in records]

@@ -3,11 +3,12 @@
 Legend: r rows, d features, k outputs.
 
 Features are compared by ridge regression, for classes on their indicators: one eigendecomposition per fold gives the
-error for all strengths. For classes, logistic regression follows, with its own strength.
+error for all strengths. For classes, logistic regression follows, with its own strength. Values are predicted by the
+mean over all sets of features, each with its own strength, where cross-validation finds that better than any of them.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ RIDGE = tuple(10.0**power for power in np.arange(-4, 1.01, 0.5).tolist())
 """Penalties of ridge regression, relative to r."""
 ABSENT = -30.0
 """Logit of a class without examples."""
+Sets = tuple[tuple[tuple[str, ...], float], ...]
+"""Names of features and strength of the penalty of each regression; predictions are their mean."""
 _SELECTED = 20_000  # rows from which features and strengths are chosen, at most
 _FITTED = 100_000  # rows of the final fit, at most
 
@@ -30,16 +33,24 @@ class Choice:
     """What cross-validation has chosen.
 
     Attributes:
-        blocks: names of features.
-        strength: of the penalty.
+        sets: one or all.
         rows: (m,) of those that were predicted.
         logits: (m, k) float64, of models that have not seen the row's group.
     """
 
-    blocks: tuple[str, ...]
-    strength: float
+    sets: Sets
     rows: np.ndarray
     logits: np.ndarray
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of all features."""
+        return names_of(self.sets)
+
+
+def names_of(sets: Sets) -> tuple[str, ...]:
+    """Names of the features of all regressions, each once."""
+    return tuple(dict.fromkeys(name for names, _ in sets for name in names))
 
 
 def indicators(y: np.ndarray, kind: str, outputs: int) -> np.ndarray:
@@ -59,7 +70,7 @@ def choose(
     groups: np.ndarray,
     seed: int = 0,
 ) -> Choice:
-    """Features and strength with the least error in cross-validation.
+    """Features and strength with the least error in cross-validation, of values perhaps the mean of all.
 
     Args:
         blocks: name -> (r, d).
@@ -73,18 +84,22 @@ def choose(
     """
     rows = thinned(groups, _SELECTED, seed)
     folds, wanted = folds[rows], indicators(y[rows], kind, outputs)
-    best: tuple[float, tuple[str, ...], float] | None = None
-    predicted = wanted
+    errors, each, sets = [], [], []
     for names in candidates:
         x = np.concatenate([blocks[name][rows] for name in names], axis=1)
-        errors, each = _ridge_errors(x, wanted, folds)
-        least = int(errors.argmin())
-        if best is None or errors[least] < best[0]:
-            best, predicted = (float(errors[least]), names, RIDGE[least]), each[least]
-    assert best is not None
+        own, predicted = _ridge_errors(x, wanted, folds)
+        least = int(own.argmin())
+        errors.append(own[least])
+        each.append(predicted[least])
+        sets.append((names, RIDGE[least]))
+    best = int(np.argmin(errors))
     if kind in VALUED:
-        return Choice(best[1], best[2], rows, predicted)
-    x = np.concatenate([blocks[name][rows] for name in best[1]], axis=1)
+        mean = np.mean(each, axis=0)
+        if ((mean - wanted) ** 2).mean() < errors[best]:
+            return Choice(tuple(sets), rows, mean)
+        return Choice((sets[best],), rows, each[best])
+    names = sets[best][0]
+    x = np.concatenate([blocks[name][rows] for name in names], axis=1)
     found: tuple[float, float, np.ndarray] | None = None
     for strength in STRENGTHS:
         logits = np.zeros_like(wanted)
@@ -97,7 +112,7 @@ def choose(
             break  # the loss has one minimum
         found = loss, strength, logits
     assert found is not None
-    return Choice(best[1], found[1], rows, found[2])
+    return Choice(((names, found[1]),), rows, found[2])
 
 
 def _ridge_errors(x: np.ndarray, wanted: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -128,6 +143,26 @@ def standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = x.std(axis=0, dtype=np.float64)
     mean = x.mean(axis=0, dtype=np.float64)
     return mean, np.where(scale > 1e-6 * (1 + np.abs(mean)), scale, 1.0)
+
+
+def fit_sets(
+    blocks: Mapping[str, np.ndarray], sets: Sets, y: np.ndarray, kind: str, outputs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (d, k) and bias (k,), float64, of the mean of regressions; d features in the order of `names_of`.
+
+    Args:
+        blocks: name -> (r, d of this block).
+        sets, y, kind, outputs: see `Choice` and `choose`.
+    """
+    weights = {name: np.zeros((blocks[name].shape[1], outputs)) for name in names_of(sets)}
+    total = np.zeros(outputs)
+    for names, strength in sets:
+        weight, bias = fit(np.concatenate([blocks[name] for name in names], axis=1), y, kind, outputs, strength)
+        ends = np.cumsum([blocks[name].shape[1] for name in names])
+        for name, own in zip(names, np.split(weight, ends[:-1]), strict=True):
+            weights[name] += own / len(sets)
+        total += bias / len(sets)
+    return np.concatenate(list(weights.values())), total
 
 
 def fit(x: np.ndarray, y: np.ndarray, kind: str, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:

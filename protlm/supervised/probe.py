@@ -12,10 +12,11 @@ from protlm.errors import UserError
 from protlm.performer.label_head import AT
 from protlm.supervised.calibration import fitted_temperature
 from protlm.supervised.features import COMPOSITION, LAYER, SITES, WINDOW
-from protlm.supervised.linear_fit import ABSENT, choose, final_rows, fit, standard
-from protlm.supervised.linear_head import LinearHead
+from protlm.supervised.linear_fit import ABSENT, Sets, choose, final_rows, fit_sets, standard
+from protlm.supervised.linear_head import LinearHead, answers
 from protlm.supervised.partition import FOLDS, Round, folds_of
 from protlm.supervised.target import VALUED, Target, training_values
+from protlm.supervised.threshold import called_from
 
 LEAST = 10
 """Labelled proteins that a probe needs for training."""
@@ -23,10 +24,10 @@ LEAST = 10
 
 @dataclass(frozen=True)
 class Learned:
-    """A head, the strength of its penalty, and mean and standard deviation (d,) of its features in training."""
+    """A head, the regressions of which it is the mean, and mean and standard deviation (d,) of features in training."""
 
     head: LinearHead
-    strength: float
+    sets: Sets
     center: np.ndarray
     scale: np.ndarray
 
@@ -76,7 +77,8 @@ def learn(
     groups: np.ndarray,
     seed: int = 0,
 ) -> Learned:
-    """Fits a head to the training part; the temperature to the validation part or, without one, in cross-validation.
+    """Fits a head to the training part; temperature and threshold to the validation part or, without one, in
+    cross-validation.
 
     Args:
         target: r rows.
@@ -99,8 +101,8 @@ def learn(
     fold[proteins] = folds_of(groups[proteins], count, seed)
     choice = choose(own, candidates, y, kind, outputs, fold[owner], owner, seed)
     x = np.concatenate([own[name] for name in choice.blocks], axis=1)
-    weight, bias = fit(x, y, kind, outputs, choice.strength)
-    temperature = 1.0
+    weight, bias = fit_sets(own, choice.sets, y, kind, outputs)
+    temperature, threshold = 1.0, None
     if kind not in VALUED:
         valid = target.of(part.valid)
         logits, known = choice.logits, y[choice.rows]
@@ -111,6 +113,8 @@ def learn(
             seen = bias[known] > ABSENT / 2
             logits, known = logits[seen], known[seen]
         temperature = fitted_temperature(logits, known, kind) if len(known) else 1.0
+        if kind == "classification":
+            threshold = called_from(answers(kind, logits, temperature), known, target.classes)
     head = LinearHead(
         target.name,
         kind,
@@ -120,8 +124,9 @@ def learn(
         np.ascontiguousarray(weight, dtype=np.float32),
         bias.astype(np.float32),
         temperature,
+        threshold,
     )
-    return Learned(head, choice.strength, *standard(x))
+    return Learned(head, choice.sets, *standard(x))
 
 
 def predicted(head: LinearHead, blocks: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:

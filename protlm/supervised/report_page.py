@@ -36,9 +36,8 @@ def report_page(report: dict[str, Any]) -> str:
         body += ["95 % bootstrap intervals over proteins.</p>", _metrics(target), f"<p>{_meaning(target)}</p>"]
         if "threshold" in target:
             name, least = html.escape(target["threshold"]["class"]), target["threshold"]["probability"]
-            body += [
-                f"<p>{name} is rare, and predicted from a probability of {least:.3f}, with the highest F1. Accuracy,"
-            ]
+            body += [f"<p>{name} is rare, and predicted from a probability of {least:.3f}, with the highest F1 on"]
+            body += ["validation or, without a validation part, in cross-validation of the training part. Accuracy,"]
             body += ["MCC, macro F1 and the confusion matrix are of the more probable class.</p>"]
         if "calibration" in target:
             body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]

@@ -3,6 +3,8 @@
 Legend: r rows, P proteins, B draws.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RARE = 0.2
@@ -15,6 +17,19 @@ def rare_class(y: np.ndarray, outputs: int) -> int | None:
     if outputs != 2 or not 0 < counts.min() <= RARE * len(y):
         return None
     return int(counts.argmin())
+
+
+def called_from(probabilities: np.ndarray, y: np.ndarray, classes: Sequence[str]) -> tuple[str, float] | None:
+    """The rarer of two classes and the probability from which to call it; None if no class is rare.
+
+    Args:
+        probabilities: (r, k), of rows that the model has not seen.
+        y: (r,) their classes.
+        classes: (k,) names.
+    """
+    if (rare := rare_class(y, len(classes))) is None:
+        return None
+    return classes[rare], best_threshold(probabilities[:, rare], y == rare)
 
 
 def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:

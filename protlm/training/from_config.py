@@ -169,6 +169,21 @@ def train(config: DictConfig, announce: bool = True) -> float:
     return math.inf if score is None else float(score)
 
 
+def check_parts(config: DictConfig) -> None:
+    """Makes what a run needs besides its data and its model, to find wrong options early; a small model stands in.
+
+    Args:
+        config: composed by Hydra.
+    """
+    check_options(config.seed, config.trainer)
+    instantiate(config.data, _convert_="all")
+    instantiate_each("callbacks", config.callbacks)
+    small = Performer(PerformerConfig(len(TOKENS), PAD, layers=1, width=8, heads=1, feed_forward=8))
+    optimizer, schedule = instantiate(config.optimizer, _convert_="all", _partial_=True), config.schedule
+    config.task.attention_backend = "auto"  # depends on the model
+    checked("task", lambda: instantiate(config.task)(small, optimizer, instantiate_schedule(schedule)), TrainingTask)
+
+
 def set_by_user() -> tuple[set[str], set[str]]:
     """Names of the options in the user's own configuration files, and of those on the command line."""
     about = HydraConfig.get()

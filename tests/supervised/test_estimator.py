@@ -53,3 +53,20 @@ def test_labels_of_residues_and_several_labels(tiny_model, labelled):
 def test_labels_of_another_number_are_refused(tiny_model, labelled):
     with pytest.raises(UserError, match="60 proteins and 2 labels"):
         protlm.Probe(tiny_model).fit(labelled[0], ["a", "b"])
+
+
+def test_it_trains_by_other_methods_in_cross_validation(model_folder, labelled):
+    sequences, labels = labelled
+    numbers = np.array([int(label == "basic") for label in labels])
+    head = protlm.Probe(model_folder, method="head", epochs=1, settings=["task.hidden=8"])
+    assert clone(head).get_params() == head.get_params()
+    assert cross_val_score(head, np.array(sequences), numbers, cv=2).min() > 0.85
+    head.fit(sequences, numbers)
+    assert head.predict_proba(sequences).shape == (60, 2)
+    assert set(head.predict(sequences).tolist()) == {0, 1}
+    assert set(head.predictor_.report) == {"data", "training"}  # nothing was tested
+
+
+def test_methods_are_checked(model_folder, labelled):
+    with pytest.raises(UserError, match="method 'svm': expected one of probe, head, lora, full"):
+        protlm.Probe(model_folder, method="svm").fit(*labelled)

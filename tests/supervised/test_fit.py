@@ -264,3 +264,20 @@ def test_variants_are_predicted_from_the_sites_at_which_they_differ(tiny_model):
 def test_no_rows_of_sites_where_they_are_too_many():
     sequences, _ = proteins(2, length=50)
     assert variable_sites([sequences[0][:50], sequences[1][:50]], 1_000) == ""
+
+
+def test_the_threshold_of_a_rare_class_does_not_depend_on_the_test(tiny_model, tmp_path):
+    sequences, _ = proteins(120)
+    draw = np.random.default_rng(0)
+    labels = ["rare" if sequence.count("K") > 16 else "common" for sequence in sequences]
+    parts = ["train", "train", "test"] * 40
+    thresholds = []
+    for other in (labels, draw.permutation(labels).tolist()):
+        own = [one if part == "train" else two for one, two, part in zip(labels, other, parts, strict=True)]
+        table = pandas.DataFrame({"sequence": sequences, "label": own, "split": parts})
+        thresholds.append(
+            fit_probe(read_labels(table), tiny_model, FitOptions(relatives=False)).evaluations[0].threshold
+        )
+    assert thresholds[0] is not None
+    assert thresholds[0][0] == "rare"
+    assert thresholds[0] == thresholds[1]

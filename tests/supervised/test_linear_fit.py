@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from protlm.supervised.calibration import fitted_temperature
-from protlm.supervised.linear_fit import ABSENT, RIDGE, _ridge_errors, choose, fit, thinned
+from protlm.supervised.linear_fit import ABSENT, RIDGE, _ridge_errors, choose, fit, fit_sets, thinned
 from protlm.supervised.linear_head import answers
 
 
@@ -83,3 +83,19 @@ def test_large_sets_are_thinned_by_whole_groups():
     assert (counts == 20).all()
     assert len(kept) == 15
     assert thinned(groups, 1_000).tolist() == list(range(1_000))
+
+
+def test_values_are_predicted_by_the_mean_of_regressions_where_it_is_better():
+    draw = np.random.default_rng(0)
+    signal = draw.normal(size=(200, 3))
+    y, rows = signal.sum(1), np.arange(200)
+    blocks = {"first": signal + draw.normal(size=signal.shape), "second": signal + draw.normal(size=signal.shape)}
+    candidates = [("first",), ("second",)]
+    choice = choose(blocks, candidates, y, "regression", 1, rows % 5, rows)
+    assert [names for names, _ in choice.sets] == candidates
+    weight, bias = fit_sets(blocks, choice.sets, y, "regression", 1)
+    each = [fit(blocks[name], y, "regression", 1, strength) for (name,), strength in choice.sets]
+    mean = np.mean([blocks[name] @ w + b for name, (w, b) in zip(blocks, each, strict=True)], axis=0)
+    np.testing.assert_allclose(np.concatenate(list(blocks.values()), axis=1) @ weight + bias, mean, atol=1e-10)
+    blocks["second"] = draw.normal(size=signal.shape)  # the mean with noise is worse
+    assert len(choose(blocks, candidates, y, "regression", 1, rows % 5, rows).sets) == 1

@@ -30,11 +30,16 @@ def _silent(done: int, total: int) -> None:
     """Reports nothing."""
 
 
+def _texts(classes: Any) -> dict[str, str]:
+    """Classes of letters, some of which are digits, which Hydra reads as numbers."""
+    return {str(name): str(letters) for name, letters in (classes or {}).items()}
+
+
 class LabelledDataModule(TrainingData):
     """Labelled proteins in batches of similar length.
 
     Args:
-        labels, sequences, mask, split: see `read_labels`.
+        labels, sequences, mask, split, classes: see `read_labels`.
         target: a column or several; by default the only one that is left.
         kind: "classification", "multilabel" or "regression", or target -> kind, instead of the kind found.
         split_by, folds, clusters, identity, layers, relatives, threads: see `FitOptions`.
@@ -52,6 +57,7 @@ class LabelledDataModule(TrainingData):
         target: str | Sequence[str] | None = None,
         split: str | None = None,
         kind: Any = None,
+        classes: Any = None,
         split_by: str = "auto",
         folds: int = 5,
         clusters: str | None = None,
@@ -72,7 +78,7 @@ class LabelledDataModule(TrainingData):
                 raise UserError(f"data.{name} {value!r}: expected a positive integer")
         targets = [target] if isinstance(target, str) else list(target or ())
         kinds = {"": kind} if isinstance(kind, str) else kind
-        self._read = (labels, sequences, mask, targets, split, kinds)
+        self._read = (labels, sequences, mask, targets, split, kinds, _texts(classes))
         self.options = FitOptions(
             split_by, folds, clusters, identity, layers, relatives, seed, threads, max(token_budget, 4_000)
         )

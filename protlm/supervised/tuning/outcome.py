@@ -64,8 +64,10 @@ class Outcome:
         for head, target, rows, own, others, before in zip(
             heads, probe.labelled.targets, probe.tests, predictions, probe.predictions, probe.evaluations, strict=True
         ):
-            ours = widened(head, target, own) if score > start + margin else others[PROBE]
-            evaluations.append(evaluated(target.take(rows), {method: ours} | others, seed))
+            kept = score > start + margin
+            ours = widened(head, target, own) if kept else others[PROBE]
+            threshold = head.threshold if kept else before.threshold
+            evaluations.append(evaluated(target.take(rows), {method: ours} | others, seed, threshold))
             evaluations[-1].learning_curve.extend(before.learning_curve)
         return cls(method, probe, heads, evaluations, start, score, margin)
 

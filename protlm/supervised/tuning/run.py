@@ -77,6 +77,13 @@ def fine_tune(output: Path, method: str, options: Mapping[str, Any], settings: S
     shutil.rmtree(folder)
 
 
+def check_settings(settings: Sequence[str]) -> None:
+    """Raises a UserError for settings, as for `fine_tune`, that are wrong whatever the labels and the model are."""
+    from protlm.training.composed import check_composed
+
+    check_composed(overrides_of("head", {"data.labels": "labels"}, settings))
+
+
 def overrides_of(method: str, options: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
     """The command line of a run, without how it ends; arguments as for `fine_tune`."""
     given = {"task.method": method, **options}
@@ -97,9 +104,9 @@ def options_of(
         model: path of the base model; None for the bundled one.
         device: as for `protlm.load`.
     """
-    names = ("labels", "sequences", "mask", "target", "split", "kind")
+    names = ("labels", "sequences", "mask", "target", "split", "kind", "classes")
     found: dict[str, Any] = {f"data.{name}": value for name, value in zip(names, read, strict=True)}
-    found |= {name: None for name in ("data.target", "data.kind") if not found[name]}
+    found |= {name: None for name in ("data.target", "data.kind", "data.classes") if not found[name]}
     for name in ("labels", "sequences", "mask"):  # a run may be resumed from elsewhere
         if isinstance(path := found[f"data.{name}"], str | Path):
             found[f"data.{name}"] = Path(path).resolve()

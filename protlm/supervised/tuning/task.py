@@ -21,6 +21,7 @@ from protlm.supervised.features import LAYER
 from protlm.supervised.fit_api import METHODS as ALL_METHODS
 from protlm.supervised.fit_api import base_path
 from protlm.supervised.linear_head import answers
+from protlm.supervised.threshold import called_from
 from protlm.supervised.tuning.adapters import add_adapters, taken_adapters
 from protlm.supervised.tuning.batches import LabelledBatch
 from protlm.supervised.tuning.data import EVALUATED, LabelledDataModule
@@ -193,6 +194,9 @@ class FineTuningTask(TrainingTask):
             known = y >= 0 if head.kind == "classification" else np.ones(len(y), dtype=bool)
             if head.classes and known.any():
                 head.temperature = fitted_temperature(logits[known], y[known], head.kind)
+            if head.kind == "classification" and known.any():
+                p = answers(head.kind, logits[known], head.temperature)
+                head.threshold = called_from(p, y[known], head.classes)
         found = [
             [answers(head.kind, values, head.temperature) for head, values in zip(self._each(), one, strict=True)]
             for one in (valid, test)

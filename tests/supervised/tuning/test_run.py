@@ -139,3 +139,18 @@ def test_a_killed_and_a_stopped_fit_resume_when_the_command_is_repeated(base, tm
     one, other = (load_file(tmp_path / name / "head.safetensors") for name in ("whole", "parts"))
     assert all((one[name] == other[name]).all() for name in one)
     assert (tmp_path / "whole" / "report.json").read_text() == (tmp_path / "parts" / "report.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("task.rnk=4", "task.rnk"),
+        ("task.rank=0", "task.rank 0: expected a positive integer"),
+        ("data.max_length=none", "data.max_length"),
+        ("optimizer.layer_decay=2", "expected at most 1"),
+        ("callbacks.early.patiense=3", "callbacks.early.patiense"),
+    ],
+)
+def test_wrong_settings_are_reported_before_labels_are_read(setting, message):
+    with pytest.raises(UserError, match=message):
+        protlm.fit("missing.csv", method="head", settings=[setting])
