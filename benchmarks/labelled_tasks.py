@@ -31,7 +31,7 @@ class Task:
     name: str
     metric: str
     labels: Path
-    options: dict[str, Path] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def localisation(data: Path, folder: Path) -> Task:
@@ -56,24 +56,26 @@ def secondary_structure(data: Path, folder: Path) -> Task:
 
 
 def gb1(data: Path, folder: Path) -> Task:
-    """FLIP's two_vs_rest of GB1 (Wu et al. 2016): 424 variants for training and validation, 600 for the test."""
+    """FLIP's two_vs_rest of GB1 (Wu et al. 2016): 424 variants for training and validation, 600 for the test.
+
+    A ranking, since the metric is Spearman's correlation.
+    """
     text = gzip.decompress((data / "supervised" / "gb1_two_vs_rest.csv.gz").read_bytes()).decode()
     header, *rows = csv.reader(text.splitlines())
     part, sequence = header.index("set"), header.index("sequence")
     tested = _first([row for row in rows if row[part] == "test"], 600, lambda row: row[sequence])
     path = folder / "gb1.csv"
     write_table(path, header, [*(row for row in rows if row[part] == "train"), *tested])
-    return Task("GB1 two_vs_rest", "Spearman", path)
+    return Task("GB1 two_vs_rest", "Spearman", path, {"kind": "ranking"})
 
 
 def binding(data: Path, folder: Path) -> Task:
     """FLIP's binding residues (Littmann et al. 2021), of any kind: 200 proteins, and 100 for the test."""
     source = data / "supervised"
     records = _sampled(read_letters(source / "bind_from_publication.fasta"), 200, 100)
-    binds = str.maketrans("01234567", "nbbbbbbb")
-    records = [record._replace(letters=record.letters.translate(binds)) for record in records]
     path = _write_letters(folder / "binding.fasta", records)
-    return Task("binding residues", "AUPRC", path, {"sequences": source / "bind_sequences.fasta"})
+    options = {"sequences": source / "bind_sequences.fasta", "classes": {"b": "1234567"}}
+    return Task("binding residues", "AUPRC", path, options)
 
 
 TASKS: dict[str, Callable[[Path, Path], Task]] = {

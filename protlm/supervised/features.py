@@ -4,6 +4,8 @@ Legend: n proteins of L_i residues, r rows (proteins or residues), d numbers of 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,15 @@ _MOST = 4_096  # numbers in a block of residues
 _WINDOW = 1 << 16  # residues computed between two reports of progress
 _CODES = np.full(256, len(STANDARD), dtype=np.uint8)
 _CODES[list(STANDARD.encode())] = np.arange(len(STANDARD))
+
+
+class StoredLayers(NamedTuple):
+    """Representations that were computed before, instead of by a model."""
+
+    layers: Sequence[int]
+    """(S,) their numbers."""
+    proteins: Sequence[np.ndarray]
+    """(S, L_i, D) of each protein."""
 
 
 def codes_of(sequence: str) -> np.ndarray:
@@ -72,6 +83,7 @@ def blocks_of(
     precision: str = "float32",
     progress: Progress | None = None,
     total: int = 0,
+    stored: StoredLayers | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """For each protein, name -> block: (d,) float32, or (L, d) per residue. Proteins are embedded whole.
 
@@ -82,6 +94,7 @@ def blocks_of(
         model: of the layers, if any.
         token_budget, precision: see `ProteinModel`.
         progress: called with residues done and `total`.
+        stored: representations of the same proteins.
 
     Raises:
         UserError: for a protein without the residues of a block.
@@ -91,9 +104,12 @@ def blocks_of(
     by_residue = per_residue or any(AT in name for name in layers)
     advance = summed(progress, total)
     own = {COMPOSITION: composition, WINDOW: window, SITES: sites}
+    before = None if stored is None else _read(stored, numbers, by_residue)
     for group in windows(sequences, len, _WINDOW):
         embedded: Iterator[np.ndarray | None] = iter([None] * len(group))
-        if layers:
+        if layers and before is not None:
+            embedded = islice(before, len(group))
+        elif layers:
             assert model is not None
             embedded = embed(model, group, token_budget, numbers, None if by_residue else "mean", precision)
         for sequence, vectors in zip(group, embedded, strict=True):
@@ -111,6 +127,15 @@ def blocks_of(
                     blocks[name] = rows
             advance(len(sequence))
             yield blocks
+
+
+def _read(stored: StoredLayers, numbers: Sequence[int], by_residue: bool) -> Iterator[np.ndarray]:
+    """As `embed` yields them: (S, L, D), or means (S, D), without S for one layer."""
+    places = [list(stored.layers).index(number) for number in numbers]
+    for rows in stored.proteins:
+        found = np.asarray(rows[places], dtype=np.float32)
+        found = found if by_residue else found.mean(axis=1)
+        yield found if len(places) > 1 else found[0]
 
 
 def check_residues(sequence: str, residues: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.supervised.baselines import baseline_blocks, baselines
 from protlm.supervised.evaluation import Evaluation, Leakage, evaluated
-from protlm.supervised.features import blocks_of, variable_sites
+from protlm.supervised.features import StoredLayers, blocks_of, variable_sites
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import are_variants
 from protlm.supervised.labels import LabelledSet
@@ -78,14 +78,29 @@ def fit_probe(
     return probed(split_of(labelled, options, report("comparing")), model, options, report("embedding"))
 
 
-def probed(split: Split, model: Performer, options: FitOptions, progress: Progress) -> Fitted:
-    """As `fit_probe`, of proteins that are split."""
-    labelled, partition, kinship = split.labelled, split.partition, split.kinship
+def layers_of(model: Performer, options: FitOptions) -> tuple[int, ...]:
+    """The layers among which a probe chooses: by default the middle and the last one."""
     depth = model.config.layers
-    layers = chosen_layers(options.layers or sorted({(depth + 1) // 2, depth}), depth)
+    return chosen_layers(options.layers or sorted({(depth + 1) // 2, depth}), depth)
+
+
+def probed(
+    split: Split,
+    model: Performer,
+    options: FitOptions,
+    progress: Progress,
+    stored: Sequence[np.ndarray] | None = None,
+) -> Fitted:
+    """As `fit_probe`, of proteins that are split.
+
+    Args:
+        stored: representations of each protein, (S, L_i, D), of the layers that the probe may read and the last one.
+    """
+    labelled, partition, kinship = split.labelled, split.partition, split.kinship
+    layers = layers_of(model, options)
     variants = are_variants(labelled.sequences)
     residues = variable_sites(labelled.sequences, model.config.width) if variants else ""
-    blocks = _blocks(labelled, model, layers, variants, residues, options, progress)
+    blocks = _blocks(labelled, model, layers, variants, residues, options, progress, stored)
     learned, evaluations, tests, predictions, valid = [], [], [], [], []
     for target in labelled.targets:
         own = blocks[target.per_residue]
@@ -128,10 +143,16 @@ def _blocks(
     residues: str,
     options: FitOptions,
     progress: Progress,
+    stored: Sequence[np.ndarray] | None = None,
 ) -> dict[bool, dict[str, np.ndarray]]:
     """For each level (residues or not) that has targets, name -> features: of all proteins, or of labelled residues."""
     found = {}
-    distinct, inverse = np.unique(np.array(labelled.sequences, dtype=object), return_inverse=True)
+    distinct, first, inverse = np.unique(
+        np.array(labelled.sequences, dtype=object), return_index=True, return_inverse=True
+    )
+    known = None
+    if stored is not None:
+        known = StoredLayers(sorted({*layers, model.config.layers}), [stored[number] for number in first])
     levels = sorted({target.per_residue for target in labelled.targets})
     total = len(levels) * sum(map(len, distinct))
     for number, level in enumerate(levels):
@@ -141,7 +162,7 @@ def _blocks(
         before = number * total // len(levels)
         computed = blocks_of(
             distinct, names, level, model, options.token_budget, options.precision,
-            lambda done, _, before=before: progress(before + done, total), total,
+            lambda done, _, before=before: progress(before + done, total), total, known,
         )  # fmt: skip
         each = list(computed)
         if not level:

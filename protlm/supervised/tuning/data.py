@@ -15,7 +15,7 @@ from protlm.embedding.in_memory import embed
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.progress import Progress
-from protlm.supervised.fit import Fitted, probed
+from protlm.supervised.fit import Fitted, layers_of, probed
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import are_variants
 from protlm.supervised.labels import LabelledSet, read_labels
@@ -24,6 +24,8 @@ from protlm.supervised.tuning.batches import LabelledBatch, LabelledBatches
 from protlm.training.data import TrainingData
 
 EVALUATED = ("valid", "test")
+_STEPS, _LEAST, _MOST = 50, 1_000, 4_000
+"""Steps in an epoch that the default token budget aims at, and its limits."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -44,7 +46,8 @@ class LabelledDataModule(TrainingData):
         kind: "classification", "multilabel" or "regression", or target -> kind, instead of the kind found.
         split_by, folds, clusters, identity, layers, relatives, threads: see `FitOptions`.
         max_length: in residues, of training; longer proteins are cropped at random. Others are never cropped.
-        token_budget: maximum number of tokens in a batch on one device, including padding.
+        token_budget: maximum number of tokens in a training batch on one device, including padding; by default such
+            that an epoch has some fifty steps, from 1,000 to 4,000.
         workers: see `TrainingData`.
         seed: of the split, the order and the crops.
     """
@@ -66,23 +69,23 @@ class LabelledDataModule(TrainingData):
         relatives: bool = True,
         threads: int | None = None,
         max_length: int = 2048,
-        token_budget: int = 4_000,
+        token_budget: int | None = None,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(workers)
         if not labels:
             raise UserError("no labels: set data.labels=TABLE, with a column for sequences and one for labels")
-        for name, value in {"max_length": max_length, "token_budget": token_budget}.items():
+        for name, value in {"max_length": max_length, "token_budget": token_budget or 1}.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"data.{name} {value!r}: expected a positive integer")
         targets = [target] if isinstance(target, str) else list(target or ())
         kinds = {"": kind} if isinstance(kind, str) else kind
         self._read = (labels, sequences, mask, targets, split, kinds, _texts(classes))
         self.options = FitOptions(
-            split_by, folds, clusters, identity, layers, relatives, seed, threads, max(token_budget, 4_000)
+            split_by, folds, clusters, identity, layers, relatives, seed, threads, max(token_budget or 0, _MOST)
         )
-        self.max_length, self.token_budget, self.seed = max_length, token_budget, seed
+        self.max_length, self._token_budget, self.seed = max_length, token_budget, seed
         self._split: Split | None = None
         self.model: Performer | None = None
         self.blocks: Sequence[str] = ()
@@ -100,6 +103,15 @@ class LabelledDataModule(TrainingData):
     def labelled(self) -> LabelledSet:
         """The labelled proteins."""
         return self.split.labelled
+
+    @property
+    def token_budget(self) -> int:
+        """Maximum number of tokens in a training batch."""
+        if self._token_budget is not None:
+            return self._token_budget
+        train = np.flatnonzero(self.split.partition.final.train)
+        tokens = sum(min(len(self.labelled.sequences[number]), self.max_length) + 2 for number in train)
+        return min(_MOST, max(_LEAST, tokens // _STEPS))
 
     @property
     def fingerprints(self) -> list[str]:
@@ -125,11 +137,16 @@ class LabelledDataModule(TrainingData):
         return EVALUATED
 
     def probe(self, model: Performer, progress: Progress = _silent) -> Fitted:
-        """A probe of the frozen model, evaluated on the same proteins."""
-        return probed(self.split, model, self.options, progress)
+        """A probe of the frozen model, evaluated on the same proteins; of what `store` has computed, if anything."""
+        return probed(self.split, model, self.options, progress, self.stored)
 
-    def store(self, model: Performer, layers: Sequence[int]) -> None:
-        """Computes the representations of a frozen model once, in a temporary file, instead of in every epoch."""
+    def store(self, model: Performer) -> list[int]:
+        """Computes the representations of a frozen model once, in a temporary file, instead of in every epoch.
+
+        Returns:
+            Their layers: those that a probe may read, and the last.
+        """
+        layers = sorted({*layers_of(model, self.options), model.config.layers})
         edges = np.cumsum([0, *map(len, self.labelled.sequences)])
         shape = (int(edges[-1]), len(layers), model.config.width)
         try:
@@ -143,6 +160,7 @@ class LabelledDataModule(TrainingData):
         for (first, last), x in zip(pairwise(edges.tolist()), each, strict=True):
             values[first:last] = x.reshape(len(layers), -1, shape[2]).swapaxes(0, 1)
         self.stored = [values[first:last].swapaxes(0, 1) for first, last in pairwise(edges.tolist())]
+        return layers
 
     def val_dataloader(self) -> list[DataLoader[LabelledBatch]]:
         return self._evaluation(EVALUATED[:1])
@@ -155,10 +173,10 @@ class LabelledDataModule(TrainingData):
         return self._batches("train", None if whole else self.max_length)
 
     def _evaluation(self, splits: Sequence[str]) -> list[DataLoader[LabelledBatch]]:
-        each = [self._batches(split) for split in splits]
+        each = [self._batches(split, None, max(self.token_budget, _MOST)) for split in splits]
         return [self._loader(batches, Plan(batches, *self._rank())) for batches in each]  # type: ignore[arg-type]
 
-    def _batches(self, split: str, max_length: int | None = None) -> LabelledBatches:
+    def _batches(self, split: str, max_length: int | None = None, token_budget: int | None = None) -> LabelledBatches:
         part = getattr(self.split.partition.rounds[0], split)
         start = 0 if self.model is None else self.model.config.start_id
         return LabelledBatches(
@@ -166,7 +184,7 @@ class LabelledDataModule(TrainingData):
             np.flatnonzero(part),
             start,
             self.blocks,
-            self.token_budget,
+            token_budget or self.token_budget,
             self.seed,
             max_length,
             self.stored,

@@ -15,15 +15,16 @@ from protlm.performer import Performer
 from protlm.supervised.evaluation import Evaluation, evaluated
 from protlm.supervised.fit import PROBE, Fitted
 from protlm.supervised.fit_api import base_model, report_of
+from protlm.supervised.linear_fit import indicators, log_loss
 from protlm.supervised.metrics import MAIN, evaluate
 from protlm.supervised.predictor import Predictor
-from protlm.supervised.target import Target
+from protlm.supervised.target import VALUED, Target
 from protlm.supervised.tuning.adapters import Adapters
 from protlm.supervised.tuning.head import TunedHead
 
 _DRAWS = 100
+_ROUNDING = 1e-4
 _FEW = 50  # validation proteins, of which a score says little
-_RARE = 0.25  # share of the rarer of two classes from which accuracy tells little
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Outcome:
         for head, target, rows, own, others, before in zip(
             heads, probe.labelled.targets, probe.tests, predictions, probe.predictions, probe.evaluations, strict=True
         ):
-            kept = score > start + margin
+            kept = is_gain(start, score, margin)
             ours = widened(head, target, own) if kept else others[PROBE]
             threshold = head.threshold if kept else before.threshold
             evaluations.append(evaluated(target.take(rows), {method: ours} | others, seed, threshold))
@@ -74,7 +75,7 @@ class Outcome:
     @property
     def kept(self) -> bool:
         """Whether the tuned model is kept."""
-        return self.score > self.start + self.margin
+        return is_gain(self.start, self.score, self.margin)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -127,20 +128,26 @@ class Outcome:
         return Predictor(model, self.heads, report, base, adapters)
 
 
+def is_gain(start: float, score: float, margin: float) -> bool:
+    """Whether a gain on the validation part is larger than its standard error, and than rounding."""
+    return score - start > max(margin, _ROUNDING)
+
+
 def score_of(target: Target, predictions: np.ndarray) -> float:
-    """The metric by which training is stopped, more is better: the main one, or AUPRC if one of two classes is rare.
+    """What decides when training stops and whether it was of use, more is better.
+
+    Of classes the mean log-likelihood of a label in nats, which tells models apart that accuracy, of few proteins,
+    cannot; of values the main metric.
 
     Args:
         target: r rows.
-        predictions: (r, k) probabilities or values.
+        predictions: (r, k) calibrated probabilities, or values.
     """
     if not len(target.owner):
         return float("nan")
-    found = evaluate(target.kind, target.y, predictions, target.owner, draws=0)
-    rare = target.kind == "classification" and len(target.classes) == 2 and target.y.mean() % 1 != 0
-    if rare and min(target.y.mean(), 1 - target.y.mean()) < _RARE:
-        return found["AUPRC"].value
-    return found[MAIN[target.kind]].value
+    if target.kind in VALUED:
+        return evaluate(target.kind, target.y, predictions, target.owner, draws=0)[MAIN[target.kind]].value
+    return -log_loss(indicators(target.y, target.kind, len(target.classes)), predictions, target.kind)
 
 
 def standard_error(

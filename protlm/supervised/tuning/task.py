@@ -21,6 +21,7 @@ from protlm.supervised.features import LAYER
 from protlm.supervised.fit_api import METHODS as ALL_METHODS
 from protlm.supervised.fit_api import base_path
 from protlm.supervised.linear_head import answers
+from protlm.supervised.target import training_values
 from protlm.supervised.threshold import called_from
 from protlm.supervised.tuning.adapters import add_adapters, taken_adapters
 from protlm.supervised.tuning.batches import LabelledBatch
@@ -112,24 +113,26 @@ class FineTuningTask(TrainingTask):
         data = self._labelled()
         data.model = self.model.to(self.trainer.strategy.root_device)  # Lightning does so later
         self.print("fitting the probe from which training starts")
+        stored = data.store(self.model) if self.method == "head" else None
         self.probe = data.probe(self.model)
         targets = data.labelled.targets
         train, valid = data.split.partition.final.train, data.split.partition.final.valid
         for target, learned in zip(targets, self.probe.learned, strict=True):
             rows = target.of(train)
             last = self.model.config.layers
-            head = TunedHead.of(learned, target.y[rows], self.model.config.width, last, **self._branch)
+            head = TunedHead.of(
+                learned, training_values(target.take(rows)), self.model.config.width, last, **self._branch
+            )
             self.heads.append(head)
             y = torch.from_numpy(head.known(target).y[rows])
             self.weights.append(class_weights(target.kind, y, len(head.classes)) if self.balanced else None)
         self.start = self._score([target.of(valid) for target in targets], self.probe.valid)
         data.blocks = sorted({name for head in self._each() for name in head.blocks if not name.startswith(LAYER)})
+        self.layers = stored or sorted({layer for head in self._each() for layer in head.layers})
         self._prepare_model()
 
     def _prepare_model(self) -> None:
         """Freezes what is not trained."""
-        layers = sorted({layer for head in self._each() for layer in head.layers})
-        self.layers = layers
         if self.method == "full":
             if self.model.head is not None:  # which predicts residues
                 self.model.head.requires_grad_(False)
@@ -137,8 +140,6 @@ class FineTuningTask(TrainingTask):
         self.model.requires_grad_(False)
         if self.method == "lora":
             add_adapters(self.model, *self._adapters)
-        else:
-            self._labelled().store(self.model, layers)
 
     def on_train_start(self) -> None:
         """Says from what training starts."""
@@ -173,7 +174,7 @@ class FineTuningTask(TrainingTask):
     def on_validation_epoch_end(self) -> None:
         valid = self._labelled().split.partition.final.valid
         rows = [target.of(valid) for target in self._labelled().labelled.targets]
-        logits = self._gathered(0, rows)
+        self._calibrate(rows, logits := self._gathered(0, rows))
         each = [answers(head.kind, values, head.temperature) for head, values in zip(self._each(), logits, strict=True)]
         self.log("valid/score", self._score(rows, each), prog_bar=True, rank_zero_only=False)
 
@@ -189,14 +190,7 @@ class FineTuningTask(TrainingTask):
         targets, part = data.labelled.targets, data.split.partition.rounds[0]
         rows = [[target.of(one) for target in targets] for one in (part.valid, part.test)]
         valid, test = (self._gathered(number, own) for number, own in enumerate(rows))
-        for head, target, logits, own in zip(self._each(), targets, valid, rows[0], strict=True):
-            y = head.known(target).y[own]
-            known = y >= 0 if head.kind == "classification" else np.ones(len(y), dtype=bool)
-            if head.classes and known.any():
-                head.temperature = fitted_temperature(logits[known], y[known], head.kind)
-            if head.kind == "classification" and known.any():
-                p = answers(head.kind, logits[known], head.temperature)
-                head.threshold = called_from(p, y[known], head.classes)
+        self._calibrate(rows[0], valid)
         found = [
             [answers(head.kind, values, head.temperature) for head, values in zip(self._each(), one, strict=True)]
             for one in (valid, test)
@@ -287,6 +281,19 @@ class FineTuningTask(TrainingTask):
                     values[where[1]] = found
             result.append(values[own])
         return result
+
+    def _calibrate(self, rows: list[np.ndarray], logits: list[np.ndarray]) -> None:
+        """Fits the temperature and the threshold of each head to the validation part."""
+        targets = self._labelled().labelled.targets
+        for head, target, values, own in zip(self._each(), targets, logits, rows, strict=True):
+            y = head.known(target).y[own]
+            known = y >= 0 if head.kind == "classification" else np.ones(len(y), dtype=bool)
+            if not head.classes or not known.any():
+                continue
+            head.temperature = fitted_temperature(values[known], y[known], head.kind)
+            if head.kind == "classification":
+                p = answers(head.kind, values[known], head.temperature)
+                head.threshold = called_from(p, y[known], head.classes)
 
     def _score(self, rows: list[np.ndarray], predictions: list[np.ndarray]) -> float:
         """The mean of the targets' scores on the validation part."""

@@ -13,21 +13,20 @@ def target(count: int, seed: int = 0) -> Target:
     return Target("x", "classification", False, ("a", "b"), y, rows, np.zeros_like(rows))
 
 
-def test_the_error_of_a_gain_in_accuracy_is_that_of_the_binomial():
-    """Predictions that are right for another tenth of the rows: the difference of each row is 0 or 1."""
+def test_the_error_of_a_gain_is_that_of_the_mean_of_its_rows():
     given = target(400)
     before = np.full((400, 2), 0.5) + np.array([[0.1, -0.1]])
     after = before.copy()
-    after[:40] = np.eye(2)[given.y[:40]]
-    gained = (after.argmax(1) == given.y).astype(float) - (before.argmax(1) == given.y)
+    after[:40] = 0.1 + 0.8 * np.eye(2)[given.y[:40]]
+    gained = np.log(after / before)[np.arange(400), given.y]
     assert score_of(given, after) - score_of(given, before) == pytest.approx(gained.mean())
     assert standard_error([given], [before], [after]) == pytest.approx(gained.std() / 20, rel=0.2)
     assert standard_error([given], [after], [after]) == 0
 
 
-def test_a_rare_class_is_scored_by_its_precision():
+def test_classes_are_scored_by_likelihood_and_values_by_their_order():
     given = target(100)
-    given.y[:] = np.arange(100) < 8
-    right, none = np.eye(2)[given.y], np.tile([0.9, 0.1], (100, 1))
-    assert score_of(given, right) == 1
-    assert score_of(given, none) == pytest.approx(0.08)
+    assert score_of(given, np.full((100, 2), 0.5)) == pytest.approx(np.log(0.5))
+    y = np.arange(100.0)
+    values = Target("x", "regression", False, (), y, given.owner, given.position)
+    assert score_of(values, y[:, None] ** 3) == pytest.approx(1)
