@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         target: its held-out rows.
         metrics: method -> metric -> estimate; the first method is the probe.
-        confusion: (K, K) int64, true by predicted class; None unless for classification.
+        confusion: (K, K) int64, true by predicted class, a rare one from its threshold; None unless for classification.
         reliability: curve and calibration error of the probe's probabilities; None for values.
         points: (m, 2) measured and predicted values; None unless for values.
         threshold: of a class that is rare, its name and the probability from which it is called.
@@ -118,7 +118,11 @@ def evaluated(
     if target.kind == "multilabel":
         return Evaluation(target, metrics, reliability=curve)
     classes = len(target.classes)
-    pairs = target.y * classes + ours.argmax(axis=1)
+    called = ours.argmax(axis=1)
+    if threshold is not None:
+        rare = target.classes.index(threshold[0])
+        called = np.where(ours[:, rare] >= threshold[1], rare, 1 - rare)
+    pairs = target.y * classes + called
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     return Evaluation(target, metrics, confusion, curve, threshold=threshold)
 

@@ -26,6 +26,12 @@ def report_page(report: dict[str, Any]) -> str:
         f"Base model: {base_of(report)}",
         f"Evaluation: {split['described']}",
     ]
+    if training := report.get("training"):
+        lines.append(
+            f"Training: {training['steps']:,} steps ({training['epochs']:,} epochs); score on validation "
+            f"{training['start']:.3f} before, {training['score']:.3f} after, standard error of the difference "
+            f"{training['margin']:.3f}"
+        )
     if split["leakage"]:
         lines.append(f"Leakage: {split['leakage']['described']}")
     body = ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in lines), "</ul>"]
@@ -36,9 +42,9 @@ def report_page(report: dict[str, Any]) -> str:
         body += ["95 % bootstrap intervals over proteins.</p>", _metrics(target), f"<p>{_meaning(target)}</p>"]
         if "threshold" in target:
             name, least = html.escape(target["threshold"]["class"]), target["threshold"]["probability"]
-            body += [f"<p>{name} is rare, and predicted from a probability of {least:.3f}, with the highest F1 on"]
-            body += ["validation or, without a validation part, in cross-validation of the training part. Accuracy,"]
-            body += ["MCC, macro F1 and the confusion matrix are of the more probable class.</p>"]
+            body += [f"<p>{name} is rare, and predicted from a probability of {least:.3f}, which has the highest F1"]
+            body += ["in the validation part or, without one, in cross-validation within the training part, also in"]
+            body += ["the confusion matrix. Accuracy, MCC and macro F1 are of the more probable class.</p>"]
         if "calibration" in target:
             body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]
         if "points" in target:

@@ -5,8 +5,10 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
+from protlm.supervised.evaluation import evaluated
 from protlm.supervised.metrics import _ranked, auroc, average_precision, evaluate
 from protlm.supervised.rank_metrics import ndcg_of, spearman_of, top_recall_of
+from protlm.supervised.target import Target
 
 
 @pytest.fixture
@@ -124,3 +126,11 @@ def test_a_rare_class_is_called_from_the_threshold_of_other_proteins():
     noise = draw.permutation(y)
     assert evaluate("classification", noise, p, owner, draws=2)["F1"].value < 0.25
     assert "F1" not in evaluate("classification", draw.integers(0, 2, 2_000), p, owner, draws=2)
+
+
+def test_the_confusion_matrix_is_of_what_is_predicted():
+    y = np.array([0, 0, 0, 1])
+    target = Target("x", "classification", False, ("a", "b"), y, np.arange(4), np.zeros(4, dtype=int))
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.65, 0.35], [0.7, 0.3]])
+    assert evaluated(target, {"probe": p}).confusion.tolist() == [[3, 0], [1, 0]]
+    assert evaluated(target, {"probe": p}, threshold=("b", 0.3)).confusion.tolist() == [[2, 1], [0, 1]]

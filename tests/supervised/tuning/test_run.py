@@ -61,6 +61,10 @@ def test_it_learns_what_a_probe_cannot(method, base, tmp_path):
     how = {"head": "frozen", "lora": "with low-rank adapters", "full": "from which all weights were trained"}[method]
     for page in ("README.md", "report.html"):
         assert how in (tmp_path / "out" / page).read_text()
+    assert (
+        f"score on validation {found.report['training']['start']:.3f} before"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
     loaded = protlm.load(tmp_path / "out")
     tested = table[table["split"] == "test"]
     np.testing.assert_array_equal(found.predict(tested), loaded.predict(tested))
