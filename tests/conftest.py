@@ -39,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True)
+def _without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands do not start transformers to compare values, which takes seconds; tests of that do."""
+    monkeypatch.setattr("protlm.exchange.comparison.installed", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def sample() -> Path:
     """The FASTA file that comes with the project."""

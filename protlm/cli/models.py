@@ -1,7 +1,8 @@
 """Commands that convert models: export, import."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -23,6 +24,18 @@ Features = Annotated[
 ]
 
 
+Compare = Annotated[
+    bool | None,
+    Option(
+        "--compare/--no-compare",
+        help="Compute three proteins with transformers, too, and compare. Default: if it is installed and the model "
+        "has less than a billion parameters.",
+    ),
+]
+LARGE = 1_000_000_000
+"""Number of parameters from which on a model is not compared unless on request: that takes as much memory again."""
+
+
 def export(
     output: Annotated[Path, Argument(help="Folder to write.")],
     model: Model = None,
@@ -41,6 +54,7 @@ def export(
     target: Annotated[
         str | None, Option(help="Of a model of 'protlm fit' with several targets: which one to export.")
     ] = None,
+    compare: Compare = None,
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""
     from protlm.checkpoint import DTYPES, check_absent
@@ -64,8 +78,9 @@ def export(
     if is_predictor(model):
         if layout != "hf" or attention or num_features:
             raise UserError(f"{model}: a model of 'protlm fit'; it is exported with --format hf only, without options")
-        export_predictor(load_predictor(str(model)), output, target)
-        say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
+        predictor = load_predictor(str(model))
+        export_predictor(predictor, output, target)
+        _report_export(predictor.model, output, compare, own_code=True)
         return
     if target is not None:
         raise UserError("--target: is for models of 'protlm fit'")
@@ -78,7 +93,7 @@ def export(
         export_huggingface(network, output)
     else:
         export_native(network, output, layout)
-    say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
+    _report_export(network, output, compare, own_code=layout == "hf")
 
 
 def import_model(
@@ -99,6 +114,7 @@ def import_model(
     ] = None,
     attention: AttentionOption = None,
     num_features: Features = None,
+    compare: Compare = None,
 ) -> None:
     """Convert a model of another library to a model folder, by default with its exact attention."""
     from protlm.checkpoint import check_absent, switch
@@ -109,6 +125,9 @@ def import_model(
     check_outputs({"OUTPUT": (output, FOLDER)})
     imported = load_pretrained(source, base, revision)
     network = imported.model
+    found = _compared(network, imported.folder, compare) if imported.folder else None
+    if found is not None and found.equal is False:
+        raise UserError(f"{source}: {found.text}; nothing was written; --no-compare imports it nevertheless")
     switch(network, attention, num_features)
     export_folder(network, output)
     c = network.config
@@ -116,7 +135,28 @@ def import_model(
         f"wrote {output}: {c.layers} layers, {c.heads} heads, width {c.width}, {c.attention} attention; "
         f"use it with --model {output}"
     )
+    if found is not None:
+        say(found.text)
     if imported.left_out:
         say(f"left out: {', '.join(imported.left_out)}; fit labels with protlm fit")
     if c.head == "none":
         say("no language-model head: the model embeds proteins, but predicts no residues")
+
+
+def _report_export(network: Any, output: Path, compare: bool | None, own_code: bool) -> None:
+    """Says what was written, and what transformers computes from it; exits with code 1 if that differs."""
+    say(f"wrote {output}; {output / 'README.md'} shows how to load it with transformers")
+    found = _compared(network, output, compare, own_code)
+    if found is not None:
+        say(found.text)
+        if found.equal is False:
+            sys.exit(1)
+
+
+def _compared(network: Any, folder: Path, compare: bool | None, own_code: bool = False) -> Any:
+    """The `Comparison` with transformers; None if there is none to make."""
+    from protlm.exchange.comparison import compared, installed
+
+    if compare is None:
+        compare = installed() and sum(weight.numel() for weight in network.parameters()) < LARGE
+    return compared(network, folder, own_code) if compare else None

@@ -22,10 +22,17 @@ ARCHITECTURES = {"esm": ESM, "esmc": ESMC}
 
 @dataclass(frozen=True)
 class Imported:
-    """A model, and the names of heads that were left out because they have no counterpart here."""
+    """A model of another library.
+
+    Attributes:
+        model: as it is here.
+        left_out: the names of heads that have no counterpart here.
+        folder: of transformers, if the model is that of one.
+    """
 
     model: Performer
     left_out: list[str]
+    folder: Path | None = None
 
 
 def load_pretrained(path: str | Path, base: str | Path | None = None, revision: str | None = None) -> Imported:
@@ -42,6 +49,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
         UserError: for a path that is missing or damaged, or a model of another kind.
     """
     path = located(path, revision)
+    folder = None
     if path.suffix == SUFFIX:
         parts, weights = fair_esm_parts(path), path
     else:
@@ -54,6 +62,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
             known = ", ".join(map(repr, ARCHITECTURES))
             raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
         _check_alphabet(path, saved)
+        folder = None if adapter else path
         parts, weights = ARCHITECTURES[kind].read(saved), saved.path
     try:
         config = PerformerConfig(**parts.config)
@@ -63,7 +72,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
     with torch.device("meta"):
         model = Performer(config)
     model.load_state_dict(moved(weights, parts.weights, parts.names, model), assign=True)
-    return Imported(model.eval(), parts.left_out)
+    return Imported(model.eval(), parts.left_out, folder)
 
 
 def _check_alphabet(folder: Path, saved: SavedModel) -> None:
