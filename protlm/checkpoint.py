@@ -251,13 +251,10 @@ def _check_kind(path: Path, described: Any) -> None:
     kind = described.get("model_type") if isinstance(described, dict) else None
     if isinstance(described, dict) and described.get("format") == PREDICTOR:
         raise UserError(f"{path}: written by protlm fit; use it with protlm predict, or load it with protlm.load")
-    if kind == "protlm":
+    if kind in ("protlm", "esm", "esmc"):
         raise UserError(
-            f"{path}: exported for Hugging Face's transformers, which loads it with trust_remote_code=True; for "
-            "protlm, export the model in its own format"
+            f"{path}: a model for Hugging Face's transformers ({kind}); convert it: protlm import {path} MODEL"
         )
-    if kind == "esm":
-        raise UserError(f"{path}: ESM-2 of Hugging Face's transformers; convert it: protlm import {path} MODEL")
     if kind:
         raise UserError(f"{path}: a model of Hugging Face's transformers ({kind}), not of protlm")
 

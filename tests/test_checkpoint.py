@@ -377,7 +377,7 @@ def test_switching_keeps_device_dtype_and_mode(tiny_model: Performer) -> None:
 @pytest.mark.parametrize(
     ("about", "words"),
     [
-        ({"model_type": "protlm"}, "exported for Hugging Face's transformers"),
+        ({"model_type": "protlm"}, "convert it: protlm import"),
         ({"model_type": "esm"}, "convert it: protlm import"),
         ({"model_type": "bert"}, "a model of Hugging Face's transformers (bert)"),
     ],

@@ -13,7 +13,10 @@ from protlm.errors import UserError
 def check(
     model: Annotated[
         Path | None,
-        Argument(metavar="[MODEL]", help="Model folder, also of protlm fit. Default: the bundled model."),
+        Argument(
+            metavar="[MODEL]",
+            help="Model folder, also one for transformers or of protlm fit. Default: the bundled model.",
+        ),
     ] = None,
     write: Annotated[
         bool, Option("--write", help="Record the values of this machine in a folder that has none yet.")
@@ -28,14 +31,19 @@ def check(
     Exit code 0 if all are within the tolerance of the precision, 1 if not, 2 if there is nothing to compare with.
     """
     from protlm import golden
+    from protlm.exchange.pretrained import is_for_transformers, load_pretrained
     from protlm.inference.engine import Computer
     from protlm.inference.reproduction import recomputed
+    from protlm.model_api import placed
     from protlm.supervised.predictor_folder import base_of, is_predictor
     from protlm.tables import aligned
 
     folder = named(model)
     folder = base_of(folder) if is_predictor(folder) else folder
-    network = load_network(folder, device, True, attention_backend=attention_backend, packed_batches=packed_batches)
+    if is_for_transformers(folder):
+        network = placed(load_pretrained(folder).model, device, attention_backend, packed_batches)
+    else:
+        network = load_network(folder, device, True, attention_backend=attention_backend, packed_batches=packed_batches)
     if not folder.is_dir():
         raise UserError(f"{folder}: a checkpoint keeps no golden values; export it to a model folder: protlm export")
     kept = golden.read(folder)
@@ -60,5 +68,8 @@ def check(
     if all(one.relative <= tolerance for one in found):
         print(f"{where}: as recorded ({kept.source}), within the relative tolerance of {tolerance:g}")
         return
-    print(f"{where}: not as recorded ({kept.source}): beyond the relative tolerance of {tolerance:g}")
+    print(
+        f"{where}: not as recorded ({kept.source}): beyond the relative tolerance of {tolerance:g}; this machine "
+        "computes something else, or the weights have changed since"
+    )
     sys.exit(1)

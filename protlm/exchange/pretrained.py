@@ -10,14 +10,17 @@ from protlm.exchange.adapter import merged
 from protlm.exchange.esm import ESM
 from protlm.exchange.esmc import ESMC
 from protlm.exchange.fair_esm import SUFFIX, fair_esm_parts
-from protlm.exchange.hub import ADAPTER, located
-from protlm.exchange.saved_model import SavedModel, read_folder
+from protlm.exchange.hub import ADAPTER, CONFIG, located
+from protlm.exchange.own import MODEL_TYPE, own_parts
+from protlm.exchange.saved_model import SavedModel, read_folder, read_json
 from protlm.exchange.weight_names import moved
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import TOKENS
 
 ARCHITECTURES = {"esm": ESM, "esmc": ESMC}
 """model_type in config.json -> the table of the family."""
+READERS = {**{name: table.read for name, table in ARCHITECTURES.items()}, MODEL_TYPE: own_parts}
+"""model_type -> what reads a saved model."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Imported:
     Attributes:
         model: as it is here.
         left_out: the names of heads that have no counterpart here.
-        folder: of transformers, if the model is that of one.
+        folder: of a class of transformers' own, if the model is from one.
     """
 
     model: Performer
@@ -39,7 +42,8 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
     """Loads a model of another library, as float32, on the CPU and in evaluation mode.
 
     Args:
-        path: a folder of Hugging Face's transformers, with config.json and the weights, a file of fair-esm
+        path: a folder of Hugging Face's transformers, with config.json and the weights, also one that protlm has
+            exported, a file of fair-esm
             (.pt), or the folder of a LoRA adapter of peft, which is merged; or the name of one of these folders on
             the Hugging Face Hub, see `hub.located`.
         base: folder or name of the base model of an adapter; by default the one that the adapter names.
@@ -58,12 +62,12 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
             raise UserError(f"base {base}: {path} is no adapter, which would need one; leave it out", "base")
         saved = merged(path, None if base is None else located(base)) if adapter else read_folder(path)
         kind = saved.config.get("model_type")
-        if kind not in ARCHITECTURES:
-            known = ", ".join(map(repr, ARCHITECTURES))
+        if kind not in READERS:
+            known = ", ".join(map(repr, READERS))
             raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
         _check_alphabet(path, saved)
-        folder = None if adapter else path
-        parts, weights = ARCHITECTURES[kind].read(saved), saved.path
+        folder = None if adapter or kind == MODEL_TYPE else path  # whose own code is not executed
+        parts, weights = READERS[kind](saved), saved.path
     try:
         config = PerformerConfig(**parts.config)
     except ValueError as error:
@@ -73,6 +77,11 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
         model = Performer(config)
     model.load_state_dict(moved(weights, parts.weights, parts.names, model), assign=True)
     return Imported(model.eval(), parts.left_out, folder)
+
+
+def is_for_transformers(path: Path) -> bool:
+    """Whether a path is a folder of transformers that `load_pretrained` reads."""
+    return (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") in READERS
 
 
 def _check_alphabet(folder: Path, saved: SavedModel) -> None:

@@ -43,7 +43,7 @@ class WeightNames:
 
 
 def moved(path: Path, found: Mapping[str, Tensor], names: WeightNames, model: Performer) -> dict[str, Tensor]:
-    """The weights under their names here, as float32.
+    """The weights under their names here, in the dtypes of the model, float32 but for counters.
 
     Args:
         path: of their file, for messages.
@@ -64,14 +64,16 @@ def moved(path: Path, found: Mapping[str, Tensor], names: WeightNames, model: Pe
     weights = {}
     for name, weight in state.items():
         parts = [left.pop(source) for source in sources[name]]
-        shape = (weight.shape[0] // len(parts), *weight.shape[1:])
+        shape = (weight.shape[0] // len(parts), *weight.shape[1:]) if len(parts) > 1 else weight.shape
         for source, part in zip(sources[name], parts, strict=True):
-            if part.shape != shape or not part.is_floating_point() or not part.isfinite().all():
+            other = part.is_floating_point() != weight.is_floating_point()
+            if part.shape != shape or other or not part.isfinite().all():
                 kind = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
                 raise UserError(
                     f"{path}: {source} is {kind}; expected finite floats {list(shape)} by the configuration"
                 )
-        weights[name] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
+        parts = [part.to(weight.dtype) for part in parts]
+        weights[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
     return weights
 
 
