@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from protlm.cli.console import Model, load_network, say
+from protlm.cli.console import Model, load_network, named, say
 from protlm.cli.outputs import FOLDER, check_outputs, listed
 from protlm.errors import UserError
 
@@ -90,7 +90,7 @@ def export(
         say(f"wrote {output}; use it with --model {output}")
         return
     if layout == "hf":
-        export_huggingface(network, output)
+        export_huggingface(network, output, None if attention or num_features else named(model))
     else:
         export_native(network, output, layout)
     _report_export(network, output, compare, own_code=layout == "hf")

@@ -17,6 +17,7 @@ from torch import Tensor
 from protlm import __version__, golden
 from protlm.checkpoint import CONFIG, new_folder, save
 from protlm.errors import UserError
+from protlm.exchange.model_card import language_model_card
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kinds import built_in_classes, describe, implementation
 from protlm.sequence.alphabet import EOS, INDEX, STANDARD_TOKENS, TOKENS
@@ -36,17 +37,24 @@ PREFIX = "performer."
 """Prefix of the names of the weights: the attribute of the classes in modeling_protlm.py."""
 
 
-def export_huggingface(model: Performer, folder: str | Path) -> None:
+def export_huggingface(model: Performer, folder: str | Path, source: Path | None = None) -> None:
     """Writes the folder atomically.
 
     `transformers.AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` loads a bidirectional model,
     `AutoModelForCausalLM` a causal one, `AutoModel` either without its head, `AutoTokenizer` the tokeniser.
 
+    Args:
+        model: to export.
+        folder: must not exist.
+        source: where the model was read from; its results are added to the card, see `language_model_card`.
+
     Raises:
         UserError: if the folder already exists or cannot be written, or for attention of another package whose module
             cannot be copied, see `attention_source`.
     """
-    write_huggingface(folder, model, {}, model_config(model), card(model.config, Path(folder).name))
+    auto = list(auto_classes(model.config))[-1]
+    about = language_model_card(model.config, auto, Path(folder).name, source)
+    write_huggingface(folder, model, {}, model_config(model), about)
 
 
 def write_huggingface(
@@ -194,34 +202,6 @@ def tokenizer_config(config: PerformerConfig) -> dict[str, Any]:
         "mask_token": "<mask>",
         "padding_side": "left" if config.causal else "right",  # `generate` continues from the right end
     }
-
-
-def card(config: PerformerConfig, name: str) -> str:
-    """The model card, README.md of the folder."""
-    auto = list(auto_classes(config))[-1]
-    text = "MKTAYIAKQR" if config.causal or config.head == "none" else "MKT<mask>YIAKQR"
-    answer = "last_hidden_state" if config.head == "none" else "logits"
-    return f"""\
----
-library_name: transformers
-tags: [biology, protein language model, Performer]
----
-
-# {name}
-
-A {"causal" if config.causal else "bidirectional"} protein language model of {config.layers} layers and width \
-{config.width}, exported by protlm {__version__}.
-
-```python
-from transformers import {auto}, AutoTokenizer
-model = {auto}.from_pretrained("{name}", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
-{answer} = model(**tokenizer("{text}", return_tensors="pt")).{answer}
-```
-
-Write residues as upper-case letters, with X for J and for unknown residues. Padding may be on either side. The Python
-files are copied from protlm (Apache License 2.0) and need torch and numpy.
-"""
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

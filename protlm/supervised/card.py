@@ -58,13 +58,22 @@ def card(report: dict[str, Any], name: str) -> str:
         lines[-1] += f"; {_penalty(target['strengths'])}"
         lines[-1] += f"; temperature {target['temperature']:.3g} |" if target["classes"] else " |"
     for target in report["targets"]:
-        names = list(next(iter(target["metrics"].values())))
-        lines += ["", f"## {target['name']}", "", f"{target['test_rows']:,} held-out rows of "]
-        lines[-1] += f"{target['test_proteins']:,} proteins; 95 % bootstrap intervals over proteins."
-        lines += ["", f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-        for method, metrics in target["metrics"].items():
-            cells = [f"{shown(name, one['value'])} {interval(name, one)}" for name, one in metrics.items()]
-            lines += [f"| {method} | {' | '.join(cells)} |"]
-    if report["warnings"]:
-        lines += ["", "## Warnings", "", *(f"- {line}" for line in report["warnings"])]
-    return "\n".join(lines) + "\n"
+        lines += ["", *metrics_of(target)]
+    return "\n".join([*lines, *warnings_of(report)]) + "\n"
+
+
+def metrics_of(target: dict[str, Any]) -> list[str]:
+    """The section with the metrics of a target of a report."""
+    names = list(next(iter(target["metrics"].values())))
+    rows = f"{target['test_rows']:,} held-out rows of {target['test_proteins']:,} proteins"
+    lines = [f"## {target['name']}", "", f"{rows}; 95 % bootstrap intervals over proteins."]
+    lines += ["", f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for method, metrics in target["metrics"].items():
+        cells = [f"{shown(name, one['value'])} {interval(name, one)}" for name, one in metrics.items()]
+        lines += [f"| {method} | {' | '.join(cells)} |"]
+    return lines
+
+
+def warnings_of(report: dict[str, Any]) -> list[str]:
+    """The section with the warnings of a report; empty without any."""
+    return ["", "## Warnings", "", *(f"- {line}" for line in report["warnings"])] if report["warnings"] else []

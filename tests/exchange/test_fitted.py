@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -107,7 +108,15 @@ def test_the_command_and_what_it_refuses(tiny_model, tmp_path, protlm):
     done = protlm("export", tmp_path / "hf", "--model", tmp_path / "fitted", "--format", "hf")
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["problem_type"] == "single_label_classification"
-    assert "AutoModelForSequenceClassification.from_pretrained" in (tmp_path / "hf" / "README.md").read_text()
+    card = ModelCard.load(tmp_path / "hf" / "README.md")
+    assert "AutoModelForSequenceClassification.from_pretrained" in card.text
+    assert card.data.pipeline_tag == "text-classification"
+    metrics = predictor.report["targets"][0]["metrics"]
+    first = next(iter(metrics.values()))
+    assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {
+        name: estimate["value"] for name, estimate in first.items()
+    }
+    assert all(f"| {method} |" in card.text for method in metrics)
     refused = protlm("export", tmp_path / "no", "--model", tmp_path / "fitted")
     assert refused.code == 2
     assert "exported with --format hf only" in refused.err
