@@ -19,17 +19,22 @@ from protlm.performer import PerformerConfig
 from protlm.performer.config import ROUNDED
 from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
 
+POSITIONS = {"rotary": "rotary", "absolute": "learned"}
+"""position_embedding_type there -> positions here; "absolute" is transformers' default, not that of ESM-2."""
 OFFSET = PAD + 1
 """The first position of transformers."""
 FREQUENCIES = "rotary_embeddings.inv_freq"
-UNUSED = re.compile(rf"esm\.embeddings\.(position_ids|position_embeddings\.weight)|.*{re.escape(FREQUENCIES)}")
+UNUSED = re.compile(rf"esm\.embeddings\.position_ids|.*{re.escape(FREQUENCIES)}")
 """Weights that are saved with ESM-2, but are not used."""
+LEARNED = "esm.embeddings.position_embeddings.weight"
+"""Learned positions; saved also with rotary ones, without being used."""
 HEADS = {"classifier.": "classifier", "esm.pooler.": "pooler"}
 """Weights of other heads, which are left out, and their names."""
 EMBEDDING, CONTACTS, TIED = "esm.embeddings.word_embeddings.weight", "esm.contact_head.regression", "lm_head.decoder"
 NAMES = WeightNames(
     outside={
         "embedding.weight": EMBEDDING,
+        "position": LEARNED,
         "norm": "esm.encoder.emb_layer_norm_after",
         "head.dense": "lm_head.dense",
         "head.norm": "lm_head.layer_norm",
@@ -60,6 +65,9 @@ def esm_parts(saved: SavedModel) -> Parts:
     for name in ("layer_norm_eps", "hidden_dropout_prob"):
         if type(about.get(name)) not in (int, float) or not 0 <= about[name] < 1:
             raise UserError(f"{path}: {name} is {about.get(name)!r}; expected a number of at least 0 and below 1")
+    kind = about.get("position_embedding_type", "absolute")
+    if kind not in POSITIONS:
+        raise UserError(f"{path}: position_embedding_type is {kind!r}; expected one of {', '.join(POSITIONS)}")
     config = ESM.arguments(saved)
     longest = about.get("max_position_embeddings")
     found = saved.weights
@@ -67,6 +75,7 @@ def esm_parts(saved: SavedModel) -> Parts:
         found = {f"esm.{name}": weight for name, weight in found.items()}
     rotations = [weight for name, weight in found.items() if name.endswith(FREQUENCIES)]
     config |= {
+        "positions": POSITIONS[kind],
         "max_length": max(1, longest - OFFSET) if type(longest) is int else 1024,
         "zeroed_id": MASK if about.get("token_dropout") else None,
         "rotary_dtype": rounding(saved.path, rotations, config["width"] // config["heads"]),
@@ -77,20 +86,32 @@ def esm_parts(saved: SavedModel) -> Parts:
         for name, weight in found.items()
         if not UNUSED.fullmatch(name) and not name.startswith(tuple(HEADS))
     }
+    learned = found.pop(LEARNED, None)
+    if kind == "absolute" and learned is not None:
+        found[LEARNED] = learned[OFFSET:]
     return language_parts(saved.path, config, found, NAMES, left_out)
 
 
 def esm_back(config: PerformerConfig, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The reverse of `esm_parts`; see `Architecture.back`."""
+    kind = next((there for there, here in POSITIONS.items() if here == config.positions), None)
     if config.zeroed_id not in (None, MASK):
         raise UserError(f"not the architecture of {ESM.title}: zeroed_id is {config.zeroed_id}, not {MASK}")
+    if kind is None:
+        raise UserError(f"not the architecture of {ESM.title}: positions is {config.positions!r}, not 'rotary'")
     contacts = f"{CONTACTS}.weight"
     if contacts in weights:
         weights[contacts] = weights[contacts].reshape(1, -1)
+    if kind == "absolute":
+        weights[LEARNED] = torch.cat((torch.zeros(OFFSET, config.width), weights[LEARNED]))
     rounded = frequencies(config.width // config.heads).to(getattr(torch, config.rotary_dtype)).float()
-    for layer in range(config.layers):
+    for layer in range(config.layers if kind == "rotary" else 0):
         weights[f"{NAMES.block.format(layer)}attention.self.{FREQUENCIES}"] = rounded.clone()
-    about = {"max_position_embeddings": config.max_length + OFFSET, "token_dropout": config.zeroed_id is not None}
+    about = {
+        "position_embedding_type": kind,
+        "max_position_embeddings": config.max_length + OFFSET,
+        "token_dropout": config.zeroed_id is not None,
+    }
     return about | {"attention_probs_dropout_prob": 0.0}, weights
 
 
@@ -108,7 +129,6 @@ ESM = Architecture(
     },
     there={
         "is_folding_model": (False, False),
-        "position_embedding_type": ("rotary", "absolute"),
         "rope_theta": (10_000.0, 10_000.0),
         "vocab_size": (len(TOKENS), None),
         "pad_token_id": (PAD, None),
@@ -124,7 +144,6 @@ ESM = Architecture(
         "pad_id": PAD,
         "attention": "exact",
         "causal": False,
-        "positions": "rotary",
         "local_heads": 0,
         "start_id": CLS,
         "activation": "gelu",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from protlm.checkpoint import FORMAT
 from protlm.errors import UserError
 from protlm.exchange.adapter import merged
 from protlm.exchange.esm import ESM
@@ -62,6 +63,8 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
             raise UserError(f"base {base}: {path} is no adapter, which would need one; leave it out", "base")
         saved = merged(path, None if base is None else located(base)) if adapter else read_folder(path)
         kind = saved.config.get("model_type")
+        if saved.config.get("format") == FORMAT:
+            raise UserError(f"{path}: a model folder of protlm already; use it with --model {path}")
         if kind not in READERS:
             known = ", ".join(map(repr, READERS))
             raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")

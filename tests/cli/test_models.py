@@ -103,7 +103,7 @@ def test_other_invalid_inputs_are_refused(protlm, model_folder: Path, esm: Path,
     assert_refused(protlm("export", out / "new", "--model", model_folder, "--format", "hf"), tmp_path, "no folder")
     assert_refused(protlm("export", out, "--model", esm), tmp_path, esm)
     assert_refused(protlm("import", tmp_path / "absent", out), tmp_path, "absent: no such folder")
-    assert_refused(protlm("import", model_folder, out), tmp_path, "model_type is None")
+    assert_refused(protlm("import", model_folder, out), tmp_path, "a model folder of protlm already")
     for arguments in (
         ("export", model_folder, "--model", model_folder, "--format", "hf"),
         ("export", esm, "--model", model_folder),

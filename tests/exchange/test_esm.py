@@ -92,6 +92,7 @@ def imported(saved: Path) -> Performer:
     [
         {},
         {"token_dropout": False},
+        {"position_embedding_type": "absolute", "max_position_embeddings": 70},
         {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 4, "intermediate_size": 8},
         {"num_hidden_layers": 5, "hidden_size": 64, "num_attention_heads": 1, "layer_norm_eps": 1e-12},
         {"hidden_size": 40, "num_attention_heads": 20, "intermediate_size": 160, "layer_norm_eps": 0.1},
@@ -271,7 +272,7 @@ def refusal(folder: Path) -> str:
     ("name", "value"),
     [
         ("model_type", "bert"),
-        ("position_embedding_type", "absolute"),
+        ("position_embedding_type", "relative_key"),
         ("is_folding_model", True),
         ("vocab_size", 34),
         ("emb_layer_norm_before", True),
