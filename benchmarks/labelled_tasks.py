@@ -49,7 +49,7 @@ def localisation(data: Path, folder: Path) -> Task:
 def secondary_structure(data: Path, folder: Path) -> Task:
     """FLIP's three states (Dallago et al. 2021): 250 chains for training and validation, 100 for the test."""
     source = data / "secondary_structure"
-    records = _sampled(read_letters(source / "sampled.fasta"), 250, 100)
+    records = _sampled(read_letters(_existing(source / "sampled.fasta")), 250, 100)
     path = _write_letters(folder / "secondary_structure.fasta", records)
     options = {"sequences": source / "sequences.fasta", "mask": source / "mask.fasta"}
     return Task("secondary structure", "accuracy", path, options)
@@ -60,7 +60,7 @@ def gb1(data: Path, folder: Path) -> Task:
 
     A ranking, since the metric is Spearman's correlation.
     """
-    text = gzip.decompress((data / "supervised" / "gb1_two_vs_rest.csv.gz").read_bytes()).decode()
+    text = gzip.decompress(_existing(data / "supervised" / "gb1_two_vs_rest.csv.gz").read_bytes()).decode()
     header, *rows = csv.reader(text.splitlines())
     part, sequence = header.index("set"), header.index("sequence")
     tested = _first([row for row in rows if row[part] == "test"], 600, lambda row: row[sequence])
@@ -72,7 +72,7 @@ def gb1(data: Path, folder: Path) -> Task:
 def binding(data: Path, folder: Path) -> Task:
     """FLIP's binding residues (Littmann et al. 2021), of any kind: 200 proteins, and 100 for the test."""
     source = data / "supervised"
-    records = _sampled(read_letters(source / "bind_from_publication.fasta"), 200, 100)
+    records = _sampled(read_letters(_existing(source / "bind_from_publication.fasta")), 200, 100)
     path = _write_letters(folder / "binding.fasta", records)
     options = {"sequences": source / "bind_sequences.fasta", "classes": {"b": "1234567"}}
     return Task("binding residues", "AUPRC", path, options)
@@ -108,8 +108,11 @@ def _write_letters(path: Path, records: Iterable[Letters]) -> Path:
 
 def _records(path: Path) -> list[tuple[str, str]]:
     """Headers and sequences."""
-    try:
-        blocks = path.read_text().split(">")[1:]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    blocks = _existing(path).read_text().split(">")[1:]
     return [(head, "".join(rest.split())) for head, _, rest in (block.partition("\n") for block in blocks)]
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return path
