@@ -66,10 +66,11 @@ def predict(
 
     To resume a run that was stopped or killed, repeat the command.
     """
+    from protlm.embedding.ranks import OtherRankError, Ranks
     from protlm.embedding.resumable import ResumableInterrupt
     from protlm.model_api import placed
     from protlm.sequence.fasta_files import FastaFiles, checked_inputs
-    from protlm.supervised.prediction_output import checked_heads, fingerprint_of, predict_fasta
+    from protlm.supervised.prediction_output import checked_heads, fingerprint_of, predict_fasta, predict_on_ranks
     from protlm.supervised.predictor_folder import load_predictor
 
     used = [*fasta, *model_files(model), *(model / name for name in ("head.safetensors", "report.json"))]
@@ -78,9 +79,12 @@ def predict(
     printed = output is None or str(output) == STDOUT
     if printed and part != (1, 1):
         raise UserError("--shard requires --output")
-    FastaFiles(checked_inputs(fasta), allow_nucleotides, invalid=invalid).check_start()
+    ranks = None if printed or picture else Ranks.of_environment()
+    quiet = bool(ranks and ranks.rank)
+    if not ranks:  # before the model is loaded; of several ranks, all would report the error
+        FastaFiles(checked_inputs(fasta), allow_nucleotides, invalid=invalid).check_start()
     predictor = load_predictor(model, base=base)
-    placed(predictor.model, device, attention_backend, packed_batches)
+    placed(predictor.model, ranks.device(device) if ranks else device, attention_backend, packed_batches)
     heads = checked_heads(predictor, target or ())
     names = [head.target for head in heads]
     if picture and len(heads) > 1:
@@ -98,14 +102,20 @@ def predict(
         return
     assert output is not None
     try:
-        with progress("predicting", "residues") as report:
-            summary = predict_fasta(
+        with progress("predicting", "residues", quiet=quiet) as report:
+            arguments: tuple[Any, ...] = (
                 predictor, fingerprint_of(model), fasta, output, names, token_budget, precision, part, overwrite,
                 allow_nucleotides, invalid, report, lambda done, total: report(done, total, "reading"),
             )  # fmt: skip
+            summary = predict_on_ranks(ranks, *arguments) if ranks else predict_fasta(*arguments)
     except ResumableInterrupt as stop:
-        say(str(stop))
+        if not quiet:
+            say(str(stop))
         sys.exit(130)
+    except OtherRankError:
+        sys.exit(2)
+    if summary is None:  # rank 0 reports
+        return
     say(*_described(summary, output))
 
 

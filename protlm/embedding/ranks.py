@@ -1,9 +1,10 @@
-"""Embedding with several processes started by torchrun: each computes a shard, and rank 0 joins them."""
+"""Embedding and predicting with several processes of torchrun: each computes a shard, and rank 0 joins them."""
 
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from protlm.embedding.layouts import LAYOUTS, Layout
 from protlm.embedding.merge import merge_shards
-from protlm.embedding.outputs import checked_outputs, is_complete
+from protlm.embedding.outputs import Output, checked_outputs, is_complete
 from protlm.embedding.proteome import EmbedOptions, embed_fasta
 from protlm.embedding.survey import EmbedSummary
 from protlm.errors import UserError
@@ -26,6 +28,14 @@ from protlm.sequence.stream import STDIN
 _PATIENCE = timedelta(minutes=10)
 _SUMMED = ("proteins", "residues", "computed", "resumed", "copied", "renamed", "beyond_positions")
 _POLL = 0.2  # seconds between two checks for other ranks
+
+
+def several_times_readable(fasta: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The input files; a UserError for standard input, which only one process can read."""
+    inputs = checked_inputs(fasta)
+    if inputs == [Path(STDIN)]:
+        raise UserError("standard input cannot be read by several processes; name a file")
+    return inputs
 
 
 class OtherRankError(Exception):
@@ -69,40 +79,67 @@ class Ranks:
         Returns the summary on rank 0, None on the others. The first rank that fails raises a UserError, the others
         an OtherRankError shortly after.
         """
+        with self.together(options.shard):
+            inputs = several_times_readable(fasta)
+            options = options.resolved(model)
+            outputs = checked_outputs(options.layout, options.dtype, options.pools, inputs, per_protein, per_residue)
+
+            def compute(parts: Mapping[Path, Path], shard: tuple[int, int], report: Progress) -> EmbedSummary:
+                one, other = (parts.get(path) if path else None for path in (per_protein, per_residue))
+                own = replace(options, shard=shard)
+                return embed_fasta(model, inputs, one, other, own, overwrite=True, progress=report, **more)
+
+            return self.run(outputs, options.description(model), inputs, compute, overwrite, progress)
+
+    @contextmanager
+    def together(self, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
+        """Lets the ranks know of each other: a UserError of one ends all; of several the first is raised.
+
+        Args:
+            shard: of the options, which must be the whole.
+        """
         store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
         self._store = PrefixStore(f"protlm-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         try:
-            if options.shard != (1, 1):
+            if shard != (1, 1):
                 raise UserError(
                     "shard requires a single process; under torchrun each process computes its own shard", "shard"
                 )
-            inputs = checked_inputs(fasta)
-            if inputs == [Path(STDIN)]:
-                raise UserError("standard input cannot be read by several processes; name a file")
-            options = options.resolved(model)
-            outputs = checked_outputs(options.layout, options.dtype, options.pools, inputs, per_protein, per_residue)
-            source = described_inputs(inputs) if any(output.path.exists() for output in outputs) else None
-            about = {**options.description(model), "source": source}
-            targets = [one.path for one in outputs if not is_complete(one, one.described(about), overwrite)]
-            self._wait_for_all("checked")
-            if not targets:
-                return EmbedSummary(complete=True) if self.rank == 0 else None
-            arguments = (model, inputs, *(p if p in targets else None for p in (per_protein, per_residue)), options)
-            return self._computed(arguments, targets, overwrite, progress, more)
+            yield
         except UserError:
             if self._store.add("errors", 1) == 1:
                 raise
             raise OtherRankError from None
 
-    def _computed(
+    def run(
         self,
-        arguments: tuple[Any, ...],
-        targets: list[Path],
-        overwrite: bool,
-        progress: Progress | None,
-        more: dict[str, Any],
+        outputs: Sequence[Output],
+        description: Mapping[str, Any],
+        inputs: Sequence[Path],
+        compute: Callable[[Mapping[Path, Path], tuple[int, int], Progress], EmbedSummary],
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        layouts: Mapping[str, Layout] = LAYOUTS,
     ) -> EmbedSummary | None:
-        model, inputs, per_protein, per_residue, options = arguments
+        """Computes outputs, unless they are complete; called within `together`.
+
+        Args:
+            outputs: to write.
+            description: of them, without their source.
+            inputs: FASTA files.
+            compute: gets file to write -> file of this rank, its shard and where to report progress.
+            overwrite, progress: see `embed_fasta`.
+            layouts: that the outputs may have.
+
+        Returns:
+            The summary on rank 0, None on the others.
+        """
+        source = described_inputs(list(inputs)) if any(output.path.exists() for output in outputs) else None
+        about = {**description, "source": source}
+        targets = [one.path for one in outputs if not is_complete(one, one.described(about), overwrite)]
+        self._wait_for_all("checked")
+        if not targets:
+            return EmbedSummary(complete=True) if self.rank == 0 else None
         began = time.monotonic()
         parts = {target: self._part(target, self.rank) for target in targets}
         for part in parts.values():
@@ -115,18 +152,15 @@ class Ranks:
             if progress:
                 progress(done, total)
 
-        files, own = (
-            (parts.get(per_protein), parts.get(per_residue)),
-            replace(options, shard=(self.rank + 1, self.count)),
-        )
-        summary = embed_fasta(model, inputs, *files, own, overwrite=True, progress=report, **more)
+        summary = compute(parts, (self.rank + 1, self.count), report)
         for name in _SUMMED:
             self._store.add(name, getattr(summary, name))
         self._store.add("computing", int(1e6 * summary.computing))
         self._wait_for_all("computed")
         if self.rank == 0:
             for target in targets:
-                merge_shards([self._part(target, rank) for rank in range(self.count)], target, overwrite)
+                shards = [self._part(target, rank) for rank in range(self.count)]
+                merge_shards(shards, target, overwrite, layouts=layouts)
             for part in parts.values():
                 shutil.rmtree(part.parent, ignore_errors=True)
         for name in _SUMMED:

@@ -17,6 +17,7 @@ from protlm.embedding.csv_table import check_about
 from protlm.embedding.description import PREDICTIONS, VERSION, Values
 from protlm.embedding.layouts import Layout
 from protlm.embedding.outputs import Output
+from protlm.embedding.ranks import Ranks, several_times_readable
 from protlm.embedding.representations import PartialOutput
 from protlm.embedding.resumable import FastaOptions, ResumableRun, ShardOfSurvey
 from protlm.embedding.survey import EmbedSummary
@@ -24,7 +25,7 @@ from protlm.errors import UserError
 from protlm.progress import Progress
 from protlm.sequence.fasta import Record
 from protlm.sequence.fasta_files import FastaFiles, checked_inputs
-from protlm.supervised.prediction_layouts import layout_name, layouts
+from protlm.supervised.prediction_layouts import Answers, layout_name, layouts
 from protlm.supervised.prediction_table import Answer, check_strings
 from protlm.supervised.predictor import Head, Predictor
 
@@ -154,8 +155,31 @@ def predict_fasta(
                     run.summary.computed += len(window[i])
             run.note(int(ends[end]), total)
 
-    stored = layouts(heads, answers)
-    chosen = layout_name(output)
+    written, description = described_output(heads, fingerprint, output, precision, shard, answers)
+    options = FastaOptions(allow_nucleotides, "accession", "keep", invalid, shard)
+    run = ResumableRun(description, options, compute, predictor.model, overwrite, progress, reading)
+    return run.run(checked_inputs(fasta), [written])
+
+
+def described_output(
+    heads: Sequence[Head],
+    fingerprint: str,
+    output: Path,
+    precision: str,
+    shard: tuple[int, int] = (1, 1),
+    answers: Answers | None = None,
+) -> tuple[PredictionOutput, dict[str, Any]]:
+    """The output of `predict_fasta`, and its description without the source.
+
+    Args:
+        heads: of `checked_heads`.
+        fingerprint, output, precision, shard: see `predict_fasta`.
+        answers: reads what was computed, for writing.
+
+    Raises:
+        UserError: for targets that the format cannot hold.
+    """
+    stored, chosen, per_residue = layouts(heads, answers), layout_name(output), heads[0].per_residue
     if chosen == "predictions-fasta":
         check_strings(heads, output)
     if stored[chosen].beside:
@@ -165,15 +189,47 @@ def predict_fasta(
         "version": VERSION,
         "protlm": __version__,
         "model": fingerprint,
-        "targets": names,
-        "width": sum(widths),
+        "targets": [head.target for head in heads],
+        "width": sum(max(1, len(head.classes)) for head in heads),
         "precision": precision,
         "shard": "{}/{}".format(*shard),
     }
-    options = FastaOptions(allow_nucleotides, "accession", "keep", invalid, shard)
-    run = ResumableRun(description, options, compute, predictor.model, overwrite, progress, reading)
     pools = () if per_residue else ("mean",)
-    return run.run(checked_inputs(fasta), [PredictionOutput(output, pools, per_residue, chosen, "float32", stored)])
+    return PredictionOutput(output, pools, per_residue, chosen, "float32", stored), description
+
+
+def predict_on_ranks(
+    ranks: Ranks,
+    predictor: Predictor,
+    fingerprint: str,
+    fasta: str | Path | Sequence[str | Path],
+    output: Path,
+    targets: Sequence[str] = (),
+    token_budget: int = 16_384,
+    precision: str = "float32",
+    shard: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+    allow_nucleotides: bool = False,
+    invalid: str = "error",
+    progress: Progress | None = None,
+    reading: Progress | None = None,
+) -> EmbedSummary | None:
+    """As `predict_fasta`, by several processes, each of which predicts a shard; the summary on rank 0, else None.
+
+    Raises:
+        UserError: by the first rank that fails; `OtherRankError` by the others.
+    """
+    with ranks.together(shard):
+        inputs = several_times_readable(fasta)
+        written, description = described_output(checked_heads(predictor, targets), fingerprint, output, precision)
+
+        def compute(parts: Mapping[Path, Path], own: tuple[int, int], report: Progress) -> EmbedSummary:
+            return predict_fasta(
+                predictor, fingerprint, inputs, parts[output], targets, token_budget, precision, own, True,
+                allow_nucleotides, invalid, report, reading,
+            )  # fmt: skip
+
+        return ranks.run([written], description, inputs, compute, overwrite, progress, layouts())
 
 
 def _records(part: ShardOfSurvey) -> Iterator[tuple[str, str]]:

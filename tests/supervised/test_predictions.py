@@ -184,3 +184,20 @@ def test_a_rare_class_is_predicted_from_its_threshold(residues):
     rare = Predictor(residues.model, residues.heads, report, residues.base)
     assert called(residues.head(), np.array([[0.2, 0.8], [0.05, 0.95], [0.9, 0.1]])) == "oo+"
     assert called(rare.head(), np.array([[0.2, 0.8], [0.05, 0.95], [0.9, 0.1]])) == "+o+"
+
+
+@pytest.mark.slow
+def test_two_ranks_write_the_file_of_two_shards(protlm, predictor, fasta, tmp_path):
+    predictor.save(tmp_path / "fitted", copy_base=True)
+    command = ["predict", str(fasta), "-m", str(tmp_path / "fitted"), "--device", "cpu", "-o"]
+    for number in "12":
+        assert protlm(*command, tmp_path / f"{number}.csv", "--shard", f"{number}/2").code == 0
+    assert protlm("merge", tmp_path / "1.csv", tmp_path / "2.csv", "-o", tmp_path / "merged.csv").code == 0
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "protlm"]
+    ranks += [*command, str(tmp_path / "out.csv")]
+    done = subprocess.run(ranks, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr.count("24 proteins")) == (0, 1), done.stderr
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "merged.csv").read_bytes()
+    assert not list(tmp_path.glob(".out*"))
+    again = subprocess.run(ranks, capture_output=True, text=True, timeout=200)
+    assert (again.returncode, again.stderr.count("already complete")) == (0, 1)
