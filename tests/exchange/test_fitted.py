@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from transformers import (
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -61,6 +62,7 @@ def test_transformers_predicts_the_same(level, network, tiny_model, tmp_path):
     auto = AutoModelForTokenClassification if level == "residues" else AutoModelForSequenceClassification
     model = auto.from_pretrained(tmp_path / "hf", trust_remote_code=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=True)
+    assert len(AutoModel.from_pretrained(tmp_path / "hf", trust_remote_code=True)(torch.tensor([[0, 5, 2]]))[0]) == 1
     head = predictor.head()
     shown = variants(60)[0][:2] if level == "variants" else SHOWN
     expected = [found["label"] for found in predictor.answers(shown)]

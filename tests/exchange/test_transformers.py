@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import (
     AutoModel,
@@ -164,6 +165,27 @@ def test_half_precision_is_close(exported: Exported, kind: str) -> None:
         assert (rounded - exact).norm() < 0.02 * exact.norm()
 
 
+@pytest.mark.parametrize(
+    ("problem", "labels", "loss"),
+    [
+        (None, torch.tensor([0, 2, -100]), F.cross_entropy),
+        (None, torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1]]), F.binary_cross_entropy_with_logits),
+        ("multi_label_classification", torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]]), None),
+        (None, torch.tensor([0.3, -1, 2]), F.mse_loss),
+    ],
+)
+def test_the_loss_follows_the_labels(exported: Exported, problem: str | None, labels: torch.Tensor, loss: Any) -> None:
+    """Classes, several labels or one value per protein, as in transformers."""
+    outputs = 1 if loss is F.mse_loss else 3
+    model = load(CLASSIFIERS["proteins"], exported["relu"], num_labels=outputs, problem_type=problem)
+    output = model(**padded(exported, "relu"), labels=labels)
+    logits = output.logits[:, 0] if outputs == 1 else output.logits
+    expected = (loss or F.binary_cross_entropy_with_logits)(
+        logits, labels if loss is F.cross_entropy else labels.float()
+    )
+    torch.testing.assert_close(output.loss, expected)
+
+
 def test_pipelines_answer_as_protlm(exported: Exported) -> None:
     folder, protein = exported["relu"], "MKTAYIAK"
     features = pipeline("feature-extraction", model=load(AutoModel, folder), tokenizer=load(AutoTokenizer, folder))
@@ -173,6 +195,7 @@ def test_pipelines_answer_as_protlm(exported: Exported) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # from torch.compile
 @pytest.mark.parametrize("kind", ["relu", "causal exact"])
 def test_a_compiled_model_gives_the_same(exported: Exported, kind: str) -> None:
     inputs = padded(exported, kind)
