@@ -129,6 +129,8 @@ def test_what_the_cache_refuses(exported: Exported) -> None:
     padded = torch.tensor([[1, 1, 1], [1, 1, 0]])
     assert model(tokens, padded, use_cache=True).past_key_values is None  # padding at the right
     assert model.train()(tokens, use_cache=True).past_key_values is None
+    with pytest.raises(ValueError, match="(?i)assisted generation is not supported with stateful models"):
+        model.eval().generate(tokens[:1], prompt_lookup_num_tokens=2, max_new_tokens=4)
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Generation:
-    """What `transformers.GenerationMixin` calls; it comes after this class among the bases of a model."""
+    """What `transformers.GenerationMixin` calls, to be the first of the bases of a model."""
 
     config: Any
     get_input_embeddings: Any

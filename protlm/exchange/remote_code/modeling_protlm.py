@@ -104,7 +104,7 @@ class ProtlmForMaskedLM(_LanguageModel):
         return self._returned(self._predicted(inputs, labels, output_attentions, output_hidden_states), return_dict)
 
 
-class ProtlmForCausalLM(_LanguageModel, Generation, GenerationMixin):  # type: ignore[misc]
+class ProtlmForCausalLM(Generation, _LanguageModel, GenerationMixin):  # type: ignore[misc]
     """Next-residue model; causal."""
 
     causal = True
