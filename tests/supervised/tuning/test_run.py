@@ -92,7 +92,7 @@ def test_an_interrupted_fit_resumes_bit_for_bit(base, tmp_path):
     """Stopped by a limit of steps in the middle of the second epoch, in place of a signal."""
     table = tmp_path / "labels.csv"
     motifs(160).to_csv(table, index=False)
-    options = options_of((table, None, None, (), None, None), FitOptions(relatives=False), base, "cpu")
+    options = options_of((table, None, None, (), None, None, None), FitOptions(relatives=False), base, "cpu")
     options |= {"data.token_budget": 400, "trainer.max_epochs": 3}
     fine_tune(tmp_path / "whole", "head", options)
     part = run_folder(tmp_path / "parts")
