@@ -75,7 +75,7 @@ def write_huggingface(
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "vocab.txt").write_text("\n".join(TOKENS))
-        if model.config.causal:
+        if model.config.causal and model.head is not None:
             _write_json(partial / "generation_config.json", generation_config(model.config))
         _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
         _write_json(partial / CONFIG, config)
