@@ -18,6 +18,7 @@ from protlm.cli.contacts import contacts
 from protlm.cli.corpus import evaluate, info, prepare
 from protlm.cli.embedding import embed, merge
 from protlm.cli.homology import homologs
+from protlm.cli.linearise import linearise
 from protlm.cli.models import export, import_model
 from protlm.cli.predict import predict
 from protlm.cli.prediction import fill, generate
@@ -45,6 +46,7 @@ for command in (
     evaluate,
     export,
     check,
+    linearise,
     homologs,
     score,
     proteingym,

@@ -14,6 +14,7 @@ from protlm.performer.kind import AttentionSettings, Kind
 class Exact(Kind):
     """Exact softmax attention."""
 
+    exact_matrix: ClassVar[bool] = True
     prefers_no_mask: ClassVar[bool] = True
 
     def module(self, settings: AttentionSettings) -> nn.Module:

@@ -166,12 +166,13 @@ class PerformerConfig:
     def attention_settings(self, layer: int = 0) -> AttentionSettings:
         """What the attention of one layer depends on."""
         head_dim, random = self.width // self.heads, (self.num_features, self.directions, self.norms)
-        return AttentionSettings(head_dim, self.max_length, self.causal, self.feature_seed, layer, *random)
+        heads = self.heads - self.local_heads
+        return AttentionSettings(head_dim, self.max_length, self.causal, self.feature_seed, layer, *random, heads)
 
     @property
     def predicts_contacts(self) -> bool:
         """Whether the contact head can be used: it was fitted to exact attention."""
-        return self.contact_head and self.attention_name == "exact" and not (self.local_heads or self.causal)
+        return self.contact_head and self.kind.exact_matrix and not (self.local_heads or self.causal)
 
     @property
     def stepwise(self) -> bool:

@@ -15,6 +15,7 @@ class AttentionSettings(NamedTuple):
         causal: position t sees positions up to t only.
         seed, layer: together with the draw number, the key of all random draws.
         num_features, directions, norms: of random features; see `PerformerConfig`.
+        heads: number of heads that are not local.
     """
 
     head_dim: int
@@ -25,6 +26,7 @@ class AttentionSettings(NamedTuple):
     num_features: int = 256
     directions: str = "orthogonal"
     norms: str = "chi"
+    heads: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Kind:
     """Whether sequences longer than `max_length` are refused."""
     prefers_no_mask: ClassVar[bool] = False
     """Whether attention is faster without a `key_mask`, so that the model should look whether it needs one."""
+    exact_matrix: ClassVar[bool] = False
+    """Whether the attention matrix is that of exact attention, or imitates it, and the module has a method `matrix`."""
     uses_random_features: ClassVar[bool] = False
     """Whether `num_features` has any effect."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from protlm.performer.baselines import Exact, Identity
 from protlm.performer.favor import Favor
 from protlm.performer.features import FEATURE_MAPS, FeatureMap
+from protlm.performer.hybrid import Hybrid
 from protlm.performer.kind import Kind
 from protlm.performer.linformer import Linformer
 from protlm.performer.lsh import Lsh
@@ -22,6 +23,7 @@ ATTENTION: dict[str, Kind] = {
     "linformer": Linformer(),
     "reformer": Lsh(),
     "window": Window(),
+    "hybrid": Hybrid(),
     **{name: Favor(feature_map) for name, feature_map in FEATURE_MAPS.items()},
 }
 """The built-in kinds of attention, each with its defaults."""

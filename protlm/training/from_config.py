@@ -28,7 +28,7 @@ from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_p
 from protlm.training.data import TrainingData
 from protlm.training.datamodule import TremblDataModule
 from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
-from protlm.training.factories import checked, of_kind, takes_optimizer
+from protlm.training.factories import checked, of_kind, parameters_of, takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
 from protlm.training.packing import AUTO, packed_before, packed_by_default
@@ -198,8 +198,11 @@ def set_by_user() -> tuple[set[str], set[str]]:
 
 
 def network(node: DictConfig, data: type[TrainingData]) -> Performer:
-    """A new network, from a node that makes a `PerformerConfig`, or a trained one, from a node that loads it."""
-    if not issubclass(data, TremblDataModule):
+    """A new network, from a node that makes a `PerformerConfig`, or a trained one, from a node that loads it.
+
+    The first takes the vocabulary of the data.
+    """
+    if not issubclass(data, TremblDataModule) or "vocab_size" not in parameters_of(get_object(node._target_)):
         return of_kind("model", instantiate(node), Performer)
     settings = instantiate(node, vocab_size=len(TOKENS), pad_id=PAD, start_id=data.batches.start)
     return Performer(of_kind("model", settings, PerformerConfig))

@@ -18,7 +18,8 @@ from protlm.checkpoint import export
 from protlm.errors import UserError
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.predictor_folder import load_predictor
-from protlm.supervised.tuning.run import fine_tune, options_of, overrides_of, run_folder
+from protlm.supervised.tuning.run import fine_tune, options_of, overrides_of
+from protlm.training.unfinished import run_folder
 from protlm.training.composed import run_composed
 
 LETTERS = np.array(list("ADFGIKLMNPQRSTVY"))
@@ -99,14 +100,14 @@ def test_an_interrupted_fit_resumes_bit_for_bit(base, tmp_path):
     given = overrides_of("head", options, ())
     run_composed([*given, "trainer.limit_test_batches=0", "trainer.max_steps=9"], part)
     shutil.rmtree(part / "model", ignore_errors=True)
-    (part / "fit.json").write_text(json.dumps(given))
+    (part / "options.json").write_text(json.dumps(given))
     fine_tune(tmp_path / "parts", "head", options)
     one, other = (load_file(tmp_path / name / "head.safetensors") for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
     shutil.rmtree(tmp_path / "parts")
     part.mkdir()
-    (part / "fit.json").write_text(json.dumps(given))
+    (part / "options.json").write_text(json.dumps(given))
     with pytest.raises(UserError, match="unfinished fit with other options .*seed=5"):
         fine_tune(tmp_path / "parts", "head", {**options, "seed": 5})
 

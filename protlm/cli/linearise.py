@@ -1,0 +1,113 @@
+"""The command linearise."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from protlm.cli.console import Device, Precision, say
+from protlm.cli.outputs import FOLDER, check_outputs
+from protlm.errors import UserError
+
+
+def linearise(
+    teacher: Annotated[Path, Argument(help="Model folder or training checkpoint (.ckpt) with exact attention.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="STUDENT", help="Model folder to write.")],
+    fasta: Annotated[
+        list[Path] | None, Option(help="Proteins to train on, a FASTA file, plain or compressed; repeatable.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        Option(
+            help="FASTA file of other proteins, on which to compare the student with its teacher, after its training "
+            "or, if STUDENT exists, without."
+        ),
+    ] = None,
+    steps: Annotated[int, Option(min=1, help="Of training in all.")] = 2000,
+    match: Annotated[
+        int, Option(min=0, help="First steps: only the learned features are trained, to match attention outputs.")
+    ] = 1000,
+    tune: Annotated[
+        int, Option(min=0, help="Last steps: pre-training. All others match representations and logits.")
+    ] = 0,
+    features: Annotated[int, Option(min=1, help="Learned features of each head.")] = 64,
+    block: Annotated[
+        int, Option(min=1, help="Residues; each attends exactly to its own block and both adjacent ones.")
+    ] = 64,
+    form: Annotated[
+        str, Option("--map", help="Form of the learned features: positive, hedgehog or relu.")
+    ] = "positive",
+    exact_heads: Annotated[
+        float, Option(help="Fraction of heads that stay exact, which is quadratic in length: those imitated worst.")
+    ] = 0.0,
+    choose_by: Annotated[
+        str, Option(help="How they are chosen: error (of the layer's output) or kl (of attention).")
+    ] = "error",
+    max_length: Annotated[int, Option(min=8, help="Tokens; longer training proteins are cropped at random.")] = 1024,
+    token_budget: Annotated[int, Option(min=1, help="Maximum number of tokens in a batch.")] = 2048,
+    clusters: Annotated[
+        Path | None, Option(help="Clusters (representative, tab, member): proteins of one are in one part of the data.")
+    ] = None,
+    lengths: Annotated[str, Option(help="Of --check: tokens at which both models are timed.")] = "1024,2048,4096,8192",
+    proteins: Annotated[int, Option(min=2, help="Of --check: at most so many, chosen by their hashes.")] = 200,
+    setting: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Any option of python -m protlm.train +experiment=linearise, such as optimizer.lr=1e-4; repeatable.",
+        ),
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Of the order of proteins, crops and masks.")] = 1,
+    precision: Precision = "float32",
+    device: Device = "auto",
+) -> None:
+    """Turn a model with exact attention into one with linear attention, and measure what is lost.
+
+    A command that was interrupted resumes when it is repeated.
+    """
+    from protlm.distillation.gap_report import check_student, lengths_of, tables_of
+    from protlm.distillation.run import linearise as distil
+    from protlm.distillation.run import sampled
+    from protlm.model_api import placed
+
+    times = lengths_of(lengths)
+    measured = [] if check is None else sampled([check], proteins)
+    if check is not None and len(measured) < 2:
+        raise UserError(f"{check}: at least two proteins are needed to compare teacher and student")
+    kind, _, number = device.partition(":")
+    if not (output.exists() and check is not None and not fasta):
+        if not fasta:
+            raise UserError("--fasta: give the proteins to train on")
+        check_outputs({"--output": (output, FOLDER)}, [teacher, *fasta, *filter(None, [check, clusters])])
+        options: dict[str, object] = {
+            "model.num_features": features,
+            "model.block": block,
+            "model.map": form,
+            "trainer.max_steps": steps,
+            "task.match": match,
+            "task.tune": tune,
+            "data.max_length": max_length,
+            "data.token_budget": token_budget,
+            "seed": seed,
+            "trainer.accelerator": kind,
+            "trainer.devices": [int(number)] if number.isdigit() else 1,
+            "trainer.precision": "bf16-mixed" if precision == "bfloat16" else "32-true",
+        }
+        if clusters is not None:
+            options |= {"data.clusters": str(clusters.resolve()), "data.split_by": "cluster"}
+        distil(teacher, output, fasta, options, exact_heads, choose_by, setting or ())
+        say(f"wrote {output}; use it with --model {output}")
+    if check is None:
+        say(f"to compare it with its teacher: protlm linearise {teacher} -o {output} --check FASTA")
+        return
+    reports = check_student(
+        teacher,
+        output,
+        measured,
+        times,
+        lambda model: placed(model, device, "auto", None),
+        lambda text: say(f"measuring {text}"),
+    )
+    print(tables_of(reports))
+    say(f"wrote {output / 'gap.json'}")

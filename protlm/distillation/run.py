@@ -1,0 +1,113 @@
+"""Distillation as `protlm linearise` does it: a run of training in a folder beside the output, resumed if it is there
+already, and then only the student.
+"""
+
+import heapq
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_intdigest
+
+from protlm.checkpoint import check_absent, export, load
+from protlm.distillation.choice import PROTEINS, check_share, chosen_heads
+from protlm.distillation.student import student_of
+from protlm.errors import UserError
+from protlm.files import atomic_output
+from protlm.performer import Performer
+from protlm.sequence.fasta import FastaFile
+from protlm.strict_json import dumps
+from protlm.training.checkpoints import BEST, LAST
+from protlm.training.unfinished import complete_run, override, run_folder
+
+KEPT = ("config.yaml", "run.json", "metrics", "results.json")
+"""Files and folders of the run that are moved to `training/` in the folder of the student."""
+CHOICE = "exact_heads.json"
+_SAMPLED = (256, 1022)  # residues of the proteins on which heads are chosen
+
+
+def linearise(
+    teacher: str | Path,
+    output: str | Path,
+    fasta: Sequence[str | Path],
+    options: Mapping[str, Any],
+    exact_heads: float = 0.0,
+    by: str = "error",
+    settings: Sequence[str] = (),
+) -> None:
+    """Trains a student and writes its model folder, with `training/` and the students of earlier stages in `stages/`.
+
+    An interrupted run is resumed, if the options are the same. What is printed goes to standard error.
+
+    Args:
+        teacher: model folder or checkpoint with exact attention.
+        output: must not exist.
+        fasta: proteins to train on.
+        options: name of an option of `python -m protlm.train +experiment=linearise` -> value.
+        exact_heads, by: share of the heads that stay exact, and how they are chosen; see `chosen_heads`.
+        settings: more options, as on its command line.
+
+    Raises:
+        UserError: for options or proteins that cannot be used; for an unfinished run with others.
+    """
+    output = Path(output)
+    check_absent(output)
+    check_share(exact_heads)
+    student = student_of(str(teacher), **{name.removeprefix("model."): options[name] for name in _model(options)})
+    files = [Path(path).resolve() for path in fasta]
+    given = {"model.teacher": Path(teacher).resolve(), "data.fasta": [str(path) for path in files], **options}
+    given["data.causal"] = student.config.causal
+    if exact_heads:
+        given["model.exact_heads"] = _remembered(output, teacher, student, files, exact_heads, by)
+    overrides = ["+experiment=linearise", *(override(name, value) for name, value in given.items()), *settings]
+    with complete_run(output, "distillation", overrides, {}) as folder:
+        checkpoints = folder / "checkpoints"
+        best = checkpoints / BEST
+        made = folder / "student"
+        shutil.rmtree(made, ignore_errors=True)
+        export(load(best if best.exists() else checkpoints / LAST), made)
+        (made / "training").mkdir()
+        for name in KEPT:
+            if (folder / name).exists():
+                shutil.move(folder / name, made / "training" / name)
+        if (folder / "stages").exists():
+            shutil.move(folder / "stages", made / "stages")
+        made.rename(output)
+
+
+def _model(options: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in options if name.startswith("model."))
+
+
+def sampled(files: Sequence[Path], count: int, least: int = 1, most: int = sys.maxsize) -> list[str]:
+    """Proteins of FASTA files with a length in these bounds: those with the smallest hashes of their residues."""
+    proteins = (record.sequence for path in files for record in FastaFile(path))
+    chosen = (one for one in proteins if least <= len(one) <= most)
+    return heapq.nsmallest(count, dict.fromkeys(chosen), key=lambda one: (xxh3_64_intdigest(one.encode()), one))
+
+
+def _remembered(
+    output: Path, teacher: str | Path, student: Performer, files: Sequence[Path], share: float, by: str
+) -> list[list[int]]:
+    """Chooses the heads that stay exact, or reads what an interrupted command has chosen."""
+    path = run_folder(output) / CHOICE
+    about = {"share": share, "by": by, "files": [str(file) for file in files]}
+    try:
+        stored = json.loads(path.read_text())
+        if {name: stored[name] for name in about} == about:
+            return stored["heads"]
+    except (OSError, ValueError, KeyError):
+        pass
+    proteins = sampled(files, PROTEINS, *_SAMPLED)
+    print(f"choosing the heads that stay exact on {len(proteins)} proteins", file=sys.stderr, flush=True)
+    if not proteins:
+        low, high = _SAMPLED
+        raise UserError(f"exact_heads: no protein of {low} to {high:,} residues to choose heads on", "exact_heads")
+    heads = chosen_heads(load(teacher).eval(), student, proteins, share, by)
+    path.parent.mkdir(exist_ok=True)
+    with atomic_output(path) as partial:
+        partial.write_text(dumps({**about, "heads": heads}) + "\n")
+    return heads

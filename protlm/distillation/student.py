@@ -1,0 +1,44 @@
+"""The student: the teacher's weights with another kind of attention."""
+
+from collections.abc import Sequence
+
+from protlm.checkpoint import load
+from protlm.errors import UserError
+from protlm.performer import Performer
+from protlm.performer.hybrid import Hybrid
+
+
+def student_of(
+    teacher: str,
+    map: str = "positive",  # noqa: A002
+    block: int = 64,
+    num_features: int = 64,
+    exact_heads: Sequence[Sequence[int]] = (),
+) -> Performer:
+    """A model with the teacher's weights and untrained `Hybrid` attention.
+
+    Args:
+        teacher: model folder or training checkpoint, with exact attention.
+        map, block, exact_heads: see `Hybrid`.
+        num_features: M, features of each head.
+
+    Raises:
+        UserError: for a path that is not a model, attention that is not exact, or options out of range.
+    """
+    student = load(teacher)
+    check_teacher(student, teacher)
+    try:
+        student.switch_attention(Hybrid(map, block, tuple(tuple(layer) for layer in exact_heads)), num_features)
+    except ValueError as error:
+        raise UserError(f"model.{error}") from error
+    return student
+
+
+def check_teacher(teacher: Performer, path: str) -> None:
+    """Raises a UserError for a model whose attention is not exact."""
+    config = teacher.config
+    if config.attention_name != "exact" or config.local_heads:
+        local = " with local heads" if config.local_heads else ""
+        raise UserError(
+            f"{path}: has {config.attention_name} attention{local}; expected a teacher with exact attention"
+        )

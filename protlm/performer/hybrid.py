@@ -1,0 +1,300 @@
+"""Exact attention nearby and learned features for everything else, in one normaliser.
+
+Legend: B batch, H heads, L length, d head width, e value width, M features, C positions of a block, n blocks, W keys of
+a block and its neighbours.
+
+Positions are cut into blocks of C. A query attends to its own block and the two adjacent ones by exp(q.k / sqrt(d)), and
+to all other keys by phi(q).psi(k), see `LearnedFeatures`; the sum of both kinds of weights is the denominator:
+
+    out_t = (sum_near exp(q_t.k_s / sqrt(d)) v_s + sum_far phi(q_t).psi(k_s) v_s) / (the same without v_s)
+
+Far keys are summed block by block, once from each end, so that nothing is subtracted, and relative to the largest key of
+each feature, so that nothing overflows. To the queries of a block, feature i then is one more key, with the logit
+log phi_i(q) + log sum_far psi_i(k_s) and the mean of far values as its value: the whole is one softmax.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protlm.performer.baselines import ExactAttention
+from protlm.performer.estimator import precision, without_autocast
+from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.learned_features import LEARNED_MAPS, LearnedFeatures
+from protlm.performer.projection import whole_number
+
+_NONE = -1e30  # logarithm of a weight of 0; finite, since infinities have no difference
+_ELEMENTS = 2**24  # weights of near keys computed at once, without gradients
+
+
+@dataclass(frozen=True)
+class Hybrid(Kind):
+    """Exact attention to the own block and its neighbours, learned features for the rest; some heads may be exact.
+
+    Windows and learned features in one normaliser: Zhang et al. 2024, "LoLCATs". Trained by `protlm linearise`.
+
+    Args:
+        map: of the learned features; see `LearnedFeatures`.
+        block: C.
+        exact_heads: by layer, the numbers of heads with exact attention, which is quadratic in length; () for none.
+    """
+
+    exact_matrix: ClassVar[bool] = True
+    map: str = "positive"
+    block: int = 64
+    exact_heads: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.map not in LEARNED_MAPS:
+            raise ValueError(f"map {self.map!r}: expected one of {', '.join(LEARNED_MAPS)}")
+        whole_number("block", self.block, 1)
+        exact = tuple(tuple(sorted(layer)) for layer in self.exact_heads)  # JSON has lists
+        if any(type(head) is not int or head < 0 for layer in exact for head in layer):
+            raise ValueError(f"exact_heads {self.exact_heads!r}: expected numbers of heads for each layer")
+        object.__setattr__(self, "exact_heads", exact)
+
+    def module(self, settings: AttentionSettings) -> nn.Module:
+        s = settings
+        exact = self.exact_heads[s.layer] if s.layer < len(self.exact_heads) else ()
+        if exact and exact[-1] >= s.heads:
+            raise ValueError(f"exact_heads: layer {s.layer} has {s.heads} heads, numbered from 0; got {exact[-1]}")
+        rest = len(set(range(s.heads)) - set(exact))
+        own = HybridAttention(s.head_dim, rest, s.num_features, self.map, self.block, s.causal, (s.seed, s.layer))
+        return PartlyExactAttention(own, ExactAttention(s.causal), exact, s.heads) if exact else own
+
+    def operations(self, settings: AttentionSettings, length: int) -> int:
+        """Counts the own block and both neighbours as near, and leaves out exact heads."""
+        dim, near = settings.head_dim, min(length, (2 if settings.causal else 3) * self.block)
+        return 4 * dim * near + (0 if length <= near else 8 * dim * settings.num_features)
+
+
+class HybridState(NamedTuple):
+    """The keys so far, for one layer; its size does not depend on their number.
+
+    Args:
+        keys, values: (B, H, s, d or e) of the current and the previous block, s < 2 C.
+        shift: (B, H, 1, M), logarithm of the scale of the sums.
+        sums: (B, H, M, e + 1): of features times values, and of features, of earlier blocks.
+    """
+
+    keys: Tensor
+    values: Tensor
+    shift: Tensor
+    sums: Tensor
+
+
+class HybridAttention(nn.Module):
+    """The attention of one layer; see `Hybrid`.
+
+    Args:
+        head_dim, heads, num_features: d, H, M.
+        map, block, causal: see `Hybrid`. Position t of causal attention sees positions up to t only.
+        key: (seed, layer) of the directions that features start from.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        heads: int,
+        num_features: int = 64,
+        map: str = "positive",  # noqa: A002
+        block: int = 64,
+        causal: bool = False,
+        key: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.block, self.causal = head_dim, block, causal
+        self._exact = ExactAttention(causal)
+        self.features = LearnedFeatures(map, heads, head_dim, num_features, key)
+        self.near_only = False
+        """Whether far keys are left out, to measure what they contribute."""
+
+    def reset_parameters(self) -> None:
+        """Starts the features anew."""
+        self.features.reset_parameters()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Like `FavorAttention.forward`; 0 where no key is real. Sums are float32, or float64 for such inputs."""
+        batch, heads, length, _ = q.shape
+        with without_autocast(q.device):
+            dtype, given = precision(q, k, v), v.dtype
+            q, k, v = (x.to(dtype) for x in (q, k, v))
+            if length <= 2 * self.block and not self.near_only:
+                return self._exact(q, k, v, key_mask).to(given)
+            if torch.is_grad_enabled():
+                return self._blocks(q, k, v, key_mask, slice(None)).to(given)
+            together = max(1, _ELEMENTS // (batch * length * 3 * self.block))
+            parts = [slice(first, first + together) for first in range(0, heads, together)]
+            return torch.cat([self._blocks(q, k, v, key_mask, part) for part in parts], 1).to(given)
+
+    def _blocks(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, part: slice) -> Tensor:
+        """Attention of some heads (B, H', L, e)."""
+        (batch, _, length, _), size = q.shape, self.block
+        real = q.new_ones(batch, length, dtype=torch.bool) if key_mask is None else key_mask
+        rest = -length % size
+        q, k, v = (F.pad(x[:, part], (0, 0, 0, rest)).unflatten(2, (-1, size)) for x in (q, k, v))  # (B, H', n, C, .)
+        real = F.pad(real, (0, rest)).unflatten(1, (-1, size))[:, None]  # (B, 1, n, C)
+        seen = _near(real[..., None], self.causal).mT  # (B, 1, n, C or 1, W)
+        if self.causal:
+            position = torch.arange(2 * size, device=q.device)
+            seen = seen & (position <= position[size:, None])
+        keys, values = _near(k, self.causal), _near(v, self.causal)
+        width, far = keys.shape[3], q.shape[2] > 2 and not self.near_only
+        more = self.features.count if far else 0
+        bias = q.new_empty(*q.shape[:1], *q.shape[2:0:-1], size, width + more).transpose(1, 2)  # in the order of use
+        bias[..., :width] = torch.zeros_like(seen, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+        if far:  # a feature is one more key, with a logit of its own
+            logarithms, means = self._far(self.features.keys(k, part).masked_fill(~real[..., None], -torch.inf), v)
+            bias[..., width:] = self.features.queries(q, part) + logarithms
+            keys = torch.cat((keys, torch.zeros_like(means[..., :1]).expand(*means.shape[:-1], k.shape[-1])), 3)
+            values = torch.cat((values, means), 3)
+        if key_mask is not None:
+            # some of PyTorch's kernels return 0 / 0 for a row that sees nothing: it sees all, and its result is dropped
+            alone = ~seen.any(-1, keepdim=True)
+            alone = alone & (logarithms == -torch.inf).all(-1, keepdim=True) if far else alone
+            bias = bias.masked_fill(alone, 0)
+        flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, keys, values, bias)]
+        out = F.scaled_dot_product_attention(*flat[:3], attn_mask=flat[3], scale=self.head_dim**-0.5)
+        out = out.unflatten(0, (batch, -1)).transpose(1, 2)
+        out = out if key_mask is None else out.masked_fill(alone, 0)
+        return out.flatten(2, 3)[:, :, :length]
+
+    def _far(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """For each block, the sums over its far keys: logarithms (B, H', n, 1, M), means of values (B, H', n, M, e).
+
+        Args:
+            keys: (B, H', n, C, M), logarithms of features.
+            values: (B, H', n, C, e).
+        """
+        highest = keys.detach().amax(3, keepdim=True).clamp(min=_NONE)
+        sums = (keys - highest).exp().mT @ with_ones(values)
+        shift, total = _scanned(highest, sums)
+        if not self.causal:
+            before, after = (shift, total), [x.flip(2) for x in _scanned(highest.flip(2), sums.flip(2))]
+            shift = torch.maximum(before[0], after[0])
+            total = sum(one * (own - shift).exp().mT for own, one in (before, after))  # type: ignore[assignment]
+        ones = total[..., -1:]
+        none = ones <= 0
+        ones = ones.masked_fill(none, 1.0)
+        return (shift + ones.mT.log()).masked_fill(none.mT, -torch.inf), total[..., :-1] / ones
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: HybridState | None = None) -> tuple[Tensor, HybridState]:
+        """Like `FavorAttention.step`."""
+        if not self.causal:
+            raise ValueError("only causal attention can be computed step by step")
+        with without_autocast(q.device), torch.no_grad():
+            if state is None:
+                return self(q, k, v), self._state(k, v)
+            outs = []
+            for parts in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
+                out, state = self._next(*parts, state)
+                outs.append(out)
+            return torch.cat(outs, 2).to(v.dtype), state
+
+    def _state(self, k: Tensor, v: Tensor) -> HybridState:
+        """The state after the first positions."""
+        k, v = (x.to(precision(k, v)) for x in (k, v))
+        empty = k.new_zeros(*k.shape[:2], self.features.count, v.shape[-1] + 1)
+        state = HybridState(k, v, torch.full_like(empty[..., 0][:, :, None], _NONE), empty)
+        while state.keys.shape[2] > 2 * self.block:
+            state = self._moved(state)
+        return state
+
+    def _next(self, q: Tensor, k: Tensor, v: Tensor, state: HybridState) -> tuple[Tensor, HybridState]:
+        """Attention (B, H, 1, e) of one position, and the state after it."""
+        if state.keys.shape[2] == 2 * self.block:
+            state = self._moved(state)
+        k, v = torch.cat((state.keys, k), 2), torch.cat((state.values, v), 2)
+        scores, weights = q @ k.mT * self.head_dim**-0.5, self.features.queries(q) + state.shift
+        top = torch.maximum(scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True))
+        near = (scores - top).exp()
+        far = (weights - top).exp() @ state.sums
+        ones = near.sum(-1, keepdim=True) + far[..., -1:]
+        return (near @ v + far[..., :-1]) / ones, state._replace(keys=k, values=v)
+
+    def _moved(self, state: HybridState) -> HybridState:
+        """The state with its first block moved to the sums."""
+        first, keys = state.keys.split((self.block, state.keys.shape[2] - self.block), 2)
+        values, rest = state.values.split((self.block, state.values.shape[2] - self.block), 2)
+        logarithms = self.features.keys(first)
+        shift = torch.maximum(state.shift, logarithms.amax(2, keepdim=True))
+        sums = state.sums * (state.shift - shift).exp().mT + (logarithms - shift).exp().mT @ with_ones(values)
+        return HybridState(keys, rest, shift, sums)
+
+    def matrix(self, q: Tensor, k: Tensor) -> Tensor:
+        """The attention matrices (B, H, L, L) of a bidirectional model without padding."""
+        one = torch.eye(q.shape[2], dtype=q.dtype, device=q.device)
+        return self.forward(q, k, one.expand(*q.shape[:2], -1, -1))  # without hooks, which may call this
+
+    def extra_repr(self) -> str:
+        return f"block={self.block}, causal={self.causal}, map={self.features.map!r}"
+
+
+class PartlyExactAttention(nn.Module):
+    """Exact attention in some heads, another module in the others.
+
+    Args:
+        own: of the others.
+        exact: of these.
+        heads: their numbers, from 0.
+        total: number of all heads.
+    """
+
+    def __init__(self, own: HybridAttention, exact: ExactAttention, heads: tuple[int, ...], total: int) -> None:
+        super().__init__()
+        self.own, self.exact = own, exact
+        rest = [head for head in range(total) if head not in heads]
+        self._heads = list(heads), rest
+        self._order = sorted(range(total), key=[*heads, *rest].__getitem__)
+
+    def reset_parameters(self) -> None:
+        """Starts the features anew."""
+        self.own.reset_parameters()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Like `FavorAttention.forward`."""
+        exact, rest = ([x[:, heads] for x in (q, k, v)] for heads in self._heads)
+        parts = [self.exact(*exact, key_mask)]
+        if self._heads[1]:
+            parts.append(self.own(*rest, key_mask))
+        return torch.cat(parts, 1)[:, self._order]
+
+    def matrix(self, q: Tensor, k: Tensor) -> Tensor:
+        """Like `HybridAttention.matrix`."""
+        one = torch.eye(q.shape[2], dtype=q.dtype, device=q.device)
+        return self.forward(q, k, one.expand(*q.shape[:2], -1, -1))  # without hooks, which may call this
+
+
+def with_ones(v: Tensor) -> Tensor:
+    """Values (..., e) with a column of ones: (..., e + 1)."""
+    return torch.cat((v, v.new_ones(*v.shape[:-1], 1)), -1)
+
+
+def _near(x: Tensor, causal: bool) -> Tensor:
+    """(B, H, n, C, any) -> (B, H, n, W, any): of each block with its neighbours; zeros beyond the ends."""
+    empty = torch.zeros_like(x[:, :, :1])
+    before = torch.cat((empty, x[:, :, :-1]), 2)
+    if causal:
+        return torch.cat((before, x), 3)
+    return torch.cat((before, x, torch.cat((x[:, :, 1:], empty), 2)), 3)
+
+
+def _scanned(highest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """For each block, the sums of all blocks before the previous one, and the logarithm of their scale.
+
+    Args:
+        highest: (B, H, n, 1, M), logarithm of the scale of each block's sums.
+        sums: (B, H, n, M, e + 1).
+    """
+    shift, total = torch.full_like(highest[:, :, 0], _NONE), torch.zeros_like(sums[:, :, 0])
+    shifts, totals = [shift, shift], [total, total]
+    for now, one in zip(highest.unbind(2)[:-2], sums.unbind(2)[:-2], strict=True):
+        larger = torch.maximum(shift, now)
+        total = total * (shift - larger).exp().mT + one * (now - larger).exp().mT
+        shift = larger
+        shifts.append(shift)
+        totals.append(total)
+    return torch.stack(shifts, 2), torch.stack(totals, 2)
