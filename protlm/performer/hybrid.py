@@ -51,7 +51,7 @@ class Hybrid(Kind):
         if self.map not in LEARNED_MAPS:
             raise ValueError(f"map {self.map!r}: expected one of {', '.join(LEARNED_MAPS)}")
         whole_number("block", self.block, 1)
-        exact = tuple(tuple(sorted(layer)) for layer in self.exact_heads)  # JSON has lists
+        exact = tuple(tuple(sorted(set(layer))) for layer in self.exact_heads)  # JSON has lists
         if any(type(head) is not int or head < 0 for layer in exact for head in layer):
             raise ValueError(f"exact_heads {self.exact_heads!r}: expected numbers of heads for each layer")
         object.__setattr__(self, "exact_heads", exact)
@@ -61,8 +61,9 @@ class Hybrid(Kind):
         exact = self.exact_heads[s.layer] if s.layer < len(self.exact_heads) else ()
         if exact and exact[-1] >= s.heads:
             raise ValueError(f"exact_heads: layer {s.layer} has {s.heads} heads, numbered from 0; got {exact[-1]}")
-        rest = len(set(range(s.heads)) - set(exact))
-        own = HybridAttention(s.head_dim, rest, s.num_features, self.map, self.block, s.causal, (s.seed, s.layer))
+        if len(exact) == s.heads:
+            return ExactAttention(s.causal)
+        own = HybridAttention(s.head_dim, s.heads - len(exact), s.num_features, self.map, self.block, s.causal, (s.seed, s.layer))
         return PartlyExactAttention(own, ExactAttention(s.causal), exact, s.heads) if exact else own
 
     def operations(self, settings: AttentionSettings, length: int) -> int:
@@ -257,10 +258,7 @@ class PartlyExactAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Like `FavorAttention.forward`."""
         exact, rest = ([x[:, heads] for x in (q, k, v)] for heads in self._heads)
-        parts = [self.exact(*exact, key_mask)]
-        if self._heads[1]:
-            parts.append(self.own(*rest, key_mask))
-        return torch.cat(parts, 1)[:, self._order]
+        return torch.cat((self.exact(*exact, key_mask), self.own(*rest, key_mask)), 1)[:, self._order]
 
     def matrix(self, q: Tensor, k: Tensor) -> Tensor:
         """Like `HybridAttention.matrix`."""

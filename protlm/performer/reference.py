@@ -118,3 +118,30 @@ def _hidden(x: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
 def _softmax(logits: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
     """Softmax over the visible keys."""
     return logits.masked_fill(_hidden(logits, key_mask, causal), -torch.inf).softmax(-1)
+
+
+def hybrid_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor,
+    block: int,
+    key_mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Exact weights within blocks and between neighbours, others elsewhere; 0 where no key is real.
+
+    Args:
+        q, k: (B, H, L, d); v: (B, H, L, e).
+        weights: (B, H, L, L), of the keys that are not near.
+        block: C, positions of a block.
+        key_mask: (B, L) bool, true where a key is real; None if all are.
+        causal: position t sees positions up to t only.
+    """
+    number = torch.arange(q.shape[2]) // block
+    near = (number[:, None] - number).abs() <= 1
+    a = torch.where(near, (q @ k.mT * q.shape[-1] ** -0.5).exp(), weights)
+    a = a.tril() if causal else a
+    a = a if key_mask is None else a * key_mask[:, None, None, :]
+    ones = a.sum(-1, keepdim=True)
+    return a @ v / torch.where(ones > 0, ones, 1.0)
