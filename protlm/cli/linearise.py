@@ -71,6 +71,8 @@ def linearise(
     from protlm.distillation.run import sampled
     from protlm.model_api import placed
 
+    if max_length > token_budget:
+        raise UserError(f"--max-length {max_length:,}: more than --token-budget, {token_budget:,}")
     times = lengths_of(lengths)
     measured = [] if check is None else sampled([check], proteins)
     if check is not None and len(measured) < 2:

@@ -27,10 +27,12 @@ STEPS = 100
 _RATE = 2e-2
 
 
-def check_share(share: float) -> None:
-    """Raises a UserError unless this can be a share of heads."""
+def check_choice(share: float, by: str) -> None:
+    """Raises a UserError for a share of heads out of range, or an unknown measure."""
     if not 0 <= share < 1:
         raise UserError(f"exact_heads {share}: expected a fraction of all heads, from 0 to below 1", "exact_heads")
+    if by not in MEASURES:
+        raise UserError(f"choose_by {by!r}: expected one of {', '.join(MEASURES)}", "choose_by")
 
 
 def chosen_heads(
@@ -57,11 +59,9 @@ def chosen_heads(
     Raises:
         UserError: for a share or measure out of range, or proteins so short that exact attention covers them.
     """
-    check_share(share)
-    if by not in MEASURES:
-        raise UserError(f"by {by!r}: expected one of {', '.join(MEASURES)}", "by")
+    check_choice(share, by)
     rows = [_row(teacher, protein) for protein in proteins]
-    rows = [row for row in rows if row.shape[1] > 2 * _block(student)]
+    rows = [row for row in rows if row.shape[1] > 2 * block_of(student)]
     if not rows:
         raise UserError("exact_heads: no protein is longer than two blocks, so that all heads are exact", "exact_heads")
     features = [weight for name, weight in student.named_parameters() if FEATURES in name]
@@ -85,7 +85,8 @@ def _row(model: Performer, protein: str) -> Tensor:
     return torch.from_numpy(framed(model, encode(protein))).long().to(model.embedding.weight.device)[None]
 
 
-def _block(student: Performer) -> int:
+def block_of(student: Performer) -> int:
+    """C of the student's hybrid attention."""
     return next(module.block for module in student.modules() if isinstance(module, HybridAttention))
 
 

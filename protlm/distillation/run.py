@@ -13,7 +13,8 @@ from typing import Any
 from xxhash import xxh3_64_intdigest
 
 from protlm.checkpoint import check_absent, export, load
-from protlm.distillation.choice import PROTEINS, check_share, chosen_heads
+from protlm.distillation.choice import PROTEINS, block_of, check_choice, chosen_heads
+from protlm.distillation.stages import Stages
 from protlm.distillation.student import student_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
@@ -21,12 +22,14 @@ from protlm.performer import Performer
 from protlm.sequence.fasta import FastaFile
 from protlm.strict_json import dumps
 from protlm.training.checkpoints import BEST, LAST
+from protlm.training.composed import check_composed
 from protlm.training.unfinished import complete_run, override, run_folder
 
 KEPT = ("config.yaml", "run.json", "metrics", "results.json")
 """Files and folders of the run that are moved to `training/` in the folder of the student."""
+_STEPS = {"trainer.max_steps": 2000, "task.match": 1000, "task.tune": 0}  # as in conf/experiment/linearise.yaml
 CHOICE = "exact_heads.json"
-_SAMPLED = (256, 1022)  # residues of the proteins on which heads are chosen
+_LONGEST = 1022  # residues of the proteins on which heads are chosen
 
 
 def linearise(
@@ -55,14 +58,16 @@ def linearise(
     """
     output = Path(output)
     check_absent(output)
-    check_share(exact_heads)
+    check_choice(exact_heads, by)
+    Stages.of(*(options.get(name, default) for name, default in _STEPS.items()))
     student = student_of(str(teacher), **{name.removeprefix("model."): options[name] for name in _model(options)})
     files = [Path(path).resolve() for path in fasta]
     given = {"model.teacher": Path(teacher).resolve(), "data.fasta": [str(path) for path in files], **options}
     given["data.causal"] = student.config.causal
+    check_composed(_overrides(given, settings))
     if exact_heads:
         given["model.exact_heads"] = _remembered(output, teacher, student, files, exact_heads, by)
-    overrides = ["+experiment=linearise", *(override(name, value) for name, value in given.items()), *settings]
+    overrides = _overrides(given, settings)
     with complete_run(output, "distillation", overrides, {}) as folder:
         checkpoints = folder / "checkpoints"
         best = checkpoints / BEST
@@ -76,6 +81,10 @@ def linearise(
         if (folder / "stages").exists():
             shutil.move(folder / "stages", made / "stages")
         made.rename(output)
+
+
+def _overrides(options: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
+    return ["+experiment=linearise", *(override(name, value) for name, value in options.items()), *settings]
 
 
 def _model(options: Mapping[str, Any]) -> Iterator[str]:
@@ -101,11 +110,13 @@ def _remembered(
             return stored["heads"]
     except (OSError, ValueError, KeyError):
         pass
-    proteins = sampled(files, PROTEINS, *_SAMPLED)
-    print(f"choosing the heads that stay exact on {len(proteins)} proteins", file=sys.stderr, flush=True)
+    least = 2 * block_of(student)
+    proteins = sampled(files, PROTEINS, least, _LONGEST)
     if not proteins:
-        low, high = _SAMPLED
-        raise UserError(f"exact_heads: no protein of {low} to {high:,} residues to choose heads on", "exact_heads")
+        raise UserError(
+            f"exact_heads: no protein of {least} to {_LONGEST:,} residues to choose heads on", "exact_heads"
+        )
+    print(f"choosing the heads that stay exact, on {len(proteins)} proteins", file=sys.stderr, flush=True)
     heads = chosen_heads(load(teacher).eval(), student, proteins, share, by)
     path.parent.mkdir(exist_ok=True)
     with atomic_output(path) as partial:

@@ -10,7 +10,8 @@ to all other keys by phi(q).psi(k), see `LearnedFeatures`; the sum of both kinds
 
 Far keys are summed block by block, once from each end, so that nothing is subtracted, and relative to the largest key of
 each feature, so that nothing overflows. To the queries of a block, feature i then is one more key, with the logit
-log phi_i(q) + log sum_far psi_i(k_s) and the mean of far values as its value: the whole is one softmax.
+log phi_i(q) + log sum_far psi_i(k_s) and the mean of far values as its value: a softmax over near keys and features,
+which are joined by their log-sum-exp.
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.learned_features import LEARNED_MAPS, LearnedFeatures
 from protlm.performer.projection import whole_number
+from protlm.performer.softmax_lse import LEAST, softmax_lse
 
-_NONE = -1e30  # logarithm of a weight of 0; finite, since infinities have no difference
 _ELEMENTS = 2**24  # weights of near keys computed at once, without gradients
 
 
@@ -63,7 +64,9 @@ class Hybrid(Kind):
             raise ValueError(f"exact_heads: layer {s.layer} has {s.heads} heads, numbered from 0; got {exact[-1]}")
         if len(exact) == s.heads:
             return ExactAttention(s.causal)
-        own = HybridAttention(s.head_dim, s.heads - len(exact), s.num_features, self.map, self.block, s.causal, (s.seed, s.layer))
+        own = HybridAttention(
+            s.head_dim, s.heads - len(exact), s.num_features, self.map, self.block, s.causal, (s.seed, s.layer)
+        )
         return PartlyExactAttention(own, ExactAttention(s.causal), exact, s.heads) if exact else own
 
     def operations(self, settings: AttentionSettings, length: int) -> int:
@@ -142,25 +145,14 @@ class HybridAttention(nn.Module):
         if self.causal:
             position = torch.arange(2 * size, device=q.device)
             seen = seen & (position <= position[size:, None])
-        keys, values = _near(k, self.causal), _near(v, self.causal)
-        width, far = keys.shape[3], q.shape[2] > 2 and not self.near_only
-        more = self.features.count if far else 0
-        bias = q.new_empty(*q.shape[:1], *q.shape[2:0:-1], size, width + more).transpose(1, 2)  # in the order of use
-        bias[..., :width] = torch.zeros_like(seen, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
-        if far:  # a feature is one more key, with a logit of its own
-            logarithms, means = self._far(self.features.keys(k, part).masked_fill(~real[..., None], -torch.inf), v)
-            bias[..., width:] = self.features.queries(q, part) + logarithms
-            keys = torch.cat((keys, torch.zeros_like(means[..., :1]).expand(*means.shape[:-1], k.shape[-1])), 3)
-            values = torch.cat((values, means), 3)
-        if key_mask is not None:
-            # some of PyTorch's kernels return 0 / 0 for a row that sees nothing: it sees all, and its result is dropped
-            alone = ~seen.any(-1, keepdim=True)
-            alone = alone & (logarithms == -torch.inf).all(-1, keepdim=True) if far else alone
-            bias = bias.masked_fill(alone, 0)
-        flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, keys, values, bias)]
-        out = F.scaled_dot_product_attention(*flat[:3], attn_mask=flat[3], scale=self.head_dim**-0.5)
-        out = out.unflatten(0, (batch, -1)).transpose(1, 2)
-        out = out if key_mask is None else out.masked_fill(alone, 0)
+        near = (x.transpose(1, 2).flatten(0, 1) for x in (q, _near(k, self.causal), _near(v, self.causal)))
+        seen = seen.transpose(1, 2).flatten(0, 1)
+        out, ones = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in softmax_lse(*near, seen, self.head_dim**-0.5))
+        if q.shape[2] > 2 and not self.near_only:
+            logits, means = self._far(self.features.keys(k, part).masked_fill(~real[..., None], LEAST), v)
+            logits = self.features.queries(q, part) + logits
+            share = torch.sigmoid(logits.logsumexp(-1, keepdim=True) - ones)
+            out = out + share * (logits.softmax(-1) @ means - out)
         return out.flatten(2, 3)[:, :, :length]
 
     def _far(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +162,7 @@ class HybridAttention(nn.Module):
             keys: (B, H', n, C, M), logarithms of features.
             values: (B, H', n, C, e).
         """
-        highest = keys.detach().amax(3, keepdim=True).clamp(min=_NONE)
+        highest = keys.detach().amax(3, keepdim=True)
         sums = (keys - highest).exp().mT @ with_ones(values)
         shift, total = _scanned(highest, sums)
         if not self.causal:
@@ -178,9 +170,9 @@ class HybridAttention(nn.Module):
             shift = torch.maximum(before[0], after[0])
             total = sum(one * (own - shift).exp().mT for own, one in (before, after))  # type: ignore[assignment]
         ones = total[..., -1:]
-        none = ones <= 0
+        none = (shift <= LEAST / 2).mT
         ones = ones.masked_fill(none, 1.0)
-        return (shift + ones.mT.log()).masked_fill(none.mT, -torch.inf), total[..., :-1] / ones
+        return shift + ones.mT.log(), (total[..., :-1] / ones).masked_fill(none, 0)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: HybridState | None = None) -> tuple[Tensor, HybridState]:
         """Like `FavorAttention.step`."""
@@ -199,7 +191,7 @@ class HybridAttention(nn.Module):
         """The state after the first positions."""
         k, v = (x.to(precision(k, v)) for x in (k, v))
         empty = k.new_zeros(*k.shape[:2], self.features.count, v.shape[-1] + 1)
-        state = HybridState(k, v, torch.full_like(empty[..., 0][:, :, None], _NONE), empty)
+        state = HybridState(k, v, torch.full_like(empty[..., 0][:, :, None], LEAST), empty)
         while state.keys.shape[2] > 2 * self.block:
             state = self._moved(state)
         return state
@@ -287,7 +279,7 @@ def _scanned(highest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         highest: (B, H, n, 1, M), logarithm of the scale of each block's sums.
         sums: (B, H, n, M, e + 1).
     """
-    shift, total = torch.full_like(highest[:, :, 0], _NONE), torch.zeros_like(sums[:, :, 0])
+    shift, total = torch.full_like(highest[:, :, 0], LEAST), torch.zeros_like(sums[:, :, 0])
     shifts, totals = [shift, shift], [total, total]
     for now, one in zip(highest.unbind(2)[:-2], sums.unbind(2)[:-2], strict=True):
         larger = torch.maximum(shift, now)

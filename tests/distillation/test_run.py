@@ -1,0 +1,147 @@
+"""Distillation as users run it: a student in a folder, resumed when the command is repeated, and its gap."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from protlm.checkpoint import export, load
+from protlm.distillation.run import sampled
+from protlm.performer.hybrid import Hybrid
+from tests.command import assert_refused
+
+OPTIONS = [
+    "--block",
+    8,
+    "--features",
+    8,
+    "--max-length",
+    100,
+    "--token-budget",
+    400,
+    "--steps",
+    6,
+    "--match",
+    4,
+    "--device",
+    "cpu",
+]
+OPTIONS += ["--set", "trainer.val_check_interval=3", "--set", "trainer.limit_val_batches=1"]
+
+
+@pytest.fixture
+def fasta(write_fasta, proteins, monkeypatch):
+    path = write_fasta(proteins[20:])
+    monkeypatch.chdir(path.parent)  # the corpus is made there
+    return path
+
+
+@pytest.fixture
+def others(write_fasta, proteins):
+    return write_fasta(proteins[:20], "others.fasta")
+
+
+def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, tmp_path) -> None:
+    run = ["linearise", teacher_folder, "-o", tmp_path / "student"]
+    outcome = protlm(*run, "--fasta", fasta, *OPTIONS, "--exact-heads", 0.25, "--check", others, "--lengths", "64")
+    assert outcome.code == 0, outcome.err
+    student = load(tmp_path / "student")
+    assert isinstance(student.config.kind, Hybrid)
+    assert sum(map(len, student.config.kind.exact_heads)) == 1  # of four
+    assert load(tmp_path / "student" / "stages" / "match").config == student.config
+    for name in ("config.yaml", "run.json", "results.json"):
+        assert (tmp_path / "student" / "training" / name).exists()
+    assert not (tmp_path / ".student.run").exists()
+    gap = json.loads((tmp_path / "student" / "gap.json").read_text())
+    assert list(gap) == ["untrained", "match", "student"]
+    errors = [report["errors"]["all"]["layers"][-1] for report in gap.values()]
+    assert errors[0] > errors[1]
+    assert errors[0] > errors[2]
+    final = gap["student"]
+    assert final["proteins"] == 20
+    assert 0 <= final["neighbours"]["ten"] <= 1
+    assert final["masked"]["residues"] > 0
+    assert set(final["seconds"]) == {"64"}
+    assert "student, near keys only" in outcome.out
+    assert "times as fast" in outcome.out
+    again = protlm(*run, "--check", others, "--lengths", "")
+    assert again.code == 0
+    assert again.out.split("\n\n")[0] == outcome.out.split("\n\n")[0]
+    assert_refused(protlm(*run, "--fasta", fasta), "student: already exists")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--map", "cosine"], "map 'cosine': expected one of positive, hedgehog, relu"),
+        (["--exact-heads", 1], "--exact-heads 1.0: expected a fraction"),
+        (["--exact-heads", 0.5, "--choose-by", "luck"], "--choose-by 'luck': expected one of error, kl"),
+        (["--match", 3000], "task.match 3,000 and task.tune 0: more than trainer.max_steps, 2,000"),
+        (["--set", "optimizer.speed=1"], "optimizer"),
+        (["--token-budget", 500], "--max-length 1,024: more than --token-budget, 500"),
+        (["--lengths", "0"], "lengths '0': expected numbers of tokens"),
+        (["--fasta", "missing.fasta"], "missing.fasta"),
+    ],
+)
+def test_wrong_options_are_refused_and_leave_nothing(options, words, protlm, teacher_folder, fasta, tmp_path) -> None:
+    outcome = protlm("linearise", teacher_folder, "-o", tmp_path / "student", "--fasta", fasta, *options)
+    assert_refused(outcome, words)
+    assert not (tmp_path / "student").exists()
+    assert not (tmp_path / ".student.run").exists()
+
+
+def test_a_model_that_is_no_teacher_is_refused(protlm, tiny_model, fasta, others, tmp_path) -> None:
+    export(tiny_model, tmp_path / "relu")
+    run = ["linearise", tmp_path / "relu", "-o", tmp_path / "student"]
+    assert_refused(protlm(*run, "--fasta", fasta), "has relu attention; expected a teacher with exact attention")
+    assert_refused(protlm(*run), "--fasta: give the proteins to train on")
+    (tmp_path / "empty.fasta").write_text("")
+    assert_refused(protlm(*run, "--fasta", fasta, "--check", tmp_path / "empty.fasta"), "empty.fasta")
+
+
+def test_the_same_proteins_are_sampled_in_any_order(write_fasta, proteins) -> None:
+    one, other = write_fasta(proteins, "one.fasta"), write_fasta(proteins[::-1], "other.fasta")
+    found = sampled([one], 10, 40, 60)
+    assert found == sampled([other], 10, 40, 60) == sampled([other, one], 10, 40, 60)
+    assert len(found) == 10
+    assert all(40 <= len(protein) <= 60 for protein in found)
+
+
+@pytest.mark.slow
+def test_a_killed_and_a_stopped_run_resume_when_the_command_is_repeated(teacher_folder, fasta, tmp_path) -> None:
+    """SIGKILL after a checkpoint, then Ctrl-C, then to the end: the same bits as without."""
+    command = [sys.executable, "-m", "protlm", "linearise", str(teacher_folder), "--fasta", str(fasta)]
+    command += [*map(str, OPTIONS), "--steps", "60", "--match", "30", "--exact-heads", "0.25"]
+    command += ["--set", "callbacks.checkpoint.every_n_train_steps=5"]
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    last = tmp_path / ".parts.run" / "checkpoints" / "last.ckpt"
+    for number in (signal.SIGKILL, signal.SIGINT):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        with subprocess.Popen([*command, "-o", "parts"], **options) as process:
+            while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
+                time.sleep(0.02)
+            os.killpg(process.pid, number)
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        assert "Traceback" not in errors
+    assert "repeat the command to resume" in errors
+    for name in ("parts", "whole"):
+        subprocess.run([*command, "-o", name], cwd=tmp_path, check=True, capture_output=True)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    assert all((one[name] == other[name]).all() for name in one)
+    shutil.rmtree(tmp_path / "parts")
+
+
+def test_an_unfinished_run_with_other_options_is_not_resumed(protlm, teacher_folder, fasta, tmp_path) -> None:
+    unfinished = tmp_path / ".student.run"
+    unfinished.mkdir()
+    (unfinished / "options.json").write_text('["seed=5"]')
+    run = ["linearise", teacher_folder, "-o", tmp_path / "student", "--fasta", fasta, *OPTIONS]
+    assert_refused(protlm(*run), "an unfinished distillation with other options")
