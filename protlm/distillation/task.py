@@ -100,7 +100,7 @@ class DistillationTask(TrainingTask):
             return loss if loss.requires_grad else loss + self._nothing()
         errors, logits = self._compared(tokens, batch.key_mask)
         loss = errors.mean()
-        return loss + self._logits * divergence(*logits, batch.key_mask) if self._logits else loss
+        return loss + self._logits * divergence(logits[0], logits[1], batch.key_mask) if logits else loss
 
     def _nothing(self) -> Tensor:
         """0 with a gradient, for proteins so short that no key is far."""

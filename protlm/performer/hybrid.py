@@ -145,9 +145,10 @@ class HybridAttention(nn.Module):
         if self.causal:
             position = torch.arange(2 * size, device=q.device)
             seen = seen & (position <= position[size:, None])
-        near = (x.transpose(1, 2).flatten(0, 1) for x in (q, _near(k, self.causal), _near(v, self.causal)))
-        seen = seen.transpose(1, 2).flatten(0, 1)
-        out, ones = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in softmax_lse(*near, seen, self.head_dim**-0.5))
+        near = q, _near(k, self.causal), _near(v, self.causal), seen
+        queries, keys, values, seen = (x.transpose(1, 2).flatten(0, 1) for x in near)
+        both = softmax_lse(queries, keys, values, seen, self.head_dim**-0.5)
+        out, ones = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in both)
         if q.shape[2] > 2 and not self.near_only:
             logits, means = self._far(self.features.keys(k, part).masked_fill(~real[..., None], LEAST), v)
             logits = self.features.queries(q, part) + logits
@@ -166,9 +167,9 @@ class HybridAttention(nn.Module):
         sums = (keys - highest).exp().mT @ with_ones(values)
         shift, total = _scanned(highest, sums)
         if not self.causal:
-            before, after = (shift, total), [x.flip(2) for x in _scanned(highest.flip(2), sums.flip(2))]
-            shift = torch.maximum(before[0], after[0])
-            total = sum(one * (own - shift).exp().mT for own, one in (before, after))  # type: ignore[assignment]
+            before, (after, more) = shift, (x.flip(2) for x in _scanned(highest.flip(2), sums.flip(2)))
+            shift = torch.maximum(before, after)
+            total = total * (before - shift).exp().mT + more * (after - shift).exp().mT
         ones = total[..., -1:]
         none = (shift <= LEAST / 2).mT
         ones = ones.masked_fill(none, 1.0)
@@ -182,8 +183,9 @@ class HybridAttention(nn.Module):
             if state is None:
                 return self(q, k, v), self._state(k, v)
             outs = []
-            for parts in zip(*(x.to(state.sums.dtype).split(1, 2) for x in (q, k, v)), strict=True):
-                out, state = self._next(*parts, state)
+            each = (x.to(state.sums.dtype).split(1, 2) for x in (q, k, v))
+            for one_q, one_k, one_v in zip(*each, strict=True):
+                out, state = self._next(one_q, one_k, one_v, state)
                 outs.append(out)
             return torch.cat(outs, 2).to(v.dtype), state
 

@@ -35,6 +35,9 @@ class LearnedFeatures(nn.Module):
         key: of the random directions that W starts from; head h has its own.
     """
 
+    queries_weight: Tensor
+    keys_bias: Tensor
+
     def __init__(self, map: str, heads: int, head_dim: int, num_features: int, key: tuple[int, int]) -> None:  # noqa: A002
         super().__init__()
         if map not in LEARNED_MAPS:
