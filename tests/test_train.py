@@ -39,8 +39,8 @@ from tests.tiny import FAST, QUICK, TINY, run_training
 GROUPS = ("model", "data", "task", "trainer", "logger", "callbacks", "optimizer", "schedule")
 
 
-FINE_TUNING = ("finetune", "labels", "pretrained")
-"""Files that tests/supervised/tuning/test_run.py composes and runs."""
+TRAINED = ("finetune", "labels", "pretrained", "distillation", "linearise", "student")
+"""Files for trained models, which tests/supervised/tuning/test_run.py and tests/distillation/test_run.py run."""
 
 
 def names(group: str) -> list[str]:
@@ -60,8 +60,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @pytest.mark.parametrize(
     "override",
-    [f"{group}={name}" for group in GROUPS for name in names(group) if name not in FINE_TUNING]
-    + [f"+experiment={x}" for x in names("experiment") if x not in FINE_TUNING],
+    [f"{group}={name}" for group in GROUPS for name in names(group) if name not in TRAINED]
+    + [f"+experiment={x}" for x in names("experiment") if x not in TRAINED],
 )
 def test_every_yaml_composes_and_instantiates(override: str, corpus_path: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])

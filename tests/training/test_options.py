@@ -29,12 +29,21 @@ from tests.tiny import FAST, run_training
             ["trainer.detect_anomaly=true"],
             "is not in the configuration; to add it, write +trainer.detect_anomaly=VALUE",
         ),
-        (["optimizer=adam"], "optimizer 'adam': did you mean adamw? expected one of adamw, finetune, muon, paper"),
-        (["+experiment=demos"], "experiment 'demos': did you mean demo? expected one of box, demo, finetune, quality,"),
+        (
+            ["optimizer=adam"],
+            "optimizer 'adam': did you mean adamw? expected one of adamw, distillation, finetune, muon, paper",
+        ),
+        (
+            ["+experiment=demos"],
+            "experiment 'demos': did you mean demo? expected one of box, demo, finetune, linearise, quality,",
+        ),
         (["logger=[csv,tensorbord]"], "logger 'tensorbord': did you mean tensorboard? expected one of csv,"),
         (["model/attention=rel"], "model/attention 'rel': did you mean relu?"),
         (["experiment=demo"], "experiment: has no default; use +experiment=NAME"),
-        (["optimizer=null"], "optimizer=null: expected optimizer=NAME, with one of adamw, finetune, muon, paper"),
+        (
+            ["optimizer=null"],
+            "optimizer=null: expected optimizer=NAME, with one of adamw, distillation, finetune, muon, paper",
+        ),
         (["--data.fasta=x"], "--data.fasta=x: options have no dashes; write data.fasta=x"),
         (["hydra.job.name=a/b"], "hydra.job.name=a/b: expected a name without '/'; the run's folder is hydra.run.dir"),
         (["data.fasta", "=x"], "'data.fasta': expected OPTION=VALUE, without spaces"),
@@ -86,7 +95,7 @@ def test_help_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         run_training("--help")
     printed = capsys.readouterr().out
-    assert "experiment: box, demo, finetune, quality, trembl," in printed
+    assert "experiment: box, demo, finetune, linearise, quality, trembl," in printed
     assert "_small," in printed
     assert " _small" not in printed
     assert "3 to 5 minutes" in printed
