@@ -2,8 +2,8 @@
 
 Legend: B batch, H heads, L length, d head width, D model width, V vocabulary.
 
-A relative error is the squared distance from the teacher, divided by that of the teacher from its mean over the protein:
-1 is as far away as that mean.
+A relative error is the squared distance from the teacher, divided by that of the teacher from its mean over the
+protein: 1 is as far away as that mean.
 """
 
 from collections.abc import Iterator

@@ -3,13 +3,13 @@
 Legend: B batch, H heads, L length, d head width, e value width, M features, C positions of a block, n blocks, W keys of
 a block and its neighbours.
 
-Positions are cut into blocks of C. A query attends to its own block and the two adjacent ones by exp(q.k / sqrt(d)), and
-to all other keys by phi(q).psi(k), see `LearnedFeatures`; the sum of both kinds of weights is the denominator:
+Positions are cut into blocks of C. A query attends to its own block and the two adjacent ones by exp(q.k / sqrt(d)),
+and to all other keys by phi(q).psi(k), see `LearnedFeatures`; the sum of both kinds of weights is the denominator:
 
     out_t = (sum_near exp(q_t.k_s / sqrt(d)) v_s + sum_far phi(q_t).psi(k_s) v_s) / (the same without v_s)
 
-Far keys are summed block by block, once from each end, so that nothing is subtracted, and relative to the largest key of
-each feature, so that nothing overflows. To the queries of a block, feature i then is one more key, with the logit
+Far keys are summed block by block, once from each end, so that nothing is subtracted, and relative to the largest key
+of each feature, so that nothing overflows. To the queries of a block, feature i then is one more key, with the logit
 log phi_i(q) + log sum_far psi_i(k_s) and the mean of far values as its value: a softmax over near keys and features,
 which are joined by their log-sum-exp.
 """

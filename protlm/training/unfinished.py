@@ -1,4 +1,4 @@
-"""A run that a command starts in a folder beside its output and resumes, when it is repeated, until the run is complete."""
+"""A run in a folder beside the output of a command, which resumes it when it is repeated, until it is complete."""
 
 import json
 import shutil

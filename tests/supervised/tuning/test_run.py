@@ -19,8 +19,8 @@ from protlm.errors import UserError
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.predictor_folder import load_predictor
 from protlm.supervised.tuning.run import fine_tune, options_of, overrides_of
-from protlm.training.unfinished import run_folder
 from protlm.training.composed import run_composed
+from protlm.training.unfinished import run_folder
 
 LETTERS = np.array(list("ADFGIKLMNPQRSTVY"))
 
