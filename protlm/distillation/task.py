@@ -14,6 +14,7 @@ from protlm.distillation.student import check_teacher
 from protlm.errors import UserError
 from protlm.performer import Performer
 from protlm.training.base_task import TrainingTask
+from protlm.training.strategies import FullySharded
 
 
 class DistillationTask(TrainingTask):
@@ -71,6 +72,8 @@ class DistillationTask(TrainingTask):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if isinstance(self.trainer.strategy, FullySharded):
+            raise UserError("trainer=fsdp: a student is not sharded; use trainer=ddp")
         if stage == "fit":
             self.stages = Stages.of(self.trainer.max_steps, *self._given)  # type: ignore[arg-type]
         self.teacher.to(self.trainer.strategy.root_device)
