@@ -139,22 +139,28 @@ class HybridAttention(nn.Module):
         (batch, _, length, _), size = q.shape, self.block
         real = q.new_ones(batch, length, dtype=torch.bool) if key_mask is None else key_mask
         rest = -length % size
-        q, k, v = (F.pad(x[:, part], (0, 0, 0, rest)).unflatten(2, (-1, size)) for x in (q, k, v))  # (B, H', n, C, .)
-        real = F.pad(real, (0, rest)).unflatten(1, (-1, size))[:, None]  # (B, 1, n, C)
-        seen = _near(real[..., None], self.causal).mT  # (B, 1, n, C or 1, W)
+        q, k, v = (F.pad(x[:, part], (0, 0, 0, rest)) for x in (q, k, v))
+        real = F.pad(real, (0, rest))[:, None, :, None]
+        near = [self._near(x) for x in (k, v, real)]
+        q, k, v, real = (x.unflatten(2, (-1, size)) for x in (q, k, v, real))  # (B, H', n, C, .)
+        seen = near[2].mT  # (B n, 1, C or 1, W)
         if self.causal:
             position = torch.arange(2 * size, device=q.device)
             seen = seen & (position <= position[size:, None])
-        near = q, _near(k, self.causal), _near(v, self.causal), seen
-        queries, keys, values, seen = (x.transpose(1, 2).flatten(0, 1) for x in near)
-        both = softmax_lse(queries, keys, values, seen, self.head_dim**-0.5)
+        both = softmax_lse(q.transpose(1, 2).flatten(0, 1), near[0], near[1], seen, self.head_dim**-0.5)
         out, ones = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in both)
         if q.shape[2] > 2 and not self.near_only:
-            logits, means = self._far(self.features.keys(k, part).masked_fill(~real[..., None], LEAST), v)
+            logits, means = self._far(self.features.keys(k, part).masked_fill(~real, LEAST), v)
             logits = self.features.queries(q, part) + logits
             share = torch.sigmoid(logits.logsumexp(-1, keepdim=True) - ones)
             out = out + share * (logits.softmax(-1) @ means - out)
         return out.flatten(2, 3)[:, :, :length]
+
+    def _near(self, x: Tensor) -> Tensor:
+        """(B, H', n C, any) -> (B n, H', W, any): of each block with its neighbours; zeros beyond the ends."""
+        size, ahead = self.block, 0 if self.causal else self.block
+        x = F.pad(x, (0, 0, size, ahead)).unfold(2, 2 * size + ahead, size)  # a view: neighbours are not copied
+        return x.permute(0, 2, 1, 4, 3).flatten(0, 1)
 
     def _far(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """For each block, the sums over its far keys: logarithms (B, H', n, 1, M), means of values (B, H', n, M, e).
@@ -263,15 +269,6 @@ class PartlyExactAttention(nn.Module):
 def with_ones(v: Tensor) -> Tensor:
     """Values (..., e) with a column of ones: (..., e + 1)."""
     return torch.cat((v, v.new_ones(*v.shape[:-1], 1)), -1)
-
-
-def _near(x: Tensor, causal: bool) -> Tensor:
-    """(B, H, n, C, any) -> (B, H, n, W, any): of each block with its neighbours; zeros beyond the ends."""
-    empty = torch.zeros_like(x[:, :, :1])
-    before = torch.cat((empty, x[:, :, :-1]), 2)
-    if causal:
-        return torch.cat((before, x), 3)
-    return torch.cat((before, x, torch.cat((x[:, :, 1:], empty), 2)), 3)
 
 
 def _scanned(highest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
