@@ -9,18 +9,20 @@ from protlm.errors import UserError
 
 if TYPE_CHECKING:
     from protlm.annotation.annotate import annotate
+    from protlm.distillation.run import linearise
     from protlm.supervised.estimator import Probe
     from protlm.supervised.fit_api import fit
     from protlm.variant_api import score
 
 __version__ = "0.1.0"
 
-__all__ = ["Embedder", "Probe", "UserError", "__version__", "annotate", "fit", "load", "score"]
+__all__ = ["Embedder", "Probe", "UserError", "__version__", "annotate", "fit", "linearise", "load", "score"]
 
 _LAZY = {
     "Probe": "protlm.supervised.estimator",
     "annotate": "protlm.annotation.annotate",
     "fit": "protlm.supervised.fit_api",
+    "linearise": "protlm.distillation.run",
     "score": "protlm.variant_api",
 }
 

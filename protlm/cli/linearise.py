@@ -71,34 +71,18 @@ def linearise(
     from protlm.distillation.run import sampled
     from protlm.model_api import placed
 
-    if max_length > token_budget:
-        raise UserError(f"--max-length {max_length:,}: more than --token-budget, {token_budget:,}")
     times = lengths_of(lengths)
     measured = [] if check is None else sampled([check], proteins)
     if check is not None and len(measured) < 2:
         raise UserError(f"{check}: at least two proteins are needed to compare teacher and student")
-    kind, _, number = device.partition(":")
     if not (output.exists() and check is not None and not fasta):
         if not fasta:
             raise UserError("--fasta: give the proteins to train on")
         check_outputs({"--output": (output, FOLDER)}, [teacher, *fasta, *filter(None, [check, clusters])])
-        options: dict[str, object] = {
-            "model.num_features": features,
-            "model.block": block,
-            "model.map": form,
-            "trainer.max_steps": steps,
-            "task.match": match,
-            "task.tune": tune,
-            "data.max_length": max_length,
-            "data.token_budget": token_budget,
-            "seed": seed,
-            "trainer.accelerator": kind,
-            "trainer.devices": [int(number)] if number.isdigit() else 1,
-            "trainer.precision": "bf16-mixed" if precision == "bfloat16" else "32-true",
-        }
-        if clusters is not None:
-            options |= {"data.clusters": str(clusters.resolve()), "data.split_by": "cluster"}
-        distil(teacher, output, fasta, options, exact_heads, choose_by, setting or ())
+        options = {"steps": steps, "match": match, "tune": tune, "features": features, "block": block, "map": form}
+        options |= {"exact_heads": exact_heads, "choose_by": choose_by, "max_length": max_length, "seed": seed}
+        options |= {"token_budget": token_budget, "clusters": clusters, "precision": precision, "device": device}
+        distil(teacher, output, fasta, setting or (), **options)
         say(f"wrote {output}; use it with --model {output}")
     if check is None:
         say(f"to compare it with its teacher: protlm linearise {teacher} -o {output} --check FASTA")

@@ -6,20 +6,21 @@ import heapq
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
 from protlm.checkpoint import check_absent, export, load
-from protlm.distillation.choice import PROTEINS, block_of, check_choice, chosen_heads
-from protlm.distillation.stages import Stages
+from protlm.distillation.choice import PROTEINS, block_of, chosen_heads
+from protlm.distillation.options import LineariseOptions
 from protlm.distillation.student import student_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer
 from protlm.sequence.fasta import FastaFile
+from protlm.sequence.fasta_files import checked_inputs
 from protlm.strict_json import dumps
 from protlm.training.checkpoints import BEST, LAST
 from protlm.training.composed import check_composed
@@ -27,7 +28,6 @@ from protlm.training.unfinished import complete_run, override, run_folder
 
 KEPT = ("config.yaml", "run.json", "metrics", "results.json")
 """Files and folders of the run that are moved to `training/` in the folder of the student."""
-_STEPS = {"trainer.max_steps": 2000, "task.match": 1000, "task.tune": 0}  # as in conf/experiment/linearise.yaml
 CHOICE = "exact_heads.json"
 _LONGEST = 1022  # residues of the proteins on which heads are chosen
 
@@ -35,11 +35,9 @@ _LONGEST = 1022  # residues of the proteins on which heads are chosen
 def linearise(
     teacher: str | Path,
     output: str | Path,
-    fasta: Sequence[str | Path],
-    options: Mapping[str, Any],
-    exact_heads: float = 0.0,
-    by: str = "error",
+    fasta: str | Path | Sequence[str | Path],
     settings: Sequence[str] = (),
+    **options: Any,
 ) -> None:
     """Trains a student and writes its model folder, with `training/` and the students of earlier stages in `stages/`.
 
@@ -48,25 +46,22 @@ def linearise(
     Args:
         teacher: model folder or checkpoint with exact attention.
         output: must not exist.
-        fasta: proteins to train on.
-        options: name of an option of `python -m protlm.train +experiment=linearise` -> value.
-        exact_heads, by: share of the heads that stay exact, and how they are chosen; see `chosen_heads`.
-        settings: more options, as on its command line.
+        fasta: one or more files with proteins to train on.
+        settings: more options of `python -m protlm.train +experiment=linearise`, as on its command line.
+        **options: fields of `LineariseOptions`.
 
     Raises:
         UserError: for options or proteins that cannot be used; for an unfinished run with others.
     """
-    output = Path(output)
+    output, how = Path(output), LineariseOptions(**options)
     check_absent(output)
-    check_choice(exact_heads, by)
-    Stages.of(*(options.get(name, default) for name, default in _STEPS.items()))
-    student = student_of(str(teacher), **{name.removeprefix("model."): options[name] for name in _model(options)})
-    files = [Path(path).resolve() for path in fasta]
-    given = {"model.teacher": Path(teacher).resolve(), "data.fasta": [str(path) for path in files], **options}
+    student = student_of(str(teacher), **how.of_student)
+    files = [path.resolve() for path in checked_inputs(fasta)]
+    given = {"model.teacher": Path(teacher).resolve(), "data.fasta": [str(path) for path in files], **how.named}
     given["data.causal"] = student.config.causal
     check_composed(_overrides(given, settings))
-    if exact_heads:
-        given["model.exact_heads"] = _remembered(output, teacher, student, files, exact_heads, by)
+    if how.exact_heads:
+        given["model.exact_heads"] = _remembered(output, teacher, student, files, how)
     overrides = _overrides(given, settings)
     with complete_run(output, "distillation", overrides, {}) as folder:
         checkpoints = folder / "checkpoints"
@@ -87,10 +82,6 @@ def _overrides(options: Mapping[str, Any], settings: Sequence[str]) -> list[str]
     return ["+experiment=linearise", *(override(name, value) for name, value in options.items()), *settings]
 
 
-def _model(options: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in options if name.startswith("model."))
-
-
 def sampled(files: Sequence[Path], count: int, least: int = 1, most: int = sys.maxsize) -> list[str]:
     """Proteins of FASTA files with a length in these bounds: those with the smallest hashes of their residues."""
     proteins = (record.sequence for path in files for record in FastaFile(path))
@@ -99,11 +90,11 @@ def sampled(files: Sequence[Path], count: int, least: int = 1, most: int = sys.m
 
 
 def _remembered(
-    output: Path, teacher: str | Path, student: Performer, files: Sequence[Path], share: float, by: str
+    output: Path, teacher: str | Path, student: Performer, files: Sequence[Path], how: LineariseOptions
 ) -> list[list[int]]:
     """Chooses the heads that stay exact, or reads what an interrupted command has chosen."""
     path = run_folder(output) / CHOICE
-    about = {"share": share, "by": by, "files": [str(file) for file in files]}
+    about = {"share": how.exact_heads, "by": how.choose_by, **how.of_student, "files": [str(file) for file in files]}
     try:
         stored = json.loads(path.read_text())
         if {name: stored[name] for name in about} == about:
@@ -117,7 +108,7 @@ def _remembered(
             f"exact_heads: no protein of {least} to {_LONGEST:,} residues to choose heads on", "exact_heads"
         )
     print(f"choosing the heads that stay exact, on {len(proteins)} proteins", file=sys.stderr, flush=True)
-    heads = chosen_heads(load(teacher).eval(), student, proteins, share, by)
+    heads = chosen_heads(load(teacher).eval(), student, proteins, how.exact_heads, how.choose_by)
     path.parent.mkdir(exist_ok=True)
     with atomic_output(path) as partial:
         partial.write_text(dumps({**about, "heads": heads}) + "\n")

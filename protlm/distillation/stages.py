@@ -35,11 +35,11 @@ class Stages(NamedTuple):
         """
         for name, value in (("match", match), ("tune", tune)):
             if not isinstance(value, int) or value < 0:
-                raise UserError(f"task.{name} {value!r}: expected a number of steps")
+                raise UserError(f"{name} {value!r}: expected a number of steps")
         if total < 1:
             raise UserError("distillation requires trainer.max_steps or max_epochs")
         if match + tune > total:
-            raise UserError(f"task.match {match:,} and task.tune {tune:,}: more than trainer.max_steps, {total:,}")
+            raise UserError(f"match {match:,} and tune {tune:,}: more than {total:,} steps in all")
         return cls(match, total - match - tune, tune)
 
     def place(self, step: int) -> tuple[str, int, int]:

@@ -82,7 +82,7 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
         (["--map", "cosine"], "map 'cosine': expected one of positive, hedgehog, relu"),
         (["--exact-heads", 1], "--exact-heads 1.0: expected a fraction"),
         (["--exact-heads", 0.5, "--choose-by", "luck"], "--choose-by 'luck': expected one of error, kl"),
-        (["--match", 3000], "task.match 3,000 and task.tune 0: more than trainer.max_steps, 2,000"),
+        (["--match", 3000], "match 3,000 and tune 0: more than 2,000 steps in all"),
         (["--set", "optimizer.speed=1"], "optimizer"),
         (["--token-budget", 500], "--max-length 1,024: more than --token-budget, 500"),
         (["--lengths", "0"], "lengths '0': expected numbers of tokens"),

@@ -28,9 +28,9 @@ def test_each_step_has_a_stage(total: int, match: int, tune: int, expected: list
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((10, 8, 4), "task.match 8 and task.tune 4: more than trainer.max_steps, 10"),
-        ((10, -1, 0), "task.match -1: expected a number of steps"),
-        ((10, 0, 0.5), "task.tune 0.5: expected a number of steps"),
+        ((10, 8, 4), "match 8 and tune 4: more than 10 steps in all"),
+        ((10, -1, 0), "match -1: expected a number of steps"),
+        ((10, 0, 0.5), "tune 0.5: expected a number of steps"),
         ((-1, 0, 0), "requires trainer.max_steps or max_epochs"),
     ],
 )

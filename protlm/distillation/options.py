@@ -1,0 +1,75 @@
+"""How a student is made and trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protlm.distillation.choice import check_choice
+from protlm.distillation.stages import Stages
+from protlm.errors import UserError
+from protlm.inference.engine import PRECISIONS
+
+
+@dataclass(frozen=True)
+class LineariseOptions:
+    """How a student is made and trained.
+
+    Attributes:
+        steps, match, tune: of training in all, its first ones and its last ones; see `DistillationTask`.
+        features, block, map: see `student_of`.
+        exact_heads, choose_by: share of the heads that stay exact, and how they are chosen; see `chosen_heads`.
+        max_length: in tokens; longer proteins are cropped at random.
+        token_budget: maximum number of tokens in a batch.
+        clusters: table of MMseqs2 (representative, tab, member); proteins of one cluster are in one part of the data.
+        seed: of the order of proteins, crops and masks.
+        precision: "float32", or "bfloat16" for mixed precision.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        UserError: for options out of range.
+    """
+
+    steps: int = 2000
+    match: int = 1000
+    tune: int = 0
+    features: int = 64
+    block: int = 64
+    map: str = "positive"
+    exact_heads: float = 0.0
+    choose_by: str = "error"
+    max_length: int = 1024
+    token_budget: int = 2048
+    clusters: str | Path | None = None
+    seed: int = 1
+    precision: str = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice(self.exact_heads, self.choose_by)
+        Stages.of(self.steps, self.match, self.tune)
+        if self.max_length > self.token_budget:
+            raise UserError(
+                f"max_length {self.max_length:,}: more than token_budget, {self.token_budget:,}",
+                "max_length",
+                "token_budget",
+            )
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}", "precision")
+
+    @property
+    def of_student(self) -> dict[str, Any]:
+        """Arguments of `student_of`."""
+        return {"map": self.map, "block": self.block, "num_features": self.features}
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Options of `python -m protlm.train +experiment=linearise` by name, less those of heads that stay exact."""
+        kind, _, number = self.device.partition(":")
+        found = {f"model.{name}": value for name, value in self.of_student.items()}
+        found |= {"trainer.max_steps": self.steps, "task.match": self.match, "task.tune": self.tune}
+        found |= {"data.max_length": self.max_length, "data.token_budget": self.token_budget, "seed": self.seed}
+        found |= {"trainer.accelerator": kind, "trainer.devices": [int(number)] if number.isdigit() else 1}
+        found["trainer.precision"] = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
+        if self.clusters is not None:
+            found |= {"data.clusters": str(Path(self.clusters).resolve()), "data.split_by": "cluster"}
+        return found
