@@ -6,22 +6,29 @@ DATA is a folder with the public files of `benchmarks/labelled_tasks.py`. Each c
 fit` does with its defaults: it is fitted in the folder `--runs`, which keeps the model and its report. The CSV file
 gets, for each cell, every metric on the test with its bootstrap interval over proteins, and the same for baselines and
 for the probe that was fitted to the same training proteins (`probe, same proteins`: without those that validate). A
-benchmark that is interrupted resumes: cells of the CSV file are left out, an unfinished fit continues.
+benchmark that is interrupted resumes: cells of the CSV file are left out, an unfinished fit continues. Relatives for
+the validation part are searched once for all cells, not in each fit, and are not counted in the minutes.
 """
 
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas
 
 from benchmarks.labelled_tasks import TASKS, Task
 from benchmarks.measure import positive, program
 from benchmarks.tables import check_outputs, markdown, read_rows, replace_csv
 from protlm.supervised.evaluation import interval, shown
 from protlm.supervised.fit_api import METHODS, PROBE, fit
+from protlm.supervised.fit_options import FitOptions
+from protlm.supervised.labels import read_labels
 from protlm.supervised.predictor import Predictor
 from protlm.supervised.predictor_folder import load_predictor
+from protlm.supervised.split import split_of
 
 SAME = "probe, same proteins"
 """The probe beside a method that keeps some proteins for validation."""
@@ -48,8 +55,25 @@ def rows_of(task: Task, model: str, method: str, predictor: Predictor, seconds: 
             }
 
 
+def validated(task: Task, seed: int) -> Task:
+    """The task with the validation part that `protlm fit` chooses for labels, of different proteins, without one."""
+    if task.labels.suffix != ".tsv":
+        return task
+    path = task.labels.with_name(f"{task.labels.stem}-{seed}.tsv")
+    if not path.exists():
+        split = split_of(read_labels(task.labels), FitOptions(seed=seed, threads=1), lambda done, total: None, True)
+        table = pandas.read_csv(task.labels, sep="\t")
+        valid = [name for name, own in zip(split.labelled.ids, split.partition.final.valid, strict=True) if own]
+        table.loc[table["id"].isin(valid), "split"] = "valid"
+        table.to_csv(path, sep="\t", index=False)
+        print(split.partition.described, flush=True)
+    return replace(task, labels=path)
+
+
 def fitted(task: Task, model: str | None, method: str, folder: Path, arguments: argparse.Namespace) -> float:
     """Fits a cell in `folder`, unless that has been done, and returns the seconds that it took."""
+    if method != PROBE:
+        task = validated(task, arguments.seed)
     start = time.perf_counter()
     training = {} if method == PROBE else {"epochs": arguments.epochs, "settings": arguments.set}
     options = {"relatives": False, "threads": 1, "seed": arguments.seed}

@@ -19,13 +19,12 @@ from protlm.supervised.partition import (
     by_column,
     by_groups,
     equal_sequences,
-    folds_of,
     read_clusters,
 )
 from protlm.supervised.probe import check_learnable
+from protlm.supervised.validation import drawn
 
 _ROWS = 100_000  # residues for training, at most: whole proteins
-_VALID = 10  # one of so many training proteins is for validation
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,19 @@ class Split:
     partition: Partition
     kinship: Kinship | None
 
-    def single(self, seed: int) -> "Split":
+    def single(self, options: FitOptions, progress: Progress) -> "Split":
         """One round with a validation part, for methods that take long and stop early.
 
         Without a test part in the labels, the first fold is the test. Without a validation part, a tenth of the
-        training proteins is for validation. The model to keep is the one that is tested.
+        training proteins is for validation; see `validation.drawn`. The model to keep is the one that is tested.
         """
         part, described = self.partition.rounds[0], self.partition.described
         if len(self.partition.rounds) > 1:
             described = f"one of {len(self.partition.rounds)} folds of {described}"
         if not part.valid.any():
-            fold = np.full(len(part.train), -1)
-            groups = self.partition.groups[part.train]
-            fold[part.train] = folds_of(groups, min(_VALID, len(np.unique(groups))), seed)
-            part = Round(part.train & (fold != 0), fold == 0, part.test)
-            described += f"; {counted(int(part.valid.sum()), 'training protein')} for validation"
+            valid, how = drawn(self.labelled.sequences, self.partition, self.kinship, options, progress)
+            part = Round(part.train & ~valid, valid, part.test)
+            described += f"; {how}"
         final = Round(part.train, part.valid, np.zeros_like(part.test))
         return replace(self, partition=Partition([part], final, self.partition.groups, described))
 
@@ -74,7 +71,7 @@ def split_of(labelled: LabelledSet, options: FitOptions, progress: Progress, sin
     partition, kinship = _partition(labelled, options, progress)
     split = Split(labelled, partition, kinship)
     if single:
-        split = split.single(options.seed)
+        split = split.single(options, progress)
         partition = split.partition
     if not partition.rounds[0].test.any():
         raise UserError(f"{labelled.source}: no test proteins")

@@ -5,11 +5,11 @@ import gzip
 import pytest
 
 from benchmarks import finetune
-from benchmarks.labelled_tasks import TASKS
+from benchmarks.labelled_tasks import TASKS, Task
 from benchmarks.tables import read_rows
 from protlm.checkpoint import export
 from protlm.errors import UserError
-from tests.supervised.proteins import variants
+from tests.supervised.proteins import proteins, variants
 
 
 @pytest.fixture
@@ -62,3 +62,19 @@ def test_proteins_are_drawn_by_their_hashes(tmp_path):
 def test_missing_data_are_named(tmp_path):
     with pytest.raises(UserError, match="deeploc_our_val_set.fasta: no such file"):
         TASKS["localisation"](tmp_path, tmp_path)
+
+
+def test_the_validation_part_is_searched_once(tmp_path, capsys):
+    path = tmp_path / "localisation.tsv"
+    sequences, labels = proteins(60)
+    rows = [("id", "sequence", "location", "split")]
+    for number, (sequence, label) in enumerate(zip(sequences, labels, strict=True)):
+        rows.append((f"p{number}", sequence, label, "test" if number >= 40 else "train"))
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    task = finetune.validated(Task("localisation", "accuracy", path), 0)
+    parts = [line.rpartition("\t")[2] for line in task.labels.read_text().splitlines()[1:]]
+    assert parts.count("valid") == 4
+    assert parts[40:] == ["test"] * 20
+    assert "4 training proteins for validation, 4 held-out clusters" in capsys.readouterr().out
+    assert finetune.validated(Task("localisation", "accuracy", path), 0) == task
+    assert not capsys.readouterr().out
