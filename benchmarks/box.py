@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks.measure import model_path, positive, program
 from benchmarks.tables import check_outputs, markdown
-from protlm.corpus.reader import Corpus, Unigram
+from protlm.corpus.reader import Corpus
+from protlm.corpus.unigram import Unigram
 from protlm.correlation import spearman
 from protlm.errors import UserError
 from protlm.inference.engine import Computer

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protlm.corpus.reader import Unigram
+from protlm.corpus.unigram import Unigram
 from protlm.sequence.alphabet import TOKENS
 from protlm.tables import aligned
 

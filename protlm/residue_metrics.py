@@ -3,7 +3,7 @@
 import torch
 from torchmetrics import Metric  # its import takes longer than torch's, so only what trains imports this file
 
-from protlm.corpus.reader import Unigram
+from protlm.corpus.unigram import Unigram
 from protlm.metrics import ResidueCounts, baseline
 from protlm.sequence.alphabet import TOKENS
 

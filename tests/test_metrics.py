@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from protlm.corpus.reader import Unigram
+from protlm.corpus.unigram import Unigram
 from protlm.metrics import Breakdown, format_metrics
 from protlm.residue_metrics import ResidueMetrics
 from protlm.sequence.alphabet import SCORED

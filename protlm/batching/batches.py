@@ -18,6 +18,7 @@ from protlm.batching.sampling import Draws
 from protlm.corpus.reader import Corpora, Corpus
 from protlm.errors import UserError
 from protlm.sequence.alphabet import CLS, EOS, PAD, with_ends
+from protlm.sequence.alphabets import PROTEIN, name_of
 
 POOL = 64
 """Batches planned together: a uniform draw from the epoch is sorted by length and cut into batches, which are shuffled.
@@ -95,6 +96,8 @@ class Batches(Dataset[Batch]):
             sizes = f"max_length {max_length}, token_budget {token_budget}"
             raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget", "max_length", "token_budget")
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
+        if self.corpora.alphabet != PROTEIN:
+            raise UserError(f"{self.corpora}: is of {name_of(self.corpora.alphabet)}; expected proteins")
         self.split, self.objective, self.seed = split, objective, seed
         self.max_length, self.token_budget = max_length, token_budget
         self.draws = Draws(self.corpora, split, seed, sample_by, weights, min_cluster_size)

@@ -26,7 +26,9 @@ from protlm.files import STDOUT
 
 
 def prepare(
-    fasta: Annotated[list[Path], Argument(help="FASTA files, plain or compressed (gz, bz2, xz, zst); - for stdin.")],
+    fasta: Annotated[
+        list[Path], Argument(help="FASTA or other files, plain or compressed (gz, bz2, xz, zst); - for stdin.")
+    ],
     output: Annotated[Path, Option("--output", "-o", help="Corpus to write (HDF5).")],
     clusters: Annotated[Path | None, Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
     split_by: Annotated[
@@ -38,11 +40,11 @@ def prepare(
     ] = None,
     valid: Annotated[float, Option(help="Fraction of the proteins in the validation split.")] = 0.05,
     test: Annotated[float, Option(help="Fraction of the proteins in the test split.")] = 0.1,
-    min_length: Annotated[int, Option(help="Minimum length in residues.")] = 1,
-    max_length: Annotated[int | None, Option(help="Maximum length in residues.")] = None,
+    min_length: Annotated[int, Option(help="Minimum length in residues, bases or bytes.")] = 1,
+    max_length: Annotated[int | None, Option(help="Maximum length, likewise.")] = None,
     drop_fragments: Annotated[bool, Option("--drop-fragments", help="Drop records marked '(Fragment'.")] = False,
     nonstandard: Annotated[
-        str, Option(help="'keep' or 'drop' proteins with letters other than the twenty amino acids.")
+        str, Option(help="'keep' or 'drop' records with other letters than the twenty amino acids, or A, C, G and T.")
     ] = "keep",
     deduplicate: Annotated[
         bool, Option("--deduplicate", help="Keep the first record of each sequence, and the ids of the others.")
@@ -53,11 +55,19 @@ def prepare(
     workers: Annotated[int, Option(help="Number of processes; each file is read by one.")] = 1,
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
+    alphabet: Annotated[
+        str, Option(help="What sequences consist of: protein, dna, rna, bytes, or your own class, MODULE.CLASS.")
+    ] = "protein",
+    layout: Annotated[
+        str, Option(help="For other alphabets than protein: 'fasta', each 'file' a sequence, or each 'line' one.")
+    ] = "",
+    cut: Annotated[int, Option(help="For other alphabets than protein: cut longer records into pieces.")] = 1_000_000,
 ) -> None:
-    """Turn FASTA files into a corpus for training."""
+    """Turn FASTA files, or files of bytes, into a corpus for training."""
     from protlm.corpus.ingest import Selection
     from protlm.corpus.prepare import prepare_corpus
     from protlm.corpus.splits import SplitRule, read_ids
+    from protlm.sequence.alphabets import alphabet_of
 
     check_outputs({"--output": (output, HDF5)}, [*fasta, *filter(None, [clusters, held_out])])
     split_by = split_by or ("cluster" if clusters else "sequence")
@@ -67,7 +77,10 @@ def prepare(
         raise UserError("--split-by cluster requires --clusters")
     rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(held_out) if held_out else frozenset())
     fragments = not drop_fragments
-    selection = Selection(min_length, max_length, fragments, nonstandard, identifier, allow_nucleotides, invalid)
+    selection = Selection(
+        *(min_length, max_length, fragments, nonstandard, identifier, allow_nucleotides, invalid),
+        *(alphabet_of(alphabet), layout, cut),
+    )
     with progress("reading", "bytes") as report:
         summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
     say(*summary.describe(output))

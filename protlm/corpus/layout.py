@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from protlm.corpus.assignment import ROWS
 from protlm.corpus.external_sort import Column, Partitions, groups, parts_for
 from protlm.corpus.splits import SPLITS
 from protlm.corpus.summary import PrepareSummary
-from protlm.sequence.alphabet import TOKENS
 
 FORMAT = "protlm corpus"
 VERSION = 2
@@ -28,10 +27,10 @@ class KeptPart:
     """The records of a part that go into the corpus, as columns in its folder beside their tokens."""
 
     folder: Path
+    counts: np.ndarray
+    """(4, V) int64, how often each token occurs in each split."""
     records: int = 0
     residues: int = 0
-    counts: np.ndarray = field(default_factory=lambda: np.zeros((len(SPLITS), len(TOKENS)), dtype=np.int64))
-    """(4, 33) int64, how often each token occurs in each split."""
 
     def column(self, name: str, dtype: str) -> Column:
         """One of "kept_lengths", "kept_split", "kept_cluster", "kept_ids", "merged_ids"."""

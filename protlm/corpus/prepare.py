@@ -29,7 +29,7 @@ def prepare_corpus(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> PrepareSummary:
-    """Writes the proteins of FASTA files into one corpus, in file order, in constant memory.
+    """Writes the sequences of files into one corpus, in file order, in constant memory.
 
     The output is atomic: it appears under its final name when it is complete. An interrupted run leaves nothing; what
     a killed run leaves is removed by the next run with the same output.
@@ -73,12 +73,13 @@ def prepare_corpus(
         ):
             raise UserError(f"{rule.clusters}: no clusters; expected lines of representative, tab, member")
         parts = read_parts(fastas, folder, selection, crew, progress)
-        summary = PrepareSummary(Tally())
+        summary = PrepareSummary(Tally(), selection.alphabet)
         for part in parts:
             summary.tally.update(part.tally)
         if not any(part.records for part in parts):
-            reasons = "; ".join(["no record is left", *summary.tally.describe()])
-            raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected at least one protein")
+            reasons = "; ".join(["no record is left", *summary.lines()])
+            expected = f"at least one {selection.alphabet.record}"
+            raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected {expected}")
         spaces, records = selection.identifier == "header", sum(part.records for part in parts)
         table = read_cluster_table(rule.clusters, folder, records, spaces) if rule.clusters else None
         attributes = {
@@ -95,5 +96,5 @@ def prepare_corpus(
             },
         }
         assignment = assign(parts, table, folder, rule, deduplicate, summary, spaces)
-        os.replace(write_corpus(parts, assignment, folder, attributes, crew, summary), partial)
+        os.replace(write_corpus(parts, assignment, folder, attributes, crew, summary, selection.alphabet), partial)
     return summary

@@ -17,8 +17,9 @@ import xxhash
 
 from protlm.corpus.layout import FORMAT, VERSION
 from protlm.corpus.splits import SPLITS, TRAIN
+from protlm.corpus.unigram import Unigram
 from protlm.errors import UserError
-from protlm.sequence.alphabet import SCORED, TOKENS
+from protlm.sequence.alphabets import PROTEIN, Alphabet, alphabet_of, name_of
 from protlm.sequence.formats import FASTA, found_in
 from protlm.sequence.stream import STDIN, check_readable
 from protlm.strict_json import dumps
@@ -37,7 +38,8 @@ class Corpus:
         offsets: (proteins + 1,) int64, where each protein begins in the tokens.
         split: (proteins,) uint8, indices into `SPLITS`.
         clusters: (proteins,) int64, cluster number of each protein; None without clusters.
-        residue_counts: (4, 33) int64, how often each token occurs in each split.
+        alphabet: of the sequences, which are called proteins here, and their letters residues, whatever they are.
+        residue_counts: (4, V) int64, how often each token occurs in each split.
         attributes: sources, changes and options recorded by `prepare`.
 
     Raises:
@@ -47,6 +49,7 @@ class Corpus:
     offsets: np.ndarray
     split: np.ndarray
     clusters: np.ndarray | None
+    alphabet: Alphabet
     residue_counts: np.ndarray
     attributes: dict[str, Any]
 
@@ -77,7 +80,9 @@ class Corpus:
                 raise UserError(
                     f"{self.path}: corpus format version {file.attrs['version']}, expected {VERSION}; prepare it again"
                 )
-            if list(np.asarray(file.attrs["alphabet"])) != list(TOKENS):
+            described = file.attrs.get("alphabet_name")
+            self.alphabet = PROTEIN if described is None else alphabet_of(json.loads(str(described)))
+            if list(np.asarray(file.attrs["alphabet"])) != list(self.alphabet.tokens):
                 raise UserError(f"{self.path}: made with a different alphabet; prepare it again from the FASTA")
             self.attributes = {name: json.loads(str(file.attrs[name])) for name in ("sources", "changes", "options")}
             self.residue_counts = _dataset(file, "residue_counts")[:]
@@ -187,9 +192,9 @@ class Corpus:
         start, stop = self._group_offsets[code : code + 2]
         return self._groups[start : stop + 1] - self._member_offsets[code]
 
-    def unigram(self) -> "Unigram":
+    def unigram(self) -> Unigram:
         """The unigram baseline of the training split."""
-        return Unigram(self.residue_counts[TRAIN])
+        return Unigram(self.residue_counts[TRAIN], self.alphabet)
 
 
 class Corpora:
@@ -197,10 +202,19 @@ class Corpora:
 
     Attributes:
         starts: (corpora + 1,) int64, where each begins.
+        alphabet: of all of them.
+
+    Raises:
+        UserError: for corpora of different alphabets.
     """
 
     def __init__(self, corpora: Sequence[Corpus]) -> None:
         self.corpora = list(corpora)
+        self.alphabet = corpora[0].alphabet if corpora else PROTEIN
+        for corpus in corpora:
+            if corpus.alphabet != self.alphabet:
+                names = f"{name_of(corpus.alphabet)}, and {corpora[0].path} of {name_of(self.alphabet)}"
+                raise UserError(f"{corpus.path} is of {names}; use corpora of one alphabet")
         self.starts = np.concatenate(([0], np.cumsum([len(corpus) for corpus in corpora]))).astype(np.int64)
         self._starts = self.starts.tolist()
 
@@ -245,9 +259,10 @@ class Corpora:
         residues = sum(int(corpus.residue_counts[code].sum()) for corpus in self.corpora)
         return sum(len(corpus.members(split)) for corpus in self.corpora), residues
 
-    def unigram(self) -> "Unigram":
+    def unigram(self) -> Unigram:
         """The unigram baseline of the training splits."""
-        return Unigram(np.sum([corpus.residue_counts[TRAIN] for corpus in self.corpora], axis=0))
+        counts = np.sum([corpus.residue_counts[TRAIN] for corpus in self.corpora], axis=0)
+        return Unigram(counts, self.alphabet)
 
 
 def _state(stat: os.stat_result) -> tuple[int, int, int, int]:
@@ -274,24 +289,3 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     if not isinstance(dataset, h5py.Dataset):
         raise KeyError(f"{name} is not a dataset")
     return dataset
-
-
-class Unigram:
-    """Predicts residues from their frequencies, with Laplace smoothing (1 added to each count).
-
-    Args:
-        counts: (33,) int64, how often each token occurs in the training data.
-    """
-
-    def __init__(self, counts: np.ndarray) -> None:
-        smoothed = np.where(SCORED, counts + 1.0, 0.0)
-        self.probabilities = smoothed / smoothed.sum()
-
-    def accuracy(self, targets: np.ndarray) -> float:
-        """Fraction of the targets that are the most frequent residue; `targets` (33,) counts each scored token."""
-        return float(targets[self.probabilities.argmax()] / max(1, targets.sum()))
-
-    def perplexity(self, targets: np.ndarray) -> float:
-        """exp of the mean negative log-probability; `targets` (33,) counts each scored token."""
-        log = np.log(self.probabilities, where=SCORED, out=np.zeros(len(SCORED)))
-        return float(np.exp(-(targets * log).sum() / max(1, targets.sum())))

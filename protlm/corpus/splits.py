@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from protlm.errors import UserError
+from protlm.sequence.alphabets import PROTEIN, Alphabet
 from protlm.sequence.formats import LOOKED_AT, recognised
 from protlm.sequence.stream import DAMAGED, Source
 
@@ -17,11 +18,15 @@ SPLITS = ("train", "valid", "test", "ood")
 
 TRAIN, VALID, TEST, OOD = range(4)
 
-NOTHING_TO_LEARN = (
-    "the train split has only unknown and ambiguous residues (X, B, Z), which are never predicted; "
-    "expected protein sequences with amino acids"
-)
-"""Message about a corpus."""
+
+def nothing_to_learn(alphabet: Alphabet) -> str:
+    """Message about a corpus whose train split has nothing to predict."""
+    if alphabet == PROTEIN:
+        return (
+            "the train split has only unknown and ambiguous residues (X, B, Z), which are never predicted; "
+            "expected protein sequences with amino acids"
+        )
+    return f"the train split has none of the {alphabet.unit}s that are predicted, {alphabet.definite}"
 
 
 def digests(texts: Sequence[bytes]) -> np.ndarray:

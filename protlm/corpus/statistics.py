@@ -8,7 +8,8 @@ import numpy as np
 from protlm.corpus.reader import Corpus
 from protlm.corpus.splits import SPLITS
 from protlm.files import write_picture
-from protlm.sequence.alphabet import SCORED, TOKENS
+from protlm.sequence.alphabets import PROTEIN, alphabet_of
+from protlm.sequence.alphabets import describe as described
 from protlm.sequence.tally import Tally
 from protlm.tables import aligned
 
@@ -56,8 +57,9 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     """Computes all statistics of a corpus, ready for JSON.
 
     Returns:
-        "splits": split -> `describe_lengths`, "residues", "clusters" (None without), and accuracy and perplexity of the
-        unigram baseline (Laplace-smoothed training frequencies) over its scored residues; "all" is the whole corpus.
+        "alphabet": unless it is that of proteins. "splits": split -> `describe_lengths`, "residues", "clusters" (None
+        without), and accuracy and perplexity of the unigram baseline (Laplace-smoothed training frequencies) over its
+        scored residues; "all" is the whole corpus.
         "frequencies": split -> letter -> fraction of its residues. "clusters": count, largest, singletons, median size;
         None without. "sources", "changes", "options": as recorded by `prepare`.
     """
@@ -71,7 +73,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     whole = np.array(sorted(together)), np.array([together[length] for length in sorted(together)])
     for name, (lengths, counts) in {**by_split, "all": whole}.items():
         tokens = corpus.residue_counts.sum(0) if name == "all" else corpus.residue_counts[SPLITS.index(name)]
-        scored = np.where(SCORED, tokens, 0)
+        scored = np.where(corpus.alphabet.scored, tokens, 0)
         clusters = None
         if corpus.clusters is not None:
             clusters = len(sizes) if name == "all" else len(corpus.groups(name)) - 1
@@ -83,8 +85,9 @@ def describe(corpus: Corpus) -> dict[str, Any]:
             "unigram_perplexity": unigram.perplexity(scored),
         }
         shares = (tokens / tokens.sum()).tolist()
-        frequencies[name] = {token: share for token, share in zip(TOKENS, shares, strict=True) if share}
-    return {"splits": splits, "frequencies": frequencies, "clusters": _clusters(sizes), **corpus.attributes}
+        frequencies[name] = {token: share for token, share in zip(corpus.alphabet.tokens, shares, strict=True) if share}
+    name = {} if corpus.alphabet == PROTEIN else {"alphabet": described(corpus.alphabet)}
+    return {**name, "splits": splits, "frequencies": frequencies, "clusters": _clusters(sizes), **corpus.attributes}
 
 
 def _cluster_sizes(corpus: Corpus) -> np.ndarray:
@@ -115,8 +118,10 @@ def format_description(figures: dict[str, Any]) -> str:
         f"made from {source['name']} ({source['bytes']:,} bytes, XXH3-128 {source['xxh3_128']})"
         for source in figures["sources"]
     ]
-    lines += Tally(figures["changes"]).describe()
-    columns = ("proteins", "residues", "min", "max", "mean", "std", "median", "clusters", "accuracy", "perplexity")
+    alphabet = alphabet_of(figures.get("alphabet", "protein"))
+    unit, records = alphabet.unit, f"{alphabet.record}s"
+    lines += Tally(figures["changes"]).describe(unit)
+    columns = (records, f"{unit}s", "min", "max", "mean", "std", "median", "clusters", "accuracy", "perplexity")
     rows = []
     for name, row in figures["splits"].items():
         whole = [row[key] for key in ("count", "residues", "min", "max")]
@@ -126,7 +131,7 @@ def format_description(figures: dict[str, Any]) -> str:
         rows.append([name, *(f"{n:,}" for n in whole), *(f"{n:,.1f}" for n in parts), clusters, *baseline])
     lines += ["", aligned(["split", *columns], rows)]
     baseline = "accuracy and perplexity of the unigram baseline (training frequencies, Laplace-smoothed)"
-    lines += ["", f"lengths in residues; {baseline}"]
+    lines += ["", f"lengths in {unit}s; {baseline}"]
     if clusters := figures["clusters"]:
         lines.append(
             f"clusters: {clusters['count']:,}, largest {clusters['largest']:,}, median {clusters['median']:g}, "
@@ -134,7 +139,7 @@ def format_description(figures: dict[str, Any]) -> str:
         )
     frequencies = sorted(figures["frequencies"]["all"].items(), key=lambda item: -item[1])
     cells = [f"{token} {100 * share:5.2f}" for token, share in frequencies]
-    lines += ["", "residue frequencies in percent:"]
+    lines += ["", f"{unit} frequencies in percent:"]
     lines += ["   ".join(cells[start : start + 10]) for start in range(0, len(cells), 10)]
     return "\n".join(lines)
 
@@ -159,9 +164,11 @@ def draw_lengths(corpus: Corpus, path: str | Path) -> None:
         axes.set(xscale="log", ylabel=name)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_title(f"{counts.sum():,} proteins, median {median:,g}", loc="right", fontsize="medium")
+        axes.set_title(
+            f"{counts.sum():,} {corpus.alphabet.record}s, median {median:,g}", loc="right", fontsize="medium"
+        )
         axes.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("length (residues)")
+    panels[-1].set_xlabel(f"length ({corpus.alphabet.unit}s)")
     panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 50 * shortest else (1,)))
     panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panels[-1].xaxis.set_minor_formatter(NullFormatter())

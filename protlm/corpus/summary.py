@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from protlm.errors import counted
+from protlm.sequence.alphabets import PROTEIN, Alphabet
 from protlm.sequence.tally import Tally
 
 
@@ -13,6 +14,7 @@ class PrepareSummary:
 
     tally: Tally
     """Records changed or left out, by reason."""
+    alphabet: Alphabet = PROTEIN
     proteins: int = 0
     residues: int = 0
     proteins_by_split: dict[str, int] = field(default_factory=dict)
@@ -34,11 +36,15 @@ class PrepareSummary:
         """Number of records that the selection has left out."""
         return sum(count for reason, count in self.tally.records.items() if reason.startswith("left out"))
 
+    def lines(self) -> list[str]:
+        """What was changed or left out."""
+        return self.tally.describe(self.alphabet.unit)
+
     def describe(self, out: str | Path) -> list[str]:
         """Lines to print: what the corpus `out` contains, and what was changed, left out, moved or not found."""
         splits = ", ".join(f"{name} {count:,}" for name, count in self.proteins_by_split.items())
-        lines = [f"{out}: {counted(self.proteins, 'protein')}, {counted(self.residues, 'residue')} ({splits})"]
-        lines += self.tally.describe()
+        records, units = counted(self.proteins, self.alphabet.record), counted(self.residues, self.alphabet.unit)
+        lines = [f"{out}: {records}, {units} ({splits})", *self.lines()]
         for number, what in (
             (
                 self.duplicates,

@@ -19,11 +19,11 @@ from protlm.corpus.assignment import ROWS, Assignment, names_of
 from protlm.corpus.external_sort import Column
 from protlm.corpus.ingest import START, Part
 from protlm.corpus.layout import FORMAT, VERSION, KeptPart, allocate_tokens, write_columns, write_merged
-from protlm.corpus.splits import NOTHING_TO_LEARN, SPLITS, TRAIN
+from protlm.corpus.splits import SPLITS, TRAIN, nothing_to_learn
 from protlm.corpus.summary import PrepareSummary
 from protlm.corpus.workers import Workers
 from protlm.errors import UserError
-from protlm.sequence.alphabet import SCORED, TOKENS, count_tokens
+from protlm.sequence.alphabets import PROTEIN, Alphabet, describe
 from protlm.strict_json import dumps
 
 _TOKENS = 1 << 21  # processed at a time
@@ -36,6 +36,7 @@ def write_corpus(
     attributes: Mapping[str, Any],
     crew: Workers,
     summary: PrepareSummary,
+    alphabet: Alphabet = PROTEIN,
 ) -> Path:
     """Writes the corpus of all parts, whose files it reuses, and returns its path.
 
@@ -46,6 +47,7 @@ def write_corpus(
         attributes: of the corpus, written as JSON.
         crew: selects the kept records of the parts.
         summary: receives the counts of written records.
+        alphabet: of the tokens.
 
     Returns:
         The corpus.
@@ -55,7 +57,7 @@ def write_corpus(
     """
     id_type = f"S{max(part.longest_id for part in parts)}"
     firsts = np.cumsum([0, *(part.records for part in parts)]).tolist()
-    jobs = [(part, first, assignment, id_type) for part, first in zip(parts, firsts, strict=False)]
+    jobs = [(part, first, assignment, id_type, alphabet) for part, first in zip(parts, firsts, strict=False)]
     if assignment.deduplicate:
         kept: list[KeptPart] = crew.map(_keep, jobs)
         _join_tokens(kept)
@@ -68,8 +70,10 @@ def write_corpus(
     summary.proteins = sum(part.records for part in kept)
     summary.merged = firsts[-1] - summary.proteins
     counts = np.sum([part.counts for part in kept], axis=0)
-    if not counts[TRAIN, SCORED].any() and (counts[TRAIN].any() or not counts[:, SCORED].any()):
-        raise UserError(f"{', '.join(source['name'] for source in attributes['sources'])}: {NOTHING_TO_LEARN}")
+    scored = counts[:, alphabet.scored]
+    if not scored[TRAIN].any() and (counts[TRAIN].any() or not scored.any()):
+        sources = ", ".join(source["name"] for source in attributes["sources"])
+        raise UserError(f"{sources}: {nothing_to_learn(alphabet)}")
     tokens = kept[0].folder / "tokens"
     head = folder / "head"
     description = {name: dumps(value) for name, value in attributes.items()}
@@ -77,7 +81,9 @@ def write_corpus(
     version = ("v110", "v110")
     with h5py.File(head, "w", libver=version, alignment_threshold=START, alignment_interval=START) as file:
         in_place = allocate_tokens(file, summary.residues) == START
-        file.attrs.update({"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS)})
+        file.attrs.update({"format": FORMAT, "version": VERSION, "alphabet": list(alphabet.tokens)})
+        if alphabet != PROTEIN:
+            file.attrs["alphabet_name"] = dumps(describe(alphabet))
         file.attrs.update(description)
         file["residue_counts"] = counts
         write_columns(file, kept, id_type, folder, assignment.clustered, summary)
@@ -98,10 +104,12 @@ def write_corpus(
     return tokens
 
 
-def _keep(part: Part, first: int, assignment: Assignment, id_type: str, report: Callable[[int], None]) -> KeptPart:
+def _keep(
+    part: Part, first: int, assignment: Assignment, id_type: str, alphabet: Alphabet, report: Callable[[int], None]
+) -> KeptPart:
     """Drops merged records, counts residues by split, and pads identifiers to one width."""
-    result = KeptPart(part.folder)
-    left_out = np.zeros(len(TOKENS), dtype=np.int64)
+    result = KeptPart(part.folder, np.zeros((len(SPLITS), alphabet.size), dtype=np.int64))
+    left_out = np.zeros(alphabet.size, dtype=np.int64)
     all_lengths = Column(part.folder / "lengths", "i4").blocks(ROWS)
     rows = zip(all_lengths, names_of(part), assignment.blocks(part, first), strict=True)
     with (
@@ -127,7 +135,7 @@ def _keep(part: Part, first: int, assignment: Assignment, id_type: str, report: 
                 offset = START + result.residues
                 moved = tokens.tell() != offset
                 data = tokens.read(int(lengths[run].sum()))
-                left_out += _count(data, lengths[run], split[run], kept[run], result.counts)
+                left_out += _count(data, lengths[run], split[run], kept[run], result.counts, alphabet)
                 if not kept[run].all():
                     moved = True
                     data = np.frombuffer(data, np.uint8)[np.repeat(kept[run], lengths[run])].tobytes()
@@ -143,15 +151,17 @@ def _keep(part: Part, first: int, assignment: Assignment, id_type: str, report: 
     return result
 
 
-def _count(data: bytes, lengths: np.ndarray, split: np.ndarray, kept: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Adds the residues of every split but train to counts (4, 33); returns those of dropped records (33,)."""
+def _count(
+    data: bytes, lengths: np.ndarray, split: np.ndarray, kept: np.ndarray, counts: np.ndarray, alphabet: Alphabet
+) -> np.ndarray:
+    """Adds the residues of every split but train to counts (4, V); returns those of dropped records (V,)."""
     ends = np.cumsum(lengths)
 
     def count(rows: np.ndarray) -> np.ndarray:
         if not rows.any():
-            return np.zeros(len(TOKENS), dtype=np.int64)
+            return np.zeros(alphabet.size, dtype=np.int64)
         pairs = zip((ends[rows] - lengths[rows]).tolist(), ends[rows].tolist(), strict=True)
-        return count_tokens(np.frombuffer(b"".join([data[start:stop] for start, stop in pairs]), np.uint8))
+        return alphabet.count(np.frombuffer(b"".join([data[start:stop] for start, stop in pairs]), np.uint8))
 
     for code in range(TRAIN + 1, len(SPLITS)):
         counts[code] += count((split == code) & kept)

@@ -9,8 +9,9 @@ import numpy as np
 from protlm import __version__
 from protlm.batching.batches import Objective, ProteinBatches
 from protlm.batching.masking import Masking
-from protlm.corpus.reader import Corpus, Unigram
+from protlm.corpus.reader import Corpus
 from protlm.corpus.splits import SPLITS
+from protlm.corpus.unigram import Unigram
 from protlm.errors import UserError
 from protlm.inference.engine import TOKEN_BUDGET, check_finite, check_length, evaluating, warn_beyond_positions
 from protlm.inference.packing import pack, packs

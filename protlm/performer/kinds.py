@@ -1,13 +1,10 @@
 """The registry of attention: names in a configuration, and descriptions in JSON."""
 
-import importlib.util
-import sys
 from dataclasses import asdict
-from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
+from protlm.imported_class import imported, imported_class
 from protlm.performer.baselines import Exact, Identity
 from protlm.performer.favor import Favor
 from protlm.performer.features import FEATURE_MAPS, FeatureMap
@@ -46,7 +43,8 @@ def kind_of(attention: str | Kind | FeatureMap) -> Kind:
             return ATTENTION[attention]
         for group, base in ENTRY_POINTS.items():
             for entry in entry_points(group=group, name=attention):
-                return kind_of(_checked(attention, _loaded(attention, entry.module, entry.load), base)())
+                found = imported(f"attention {attention}", entry.module, entry.load)
+                return kind_of(_checked(attention, found, base)())
     registered = (entry.name for group in ENTRY_POINTS for entry in entry_points(group=group))
     known = ", ".join([*ATTENTION, *registered])
     raise ValueError(f"attention {attention!r}: expected one of {known}, or a name that an installed package registers")
@@ -115,26 +113,9 @@ def _class(name: Any, base: type) -> type:
     known = {key: cls for cls in _derived(base) for key in (cls.__name__, _path(cls))} | built_in
     if name in known:
         return known[name]
-    module = name.rpartition(".")[0] if isinstance(name, str) else ""
-    if not module:
+    if not isinstance(name, str) or "." not in name.strip("."):
         raise ValueError(f"attention {name!r}: expected one of {', '.join(built_in)}, or MODULE.CLASS")
-    return _checked(name, _loaded(name, module, lambda: getattr(import_module(module), name.rpartition(".")[2])), base)
-
-
-def _loaded(name: str, module: str, load: Any) -> Any:
-    """What `load` returns, provided that its module is neither Python's own nor a file of a model folder."""
-    root = module.partition(".")[0]
-    spec = None if root in sys.stdlib_module_names else importlib.util.find_spec(root)
-    places = [*(spec.submodule_search_locations or []), spec.origin or ""] if spec else []
-    if any((folder / "model.safetensors").exists() for place in places for folder in Path(place).parents[:2]):
-        raise ValueError(f"attention {name}: {places[-1]} is in a model folder, whose code is not executed")
-    try:
-        if spec is None:
-            raise ImportError(f"no module named {root!r} is installed")
-        return load()
-    except (ImportError, AttributeError) as error:
-        message = f"attention {name}: cannot import it from module {module!r} ({error})"
-        raise ValueError(f"{message}; install the module, or add its folder to PYTHONPATH") from error
+    return _checked(name, imported_class(f"attention {name}", name), base)
 
 
 def _checked(name: str, found: Any, base: type) -> type:

@@ -41,12 +41,12 @@ class Tally:
         """Plain values, ready for JSON; the constructor accepts them."""
         return {reason: {"records": n, "residues": self.residues[reason]} for reason, n in self.records.items()}
 
-    def describe(self) -> list[str]:
-        """One line for each reason."""
+    def describe(self, unit: str = "residue") -> list[str]:
+        """One line for each reason; `unit` is what a letter is."""
         lines = []
         for reason, records in self.records.items():
             residues = self.residues[reason]
-            tail = f" ({counted(residues, 'residue')})" if residues else ""
+            tail = f" ({counted(residues, unit)})" if residues else ""
             lines.append(f"{counted(records, 'record')}: {reason}{tail}")
         return lines
 

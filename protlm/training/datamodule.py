@@ -14,12 +14,12 @@ from protlm.batching.samplers import Plan
 from protlm.corpus.ingest import Selection
 from protlm.corpus.layout import VERSION
 from protlm.corpus.prepare import prepare_corpus
-from protlm.corpus.reader import Corpora, Corpus, Unigram
-from protlm.corpus.splits import NOTHING_TO_LEARN, TRAIN, SplitRule, digests, read_ids
+from protlm.corpus.reader import Corpora, Corpus
+from protlm.corpus.splits import TRAIN, SplitRule, digests, nothing_to_learn, read_ids
+from protlm.corpus.unigram import Unigram
 from protlm.errors import UserError
 from protlm.files import BusyError
 from protlm.inference.packing import pack
-from protlm.sequence.alphabet import SCORED
 from protlm.sequence.stream import read_through
 from protlm.training.data import TrainingData
 from protlm.training.packing import AUTO
@@ -203,8 +203,9 @@ class TremblDataModule(TrainingData):
             if self.min_cluster_size != 1:
                 what = f"no cluster in the train split has data.min_cluster_size={self.min_cluster_size} proteins"
             raise UserError(f"{self.corpora}: {what}")
-        if not any(corpus.residue_counts[TRAIN, SCORED].any() for corpus in self.corpora.corpora):
-            raise UserError(f"{self.corpora}: {NOTHING_TO_LEARN}")
+        alphabet = self.corpora.alphabet
+        if not any(corpus.residue_counts[TRAIN, alphabet.scored].any() for corpus in self.corpora.corpora):
+            raise UserError(f"{self.corpora}: {nothing_to_learn(alphabet)}")
         return samples
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:

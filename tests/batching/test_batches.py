@@ -21,6 +21,7 @@ from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SPLITS, SplitRule
 from protlm.errors import UserError
 from protlm.sequence.alphabet import EOS, MASK, PAD, decode, with_ends
+from protlm.sequence.alphabets import PROTEIN
 
 MASKED, NEXT = Objective(False, Masking()), Objective(True, Masking())
 KINDS = pytest.mark.parametrize("kind", [ProteinBatches, BlockBatches])
@@ -37,6 +38,7 @@ class InMemory:
     """The part of a corpus that batches use: proteins of given lengths, in clusters of three, all in one split."""
 
     path = "memory"
+    alphabet = PROTEIN
 
     def __init__(self, lengths: list[int], split: str = "train") -> None:
         self.lengths, self.split = np.array(lengths, dtype=np.int64), SPLITS.index(split)

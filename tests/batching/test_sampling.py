@@ -8,8 +8,9 @@ import pytest
 
 from protlm.batching.sampling import Draws
 from protlm.corpus.prepare import prepare_corpus
-from protlm.corpus.reader import Corpora, Corpus, Unigram
+from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SPLITS, SplitRule
+from protlm.corpus.unigram import Unigram
 from protlm.errors import UserError
 from protlm.sequence.alphabet import STANDARD
 

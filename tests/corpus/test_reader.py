@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from protlm.corpus.ingest import Selection
 from protlm.corpus.prepare import prepare_corpus
-from protlm.corpus.reader import Corpora, Corpus, Unigram
+from protlm.corpus.reader import Corpora, Corpus
 from protlm.corpus.splits import SPLITS, SplitRule
+from protlm.corpus.unigram import Unigram
 from protlm.errors import UserError
 from protlm.sequence.alphabet import INDEX, LETTERS, SCORED, TOKENS, decode
 from protlm.sequence.fasta import FastaFile
