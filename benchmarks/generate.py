@@ -24,10 +24,12 @@ from torch import Tensor
 from benchmarks.measure import medians, peak_bytes, positive, program
 from benchmarks.tables import write_csv
 from protlm.batching.randomness import KeyedGenerator
-from protlm.inference.generate import DRAWN, draw, generate
+from protlm.inference.generate import choices_of, draw, generate
 from protlm.inference.probabilities import log_softmax
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import PAD, TOKENS, encode
+
+CHOICES = choices_of()
 
 ATTENTION = ["relu", "softmax"]
 LENGTHS = [1_000, 10_000]
@@ -68,8 +70,8 @@ def tokens_after(case: Case, model: Performer, count: int) -> Callable[[], None]
         logits, state = first_logits[:, -1], first
         with torch.inference_mode():
             for place in range(count):
-                chosen = draw(log_softmax(logits)[:, DRAWN], chance(0, place).random(1), 1.0, 1.0)
-                logits, state = model.step(torch.from_numpy(DRAWN[chosen])[:, None], state)
+                chosen = draw(log_softmax(logits)[:, CHOICES], chance(0, place).random(1), 1.0, 1.0)
+                logits, state = model.step(torch.from_numpy(CHOICES[chosen])[:, None], state)
                 logits = logits[:, -1]
 
     return run

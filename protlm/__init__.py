@@ -34,6 +34,7 @@ def load(
     num_features: int | None = None,
     attention_backend: str = "auto",
     packed_batches: bool | None = None,
+    any_alphabet: bool = False,
 ) -> Any:
     """Loads a trained model; see `protlm.model_api.load`.
 
@@ -47,7 +48,7 @@ def load(
         from protlm.supervised.predictor_folder import load_predictor
 
         return load_predictor(path, lambda base: model_api.load(base, *options))
-    return model_api.load(path, *options)
+    return model_api.load(path, *options, any_alphabet=any_alphabet)
 
 
 def _is_fitted(path: Any) -> bool:

@@ -23,7 +23,7 @@ from protlm import golden
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.alphabet import TOKENS
+from protlm.sequence.alphabets import PROTEIN, alphabet_of, name_of
 from protlm.sequence.formats import found_in
 from protlm.strict_json import dumps
 
@@ -42,18 +42,23 @@ PREFIX = "model."
 
 def description(config: PerformerConfig) -> dict[str, Any]:
     """The content of config.json: format, version, alphabet and the model's configuration."""
-    return {"format": FORMAT, "version": VERSION, "alphabet": list(TOKENS), "model": config.to_dict()}
+    tokens = alphabet_of(config.alphabet).tokens
+    return {"format": FORMAT, "version": VERSION, "alphabet": list(tokens), "model": config.to_dict()}
 
 
-def load(path: str | Path, attention: str | None = None, num_features: int | None = None) -> Performer:
+def load(
+    path: str | Path, attention: str | None = None, num_features: int | None = None, any_alphabet: bool = False
+) -> Performer:
     """Loads a model folder or a Lightning checkpoint, on the CPU, in float32 and in evaluation mode.
 
     Args:
         path: a folder written by `export`, or a .ckpt file written by training.
         attention, num_features: see `switch`.
+        any_alphabet: accept a model of DNA, RNA, bytes or another alphabet, instead of proteins only.
 
     Raises:
-        UserError: for a path that is missing, damaged, not a model, or made with a different alphabet; and as `switch`.
+        UserError: for a path that is missing, damaged, not a model, or of another alphabet than expected; and as
+            `switch`.
     """
     path = Path(path)
     if not path.exists():
@@ -61,6 +66,8 @@ def load(path: str | Path, attention: str | None = None, num_features: int | Non
         raise UserError(f"{path}: no such model{advice}")
     described, weights = _read_folder(path) if path.is_dir() else _read_lightning(path)
     config = _configuration(path, described)
+    if not any_alphabet and (alphabet := alphabet_of(config.alphabet)) != PROTEIN:
+        raise UserError(f"{path}: a model of {alphabet.unit}s ({name_of(alphabet)}); this is for models of proteins")
     try:
         model = Performer(config)
         model.load_state_dict(weights)
@@ -107,7 +114,9 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
 
 
 def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None:
-    """Writes a model folder with its golden values; it appears under its name only once it is complete.
+    """Writes a model folder; it appears under its name only once it is complete.
+
+    A model of proteins gets golden values.
 
     Args:
         model: to store.
@@ -125,7 +134,8 @@ def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None
         save(weights, model_folder)
         described["sha256"] = _checksum(model_folder / WEIGHTS)
         (model_folder / CONFIG).write_text(dumps(described, indent=2) + "\n")
-        golden.record(model, model_folder, None if dtype == "float32" else weights)
+        if alphabet_of(model.config.alphabet) == PROTEIN:
+            golden.record(model, model_folder, None if dtype == "float32" else weights)
 
 
 def stored(model: Performer, dtype: str) -> dict[str, Tensor]:
@@ -194,7 +204,7 @@ def read_lightning(path: str | Path) -> dict[str, Any]:
     return content
 
 
-_LATER = ("contact_head", "activation", "qk_norm")
+_LATER = ("contact_head", "activation", "qk_norm", "alphabet")
 """Fields of the configuration that are younger than the first fingerprints."""
 
 
@@ -270,9 +280,12 @@ def _configuration(path: Path, described: Any) -> PerformerConfig:
         raise UserError(f"{path}: not a protlm model")
     if described.get("version") != VERSION:
         raise UserError(f"{path}: model of version {described.get('version')}, expected {VERSION}; update protlm")
-    if described.get("alphabet") != list(TOKENS):
-        raise UserError(f"{path}: made with a different alphabet from ESM's 33 tokens, so predictions would be wrong")
     try:
-        return PerformerConfig.from_dict(described["model"])
+        config = PerformerConfig.from_dict(described["model"])
+        alphabet = alphabet_of(config.alphabet)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: {error}") from error
+    if described.get("alphabet") != list(alphabet.tokens):
+        expected = "ESM's 33 tokens" if alphabet == PROTEIN else f"that of {name_of(alphabet)}"
+        raise UserError(f"{path}: made with a different alphabet from {expected}, so predictions would be wrong")
+    return config

@@ -16,17 +16,20 @@ _UNITS = 1 << 20  # per nat
 
 
 class ResidueCounts:
-    """Accuracy and perplexity over the scored positions, and those of the unigram baseline over the same residues."""
+    """Accuracy and perplexity over the scored positions, and those of the unigram baseline over the same residues.
+
+    `size` is the number of tokens, V.
+    """
 
     correct: Tensor
     negative_log: Tensor
     infinite: Tensor
     targets: Tensor
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, size: int = len(TOKENS)) -> None:
         # integers: float32 would lose small terms of a long sum, and some devices have no float64
         self.correct, self.negative_log, self.infinite = (torch.tensor(0, device=device) for _ in range(3))
-        self.targets = torch.zeros(len(TOKENS), dtype=torch.long, device=device)
+        self.targets = torch.zeros(size, dtype=torch.long, device=device)
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
         """Adds logits (B, L, V), targets (B, L) and the positions to score, (B, L) bool."""
@@ -35,7 +38,7 @@ class ResidueCounts:
         loss = F.cross_entropy(logits, targets, reduction="sum")
         self.infinite += ~loss.isfinite()  # batches whose loss is not finite: NaN has no integer
         self.negative_log += (loss.nan_to_num(0, 0, 0) * _UNITS).round().long()
-        self.targets += torch.bincount(targets, minlength=len(TOKENS))
+        self.targets += torch.bincount(targets, minlength=len(self.targets))
 
     def compute(self) -> dict[str, float]:
         """{"accuracy", "perplexity"} of the model; NaN if nothing was scored.
@@ -60,31 +63,31 @@ class Breakdown:
     """The same metrics by group of proteins and by residue, for evaluation; each update waits for the device.
 
     Attributes:
-        scored: (groups, 33) int64, how often each token was the target.
-        correct: (groups, 33) int64, how often it was predicted correctly.
-        negative_log: (groups, 33) float64, summed negative log-probability of the targets, in nats.
-        predicted: (33,) int64, how often the model predicted each token, correctly or not.
+        scored: (groups, V) int64, how often each token was the target.
+        correct: (groups, V) int64, how often it was predicted correctly.
+        negative_log: (groups, V) float64, summed negative log-probability of the targets, in nats.
+        predicted: (V,) int64, how often the model predicted each token, correctly or not.
     """
 
-    def __init__(self, groups: int) -> None:
-        self.scored, self.correct = np.zeros((2, groups, len(TOKENS)), dtype=np.int64)
-        self.negative_log = np.zeros((groups, len(TOKENS)))
-        self.predicted = np.zeros(len(TOKENS), dtype=np.int64)
+    def __init__(self, groups: int, size: int = len(TOKENS)) -> None:
+        self.scored, self.correct = np.zeros((2, groups, size), dtype=np.int64)
+        self.negative_log = np.zeros((groups, size))
+        self.predicted = np.zeros(size, dtype=np.int64)
 
     def update(self, logits: Tensor, targets: Tensor, scored: Tensor, groups: np.ndarray) -> None:
         """As `ResidueCounts.update`, with the groups of the positions, integers that broadcast to (B, L)."""
         logits, targets = logits[scored].detach().float(), targets[scored]
         losses = F.cross_entropy(logits, targets, reduction="none").cpu().numpy()
         predicted, expected = logits.argmax(-1).cpu().numpy(), targets.cpu().numpy()
-        cells = np.broadcast_to(groups, scored.shape)[scored.cpu().numpy()] * len(TOKENS) + expected
+        cells = np.broadcast_to(groups, scored.shape)[scored.cpu().numpy()] * len(self.predicted) + expected
         shape, size = self.scored.shape, self.scored.size
         self.scored += np.bincount(cells, minlength=size).reshape(shape)
         self.correct += np.bincount(cells[predicted == expected], minlength=size).reshape(shape)
         self.negative_log += np.bincount(cells, losses, minlength=size).reshape(shape)
-        self.predicted += np.bincount(predicted, minlength=len(TOKENS))
+        self.predicted += np.bincount(predicted, minlength=len(self.predicted))
 
     def over(self, part: np.ndarray, unigram: Unigram) -> dict[str, float]:
-        """The metrics of `ResidueCounts.with_baseline`, and the number of targets ("asked"), in cells (groups, 33)."""
+        """The metrics of `ResidueCounts.with_baseline`, and the number of targets ("asked"), in cells (groups, V)."""
         counts = np.where(part, self.scored, 0).sum(0)
         scored = int(counts.sum())
         accuracy = perplexity = math.nan

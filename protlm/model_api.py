@@ -16,7 +16,8 @@ from protlm.errors import UserError
 from protlm.inference import fill, generate, perplexity
 from protlm.inference.engine import TOKEN_BUDGET, Computer
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.containers import proteins_of
+from protlm.sequence.alphabets import alphabet_of
+from protlm.sequence.containers import proteins_of, sequences_of
 from protlm.variants import score
 
 
@@ -74,7 +75,7 @@ class ProteinModel(Performer):
         >>> model.embed({"a": "MKT"})["a"].shape
         (16,)
         """
-        container, layers = proteins_of(proteins), _several(layers)
+        container, layers = sequences_of(proteins, alphabet_of(self.config.alphabet)), _several(layers)
         rows = list(in_memory.embed(self, container.sequences, token_budget, layers, pool, precision))
         axes = {"layer": layers, "dimension": range(self.config.width)}
         if len(layers) == 1:
@@ -102,7 +103,7 @@ class ProteinModel(Performer):
         >>> [rows.shape for rows in model.embed_residues(["MKT", "MKTAYIAK"])]
         [(3, 16), (8, 16)]
         """
-        container = proteins_of(proteins)
+        container = sequences_of(proteins, alphabet_of(self.config.alphabet))
         rows = in_memory.embed(self, container.sequences, token_budget, _several(layers), None, precision)
         return container.arranged(rows)
 
@@ -277,6 +278,7 @@ def load(
     num_features: int | None = None,
     attention_backend: str = "auto",
     packed_batches: bool | None = None,
+    any_alphabet: bool = False,
 ) -> ProteinModel:
     """Loads a trained model, in evaluation mode.
 
@@ -287,6 +289,8 @@ def load(
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
         attention_backend: what computes attention from random features; see `Performer.use_backend`.
         packed_batches: compute batches without padding; by default on a GPU, where attention takes such batches.
+        any_alphabet: accept a model of DNA, RNA, bytes or another alphabet, which can `embed` and `generate` and be
+            evaluated; the rest is for proteins.
 
     Raises:
         UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device or
@@ -295,7 +299,7 @@ def load(
     if not isinstance(path, str | Path | None):
         raise UserError(f"expected the path of a model, got {type(path).__name__}")
     folder = bundled.path() if path is None else path
-    model: Performer = checkpoint.load(folder, attention, num_features)
+    model: Performer = checkpoint.load(folder, attention, num_features, any_alphabet)
     if path is None:
         parameters = sum(weight.numel() for weight in model.parameters())
         print(bundled.notice(Path(folder), parameters), file=sys.stderr, flush=True)

@@ -9,13 +9,13 @@ from protlm.sequence.alphabet import TOKENS
 
 
 class ResidueMetrics(ResidueCounts, Metric):
-    """Accuracy and perplexity over the scored positions of all ranks."""
+    """Accuracy and perplexity over the scored positions of all ranks; `size` is the number of tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = len(TOKENS)) -> None:
         Metric.__init__(self)
         for name in ("correct", "negative_log", "infinite"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("targets", torch.zeros(len(TOKENS), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("targets", torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
 
     def with_baseline(self, unigram: Unigram) -> dict[str, float]:
         """See `ResidueCounts.with_baseline`."""

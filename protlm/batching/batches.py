@@ -17,8 +17,9 @@ from protlm.batching.randomness import KeyedGenerator
 from protlm.batching.sampling import Draws
 from protlm.corpus.reader import Corpora, Corpus
 from protlm.errors import UserError
-from protlm.sequence.alphabet import CLS, EOS, PAD, with_ends
-from protlm.sequence.alphabets import PROTEIN, name_of
+from protlm.sequence.alphabet import CLS, EOS, PAD
+from protlm.sequence.alphabets import PROTEIN
+from protlm.sequence.letters import Alphabet
 
 POOL = 64
 """Batches planned together: a uniform draw from the epoch is sorted by length and cut into batches, which are shuffled.
@@ -56,8 +57,10 @@ class Objective(NamedTuple):
     causal: bool
     masking: Masking
 
-    def __call__(self, tokens: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return next_token(tokens) if self.causal else self.masking(tokens, generator)
+    def __call__(
+        self, tokens: np.ndarray, generator: np.random.Generator, alphabet: Alphabet = PROTEIN
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return next_token(tokens, alphabet) if self.causal else self.masking(tokens, generator, alphabet)
 
     def for_evaluation(self) -> "Objective":
         """The objective for reported metrics: every selected residue is masked."""
@@ -75,6 +78,10 @@ class Batches(Dataset[Batch]):
         token_budget: maximum number of tokens in a batch, including padding.
         seed: of order, crops and masks.
         sample_by, weights, min_cluster_size: see `Draws`.
+        reverse_complement: read every other sequence, at random, on the opposite strand.
+
+    Attributes:
+        start: the token that begins a sequence; of the class, that of proteins.
     """
 
     first: Cursor
@@ -91,19 +98,27 @@ class Batches(Dataset[Batch]):
         sample_by: str = "protein",
         weights: Sequence[float] | None = None,
         min_cluster_size: int | Sequence[int] = 1,
+        reverse_complement: bool = False,
     ) -> None:
         if not 3 <= max_length <= token_budget:
             sizes = f"max_length {max_length}, token_budget {token_budget}"
             raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget", "max_length", "token_budget")
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
-        if self.corpora.alphabet != PROTEIN:
-            raise UserError(f"{self.corpora}: is of {name_of(self.corpora.alphabet)}; expected proteins")
+        self.alphabet, self.reverse_complement = self.corpora.alphabet, reverse_complement
+        self.start = self.start_of(self.alphabet)
+        if reverse_complement:
+            _ = self.alphabet.complements  # raises for an alphabet without
         self.split, self.objective, self.seed = split, objective, seed
         self.max_length, self.token_budget = max_length, token_budget
         self.draws = Draws(self.corpora, split, seed, sample_by, weights, min_cluster_size)
         proteins, residues = self.corpora.count(split)
         self.mean_length = residues / max(1, proteins)
         self._chance = KeyedGenerator(seed, 2)
+
+    @classmethod
+    def start_of(cls, alphabet: Alphabet) -> int:
+        """The token that begins a sequence of an alphabet."""
+        raise NotImplementedError
 
     def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
         """The pools of an epoch starting at `cursor`: the start and the batches of each."""
@@ -139,8 +154,12 @@ class Batches(Dataset[Batch]):
         samples = []
         for row in key.tolist():
             generator = self._chance(row[0], row[1])
-            samples.append(self.objective(self.sequence(row, generator), generator))
-        return collate(samples)._replace(key=key)
+            samples.append(self.objective(self.sequence(row, generator), generator, self.alphabet))
+        return collate(samples, self.alphabet.pad)._replace(key=key)
+
+    def _opposite(self, generator: np.random.Generator) -> bool:
+        """Whether to read the opposite strand of a sequence; draws nothing unless there is a choice."""
+        return self.reverse_complement and generator.random() < 0.5
 
     def names(self, key: Key) -> list[str]:
         """Identifiers of the sequences of a batch: of the protein, or of the first protein of each block."""
@@ -151,13 +170,14 @@ class ProteinBatches(Batches):
     """Single proteins as `<cls>` residues `<eos>`, cropped at random to `max_length`, in batches of similar length.
 
     A row of a key is (pass, protein).
-
-    Attributes:
-        start: the first token instead of `<cls>`.
     """
 
     first = (0,)
     start = CLS
+
+    @classmethod
+    def start_of(cls, alphabet: Alphabet) -> int:
+        return alphabet.cls
 
     def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
         size = max(1, round(POOL * self.token_budget / min(self.mean_length + 2, self.max_length)))
@@ -170,9 +190,16 @@ class ProteinBatches(Batches):
             yield (start,), [rows[batches[i]] for i in order]
 
     def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-        tokens = with_ends(self.corpora[key[1]], self.start)
-        start = int(generator.integers(max(0, len(tokens) - self.max_length) + 1))
-        return tokens[start : start + self.max_length]
+        letters = self.corpora[key[1]]
+        first = int(generator.integers(max(0, len(letters) + 2 - self.max_length) + 1))
+        # only the part of a record that is used is copied: it may have a million letters
+        begin, end = max(0, first - 1), min(len(letters), first + self.max_length - 1)
+        if self._opposite(generator):
+            part = self.alphabet.reverse_complement(letters[len(letters) - end : len(letters) - begin])
+        else:
+            part = letters[begin:end]
+        framed = self.alphabet.with_ends(part, self.start)
+        return framed[int(first > 0) :][: self.max_length]
 
     def names(self, key: Key) -> list[str]:
         return [self.corpora.id(protein) for protein in key[:, 1].tolist()]
@@ -191,6 +218,10 @@ class BlockBatches(Batches):
 
     first = (0, 0, 0)
     start = EOS
+
+    @classmethod
+    def start_of(cls, alphabet: Alphabet) -> int:
+        return alphabet.eos
 
     def __init__(self, *of_batches: Any, separate: bool = False, **more_of_batches: Any) -> None:
         super().__init__(*of_batches, **more_of_batches)
@@ -238,18 +269,20 @@ class BlockBatches(Batches):
     def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         epoch, _, draw, offset = key
         pieces: list[np.ndarray] = []
+        end = np.array([self.alphabet.eos], dtype=self.alphabet.dtype)
         missing = offset + self.max_length
         while missing > 0 and draw < self.draws.size:
             more = 4 + int(missing / (self.mean_length + 1))
             for protein in self.draws(epoch, draw, draw + more)[1].tolist():
                 tokens = self.corpora[protein]
                 pieces.append(tokens)
-                pieces.append(_EOS)
+                pieces.append(end)
                 missing -= len(tokens) + 1
                 if missing <= 0:
                     break
             draw += more
-        return np.concatenate(pieces)[offset : offset + self.max_length]
+        block = np.concatenate(pieces)[offset : offset + self.max_length]
+        return self.alphabet.reverse_complement(block) if self._opposite(generator) else block
 
     def names(self, key: Key) -> list[str]:
         first = [(block, int(self.draws(epoch, draw, draw + 1)[1][0])) for epoch, block, draw, _ in key.tolist()]
@@ -259,11 +292,8 @@ class BlockBatches(Batches):
         batch = super().__getitem__(key)
         if not self.separate:
             return batch
-        ends = (batch.inputs == EOS).long()
+        ends = (batch.inputs == self.alphabet.eos).long()
         return batch._replace(segments=ends.cumsum(1) - ends)
-
-
-_EOS = np.array([EOS], dtype=np.uint8)
 
 
 def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
@@ -281,13 +311,13 @@ def length_buckets(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
     return batches
 
 
-def collate(samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+def collate(samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]], padding: int = PAD) -> Batch:
     """Pads (inputs, targets, scored) of several sequences to the longest and stacks them."""
     inputs, targets, scored = (
         torch.from_numpy(pad([sample[part] for sample in samples], value))
-        for part, value in enumerate((PAD, IGNORE, False))
+        for part, value in enumerate((padding, IGNORE, False))
     )
-    return Batch(inputs, targets, scored, inputs != PAD)
+    return Batch(inputs, targets, scored, inputs != padding)
 
 
 def pad(arrays: list[np.ndarray], value: int | bool) -> np.ndarray:

@@ -6,7 +6,8 @@ from numbers import Real
 import numpy as np
 
 from protlm.errors import UserError
-from protlm.sequence.alphabet import EOS, MASK, SCORED, STANDARD_TOKENS
+from protlm.sequence.alphabets import PROTEIN
+from protlm.sequence.letters import Alphabet
 
 IGNORE = -100
 """Target of a position without loss (torch's `ignore_index`)."""
@@ -21,7 +22,8 @@ class Masking:
     Args:
         share: fraction of the residues to select.
         mask: fraction of the selected residues to replace by `<mask>`.
-        random: fraction to replace by one of the twenty amino acids, drawn uniformly.
+        random: fraction to replace by one of the twenty amino acids (or the letters of another alphabet that are
+            predicted), drawn uniformly.
         keep: fraction to keep. The three sum to 1. BERT: 0.8, 0.1, 0.1; the code published with the Performer paper:
             0.1 masked, 0.8 random, 0.1 kept.
     """
@@ -47,12 +49,15 @@ class Masking:
         """The same selection with every selected residue masked, since a kept residue could be copied."""
         return Masking(self.share, 1.0, 0.0, 0.0)
 
-    def __call__(self, tokens: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(
+        self, tokens: np.ndarray, generator: np.random.Generator, alphabet: Alphabet = PROTEIN
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Masks one sequence.
 
         Args:
             tokens: (L,) integers, special tokens included.
             generator: the only source of randomness.
+            alphabet: of the tokens.
 
         Returns:
             inputs (L,) int64; targets (L,) int64, the token where selected, else IGNORE; scored (L,) bool, true where
@@ -61,7 +66,7 @@ class Masking:
         inputs = tokens.astype(np.int64)
         targets = np.full(len(tokens), IGNORE, dtype=np.int64)
         scored = np.zeros(len(tokens), dtype=bool)
-        candidates = np.flatnonzero(SCORED[tokens])
+        candidates = np.flatnonzero(alphabet.scored[tokens])
         # random rounding keeps the expected fraction exact even for short proteins
         count = int(self.share * len(candidates) + generator.random())
         chosen = generator.permutation(candidates)[:count]
@@ -69,17 +74,18 @@ class Masking:
         uniform = generator.random(count)
         masked = chosen[uniform < self.mask]
         replaced = chosen[(uniform >= self.mask) & (uniform < self.mask + self.random)]
-        inputs[masked] = MASK
-        inputs[replaced] = STANDARD_TOKENS[generator.integers(len(STANDARD_TOKENS), size=len(replaced))]
+        inputs[masked] = alphabet.mask
+        inputs[replaced] = alphabet.drawn[generator.integers(len(alphabet.drawn), size=len(replaced))]
         scored[masked] = True
         return inputs, targets, scored
 
 
-def next_token(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def next_token(tokens: np.ndarray, alphabet: Alphabet = PROTEIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, targets and scored positions of next-token prediction, each one shorter than the tokens (L,).
 
-    The loss covers amino acids and `<eos>`, since generation has to know when to stop; only amino acids are scored.
+    The loss covers amino acids (the scored letters of the alphabet) and `<eos>`, since generation has to know when to
+    stop; only letters are scored.
     """
     inputs, following = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
-    scored = SCORED[following]
-    return inputs, np.where(scored | (following == EOS), following, IGNORE), scored
+    scored = alphabet.scored[following]
+    return inputs, np.where(scored | (following == alphabet.eos), following, IGNORE), scored

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -68,6 +68,7 @@ def prepare(
     from protlm.corpus.prepare import prepare_corpus
     from protlm.corpus.splits import SplitRule, read_ids
     from protlm.sequence.alphabets import alphabet_of
+    from protlm.sequence.nucleotides import NucleotidesError
 
     check_outputs({"--output": (output, HDF5)}, [*fasta, *filter(None, [clusters, held_out])])
     split_by = split_by or ("cluster" if clusters else "sequence")
@@ -81,8 +82,11 @@ def prepare(
         *(min_length, max_length, fragments, nonstandard, identifier, allow_nucleotides, invalid),
         *(alphabet_of(alphabet), layout, cut),
     )
-    with progress("reading", "bytes") as report:
-        summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
+    try:
+        with progress("reading", "bytes") as report:
+            summary = prepare_corpus(fasta, output, rule, selection, deduplicate, workers, report)
+    except NucleotidesError as error:
+        raise NucleotidesError(error.found, ", or prepare it with --alphabet dna or rna") from error
     say(*summary.describe(output))
 
 
@@ -146,7 +150,8 @@ def evaluate(
     check_outputs({"--json": (json, JSON)}, [corpus, *model_files(model)])
     opened = Corpus(corpus)
     checked_splits(opened, split or (), share)  # before the model is loaded
-    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
+    network = load_network(model, device, any_alphabet=True, **options)
     length = max_length or network.config.max_length
     options = {"max_length": length, "token_budget": token_budget, "share": share, "seed": seed}
     # opened first, so that a file that cannot be written is reported at once

@@ -84,7 +84,9 @@ def export(
         return
     if target is not None:
         raise UserError("--target: is for models of 'protlm fit'")
-    network = load_network(model, "cpu", attention=attention, num_features=num_features)
+    network = load_network(
+        model, "cpu", attention=attention, num_features=num_features, any_alphabet=layout == "folder"
+    )
     if layout == "folder":
         export_folder(network, output, dtype)
         say(f"wrote {output}; use it with --model {output}")

@@ -109,7 +109,7 @@ def fill(
 def generate(
     model: Causal = None,
     n: Annotated[int, Option("-n", min=1, help="Number of proteins.")] = 1,
-    prefix: Annotated[str, Option(help="Amino acids with which each protein starts.")] = "",
+    prefix: Annotated[str, Option(help="Amino acids (bases, text) with which each protein starts.")] = "",
     temperature: Annotated[float, Option(help="Divides the logits; 0 always takes the most probable residue.")] = 1.0,
     top_p: Annotated[
         float,
@@ -127,24 +127,26 @@ def generate(
 ) -> None:
     """Generate new proteins with a causal model, as FASTA."""
     from protlm.inference.generate import generate as sample
+    from protlm.sequence.alphabets import alphabet_of
     from protlm.tables import text_output
 
     if model is None:
         raise UserError("generate requires --model with a causal model (trained with model.causal=true)")
     check_outputs({"--output": (output, FASTA)}, model_files(model))
-    network = load_network(model, device, attention_backend=attention_backend)
+    network = load_network(model, device, attention_backend=attention_backend, any_alphabet=True)
+    alphabet = alphabet_of(network.config.alphabet)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     drawn = ended = residues = 0
     log_likelihood = 0.0
     with text_output(output) as file, progress("generating", "positions") as report:
         for protein in sample(network, n, prefix, temperature, top_p, max_length, seed, batch_size, min_length, report):
             file.write(protein.fasta(**options))
-            residues, ended = residues + len(protein.sequence), ended + protein.ended
+            residues, ended = residues + len(protein.letters), ended + protein.ended
             drawn, log_likelihood = drawn + protein.drawn, log_likelihood + protein.log_likelihood
     perplexity = math.exp(min(700.0, -log_likelihood / drawn))
     settings = ", ".join(f"{name} {value:g}" for name, value in options.items())
     say(
-        f"{output or 'standard output'}: {counted(n, 'protein')}, {counted(residues, 'residue')}, perplexity "
-        f"{perplexity:.2f}; {ended:,} complete, {n - ended:,} cut at {max_length:,} residues",
+        f"{output or 'standard output'}: {counted(n, alphabet.record)}, {counted(residues, alphabet.unit)}, perplexity "
+        f"{perplexity:.2f}; {ended:,} complete, {n - ended:,} cut at {max_length:,} {alphabet.unit}s",
         f"model {model}, prefix {prefix or 'none'}, {settings}",
     )

@@ -40,7 +40,7 @@ def embed(
 def _embedded(
     computer: Computer, sequences: Iterable[str], compute: Callable[..., Representations]
 ) -> Iterator[np.ndarray]:
-    for window in windows(sequences, lambda sequence: len(sequence) if isinstance(sequence, str) else 0):
+    for window in windows(sequences, lambda sequence: len(sequence) if isinstance(sequence, str | bytes) else 0):
         rows = encoded(computer.model, window)
         results: dict[int, np.ndarray] = {}
         for batch, (pooled, single) in computer(rows, compute):

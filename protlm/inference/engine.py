@@ -14,7 +14,8 @@ from protlm.inference.packing import packs
 from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
 from protlm.sequence.alphabet import encode, with_ends
-from protlm.sequence.containers import proteins_of
+from protlm.sequence.alphabets import PROTEIN, alphabet_of, name_of
+from protlm.sequence.containers import proteins_of, sequences_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,11 +31,21 @@ _FULL = 8  # once the batch has 1/8 of the budget: on a GPU, small batches cost 
 
 def framed(model: Performer, tokens: np.ndarray) -> np.ndarray:
     """Tokens (length,) uint8 with the start and end tokens of the model: (length + 2,)."""
+    if model.config.alphabet != "protein":  # whose tokens mean something else
+        name = name_of(alphabet_of(model.config.alphabet))
+        raise UserError(f"this is for models of proteins; the model is of {name}")
     return with_ends(tokens, model.config.start_id)
 
 
 def encoded(model: Performer, proteins: Any) -> list[np.ndarray]:
-    """Framed tokens of proteins in any container; see `proteins_of`, also for errors."""
+    """Framed tokens of proteins in any container; see `proteins_of`, also for errors.
+
+    For a model of another alphabet, see `sequences_of`.
+    """
+    alphabet = alphabet_of(model.config.alphabet)
+    if alphabet != PROTEIN:
+        rows = map(alphabet.encode, sequences_of(proteins, alphabet).sequences)
+        return [alphabet.with_ends(row, model.config.start_id) for row in rows]
     return [framed(model, encode(sequence)) for sequence in proteins_of(proteins).sequences]
 
 
@@ -169,7 +180,7 @@ class Computer:
         self, rows: Sequence[np.ndarray], batch: np.ndarray, function: Callable[[TokenBatch, np.ndarray], Result]
     ) -> Result:
         started = time.perf_counter()
-        tokens = TokenBatch.of([rows[i] for i in batch], self.device, self.packed)
+        tokens = TokenBatch.of([rows[i] for i in batch], self.device, self.packed, self.model.config.pad_id)
         with (
             evaluating(self.model),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),

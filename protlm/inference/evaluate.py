@@ -18,7 +18,8 @@ from protlm.inference.packing import pack, packs
 from protlm.inference.token_batch import check_head
 from protlm.metrics import Breakdown, ResidueCounts, format_row
 from protlm.performer import Performer
-from protlm.sequence.alphabet import INDEX, STANDARD
+from protlm.sequence.alphabets import PROTEIN, alphabet_of, name_of
+from protlm.sequence.letters import Alphabet
 from protlm.strict_json import dumps
 from protlm.tables import aligned
 
@@ -34,12 +35,14 @@ class SplitResults(dict[str, float]):
     Attributes:
         proteins: number of proteins in the split.
         scored: number of residues that the model predicted.
+        alphabet: of the corpus.
         by_length: one row per non-empty bin of lengths, in ascending order: "min" and "max" length in residues (None
             in the last bin), "proteins", and the row of `Breakdown.over`.
         by_residue: letter -> the row of `Breakdown.over`, and "predicted", how often the model predicted this letter;
             only residues that were scored.
     """
 
+    alphabet: Alphabet = PROTEIN
     proteins: int
     scored: int
     by_length: list[dict[str, Any]]
@@ -74,6 +77,10 @@ def evaluate(
         UserError: for an unknown or empty split, or a model whose output is not finite.
     """
     check_head(model)
+    own = alphabet_of(model.config.alphabet)
+    if corpus.alphabet != own:
+        given = name_of(corpus.alphabet)
+        raise UserError(f"{corpus.path}: alphabet {given}; expected that of the model, {name_of(own)}")
     splits = checked_splits(corpus, splits, share)
     max_length = max_length or model.config.max_length
     check_length(model, max_length)
@@ -84,7 +91,7 @@ def evaluate(
     for split in splits:
         batches = ProteinBatches(corpus, split, objective, max_length, max(max_length, token_budget), seed)
         batches.start = model.config.start_id
-        metrics, breakdown = ResidueCounts(device), Breakdown(len(BIN_MAXIMA) + 1)
+        metrics, breakdown = ResidueCounts(device, own.size), Breakdown(len(BIN_MAXIMA) + 1, own.size)
         proteins = np.zeros(len(BIN_MAXIMA) + 1, dtype=np.int64)
         for key in batches.plan(0):
             batch = batches[key]
@@ -105,7 +112,7 @@ def evaluate(
             done += len(key)
             if progress:
                 progress(done, total)
-        results[split] = _results(metrics, breakdown, proteins, corpus.unigram())
+        results[split] = _results(metrics, breakdown, proteins, corpus.unigram(), own)
     return results
 
 
@@ -127,10 +134,12 @@ def checked_splits(corpus: Corpus, splits: Sequence[str], share: float = 0.15) -
     return chosen
 
 
-def _results(metrics: ResidueCounts, breakdown: Breakdown, proteins: np.ndarray, unigram: Unigram) -> SplitResults:
+def _results(
+    metrics: ResidueCounts, breakdown: Breakdown, proteins: np.ndarray, unigram: Unigram, alphabet: Alphabet
+) -> SplitResults:
     results = SplitResults(metrics.with_baseline(unigram))
     results.proteins, results.scored = int(proteins.sum()), int(breakdown.scored.sum())
-    results.by_length, results.by_residue = [], {}
+    results.alphabet, results.by_length, results.by_residue = alphabet, [], {}
     for number in np.flatnonzero(proteins).tolist():
         part = np.zeros(breakdown.scored.shape, dtype=bool)
         part[number] = True
@@ -140,12 +149,13 @@ def _results(metrics: ResidueCounts, breakdown: Breakdown, proteins: np.ndarray,
             "proteins": int(proteins[number]),
         }
         results.by_length.append({**row, **breakdown.over(part, unigram)})
-    for letter in (*STANDARD, "U", "O"):
+    rare = [PROTEIN.index[letter] for letter in "UO"] if alphabet == PROTEIN else []
+    for token in (*alphabet.drawn.tolist(), *rare):
         part = np.zeros(breakdown.scored.shape, dtype=bool)
-        part[:, INDEX[letter]] = True
+        part[:, token] = True
         row = breakdown.over(part, unigram)
         if row["asked"]:
-            results.by_residue[letter] = {**row, "predicted": int(breakdown.predicted[INDEX[letter]])}
+            results.by_residue[alphabet.tokens[token]] = {**row, "predicted": int(breakdown.predicted[token])}
     return results
 
 
@@ -153,13 +163,14 @@ def format_details(results: dict[str, SplitResults]) -> str:
     """Two tables for each split: by protein length and by residue."""
     tables = []
     for split, result in results.items():
-        header = [f"{split} by length", "proteins", "scored", "accuracy", "unigram", "perplexity", "unigram"]
+        columns = ["scored", "accuracy", "unigram", "perplexity", "unigram"]
+        header = [f"{split} by length", f"{result.alphabet.record}s", *columns]
         rows = []
         for row in result.by_length:
             name = f"{row['min']:,}-{row['max']:,}" if row["max"] else f"{row['min']:,} and more"
             rows.append([name, f"{row['proteins']:,}", f"{row['asked']:,}", *format_row(row)])
         tables.append(aligned(header, rows))
-        header = [f"{split} by residue", "scored", "predicted", "accuracy", "perplexity", "unigram"]
+        header = [f"{split} by {result.alphabet.unit}", "scored", "predicted", "accuracy", "perplexity", "unigram"]
         rows = []
         for letter, row in result.by_residue.items():
             accuracy, _, *perplexities = format_row(row)

@@ -1,6 +1,6 @@
 """New proteins from a causal model, sampled residue by residue.
 
-Legend: B sequences of a batch, A the 21 tokens that can be drawn.
+Legend: B sequences of a batch, A tokens that can be drawn, 21 for proteins; `<eos>` is the last.
 
 Of the logits l over all tokens, only those of the twenty amino acids and of `<eos>` are used. With temperature T > 0,
 p_a = exp(l_a / T) / sum_b exp(l_b / T); T = 0 takes the most probable token. With top_p below 1, only the nucleus is
@@ -10,7 +10,7 @@ et al. 2020, "The curious case of neural text degeneration").
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -23,30 +23,31 @@ from protlm.inference.engine import check_finite, evaluating, warn_beyond_positi
 from protlm.inference.probabilities import log_softmax
 from protlm.inference.steps import Steps, steps_from
 from protlm.performer import Performer
-from protlm.sequence.alphabet import EOS, STANDARD_TOKENS, decode, encode
+from protlm.sequence.alphabets import PROTEIN, alphabet_of
 from protlm.sequence.containers import protein_of
+from protlm.sequence.letters import Alphabet
 
-DRAWN = np.append(STANDARD_TOKENS, EOS)
-"""(21,) the tokens that can be drawn; `<eos>` is the last."""
-_END = len(DRAWN) - 1
 _LINE = 60  # residues per line of FASTA, as in UniProt
 _STREAMS = 7  # keeps these random numbers apart from those of training with the same seed
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A generated protein."""
+    """A generated protein, or sequence of another alphabet."""
 
     number: int
     """From 1."""
     sequence: str
     """Including the prefix."""
     log_likelihood: float
-    """Sum of log p of the drawn tokens, including `<eos>`, given those before; in nats, over all 33 tokens, T = 1."""
+    """Sum of log p of the drawn tokens, including `<eos>`, given those before; in nats, over all tokens, T = 1."""
     drawn: int
     """Number of drawn tokens, including `<eos>`."""
     ended: bool
     """Whether the model drew `<eos>`; False if the protein was cut at the maximum length."""
+
+    letters: bytes = field(default=b"", compare=False)
+    """As `sequence`, without the notation <0x0A> that shows bytes that cannot be printed."""
 
     @property
     def perplexity(self) -> float:
@@ -57,7 +58,7 @@ class Generated:
     def fasta(self, **more: object) -> str:
         """A FASTA record; `more` are additional entries of its header."""
         entries = {
-            "length": len(self.sequence),
+            "length": len(self.letters or self.sequence),
             "log_likelihood": f"{self.log_likelihood:.4f}",
             "perplexity": f"{self.perplexity:.4f}",
             "ended": "yes" if self.ended else "no",
@@ -89,7 +90,8 @@ def generate(
     Args:
         model: causal; evaluates, whatever its mode.
         n: number of proteins.
-        prefix: amino acids with which each protein starts, in one-letter code.
+        prefix: amino acids with which each protein starts, in one-letter code; for another alphabet, its letters as a
+            string or bytes.
         temperature: at least 0; see the top of this file.
         top_p: above 0, at most 1; see the top of this file.
         max_length: in residues, including the prefix; longer proteins are cut.
@@ -108,27 +110,29 @@ def generate(
     """
     counts = {"n": n, "batch_size": batch_size, "min_length": min_length, "max_length": max_length}
     _check(model, counts, temperature, top_p, seed)
-    tokens = _prefix_tokens(prefix, min_length, max_length)
+    alphabet = alphabet_of(model.config.alphabet)
+    tokens = _prefix_tokens(alphabet, prefix, min_length, max_length)
+    choices, end = choices_of(alphabet), len(alphabet.drawn)
     device, chance, count = next(model.parameters()).device, KeyedGenerator(seed, _STREAMS), max_length - len(tokens)
 
     def sampled(numbers: np.ndarray, logits: torch.Tensor, steps: Steps) -> Iterator[Generated]:
-        drawn = np.full((len(numbers), count), -1)  # indices into DRAWN
+        drawn = np.full((len(numbers), count), -1)  # indices into choices
         likelihood = np.zeros(len(numbers))
         rows = np.arange(len(numbers))  # of the proteins that have not ended
         with evaluating(model):
             steps.start(len(rows))
             logits = logits.expand(len(rows), -1)
             for step in range(count):
-                log_p = log_softmax(logits)[:, DRAWN]
+                log_p = log_softmax(logits)[:, choices]
                 check_finite(log_p)
                 allowed = log_p.copy()
                 if len(tokens) + step < min_length:
-                    allowed[:, _END] = -np.inf
+                    allowed[:, end] = -np.inf
                 uniform = np.array([chance(int(number), step).random() for number in numbers[rows]])
                 chosen = draw(allowed, uniform, temperature, top_p)
                 drawn[rows, step] = chosen
                 likelihood[rows] += log_p[np.arange(len(rows)), chosen]
-                stay = np.flatnonzero(chosen != _END)
+                stay = np.flatnonzero(chosen != end)
                 if progress:
                     progress((int(numbers[-1]) + 1 - len(stay)) * count + len(stay) * (step + 1), n * count)
                 if not len(stay) or step == count - 1:
@@ -137,15 +141,16 @@ def generate(
                     rows, chosen = rows[stay], chosen[stay]
                     steps.keep(torch.from_numpy(stay).to(device))
                 warn_beyond_positions(model, len(tokens) + step + 2)
-                logits = steps(torch.from_numpy(DRAWN[chosen]).to(device))
+                logits = steps(torch.from_numpy(choices[chosen]).to(device))
         for number, row, log_likelihood in zip(numbers.tolist(), drawn, likelihood.tolist(), strict=True):
             row = row[row >= 0]
-            ended = bool(row[-1] == _END)
-            sequence = decode(np.concatenate((tokens, DRAWN[row[: len(row) - ended]])))
-            yield Generated(number + 1, sequence, log_likelihood, len(row), ended)
+            ended = bool(row[-1] == end)
+            whole = np.concatenate((tokens, choices[row[: len(row) - ended]]))
+            texts = alphabet.decode(whole), alphabet.letters_of(whole)
+            yield Generated(number + 1, texts[0], log_likelihood, len(row), ended, texts[1])
 
     def batches() -> Iterator[Generated]:
-        start = torch.from_numpy(np.append(np.uint8(model.config.start_id), tokens)).to(device).long()[None]
+        start = torch.from_numpy(np.append(np.int64(model.config.start_id), tokens)).to(device)[None]
         with evaluating(model):
             logits, state = model.step(start)
             steps = steps_from(model, state, min(n, batch_size))
@@ -153,6 +158,11 @@ def generate(
             yield from sampled(np.arange(first, min(n, first + batch_size)), logits[:, -1], steps)
 
     return batches()  # not a generator function itself: the checks above run when it is called
+
+
+def choices_of(alphabet: Alphabet = PROTEIN) -> np.ndarray:
+    """(A,) the tokens that can be drawn; `<eos>` is the last."""
+    return np.append(alphabet.drawn, alphabet.eos)
 
 
 def draw(log_p: np.ndarray, uniform: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
@@ -194,11 +204,13 @@ def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: 
         raise UserError(f"top_p {top_p!r}: expected a number above 0, at most 1", "top_p")
 
 
-def _prefix_tokens(prefix: Any, min_length: int, max_length: int) -> np.ndarray:
+def _prefix_tokens(alphabet: Alphabet, prefix: Any, min_length: int, max_length: int) -> np.ndarray:
     """Tokens (length,) uint8 of the prefix."""
-    tokens = encode(protein_of(prefix, name="prefix") if not isinstance(prefix, str) or prefix else "")
+    if alphabet == PROTEIN and not (isinstance(prefix, str) and not prefix):
+        prefix = protein_of(prefix, name="prefix")
+    tokens = alphabet.encode(prefix.encode() if isinstance(prefix, str) else prefix)
     if not len(tokens) < max_length:
-        expected = f"expected more than the {len(tokens)} residues of the prefix"
+        expected = f"expected more than the {len(tokens)} {alphabet.unit}s of the prefix"
         raise UserError(f"max_length {max_length}: {expected}", "max_length")
     if min_length > max_length:
         raise UserError(

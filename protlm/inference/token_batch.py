@@ -42,16 +42,16 @@ class TokenBatch:
     segments: Packed | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[np.ndarray], device: torch.device, packed: bool) -> "TokenBatch":
-        """A batch of rows of tokens (length_i,) uint8."""
+    def of(cls, rows: Sequence[np.ndarray], device: torch.device, packed: bool, padding: int = PAD) -> "TokenBatch":
+        """A batch of rows of tokens (length_i,) uint8, or of another integer type."""
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        joined = np.concatenate(rows)[None] if packed else pad(list(rows), PAD)
+        joined = np.concatenate(rows)[None] if packed else pad(list(rows), padding)
         tokens = torch.from_numpy(joined).to(device).long()
         segments = None
         if packed:
             edges = torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
             segments = Packed(edges.to(device), int(lengths.max()))
-        return cls(tokens, tokens != PAD, lengths, segments)
+        return cls(tokens, tokens != padding, lengths, segments)
 
     @cached_property
     def starts(self) -> np.ndarray:

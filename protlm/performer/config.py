@@ -23,7 +23,7 @@ CHOICES: dict[str, Collection[str]] = {
 }
 """Fields with a fixed set of values."""
 ADDED = {"norms", "norm_eps", "head", "start_id", "zeroed_id", "rotary_dtype", "local_heads", "local_window"}
-ADDED |= {"contact_head", "activation", "qk_norm"}
+ADDED |= {"contact_head", "activation", "qk_norm", "alphabet"}
 """Fields that configurations written by earlier versions may lack."""
 
 WHOLE = (
@@ -65,6 +65,7 @@ class PerformerConfig:
         contact_head: whether the model has a `ContactHead`, which an import brings along.
         activation: of the feed-forward layers, "gelu" or "swiglu".
         qk_norm: whether queries and keys, of all heads together, pass a LayerNorm.
+        alphabet: what the tokens are, as in `protlm.sequence.alphabets`; the model itself does not use it.
 
     Raises:
         ValueError: for unknown names and numbers out of range.
@@ -95,6 +96,7 @@ class PerformerConfig:
     contact_head: bool = False
     activation: str = "gelu"
     qk_norm: bool = False
+    alphabet: str | dict[str, Any] = "protein"
 
     def __post_init__(self) -> None:
         for name in WHOLE:

@@ -104,6 +104,9 @@ class Bytes(Alphabet):
     def first_invalid(self, letters: bytes) -> int | None:
         return None
 
+    def letters_of(self, tokens: np.ndarray) -> bytes:
+        return tokens.astype(np.uint8).tobytes()
+
 
 ALPHABETS: dict[str, Alphabet] = {"protein": Protein(), "dna": Dna(), "rna": Rna(), "bytes": Bytes()}
 """The built-in alphabets."""

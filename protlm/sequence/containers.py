@@ -13,6 +13,8 @@ import numpy as np
 
 from protlm.errors import UserError
 from protlm.sequence.alphabet import ResidueError, clean
+from protlm.sequence.alphabets import PROTEIN
+from protlm.sequence.letters import Alphabet
 
 SEQUENCE, ID = "sequence", "id"
 """Columns of a data frame."""
@@ -26,13 +28,13 @@ class Container:
     """n proteins, and how results for them are returned.
 
     Attributes:
-        sequences: normalised.
+        sequences: normalised; strings, but bytes for other alphabets than that of proteins.
         kind: "one" for a single protein, "many", "dict", or "pandas".
         keys: of a dictionary, or the index of a pandas object.
         ids: for messages; None for other containers than these.
     """
 
-    sequences: list[str]
+    sequences: list[Any]
     kind: str = "many"
     keys: Any = None
     ids: list[Any] | None = None
@@ -106,6 +108,35 @@ def proteins_of(given: Any, masked: bool = False, gaps: bool = True) -> Containe
     container = Container([], kind, keys, ids)
     for index, item in enumerate(items):
         container.sequences.append(_sequence(item, container.name(index), masked, gaps))
+    return container
+
+
+def sequences_of(given: Any, alphabet: Alphabet) -> Container:
+    """As `proteins_of`; sequences of another alphabet are one string or bytes object, or a list or tuple of them.
+
+    Raises:
+        UserError: for another object, or a character that is no letter.
+
+    >>> from protlm.sequence.alphabets import alphabet_of
+    >>> sequences_of(["acg", b"GG-T"], alphabet_of("dna")).sequences
+    [b'ACG', b'GGT']
+    """
+    if alphabet == PROTEIN:
+        return proteins_of(given)
+    one = isinstance(given, str | bytes)
+    if not one and not isinstance(given, list | tuple):
+        raise UserError(f"expected a string or bytes, or a list of them, got {_described(given)}")
+    container = Container([], "one" if one else "many")
+    for index, item in enumerate([given] if one else given):
+        if not isinstance(item, str | bytes):
+            raise UserError(f"{container.name(index)}: expected a string or bytes, got {_described(item)}")
+        try:
+            tokens = alphabet.encode(item.encode() if isinstance(item, str) else item)
+        except UserError as error:
+            raise UserError(f"{container.name(index)}: {error}") from error
+        if not len(tokens):
+            raise UserError(f"{container.name(index)} is empty; expected at least one {alphabet.unit}")
+        container.sequences.append(alphabet.letters_of(tokens))
     return container
 
 

@@ -154,6 +154,10 @@ class Alphabet:
         """The tokens as text."""
         return "".join(self.tokens[token] for token in tokens)
 
+    def letters_of(self, tokens: np.ndarray) -> bytes:
+        """The letters (length,) of tokens that are all letters."""
+        return self.decode(tokens).encode()
+
     def with_ends(self, tokens: np.ndarray, start: int | None = None) -> np.ndarray:
         """Adds `<cls>` (or another first token) and `<eos>`: (length + 2,) of `dtype`."""
         framed = np.empty(len(tokens) + 2, dtype=self.dtype)
@@ -168,7 +172,9 @@ class Alphabet:
             UserError: for an alphabet without complements.
         """
         if not self.complement:
-            raise UserError(f"{type(self).__name__}: has no complements; expected dna or rna")
+            raise UserError(
+                f"reverse_complement: {self.unit}s have no complements; expected dna or rna", "reverse_complement"
+            )
         table = np.arange(self.size, dtype=self.dtype)
         for letter, other in self.complement.items():
             table[self.index[letter]] = self.index[other]

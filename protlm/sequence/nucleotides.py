@@ -13,10 +13,11 @@ class NucleotidesError(UserError):
 
     Args:
         found: what was found, without the advice to allow it, for readers that have no such option.
+        instead: what else can be done.
     """
 
-    def __init__(self, found: str) -> None:
-        advice = "translate it first, or if these are proteins, set allow_nucleotides"
+    def __init__(self, found: str, instead: str = "") -> None:
+        advice = f"translate it first{instead}, or if these are proteins, set allow_nucleotides"
         super().__init__(f"{found}; {advice}", "allow_nucleotides")
         self.found = found
 

@@ -18,7 +18,7 @@ from protlm.metrics import format_metrics
 from protlm.performer import Performer
 from protlm.performer.cost import flops_per_token
 from protlm.performer.segments import Packed
-from protlm.sequence.alphabet import EOS
+from protlm.sequence.alphabets import alphabet_of
 from protlm.strict_json import dumps
 from protlm.training.base_task import TrainingTask
 
@@ -120,7 +120,9 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TrainingTask)
-        tokens, residues = batch.key_mask.sum(), (batch.inputs > EOS).sum()
+        alphabet, inputs = alphabet_of(pl_module.model.config.alphabet), batch.inputs
+        letters = (inputs != alphabet.cls) & (inputs != alphabet.eos) & (inputs != alphabet.pad)
+        tokens, residues = batch.key_mask.sum(), letters.sum()
         # integers of 1,000 operations do not overflow
         segments = batch.segments
         length = segments.max_length if isinstance(segments, Packed) else batch.inputs.shape[1]

@@ -1,6 +1,7 @@
 """LightningDataModules over a corpus: single proteins (TrEMBL), or proteins concatenated into blocks."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,8 @@ from protlm.corpus.unigram import Unigram
 from protlm.errors import UserError
 from protlm.files import BusyError
 from protlm.inference.packing import pack
+from protlm.sequence.alphabets import PROTEIN, alphabet_of, describe, name_of
+from protlm.sequence.letters import Alphabet
 from protlm.sequence.stream import read_through
 from protlm.training.data import TrainingData
 from protlm.training.packing import AUTO
@@ -47,6 +50,9 @@ class TremblDataModule(TrainingData):
         held_out: file with ids of proteins or clusters for the ood split.
         valid, test: fraction of proteins or clusters in these splits.
         allow_nucleotides: accept a FASTA file that looks like DNA or RNA.
+        alphabet: of a corpus made from `fasta`, see `protlm.sequence.alphabets.alphabet_of`; None for that of an
+            existing corpus, or proteins.
+        reverse_complement: for training, read every other sequence of DNA or RNA, at random, on the opposite strand.
         max_length: longest sequence in tokens.
         token_budget: maximum number of tokens in a batch on one device, including padding.
         causal: next-residue prediction instead of masked language modelling.
@@ -76,6 +82,8 @@ class TremblDataModule(TrainingData):
         valid: float = VALID,
         test: float = TEST,
         allow_nucleotides: bool = False,
+        alphabet: Any = None,
+        reverse_complement: bool = False,
         max_length: int = 1024,
         token_budget: int = 16_384,
         causal: bool = False,
@@ -86,6 +94,7 @@ class TremblDataModule(TrainingData):
     ) -> None:
         super().__init__(workers)
         flags = {"packed": packed == AUTO or packed, "causal": causal, "allow_nucleotides": allow_nucleotides}
+        flags["reverse_complement"] = reverse_complement
         for name, value in flags.items():
             if not isinstance(value, bool):
                 auto = ", or auto" * (name == "packed")
@@ -101,6 +110,8 @@ class TremblDataModule(TrainingData):
         self.fasta = [path for path in ([fasta] if isinstance(fasta, str) else fasta or []) if path]
         if not corpus and not self.fasta:
             raise UserError("no data: set data.fasta=FILE.fasta, or data.corpus=CORPUS.h5 made with 'protlm prepare'")
+        self._given_alphabet = None if alphabet is None else alphabet_of(alphabet)
+        self.reverse_complement = reverse_complement
         self.clusters, self.split_by, self.held_out, self.valid, self.test = clusters, split_by, held_out, valid, test
         paths = [corpus] if isinstance(corpus, str) else corpus or [self._cached()]
         self.corpus_paths = [Path(path) for path in paths]
@@ -127,6 +138,11 @@ class TremblDataModule(TrainingData):
         if self._corpora is None:
             self._corpora = Corpora([Corpus(path) for path in self.corpus_paths])
         return self._corpora
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """Of the corpora."""
+        return self.corpora.alphabet
 
     @property
     def fingerprints(self) -> list[str]:
@@ -167,7 +183,8 @@ class TremblDataModule(TrainingData):
         held_out = read_ids(self.held_out) if self.held_out else frozenset()
         rule = SplitRule(self.valid, self.test, self.clusters, self.split_by == "cluster", held_out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        selection = Selection(allow_nucleotides=self.allow_nucleotides)
+        alphabet = self._given_alphabet or PROTEIN
+        selection = Selection(allow_nucleotides=self.allow_nucleotides, alphabet=alphabet)
         print(f"preparing {path}", flush=True)
         while not path.exists():
             try:
@@ -179,6 +196,8 @@ class TremblDataModule(TrainingData):
 
     def _check_options(self, corpus: Corpus) -> None:
         """Refuses a corpus that was split with other options; options at their default are not compared."""
+        if self._given_alphabet not in (None, corpus.alphabet):
+            raise UserError(f"{corpus.path}: is of {name_of(corpus.alphabet)}; omit data.alphabet, or prepare it again")
         made = corpus.attributes["options"]
         held_out = sorted(read_ids(self.held_out)) if self.held_out else []
         expected = {
@@ -197,6 +216,8 @@ class TremblDataModule(TrainingData):
 
     def _training_batches(self) -> Batches:
         sampling = {name: getattr(self, name) for name in ("sample_by", "weights", "min_cluster_size")}
+        if self.reverse_complement:
+            sampling["reverse_complement"] = True
         samples = self._batches("train", self.objective, **sampling)
         if not samples.draws.size:
             what = "no protein in the train split; prepare it again with more proteins or smaller valid and test"
@@ -221,7 +242,8 @@ class TremblDataModule(TrainingData):
     def _order(self) -> dict[str, Any]:
         """Everything that determines the order of the training batches."""
         names = ("seed", "max_length", "token_budget", "sample_by", "weights", "min_cluster_size")
-        return {**{name: getattr(self, name) for name in names}, "corpus": self.fingerprints}
+        strands = {"reverse_complement": True} if self.reverse_complement else {}
+        return {**{name: getattr(self, name) for name in names}, **strands, "corpus": self.fingerprints}
 
     def _cached(self) -> Path:
         """Path of a corpus without a name, which depends on the FASTA files and the split options."""
@@ -231,7 +253,10 @@ class TremblDataModule(TrainingData):
                 raise UserError(f"{path}: no such file")
         stats = [(Path(path), Path(path).stat()) for path in files]
         versions = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        key = repr((VERSION, versions, self.split_by, self.valid, self.test)).encode()
+        options = (VERSION, versions, self.split_by, self.valid, self.test)
+        if self._given_alphabet not in (None, PROTEIN):
+            options = (*options, describe(self._given_alphabet))
+        key = repr(options).encode()
         stem = Path(self.fasta[0]).name.split(".")[0]
         return Path("corpora") / f"{stem}-{int(digests([key])[0, 0]):016x}.h5"
 
@@ -241,6 +266,18 @@ class TremblDataModule(TrainingData):
     def _evaluation(self, splits: tuple[str, ...]) -> list[DataLoader[Batch]]:
         each = [self._batches(split, self.objective.for_evaluation()) for split in splits]
         return [self._loader(samples, Plan(samples, *self._rank())) for samples in each]
+
+
+def corpus_alphabet(corpus: Any, alphabet: Any) -> Alphabet:
+    """The alphabet of the first corpus that exists, else the given one, by default that of proteins.
+
+    A corpus that cannot be read is reported when it is used.
+    """
+    for path in [corpus] if isinstance(corpus, str) else corpus or []:
+        if Path(path).is_file():
+            with suppress(UserError):
+                return Corpus(path).alphabet
+    return PROTEIN if alphabet is None else alphabet_of(alphabet)
 
 
 class ConcatenatedTremblDataModule(TremblDataModule):

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from protlm.errors import UserError, counted
+from protlm.sequence.alphabets import PROTEIN
 
 
 def resolve_limits(options: Mapping[str, Any], layers: Sequence[Collection[str]]) -> dict[str, Any]:
@@ -99,7 +100,8 @@ def describe_plan(trainer: pl.Trainer, data: Any) -> str:
     batches, exact = data.estimated_epoch_batches()
     epoch = steps_per_epoch(trainer, batches)
     proteins, about = data.training_proteins, "" if exact else "about "
-    line = f"training on {proteins:,} proteins, {about}{counted(epoch, 'step')} per epoch"
+    record = getattr(data, "alphabet", PROTEIN).record
+    line = f"training on {proteins:,} {record}s, {about}{counted(epoch, 'step')} per epoch"
     if trainer.max_steps < 0:
         return line
     epochs = f"{trainer.max_steps / epoch:.3g}"

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 from protlm.errors import UserError
 from protlm.files import UnwritableError
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.alphabet import PAD, TOKENS
+from protlm.sequence.alphabets import PROTEIN, describe
 from protlm.training.base_task import TrainingTask
 from protlm.training.checkpoints import BEST, LAST, AtomicCheckpointIO, resume_point
 from protlm.training.data import TrainingData
-from protlm.training.datamodule import TremblDataModule
+from protlm.training.datamodule import TremblDataModule, corpus_alphabet
 from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.factories import checked, of_kind, parameters_of, takes_optimizer
 from protlm.training.loggers import RunLogger
@@ -84,7 +84,7 @@ def train(config: DictConfig, announce: bool = True) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     checkpoints = folder / "checkpoints"
     seed_everything(config.seed, workers=True, verbose=False)
-    model = network(config.model, data_module(config.data))
+    model = network(config.model, config.data)
     optimizer = instantiate(config.optimizer, _convert_="all", _partial_=True)
     callbacks, named_loggers = (
         instantiate_each("callbacks", config.callbacks),
@@ -178,7 +178,7 @@ def check_parts(config: DictConfig) -> None:
     check_options(config.seed, config.trainer)
     instantiate(config.data, _convert_="all")
     instantiate_each("callbacks", config.callbacks)
-    small = Performer(PerformerConfig(len(TOKENS), PAD, layers=1, width=8, heads=1, feed_forward=8))
+    small = Performer(PerformerConfig(PROTEIN.size, PROTEIN.pad, layers=1, width=8, heads=1, feed_forward=8))
     optimizer, schedule = instantiate(config.optimizer, _convert_="all", _partial_=True), config.schedule
     config.task.attention_backend = "auto"  # depends on the model
     checked("task", lambda: instantiate(config.task)(small, optimizer, instantiate_schedule(schedule)), TrainingTask)
@@ -197,14 +197,19 @@ def set_by_user() -> tuple[set[str], set[str]]:
     return own, {override.lstrip("+").partition("=")[0] for override in given["task"]}
 
 
-def network(node: DictConfig, data: type[TrainingData]) -> Performer:
+def network(node: DictConfig, data: DictConfig) -> Performer:
     """A new network, from a node that makes a `PerformerConfig`, or a trained one, from a node that loads it.
 
     The first takes the vocabulary of the data.
     """
-    if not issubclass(data, TremblDataModule) or "vocab_size" not in parameters_of(get_object(node._target_)):
+    module = data_module(data)
+    if not issubclass(module, TremblDataModule) or "vocab_size" not in parameters_of(get_object(node._target_)):
         return of_kind("model", instantiate(node), Performer)
-    settings = instantiate(node, vocab_size=len(TOKENS), pad_id=PAD, start_id=data.batches.start)
+    alphabet = corpus_alphabet(data.get("corpus"), data.get("alphabet"))
+    sizes = {"vocab_size": alphabet.size, "pad_id": alphabet.pad, "start_id": module.batches.start_of(alphabet)}
+    settings = instantiate(node, **sizes)
+    if alphabet != PROTEIN and isinstance(settings, PerformerConfig):
+        settings = replace(settings, alphabet=describe(alphabet))
     return Performer(of_kind("model", settings, PerformerConfig))
 
 

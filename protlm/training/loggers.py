@@ -164,7 +164,7 @@ class WandbLogger(RunLogger):
                     self._run.log({"results": wandb.Table(columns=["split", *names], data=rows)})
                 if self.log_model and checkpoint:
                     with tempfile.TemporaryDirectory() as folder:
-                        export(load(checkpoint), Path(folder) / "model")
+                        export(load(checkpoint, any_alphabet=True), Path(folder) / "model")
                         artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
                         artifact.add_dir(f"{folder}/model")
                         self._run.log_artifact(artifact)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from protlm.batching.batches import Batch
 from protlm.errors import UserError
 from protlm.residue_metrics import ResidueMetrics
+from protlm.sequence.alphabets import alphabet_of, name_of
 from protlm.training.base_task import TrainingTask
 
 
@@ -21,12 +22,19 @@ class LanguageModelTask(TrainingTask):
     @wraps(TrainingTask.__init__)  # so that its options are known by name
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.valid = ResidueMetrics()
+        self.valid = self._metrics()
         self.tests = nn.ModuleList()
 
+    def _metrics(self) -> ResidueMetrics:
+        return ResidueMetrics(alphabet_of(self.model.config.alphabet).size)
+
     def setup(self, stage: str) -> None:
-        """Plans the epochs; refuses data with sequences longer than the model's attention accepts."""
+        """Plans the epochs; refuses data of another alphabet, or with longer sequences than attention accepts."""
         super().setup(stage)
+        own = alphabet_of(self.model.config.alphabet)
+        given = getattr(self._data(), "alphabet", own)  # data of a user need not have one
+        if given != own:
+            raise UserError(f"data: alphabet {name_of(given)}; expected that of the model, {name_of(own)}")
         longest = self.model.config.longest
         if longest is not None and self._data().max_length > longest:
             raise UserError(
@@ -59,7 +67,7 @@ class LanguageModelTask(TrainingTask):
         self.valid.reset()
 
     def on_test_start(self) -> None:
-        self.tests = nn.ModuleList(ResidueMetrics() for _ in self._data().evaluated_splits()).to(self.device)
+        self.tests = nn.ModuleList(self._metrics() for _ in self._data().evaluated_splits()).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         metrics: Any = self.tests[dataloader_idx]

@@ -10,7 +10,7 @@ from protlm.performer import Performer
 
 INIT = "init"
 """Key of a checkpoint: what its run started from, None for random weights."""
-SIZES = ("vocab_size", "pad_id", "layers", "heads", "width", "feed_forward")
+SIZES = ("alphabet", "vocab_size", "pad_id", "layers", "heads", "width", "feed_forward")
 SHAPES = (*SIZES, "positions", "norm_eps", "head", "zeroed_id", "rotary_dtype", "activation", "qk_norm")
 """Fields of the configuration that have to be equal: they define the shape and the meaning of the weights."""
 KINDS = ("attention_name", "causal", "num_features", "directions", "norms", "local_heads", "local_window")
@@ -39,7 +39,7 @@ def load_initial_weights(model: Performer, path: str | Path) -> None:
     If both have the same kind of attention, its own weights and random directions are copied too; otherwise they keep
     their fresh initialisation.
     """
-    trained = load(path)
+    trained = load(path, any_alphabet=True)
     fields = (*SHAPES, "max_length") if model.config.learned_positions else SHAPES
     if odd := [name for name in fields if getattr(trained.config, name) != getattr(model.config, name)]:
         changes = ", ".join(

@@ -6,10 +6,12 @@ import torch
 from scipy import stats
 
 from protlm.errors import UserError
-from protlm.inference.generate import DRAWN, Generated, draw, generate
+from protlm.inference.generate import Generated, choices_of, draw, generate
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import EOS, INDEX, STANDARD, encode, with_ends
 from protlm.sequence.fasta import FastaFile
+
+CHOICES = choices_of()
 
 
 @pytest.fixture(params=["relu", "softmax", "exact"])
@@ -65,7 +67,7 @@ def test_temperature_zero_takes_the_most_probable_token_of_the_parallel_forward(
     (protein,) = generate(model, 1, "MK", temperature=0, max_length=30, min_length=30)
     tokens = torch.from_numpy(with_ends(encode(protein.sequence))).long()[None, :-2]
     with torch.inference_mode():
-        best = model(tokens)[0, 2:, DRAWN[:-1]].argmax(-1)
+        best = model(tokens)[0, 2:, CHOICES[:-1]].argmax(-1)
     assert "".join(STANDARD[i] for i in best) == protein.sequence[2:]
 
 
@@ -138,7 +140,7 @@ def test_draws_follow_the_formula(temperature: float, top_p: float) -> None:
     network, n = random_model(), 3_000
     with torch.inference_mode():
         logits = network(torch.zeros(1, 1, dtype=torch.long))[0, 0].double().numpy()
-    p = np.exp(logits[DRAWN[:-1]] / temperature)  # the minimum length is 1: no end
+    p = np.exp(logits[CHOICES[:-1]] / temperature)  # the minimum length is 1: no end
     p /= p.sum()
     kept = np.argsort(-p)
     kept = kept[: 1 + int((p[kept].cumsum() < top_p).sum())]

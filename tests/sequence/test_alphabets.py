@@ -75,7 +75,7 @@ def test_a_byte_is_its_own_token() -> None:
 
 
 def test_without_complements_there_is_no_reverse_complement() -> None:
-    with pytest.raises(UserError, match="has no complements"):
+    with pytest.raises(UserError, match="residues have no complements"):
         _ = PROTEIN.complements
 
 
