@@ -48,7 +48,7 @@ def named_arguments() -> dict[str, set[str]]:
 
 
 # options of training alone
-TRAINING = {"sample_by", "weights", "min_cluster_size"}
+TRAINING = {"sample_by", "weights", "min_cluster_size", "reverse_complement"}
 
 
 def test_every_argument_named_in_an_error_is_an_option_of_a_command() -> None:

@@ -1,8 +1,8 @@
 """A model as a folder that Hugging Face's transformers loads without protlm.
 
-The folder contains the weights, the configuration of transformers' own tokeniser, and the source files of remote_code
-and of protlm/performer that the model needs, with relative imports, since transformers copies them all into one
-package. If attention is a class of another package, its module comes along.
+The folder contains the weights, the configuration of transformers' own tokeniser, and the source files of remote_code,
+of protlm/performer and imported_class.py that the model needs, with relative imports, since transformers copies them
+all into one package. If attention is a class of another package, its module comes along.
 """
 
 import ast
@@ -27,7 +27,9 @@ PACKAGE = Path(__file__).parents[1]
 REMOTE_CODE = PACKAGE / "exchange/remote_code"
 MODELS, CONFIGURATION = "modeling_protlm", "configuration_protlm"
 """Its modules that transformers loads."""
-IMPORT = re.compile(r"^from protlm\.(performer|exchange\.remote_code)\.(\w+) import", re.MULTILINE)
+IMPORT = re.compile(
+    r"^from protlm\.(performer\.|exchange\.remote_code\.|(?=imported_class ))(\w+) import", re.MULTILINE
+)
 HEADER = f"""\
 # Part of protlm {__version__}, a copy made for this model.
 # SPDX-License-Identifier: Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0)
