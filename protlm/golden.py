@@ -22,14 +22,16 @@ from protlm.sequence.alphabet import MASK, encode, with_ends
 from protlm.strict_json import dumps
 
 FILE, KEY = "golden.safetensors", "about"
-PROTEINS = {
-    "chignolin": "GYDPETGTWG",
-    "trp-cage": "NLYIQWLKDGGPSSGRPPPS",
-    "ubiquitin": "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",
-}
-"""Chignolin (PDB 1UAO), Trp-cage (1L2Y) and human ubiquitin (1UBQ): 10, 20 and 76 residues."""
-MASKED = slice(3, None, 7)
-"""The residues of the last protein that are masked, for a bidirectional model."""
+_UBIQUITIN = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"
+PROTEINS = {"trp-cage": "NLYIQWLKDGGPSSGRPPPS", "ubiquitin": _UBIQUITIN, "polyubiquitin": 9 * _UBIQUITIN + "V"}
+"""Trp-cage (PDB 1L2Y), human ubiquitin (1UBQ) and polyubiquitin-C (UniProt P0CG48): 20, 76 and 685 residues.
+
+The last one is longer than the windows and blocks of attention that treats near and far residues differently.
+"""
+MASKED = {"ubiquitin": slice(3, None, 7)}
+"""Which residues of which protein are masked, for a bidirectional model."""
+WITHOUT_LOGITS = ("polyubiquitin",)
+"""Proteins so long that only their embedding is kept."""
 EMBEDDING, LOGITS = "embedding", "logits"
 TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-1}
 """Precision of the computation -> the largest relative difference that passes; docs/decisions.md has measurements."""
@@ -41,7 +43,7 @@ class Golden:
 
     Attributes:
         values: "protein.embedding" (D,), the mean over residues after the final LayerNorm, and "protein.logits" (L, V),
-            without those of a model that has no language-model head; float32.
+            without those of `WITHOUT_LOGITS` and of a model that has no language-model head; float32.
         source: what computed them.
     """
 
@@ -70,8 +72,8 @@ def rows(config: PerformerConfig) -> dict[str, np.ndarray]:
     limited = config.learned_positions or config.longest is not None
     most = max(config.max_length - 2, 1) if limited else None
     found = {name: encode(sequence)[:most].copy() for name, sequence in PROTEINS.items()}
-    if not config.causal:
-        found[list(found)[-1]][MASKED] = MASK
+    for name, residues in MASKED.items() if not config.causal else ():
+        found[name][residues] = MASK
     return {name: with_ends(tokens, config.start_id) for name, tokens in found.items()}
 
 
@@ -88,7 +90,7 @@ def computed(model: Performer) -> dict[str, Tensor]:
 def named(protein: str, hidden: Tensor, logits: Tensor | None) -> dict[str, Tensor]:
     """The values of a protein from its representations (L, D) after the final LayerNorm and its logits (L, V)."""
     values = {f"{protein}.{EMBEDDING}": hidden[1:-1].float().mean(0)}
-    if logits is not None:
+    if logits is not None and protein not in WITHOUT_LOGITS:
         values[f"{protein}.{LOGITS}"] = logits.float()
     return {name: value.cpu().contiguous().clone() for name, value in values.items()}
 
