@@ -54,7 +54,7 @@ class Stages(NamedTuple):
 
 def two_rate_adamw(
     module: nn.Module,
-    lr: float = 2e-4,
+    lr: float = 2e-5,
     features_lr: float = 2e-2,
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-8,
@@ -65,7 +65,7 @@ def two_rate_adamw(
     Args:
         module: the student.
         lr: of weights that come from the teacher.
-        features_lr: of the features while they alone are trained; later, a tenth of it.
+        features_lr: of the features while they alone are trained; see `stage_schedule` for later.
         betas, eps, weight_decay: as in `torch.optim.AdamW`.
     """
     checked_numbers(betas, lr=lr, features_lr=features_lr, eps=eps, weight_decay=weight_decay)
@@ -88,7 +88,7 @@ def stage_schedule(
     tune: int = 0,
     warmup: int = 20,
     floor: float = 0.02,
-    later: float = 0.1,
+    later: float = 0.025,
 ) -> LambdaLR:
     """Learning rates that start anew in each stage: a linear warm-up, then a cosine to `floor`.
 

@@ -47,6 +47,7 @@ def load_initial_weights(model: Performer, path: str | Path) -> None:
         )
         raise UserError(f"init {path}: {changes}; only attention, dropout and features may differ")
     weights = {name: weight for name, weight in trained.state_dict().items() if not name.startswith(_CONTACTS)}
+    weights |= {name: weight for name, weight in model.state_dict().items() if name.startswith(_CONTACTS)}
     if any(getattr(trained.config, name) != getattr(model.config, name) for name in KINDS):
         own = {name: weight for name, weight in model.state_dict().items() if _ATTENTION in name}
         weights = {name: weight for name, weight in weights.items() if _ATTENTION not in name} | own

@@ -42,7 +42,7 @@ def test_stages_that_do_not_fit_are_refused(arguments: tuple, message: str) -> N
 def test_only_features_learn_first_and_all_weights_later(tiny_model: Performer) -> None:
     tiny_model.switch_attention(Hybrid(), 8)
     optimizer = two_rate_adamw(tiny_model, lr=1e-3, features_lr=1e-1)
-    schedule = stage_schedule(optimizer, total=20, match=10, warmup=2)
+    schedule = stage_schedule(optimizer, total=20, match=10, warmup=2, later=0.1)
     rates = []
     for _ in range(20):
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -63,4 +63,4 @@ def test_only_features_learn_first_and_all_weights_later(tiny_model: Performer) 
 def test_a_model_without_learned_features_has_one_rate() -> None:
     optimizer = two_rate_adamw(nn.Linear(2, 2))
     assert len(optimizer.param_groups) == 1
-    assert stage_schedule(optimizer, 10, 0).get_last_lr() == [pytest.approx(1e-4)]
+    assert stage_schedule(optimizer, 10, 0).get_last_lr() == [pytest.approx(1e-5)]
