@@ -109,7 +109,8 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
         raise UserError(str(error).removeprefix("model.")) from error
     if num_features is not None and not model.config.kind.uses_random_features:
         raise UserError(
-            f"num_features {num_features}: {model.config.attention} attention has no random features", "num_features"
+            f"num_features {num_features}: {model.config.attention_label} attention has no random features",
+            "num_features",
         )
 
 

@@ -134,11 +134,13 @@ def import_model(
     export_folder(network, output)
     c = network.config
     say(
-        f"wrote {output}: {c.layers} layers, {c.heads} heads, width {c.width}, {c.attention} attention; "
+        f"wrote {output}: {c.layers} layers, {c.heads} heads, width {c.width}, {c.attention_label} attention; "
         f"use it with --model {output}"
     )
     if found is not None:
-        say(found.text)
+        say(found.text + ("" if attention is None else f"; that is before the switch to {attention} attention"))
+    if attention is not None and attention != "exact":
+        say("the switch changes what the model computes; protlm linearise trains a student to compute nearly the same")
     if imported.left_out:
         say(f"left out: {', '.join(imported.left_out)}; fit labels with protlm fit")
     if c.head == "none":

@@ -21,7 +21,7 @@ def check_contact_head(model: Performer) -> None:
     if not config.contact_head:
         raise UserError("method head: the model has no contact head; use jacobian", "method")
     if not config.predicts_contacts:
-        what = "exact attention with local heads" if config.local_heads else f"{config.attention_name} attention"
+        what = "exact attention with local heads" if config.local_heads else f"{config.attention_label} attention"
         raise UserError(f"method head: fitted to exact attention, but the model has {what}; use jacobian", "method")
 
 

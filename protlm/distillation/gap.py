@@ -61,9 +61,7 @@ def measure_gap(
     Raises:
         UserError: for fewer than two proteins, or models of other shapes.
     """
-    names = ("layers", "width", "vocab_size", "causal", "start_id")
-    if odd := [name for name in names if getattr(teacher.config, name) != getattr(student.config, name)]:
-        raise UserError(f"teacher and student differ in model.{odd[0]}: one was not made from the other")
+    check_pair(teacher, student)
     if len(proteins) < 2:
         raise UserError("at least two proteins are needed to compare teacher and student")
     tokens = [encode(protein) for protein in proteins]
@@ -87,6 +85,13 @@ def measure_gap(
             note(f"time at {length:,} tokens")
             report["seconds"][length] = [_seconds(model, length) for model in (teacher, student)]
     return report
+
+
+def check_pair(teacher: Performer, student: Performer) -> None:
+    """Raises a UserError for models of which one cannot have been made from the other."""
+    names = ("layers", "width", "vocab_size", "causal", "start_id")
+    if odd := [name for name in names if getattr(teacher.config, name) != getattr(student.config, name)]:
+        raise UserError(f"teacher and student differ in model.{odd[0]}: one was not made from the other")
 
 
 def _row(model: Performer, tokens: np.ndarray) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from protlm.checkpoint import load
-from protlm.distillation.gap import LENGTHS, Report, measure_gap
+from protlm.distillation.gap import LENGTHS, Report, check_pair, measure_gap
 from protlm.distillation.student import student_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
@@ -42,6 +42,7 @@ def check_student(
         name of a stage -> report of `measure_gap`.
     """
     taught, reports = place(load(teacher)), {}
+    check_pair(taught, load(student))
     for name, model in _students(teacher, Path(student)):
         named = partial(_prefixed, note, name)
         reports[name] = measure_gap(taught, place(model), proteins, lengths if name == FINAL else (), note=named)

@@ -1,5 +1,6 @@
 """How a student is made and trained."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from protlm.distillation.choice import check_choice
 from protlm.distillation.stages import Stages
 from protlm.errors import UserError
 from protlm.inference.engine import PRECISIONS
+
+_OFTEN, _MOST = 250, 40  # steps between validations, at most, and number of validations
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ class LineariseOptions:
         return {"map": self.map, "block": self.block, "num_features": self.features}
 
     @property
+    def validation_interval(self) -> int:
+        """Steps from one validation to the next: at the end of each stage, where that is not too often."""
+        common = math.gcd(self.steps, self.match, self.tune)
+        fitting = max(step for step in range(1, common + 1) if common % step == 0 and step <= _OFTEN)
+        return fitting if self.steps // fitting <= _MOST else min(_OFTEN, self.steps)
+
+    @property
     def named(self) -> dict[str, Any]:
         """Options of `python -m protlm.train +experiment=linearise` by name, less those of heads that stay exact."""
         kind, _, number = self.device.partition(":")
@@ -69,6 +79,7 @@ class LineariseOptions:
         found |= {"trainer.max_steps": self.steps, "task.match": self.match, "task.tune": self.tune}
         found |= {"data.max_length": self.max_length, "data.token_budget": self.token_budget, "seed": self.seed}
         found |= {"trainer.accelerator": kind, "trainer.devices": [int(number)] if number.isdigit() else 1}
+        found["trainer.val_check_interval"] = self.validation_interval
         found["trainer.precision"] = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
         if self.clusters is not None:
             found |= {"data.clusters": str(Path(self.clusters).resolve()), "data.split_by": "cluster"}

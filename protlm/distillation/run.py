@@ -12,9 +12,11 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from protlm.checkpoint import check_absent, export, load
+from protlm.checkpoint import check_absent, export, load, read_lightning
+from protlm.distillation.card import card_of, described_heads
 from protlm.distillation.choice import PROTEINS, block_of, chosen_heads
 from protlm.distillation.options import LineariseOptions
+from protlm.distillation.stages import Stages
 from protlm.distillation.student import student_of
 from protlm.errors import UserError
 from protlm.files import atomic_output
@@ -64,11 +66,16 @@ def linearise(
         given["model.exact_heads"] = _remembered(output, teacher, student, files, how)
     overrides = _overrides(given, settings)
     with complete_run(output, "distillation", overrides, {}) as folder:
-        checkpoints = folder / "checkpoints"
-        best = checkpoints / BEST
-        made = folder / "student"
+        path = folder / "checkpoints" / BEST
+        path = path if path.exists() else path.with_name(LAST)
+        made, best = folder / "student", load(path)
         shutil.rmtree(made, ignore_errors=True)
-        export(load(best if best.exists() else checkpoints / LAST), made)
+        export(best, made)
+        step = read_lightning(path)["global_step"]
+        stage = Stages.of(how.steps, how.match, how.tune).place(step - 1)[0]
+        print(f"lowest error on validation: step {step:,} ({stage})", file=sys.stderr, flush=True)
+        card = card_of(best, teacher, folder, f"step {step:,} ({stage})", how)
+        (made / "README.md").write_text(card, encoding="utf-8")
         (made / "training").mkdir()
         for name in KEPT:
             if (folder / name).exists():
@@ -109,6 +116,7 @@ def _remembered(
         )
     print(f"choosing the heads that stay exact, on {len(proteins)} proteins", file=sys.stderr, flush=True)
     heads = chosen_heads(load(teacher).eval(), student, proteins, how.exact_heads, how.choose_by)
+    print(f"exact heads: {described_heads(heads)}", file=sys.stderr, flush=True)
     path.parent.mkdir(exist_ok=True)
     with atomic_output(path) as partial:
         partial.write_text(dumps({**about, "heads": heads}) + "\n")

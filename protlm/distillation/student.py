@@ -30,7 +30,7 @@ def student_of(
     try:
         student.switch_attention(Hybrid(map, block, tuple(tuple(layer) for layer in exact_heads)), num_features)
     except ValueError as error:
-        raise UserError(f"model.{error}") from error
+        raise UserError(str(error)) from error
     return student
 
 
@@ -40,5 +40,5 @@ def check_teacher(teacher: Performer, path: str) -> None:
     if config.attention_name != "exact" or config.local_heads:
         local = " with local heads" if config.local_heads else ""
         raise UserError(
-            f"{path}: has {config.attention_name} attention{local}; expected a teacher with exact attention"
+            f"{path}: has {config.attention_label} attention{local}; expected a teacher with exact attention"
         )

@@ -54,7 +54,9 @@ def merged(folder: Path, base: Path | None = None) -> SavedModel:
         target, other = _known(f"{module}.weight", saved), adapter.get(module + _B)
         shape = None if other is None else (other.shape[0], weight.shape[1])
         if target is None or other is None or shape != tuple(weights[target].shape):
-            raise UserError(f"{path}: {name} does not fit the base model {saved.path.parent}; choose another with base")
+            raise UserError(
+                f"{path}: {name} does not fit the base model {saved.path.parent}; choose another base", "base"
+            )
         weights[target] = weights[target].float() + _scale(settings, module, weight) * (other.float() @ weight.float())
     return replace(saved, path=path, weights=weights)
 

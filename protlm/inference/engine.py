@@ -73,7 +73,7 @@ def check_length(model: Performer, tokens: int) -> None:
     longest = model.config.longest
     if longest is not None and tokens > longest:
         raise UserError(
-            f"{tokens:,} tokens, including start and end: {model.config.attention_name} attention takes at most "
+            f"{tokens:,} tokens, including start and end: {model.config.attention_label} attention takes at most "
             f"{longest:,}; remove or shorten the sequence"
         )
 

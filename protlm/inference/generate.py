@@ -194,7 +194,7 @@ def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: 
     if model.config.zeroed_id is not None:
         raise UserError("this model rescales its embeddings by the fraction of masks (zeroed_id); it cannot generate")
     if not model.config.stepwise:
-        raise UserError(f"{model.config.attention_name} attention cannot run token by token; it cannot generate")
+        raise UserError(f"{model.config.attention_label} attention cannot run token by token; it cannot generate")
     for name, value in counts.items():
         check_integer(name, value, 1)
     check_integer("seed", seed, 0)

@@ -42,7 +42,7 @@ def packs(model: Performer, precision: str = "float32") -> bool:
         return taken
     if model.packed_batches and not taken:
         warnings.warn(
-            f"packed batches: {model.config.attention_name} attention on {model.embedding.weight.device} takes the "
+            f"packed batches: {model.config.attention_label} attention on {model.embedding.weight.device} takes the "
             "sequences apart and pads them; only the other layers save the padding",
             ProtlmWarning,
             stacklevel=3,

@@ -160,6 +160,12 @@ class PerformerConfig:
         assert not isinstance(self.attention, FeatureMap)
         return describe(self.attention)
 
+    @property
+    def attention_label(self) -> str:
+        """The kind of attention in a word, for messages: its name or that of its class."""
+        name = self.attention_name
+        return name if isinstance(name, str) else str(name.get("kind") or name.get("map")).rpartition(".")[2].lower()
+
     @cached_property
     def kind(self) -> Kind:
         """The kind of attention."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.baselines import ExactAttention
+from protlm.performer.baselines import ExactAttention, KeysAndValues
 from protlm.performer.estimator import precision, without_autocast
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.learned_features import LEARNED_MAPS, LearnedFeatures
@@ -234,6 +234,13 @@ class HybridAttention(nn.Module):
         return f"block={self.block}, causal={self.causal}, map={self.features.map!r}"
 
 
+class PartlyExactState(NamedTuple):
+    """The states of both kinds of heads."""
+
+    exact: KeysAndValues | None
+    own: HybridState | None
+
+
 class PartlyExactAttention(nn.Module):
     """Exact attention in some heads, another module in the others.
 
@@ -259,6 +266,16 @@ class PartlyExactAttention(nn.Module):
         """Like `FavorAttention.forward`."""
         exact, rest = ([x[:, heads] for x in (q, k, v)] for heads in self._heads)
         return torch.cat((self.exact(*exact, key_mask), self.own(*rest, key_mask)), 1)[:, self._order]
+
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: PartlyExactState | None = None
+    ) -> tuple[Tensor, PartlyExactState]:
+        """Like `FavorAttention.step`; the state of exact heads grows."""
+        before = state or PartlyExactState(None, None)
+        exact, rest = ([x[:, heads] for x in (q, k, v)] for heads in self._heads)
+        one, after = self.exact.step(exact[0], exact[1], exact[2], before.exact)
+        other, own = self.own.step(rest[0], rest[1], rest[2], before.own)
+        return torch.cat((one, other), 1)[:, self._order], PartlyExactState(after, own)
 
     def matrix(self, q: Tensor, k: Tensor) -> Tensor:
         """Like `HybridAttention.matrix`."""

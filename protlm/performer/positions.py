@@ -42,8 +42,21 @@ def extrapolated(learned: Tensor, first: int | Tensor, count: int) -> Tensor:
 def rotary(position: Tensor, head_dim: int, dtype: torch.dtype) -> Rotation:
     """Of rotary positions (..., L) int64, for heads of width d; the frequencies are rounded to `dtype`."""
     frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=position.device) / head_dim)
-    angles = position[..., None] * frequency.to(dtype).float()
+    angles = position[..., None] * rounded(frequency, dtype)
     return angles.cos(), angles.sin()
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float32 numbers in the normal range of `dtype`, rounded to its precision, as by `x.to(dtype).float()`.
+
+    Compilers remove a conversion there and back, so this is arithmetic (Dekker 1971, "A floating-point technique for
+    extending the available precision").
+    """
+    dropped = round(math.log2(torch.finfo(dtype).eps / torch.finfo(torch.float32).eps))
+    if not dropped:
+        return x
+    large = x * (2**dropped + 1)
+    return large - (large - x)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class LanguageModelTask(TrainingTask):
         longest = self.model.config.longest
         if longest is not None and self._data().max_length > longest:
             raise UserError(
-                f"data.max_length {self._data().max_length}: attention {self.model.config.attention_name} takes at "
+                f"data.max_length {self._data().max_length}: attention {self.model.config.attention_label} takes at "
                 f"most model.max_length tokens, {longest}; set both to the same"
             )
         if stage == "fit":

@@ -55,6 +55,11 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
     assert isinstance(student.config.kind, Hybrid)
     assert sum(map(len, student.config.kind.exact_heads)) == 1  # of four
     assert load(tmp_path / "student" / "stages" / "match").config == student.config
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "8 learned features (positive) beyond; exact heads: 1; layer" in card
+    assert "| layer | 1 | 2 |" in card
+    assert "exact heads: 1; layer" in outcome.err
+    assert "lowest error on validation: step" in outcome.err
     for name in ("config.yaml", "run.json", "results.json"):
         assert (tmp_path / "student" / "training" / name).exists()
     assert not (tmp_path / ".student.run").exists()

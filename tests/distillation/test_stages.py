@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from protlm.distillation.options import LineariseOptions
 from protlm.distillation.stages import Stages, stage_schedule, two_rate_adamw
 from protlm.errors import UserError
 from protlm.performer import Performer
@@ -58,6 +59,14 @@ def test_only_features_learn_first_and_all_weights_later(tiny_model: Performer) 
     learned = {id(weight) for name, weight in named.items() if ".features." in name}
     assert {id(weight) for weight in optimizer.param_groups[0]["params"]} == learned
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(named)
+
+
+@pytest.mark.parametrize(
+    ("steps", "match", "tune", "interval"),
+    [(2000, 1000, 0, 250), (20, 12, 0, 4), (900, 500, 0, 100), (2001, 1000, 0, 250), (30, 30, 0, 30), (7, 3, 2, 1)],
+)
+def test_each_stage_ends_with_a_validation_where_that_is_not_too_often(steps, match, tune, interval) -> None:
+    assert LineariseOptions(steps=steps, match=match, tune=tune).validation_interval == interval
 
 
 def test_a_model_without_learned_features_has_one_rate() -> None:

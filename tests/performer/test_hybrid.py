@@ -129,6 +129,17 @@ def test_chosen_heads_are_exact() -> None:
         Hybrid(exact_heads=((), (4,))).module(settings)
 
 
+def test_steps_of_partly_exact_attention_equal_the_whole() -> None:
+    settings = PerformerConfig(33, 1, heads=4, width=32, num_features=16, causal=True).attention_settings()
+    module = Hybrid(block=BLOCK, exact_heads=((2,),)).module(settings)
+    q, k, v = (x.detach().float()[:, :2].repeat(1, 2, 1, 1) for x in operands(30))
+    outs, state = [], None
+    for start in range(0, 30, 5):
+        out, state = module.step(*(x[:, :, start : start + 5] for x in (q, k, v)), state)
+        outs.append(out)
+    torch.testing.assert_close(torch.cat(outs, 2), module(q, k, v))
+
+
 def test_its_matrix_gives_its_output() -> None:
     q, k, v = (x.detach() for x in operands(30))
     own = attention()

@@ -13,7 +13,7 @@ from protlm.performer.kind import Kind
 from protlm.performer.kinds import ATTENTION
 from protlm.performer.linformer import Linformer
 from protlm.performer.model import EsmHead
-from protlm.performer.positions import extrapolated, rotate, sinusoids
+from protlm.performer.positions import extrapolated, rotate, rounded, sinusoids
 from protlm.performer.reference import exact_attention
 from protlm.performer.window import Window
 
@@ -448,3 +448,19 @@ def test_the_embedding_has_the_scale_of_positions_unless_tied_to_the_head() -> N
     ratio = model.embedding.weight.square().mean() / model.position.square().mean()
     assert 0.3 < ratio < 1
     assert build(head="esm").embedding.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [2, 16, 20, 64, 128])
+def test_frequencies_are_rounded_as_by_a_conversion(dtype: torch.dtype, head_dim: int) -> None:
+    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
+    assert torch.equal(rounded(frequency, dtype), frequency.to(dtype).float())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor's own imports
+def test_compilers_keep_the_rounding() -> None:
+    """They remove a conversion there and back, which changed what a compiled ESM-2 computes."""
+    frequency = 10_000.0 ** -(torch.arange(0, 64, 2) / 64)
+    compiled = torch.compile(lambda x: rounded(x, torch.float16) * 1000)
+    torch.testing.assert_close(compiled(frequency), frequency.half().float() * 1000, rtol=1e-7, atol=0)

@@ -107,21 +107,23 @@ class ProtlmPreTrainedModel(PreTrainedModel):
         return embedding
 
     @torch.no_grad()
-    def predict_contacts(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def predict_contacts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Probabilities of contacts (B, L - 2, L - 2) between residues, 0 after the end of each protein.
 
         Args:
-            tokens: (B, L) int64, with both ends.
+            input_ids: (B, L) int64, with both ends.
             attention_mask: (B, L), 1 where a token is real; by default all but padding.
 
         Raises:
             ValueError: for a model without the contact head of ESM-2, or with other attention than it was fitted to.
         """
         if not self.performer.config.predicts_contacts:
-            raise ValueError("predict_contacts: expected an imported model with a contact head and its exact attention")
-        inputs, head = self._inputs(tokens, attention_mask, None), self.performer.contact_head
+            raise ValueError(
+                "predict_contacts: expected an imported model with a contact head, and exact attention or a student's"
+            )
+        inputs, head = self._inputs(input_ids, attention_mask, None), self.performer.contact_head
         layers = self._computed(inputs, [], False, True).attentions
-        found = head.weight.new_zeros(len(tokens), tokens.shape[1] - 2, tokens.shape[1] - 2)
+        found = head.weight.new_zeros(len(input_ids), input_ids.shape[1] - 2, input_ids.shape[1] - 2)
         for row, real in enumerate(inputs.key_mask):
             among = (layer[row][:, real][..., real][:, 1:-1, 1:-1].float() for layer in layers)
             logits = sum(head.logits(number, attention) for number, attention in enumerate(among)) + head.bias

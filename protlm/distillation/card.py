@@ -1,0 +1,55 @@
+"""The model card of a student."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from protlm import __version__
+from protlm.distillation.options import LineariseOptions
+from protlm.performer import Performer
+from protlm.performer.hybrid import Hybrid
+
+
+def described_heads(heads: Sequence[Sequence[int]]) -> str:
+    """Heads by layer, both numbered from 1, for users.
+
+    >>> described_heads([[0], [], [3, 7]])
+    '3; layer 1: 1; layer 3: 4, 8'
+    """
+    each = [f"layer {i}: {', '.join(str(head + 1) for head in layer)}" for i, layer in enumerate(heads, 1) if layer]
+    return "; ".join([str(sum(map(len, heads))), *each])
+
+
+def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: LineariseOptions) -> str:
+    """README.md of a student.
+
+    Args:
+        student: the best one.
+        teacher: path of the teacher.
+        run: folder of the run, with results.json if there was a test.
+        step: of training that the student is of, for users.
+        how: the options of the run.
+    """
+    kind, config = student.config.kind, student.config
+    assert isinstance(kind, Hybrid)
+    lines = [
+        f"A protein language model of {config.layers} layers and width {config.width} with linear attention, made by "
+        f"`protlm linearise` of protlm {__version__} from {Path(teacher).name}.",
+        "",
+        f"- attention: exact within blocks of {kind.block} and their neighbours, {config.num_features} learned "
+        f"features ({kind.map}) beyond; exact heads: {described_heads(kind.exact_heads)}",
+        f"- training: {how.steps:,} steps; this is the student of {step}, which had the lowest error on validation",
+    ]
+    results = run / "results.json"
+    if results.exists():
+        test = json.loads(results.read_text()).get("test", {})
+        layers = [value for name, value in test.items() if name != "error"]
+        lines += [
+            "",
+            "Distance from the teacher's representations on test proteins, divided by the distance of their mean:",
+            "",
+            "| layer | " + " | ".join(str(number) for number in range(1, len(layers) + 1)) + " |",
+            "|---|" + "---|" * len(layers),
+            "| error | " + " | ".join(f"{value:.3f}" for value in layers) + " |",
+        ]
+    return "\n".join(lines) + "\n"
