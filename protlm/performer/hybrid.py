@@ -44,6 +44,7 @@ class Hybrid(Kind):
     """
 
     exact_matrix: ClassVar[bool] = True
+    prefers_no_mask: ClassVar[bool] = True
     map: str = "positive"
     block: int = 64
     exact_heads: tuple[tuple[int, ...], ...] = ()
