@@ -1,7 +1,6 @@
 """A model compared with what transformers computes from the folder that it was imported from or exported to."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from safetensors import safe_open
 
 from protlm import golden
 from protlm.performer import Performer
+from protlm.strict_json import dumps
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -55,7 +55,7 @@ def compared(model: Performer, folder: Path, own_code: bool = False) -> Comparis
         request["vocabulary"] = model.config.vocab_size
         done = subprocess.run(
             [sys.executable, "-m", "protlm.exchange.transformers_values"],
-            input=json.dumps(request),
+            input=dumps(request),
             env=_environment(scratch),
             capture_output=True,
             text=True,

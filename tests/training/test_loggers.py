@@ -166,7 +166,7 @@ def test_wandb_without_a_login_keeps_everything_on_disk(tmp_path, capsys, no_log
     assert content["data"] == [[split, *row.values()] for split, row in RESULTS.items()]
     models = [record.artifact for record in records(tmp_path / "run") if record.artifact.type == "model"]
     files = {entry.path: entry.local_path for entry in models[0].manifest.contents}
-    assert set(files) == {"config.json", "model.safetensors"}
+    assert set(files) == {"config.json", "golden.safetensors", "model.safetensors"}
     copy = tmp_path / "copy"
     copy.mkdir()
     for name, path in files.items():
