@@ -68,7 +68,7 @@ class Selection:
             raise UserError(f"{limits}: expected at least 1, and no minimum above the maximum", *LIMITS)
         only = {"layout": self.layout not in ("", "fasta"), "cut": self.cut != CUT}
         if self.of_proteins and (odd := [name for name, given in only.items() if given]):
-            raise UserError(f"{odd[0]} is of no use for proteins; set an alphabet, such as bytes", odd[0])
+            raise UserError(f"{odd[0]}: requires another alphabet than protein, such as bytes", odd[0])
         only = {"invalid": self.invalid != "error", "allow_nucleotides": self.allow_nucleotides}
         if not self.of_proteins and (odd := [name for name, given in only.items() if given]):
             raise UserError(f"{odd[0]} is only for proteins", odd[0])

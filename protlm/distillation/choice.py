@@ -3,14 +3,14 @@
 Legend: H heads, L length, d head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from protlm.distillation.matching import attention_errors, recorded, relative
+from protlm.distillation.matching import Attended, attention_errors, recorded, relative
 from protlm.distillation.stages import FEATURES
 from protlm.errors import UserError
 from protlm.inference.engine import framed
@@ -90,13 +90,17 @@ def block_of(student: Performer) -> int:
     return next(module.block for module in student.modules() if isinstance(module, HybridAttention))
 
 
-def _output_errors(teacher: Performer, student: Performer, row: Tensor) -> Tensor:
-    """(layers, H): relative error of the layer's output if only this head is not exact."""
+def _layers(teacher: Performer, student: Performer, row: Tensor) -> Iterator[tuple[Any, Attended]]:
+    """The self-attention of each layer of the student, with the call of the teacher's."""
     with recorded(teacher) as calls:
         teacher.hidden(row)
+    return zip((block.attention for block in student.blocks), calls, strict=True)
+
+
+def _output_errors(teacher: Performer, student: Performer, row: Tensor) -> Tensor:
+    """(layers, H): relative error of the layer's output if only this head is not exact."""
     found = []
-    for block, call in zip(student.blocks, calls, strict=True):
-        own: Any = block.attention
+    for own, call in _layers(teacher, student, row):
         difference = own.attention(*call[:4]) - call.out
         project = own.out.weight.unflatten(1, difference.shape[1::2])  # (D, H, d)
         target = torch.einsum("bhld,mhd->blm", call.out, project)
@@ -108,11 +112,8 @@ def _output_errors(teacher: Performer, student: Performer, row: Tensor) -> Tenso
 
 def _divergences(teacher: Performer, student: Performer, row: Tensor) -> Tensor:
     """(layers, H): mean KL divergence in nats of the student's attention from the teacher's."""
-    with recorded(teacher) as calls:
-        teacher.hidden(row)
     found = []
-    for block, call in zip(student.blocks, calls, strict=True):
-        own: Any = block.attention
+    for own, call in _layers(teacher, student, row):
         taught, learned = ExactAttention.matrix(call.q, call.k), own.attention.matrix(call.q, call.k)
         logarithms = [x.clamp(min=1e-30).log() for x in (taught, learned)]
         found.append((taught * (logarithms[0] - logarithms[1])).sum(-1).mean((0, 2)))

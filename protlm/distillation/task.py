@@ -101,9 +101,14 @@ class DistillationTask(TrainingTask):
         if stage == "match":
             loss = attention_errors(self.teacher, self.model, tokens, batch.key_mask).mean()
             return loss if loss.requires_grad else loss + self._nothing()
-        errors, logits = self._compared(tokens, batch.key_mask)
-        loss = errors.mean()
-        return loss + self._logits * divergence(logits[0], logits[1], batch.key_mask) if logits else loss
+        taught, learned = self._represented(tokens, batch.key_mask)
+        loss = hidden_errors(taught, learned, batch.key_mask).mean()
+        if not self._logits:
+            return loss
+        last = len(self.model.blocks)
+        with torch.no_grad():
+            target = self.teacher.logits(taught[last])
+        return loss + self._logits * divergence(target, self.model.logits(learned[last]), batch.key_mask)
 
     def _nothing(self) -> Tensor:
         """0 with a gradient, for proteins so short that no key is far."""
@@ -116,23 +121,19 @@ class DistillationTask(TrainingTask):
             return batch.inputs
         return torch.where(batch.targets >= 0, batch.targets, batch.inputs)
 
-    def _compared(self, tokens: Tensor, key_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Relative errors (layers, B), and the logits of teacher and student if they have a head."""
+    def _represented(self, tokens: Tensor, key_mask: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Representations of all layers by the teacher and by the student."""
         layers = range(len(self.model.blocks) + 1)
         with torch.no_grad():
             taught = self.teacher.representations(tokens, layers, key_mask)
-        learned = self.model.representations(tokens, layers, key_mask)
-        errors = hidden_errors(taught, learned, key_mask)
-        if not self._logits:
-            return errors, []
-        return errors, [model.logits(x[layers[-1]]) for model, x in ((self.teacher, taught), (self.model, learned))]
+        return taught, self.model.representations(tokens, layers, key_mask)
 
     def on_validation_epoch_start(self) -> None:
         self._sums = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        errors, _ = self._compared(self._proteins(batch), batch.key_mask)
-        self._sums.append(errors.sqrt())
+        both = self._represented(self._proteins(batch), batch.key_mask)
+        self._sums.append(hidden_errors(*both, batch.key_mask).sqrt())
 
     def on_validation_epoch_end(self) -> None:
         values = self._summary()

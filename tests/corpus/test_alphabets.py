@@ -85,8 +85,8 @@ def test_corpora_of_two_alphabets_cannot_be_joined(tmp_path) -> None:
     ("options", "message"),
     [
         ({"alphabet": ALPHABETS["dna"], "invalid": "skip"}, "invalid is only for proteins"),
-        ({"layout": "line"}, "layout is of no use for proteins"),
-        ({"cut": 5}, "cut is of no use for proteins"),
+        ({"layout": "line"}, "layout: requires another alphabet than protein"),
+        ({"cut": 5}, "cut: requires another alphabet than protein"),
     ],
 )
 def test_options_without_effect_are_refused(options: dict, message: str) -> None:
