@@ -67,47 +67,24 @@ class Study:
     def rows(self, name: str, labels: KnownLabels, options: AnnotateOptions, draws: int) -> Iterator[dict[str, Any]]:
         """The figures of a column, from its labels of reference and queries."""
         n = len(self.reference)
-        own, asked = np.flatnonzero(labels.counts[:n]), np.flatnonzero(labels.counts[n:])
-        known = labels.take(own)
+        known, asked = labels.take(np.arange(n)), np.flatnonzero(labels.counts[n:])
+        labelled = known.counts > 0
         truth = dense(labels, n + asked)
-        frequencies = np.bincount(known.numbers, minlength=len(labels.names)) / len(own)
-        about = {"column": name, "reference": len(own), "queries": len(asked)}
+        frequencies = np.bincount(known.numbers, minlength=len(labels.names)) / labelled.sum()
+        about = {"column": name, "reference": int(labelled.sum()), "queries": len(asked)}
         yield {**about, "method": NAIVE, **figures(truth, np.tile(frequencies, (len(asked), 1)), draws)}
-        reference = Reference(name, [self.reference[i] for i in own.tolist()], known)
-        sample = np.flatnonzero(np.isin(own, self.sample))
-        learned = numbered(self.relatives, own[sample], own)
-        queried = numbered(self.query_relatives, asked, own)
-        sequences = [self.queries[i].sequence for i in asked.tolist()]
+        reference = Reference(name, self.reference, {name: known})
+        sample = self.sample[labelled[self.sample]]
+        learned = self.relatives.between(np.isin(np.arange(n), sample), labelled)
+        sequences = [record.sequence for record in self.queries]
         for by in SOURCES:
             chosen = replace(options, by=by)
-            vectors = self.vectors[own] if chosen.embeds else None
-            annotator = Annotator(
-                reference, chosen, sample, self.clusters[own], vectors, learned if chosen.aligns else None
-            )
-            evidence = annotator.evidence(
-                sequences,
-                self.query_vectors[asked] if chosen.embeds else None,
-                queried if chosen.aligns else None,
-            )
-            scores = scored(annotator.transfer(evidence), len(asked), len(labels.names))
+            vectors, queries = (self.vectors, self.query_vectors) if chosen.embeds else (None, None)
+            own, queried = (learned, self.query_relatives) if chosen.aligns else (None, None)
+            annotator = Annotator(reference, name, chosen, sample, self.clusters, vectors, own)
+            votes = annotator.transfer(annotator.evidence(sequences, queries, queried))
+            scores = scored(votes, len(sequences), len(labels.names))[asked]
             yield {**about, "method": by, **figures(truth, scores, draws)}
-
-
-def numbered(relatives: Relatives, queries: np.ndarray, targets: np.ndarray) -> Relatives:
-    """The relatives between some queries and targets, numbered by their places in these arrays."""
-    places = [
-        np.full(int(max(own.max(initial=0), all_.max(initial=0))) + 1, -1)
-        for own, all_ in (
-            (queries, relatives.query),
-            (targets, relatives.target),
-        )
-    ]
-    for place, own in zip(places, (queries, targets), strict=True):
-        place[own] = np.arange(len(own))
-    query, target = places[0][relatives.query], places[1][relatives.target]
-    kept = (query >= 0) & (target >= 0)
-    columns = (relatives.identity, relatives.covered, relatives.bits)
-    return Relatives(query[kept], target[kept], *(column[kept] for column in columns))
 
 
 def dense(labels: KnownLabels, proteins: np.ndarray) -> np.ndarray:
@@ -141,7 +118,7 @@ def study(arguments: argparse.Namespace, options: AnnotateOptions) -> Study:
     _, reference, _ = read_records(arguments.reference, "reference")
     _, queries, _ = read_records(arguments.queries, "queries")
     model = load(arguments.model)
-    all_labelled = Reference(str(arguments.reference), reference, KnownLabels.of_lists([["-"]] * len(reference)))
+    all_labelled = Reference(str(arguments.reference), reference, {})
     drawn = np.random.default_rng(options.seed).permutation(len(reference))[: options.sample]
     sample = np.sort(drawn)
     sequences = [record.sequence for record in reference]
@@ -177,12 +154,11 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     check_outputs(arguments.csv)
     options = AnnotateOptions(sample=arguments.sample, threads=arguments.threads)
-    table = table_of(arguments.labels)
     found = study(arguments, options)
     ids = [record.id for record in (*found.reference, *found.queries)]
     rows = []
-    for column in (name for name in table.columns if name.casefold() != ID):
-        labels = read_known_labels(arguments.labels, ids, str(arguments.reference), column)
+    columns = [name for name in table_of(arguments.labels).columns if name.casefold() != ID]
+    for column, labels in read_known_labels(arguments.labels, ids, str(arguments.reference), columns).items():
         rows += found.rows(column, labels, options, arguments.draws)
     cells = [[_text(row[name]) for name in COLUMNS] for row in rows]
     write_table(arguments.csv, COLUMNS, cells)

@@ -51,12 +51,17 @@ class Table:
         same = [number for number, column in enumerate(self.columns) if column.casefold() == name.casefold()]
         return same[0] if len(same) == 1 else None
 
-    def __getitem__(self, name: str) -> list[str]:
-        """The n cells of a column, stripped of surrounding white space."""
+    def number(self, name: str) -> int:
+        """As `find`, for a column that must be there."""
         number = self.find(name)
         if number is None:
             found = ", ".join(self.columns[:8]) + (", ..." if len(self.columns) > 8 else "")
             raise UserError(f"{self.path}: no column {name!r}; found: {found}")
+        return number
+
+    def __getitem__(self, name: str) -> list[str]:
+        """The n cells of a column, stripped of surrounding white space."""
+        number = self.number(name)
         return [row[number].strip() for row in self.rows]
 
     def location(self, row: int) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
-from protlm.annotation.annotator import Annotator
+from protlm.annotation.annotator import Annotator, Call
 from protlm.annotation.index import index_vectors, kept_relatives
 from protlm.annotation.options import AnnotateOptions
 from protlm.annotation.reference import Reference, read_records
 from protlm.embedding.in_memory import embed
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.homology.relatives import Relatives, clusters_of, find_relatives
 from protlm.performer import Performer
 from protlm.progress import Progress, summed
@@ -23,7 +24,9 @@ from protlm.sequence.fasta import Record
 from protlm.supervised.fit_api import base_model
 from protlm.supervised.partition import read_clusters
 
-COLUMNS = ("query", "label", "precision", "reference", "distance", "identity")
+COLUMNS = ("query", "column", "label", "precision", "reference", "distance", "identity")
+FEWEST = 20
+"""Labelled proteins of a column, at least; from fewer, precision cannot be learned."""
 Stage = Callable[[str, str], Progress]
 """Name of a stage and its unit -> where its progress is reported."""
 
@@ -31,10 +34,12 @@ Stage = Callable[[str, str], Progress]
 class Row(NamedTuple):
     """A call as a row of the output; None for blank cells.
 
-    `distance` is that of the embeddings of query and reference; `identity` is blank if phmmer does not align them.
+    `column` is the column of the labels that `label` is from, `distance` that of the embeddings of query and reference;
+    `identity` is blank if phmmer does not align them.
     """
 
     query: str
+    column: str
     label: str | None
     precision: float | None
     reference: str | None
@@ -47,7 +52,7 @@ def annotate(
     reference: Any,
     labels: Any,
     model: Any = None,
-    column: str | None = None,
+    column: str | Sequence[str] | None = None,
     index: str | Path | None = None,
     **options: Any,
 ) -> Any:
@@ -56,15 +61,15 @@ def annotate(
     Args:
         queries: path of a FASTA file, or proteins as in `ProteinModel`.
         reference: the same.
-        labels: table with the columns `id` and labels, or a DataFrame; see `read_known_labels`.
+        labels: table with a column `id` and others of labels, or a DataFrame; see `read_known_labels`.
         model: a model of `protlm.load`, the path of one, or "bundled", the default.
-        column: of the labels, if there are several.
+        column: of labels, one or more of them; by default the only one.
         index: file of the embeddings of the reference, as of `protlm embed`; written if there is none.
         **options: see `AnnotateOptions`.
 
     Returns:
-        A pandas DataFrame with the columns query, label, precision, reference, distance and identity: a row per label,
-        or a row without a label for a query without one.
+        A pandas DataFrame with the columns query, column, label, precision, reference, distance and identity: a row per
+        label, and for each column of labels a row without one for a query without any.
 
     Raises:
         UserError: for arguments or files that cannot be used.
@@ -76,18 +81,18 @@ def annotate(
     except TypeError as error:
         raise UserError(f"annotate: {str(error).removeprefix('AnnotateOptions.__init__() ')}") from error
     _, records, _ = read_records(queries, "queries")
-    known = Reference.read(reference, labels, column)
+    known = Reference.read(reference, labels, [column] if isinstance(column, str) else column or ())
     network = base_model(model, announce=True)[0] if chosen.embeds else None
     fasta = reference if isinstance(reference, str | Path) else None
-    annotator = annotator_of(known, chosen, network, index, fasta)
-    return pandas.DataFrame(list(rows(annotator, records, network)), columns=list(COLUMNS))
+    annotators = annotators_of(known, chosen, network, index, fasta)
+    return pandas.DataFrame(list(rows(annotators, records, network)), columns=list(COLUMNS))
 
 
 def _quiet(name: str, unit: str) -> Progress:
     return lambda done, total: None
 
 
-def annotator_of(
+def annotators_of(
     reference: Reference,
     options: AnnotateOptions,
     model: Performer | None,
@@ -95,8 +100,10 @@ def annotator_of(
     fasta: str | Path | None = None,
     stage: Stage = _quiet,
     **reading: Any,
-) -> Annotator:
-    """Embeds the reference and searches it for relatives, as far as the options need this, and learns precision.
+) -> list[Annotator]:
+    """An annotator for each column of labels.
+
+    The reference is embedded and searched for relatives once, as far as the options need this.
 
     Args:
         reference: labelled proteins.
@@ -104,23 +111,15 @@ def annotator_of(
         model: for embeddings.
         index, fasta, **reading: see `index_vectors`.
         stage: reports progress.
+
+    Raises:
+        UserError: for a column with too few labelled proteins.
     """
-    sample = _sample(len(reference.records), options)
-    clusters = None if options.clusters is None else read_clusters(options.clusters, reference.ids)
+    samples = {column: _sample(reference, column, options) for column in reference.labels}
+    given = None if options.clusters is None else read_clusters(options.clusters, reference.ids)
     relatives = vectors = None
-    if options.aligns or clusters is None:
-
-        def search() -> Relatives:
-            own = [reference.sequences[i] for i in sample.tolist()]
-            return find_relatives(
-                own, reference.sequences, options.threads, stage("comparing the reference", "proteins")
-            )
-
-        relatives = kept_relatives(index, reference, sample, search)
-    if clusters is None:
-        assert relatives is not None
-        of_all = replace(relatives, query=sample[relatives.query])
-        clusters = clusters_of(of_all, len(reference.records), options.identity)
+    if options.aligns or given is None:
+        relatives = _relatives(reference, np.unique(np.concatenate(list(samples.values()))), options, index, stage)
     if options.embeds:
         assert model is not None
         report = stage("embedding the reference", "residues")
@@ -129,43 +128,74 @@ def annotator_of(
         else:
             settings = (options.layer, options.token_budget, report)
             vectors = index_vectors(index, fasta, reference, model, *settings, **reading)
-    return Annotator(reference, options, sample, clusters, vectors, relatives if options.aligns else None)
+    found = []
+    for column, sample in samples.items():
+        own, clusters = None, given
+        if relatives is not None:
+            sampled = np.isin(np.arange(len(reference.records)), sample)
+            own = relatives.between(sampled, reference.labels[column].counts > 0)
+            if clusters is None:
+                clusters = clusters_of(own, len(reference.records), options.identity)
+        assert clusters is not None
+        aligned = own if options.aligns else None
+        found.append(Annotator(reference, column, options, sample, clusters, vectors, aligned))
+    return found
+
+
+def _relatives(
+    reference: Reference, proteins: np.ndarray, options: AnnotateOptions, index: str | Path | None, stage: Stage
+) -> Relatives:
+    """The relatives in the reference of some of its proteins, both numbered by n."""
+    queries = [reference.sequences[i] for i in proteins.tolist()]
+
+    def search() -> Relatives:
+        report = stage("comparing the reference", "proteins")
+        return find_relatives(queries, reference.sequences, options.threads, report)
+
+    found = kept_relatives(index, reference, proteins, search)
+    return replace(found, query=proteins[found.query])
 
 
 def rows(
-    annotator: Annotator, queries: Sequence[Record], model: Performer | None, stage: Stage = _quiet
+    annotators: Sequence[Annotator], queries: Sequence[Record], model: Performer | None, stage: Stage = _quiet
 ) -> Iterator[Row]:
-    """The calls of queries, in order; the most certain label first."""
-    options, reference = annotator.options, annotator.reference
+    """The calls of queries, in order; of each query those of each annotator, the most certain label first.
+
+    Args:
+        annotators: of columns of one reference.
+        queries: q proteins.
+        model: for embeddings.
+        stage: reports progress.
+    """
+    options, reference = annotators[0].options, annotators[0].reference
     sequences = [record.sequence for record in queries]
     vectors = relatives = None
     if options.embeds:
         assert model is not None
-        vectors = embedded(
-            model, sequences, options.layer, options.token_budget, stage("embedding queries", "residues")
-        )
+        report = stage("embedding queries", "residues")
+        vectors = embedded(model, sequences, options.layer, options.token_budget, report)
     if options.aligns:
         report = stage("comparing queries", "proteins")
         relatives = find_relatives(sequences, reference.sequences, options.threads, report)
-    calls = list(annotator.calls(len(queries), annotator.evidence(sequences, vectors, relatives)))
-    pairs = np.array([(call.query, call.reference) for call in calls], dtype=np.int64).reshape(-1, 2)
-    known = pairs[:, 1] >= 0
-    distance = np.full(len(calls), np.nan)
-    if annotator.neighbours is not None and vectors is not None:
-        distance[known] = annotator.neighbours.distances(vectors[pairs[known, 0]], pairs[known, 1])
+    calls: list[tuple[Annotator, Call, float]] = []
+    for annotator in annotators:
+        own = list(annotator.calls(len(queries), annotator.evidence(sequences, vectors, relatives)))
+        calls += zip([annotator] * len(own), own, annotator.distances(vectors, own).tolist(), strict=True)
+    calls.sort(key=lambda each: each[1].query)  # stable
     if relatives is None:
-        among = [[] for _ in queries]
-        for query, target in np.unique(pairs[known], axis=0).tolist():
-            among[query].append(target)
+        among: list[set[int]] = [set() for _ in queries]
+        for _, call, _ in calls:
+            if call.reference >= 0:
+                among[call.query].add(call.reference)
         report = stage("aligning queries", "proteins")
-        relatives = find_relatives(sequences, reference.sequences, options.threads, report, among)
+        relatives = find_relatives(sequences, reference.sequences, options.threads, report, list(map(sorted, among)))
     found = zip(relatives.query.tolist(), relatives.target.tolist(), relatives.identity.tolist(), strict=True)
-    aligned = {(query, target): identity for query, target, identity in found}
-    for call, far in zip(calls, distance.tolist(), strict=True):
-        same = aligned.get((call.query, call.reference), np.nan)
+    identities = {(query, target): identity for query, target, identity in found}
+    for annotator, call, far in calls:
         name = None if call.reference < 0 else reference.records[call.reference].id
-        precision, *measures = (None if np.isnan(value) else value for value in (call.precision, far, same))
-        yield Row(queries[call.query].id, call.label, precision, name, *measures)
+        precision, distance = (None if np.isnan(value) else value for value in (call.precision, far))
+        identity = identities.get((call.query, call.reference))
+        yield Row(queries[call.query].id, annotator.column, call.label, precision, name, distance, identity)
 
 
 def embedded(
@@ -180,7 +210,14 @@ def embedded(
     return np.stack(found)
 
 
-def _sample(proteins: int, options: AnnotateOptions) -> np.ndarray:
-    """(s,) int64, sorted: proteins drawn at random."""
-    drawn = np.random.default_rng(options.seed).permutation(proteins)[: options.sample]
-    return np.sort(drawn)
+def _sample(reference: Reference, column: str, options: AnnotateOptions) -> np.ndarray:
+    """(s,) int64, sorted: labelled proteins drawn at random, whatever other columns there are."""
+    keys = [xxhash.xxh3_64_intdigest(f"{options.seed} {name}".encode()) for name in reference.ids]
+    drawn = np.argsort(np.array(keys, dtype=np.uint64))
+    labelled = drawn[reference.labels[column].counts[drawn] > 0]
+    if len(labelled) < FEWEST:
+        raise UserError(
+            f"{reference.source}: {counted(len(labelled), 'protein')} with labels in column {column!r}; expected at "
+            f"least {FEWEST}, from which the precision of calls is learned"
+        )
+    return np.sort(labelled[: options.sample])

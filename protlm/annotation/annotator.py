@@ -1,9 +1,10 @@
 """An annotator: a labelled reference whose labels are transferred to queries that resemble its proteins.
 
-Legend: q queries, n proteins of the reference, s of them for calibration, D width.
+Legend: q queries, n proteins of the reference, s of them for calibration, m pairs, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,8 @@ from protlm.annotation.neighbours import Neighbours
 from protlm.annotation.options import AnnotateOptions
 from protlm.annotation.reference import Reference
 from protlm.annotation.transfer import Transfer
-from protlm.errors import UserError
 from protlm.homology.relatives import Relatives
 
-FEWEST = 20
-"""Labelled proteins without which there is no curve."""
 REPORTED = (0.9, 0.7, 0.5)
 """Precisions of which `Annotator.described` speaks."""
 
@@ -40,53 +38,50 @@ class Call(NamedTuple):
 
 
 class Annotator:
-    """Transfers labels, with precision as learned on the reference itself.
+    """Transfers the labels of one column, with precision as learned on the reference itself.
 
     Args:
-        reference: n labelled proteins.
+        reference: n proteins; those without a label in the column are ignored.
+        column: of its labels.
         options: see `AnnotateOptions`.
-        sample: (s,) int64, proteins on which precision is learned.
+        sample: (s,) int64, labelled proteins on which precision is learned.
         clusters: (n,) int64. Each protein of the sample is annotated twice, without its cluster and without itself,
             so that curves know remote and close relatives.
         vectors: (n, D) embeddings, if these are used.
-        relatives: of the sample with all, numbered by s and n, if homologs are used.
+        relatives: of the sample with labelled proteins, both numbered by n, if homologs are used.
 
     Attributes:
         held_out: votes for the sample, with precision as score.
-
-    Raises:
-        UserError: for too few proteins.
     """
 
     def __init__(
         self,
         reference: Reference,
+        column: str,
         options: AnnotateOptions,
         sample: np.ndarray,
         clusters: np.ndarray,
         vectors: np.ndarray | None = None,
         relatives: Relatives | None = None,
     ) -> None:
-        if len(sample) < FEWEST:
-            raise UserError(
-                f"{reference.source}: {len(sample):,} labelled proteins; expected at least {FEWEST}, from which the "
-                "precision of calls is learned"
-            )
-        self.reference, self.options, self.sample = reference, options, sample
+        self.reference, self.column, self.options, self.sample = reference, column, options, sample
+        self._labels = reference.labels[column]
+        self._labelled = np.flatnonzero(self._labels.counts)
         self._lengths = _lengths(reference.sequences)
-        self.neighbours = None if vectors is None else Neighbours(vectors)
+        self.neighbours = None if vectors is None else Neighbours(vectors[self._labelled])
         without, own = [], clusters[sample]
         near = []
         if self.neighbours is not None and vectors is not None:
-            k, known = options.neighbours, vectors[sample]
-            without.append(self.neighbours.nearest(known, k, lambda rows: own[rows, None] == clusters))
-            near.append(self.neighbours.nearest(known, k, lambda rows: sample[rows, None] == np.arange(len(clusters))))
+            others = clusters[self._labelled]
+            without.append(self._nearest(vectors[sample], lambda rows: own[rows, None] == others))
+            near.append(self._nearest(vectors[sample], lambda rows: sample[rows, None] == self._labelled))
         if relatives is not None:
-            found = homologs(relatives, self._lengths[sample], self._lengths)
+            place = np.searchsorted(sample, relatives.query)
+            found = homologs(replace(relatives, query=place), self._lengths[sample], self._lengths)
             without.append(found.take(own[found.query] != clusters[found.target]))
             near.append(found.take(sample[found.query] != found.target))
         pairs = [Evidence.joined([one, other.shifted(len(sample))]) for one, other in zip(without, near, strict=True)]
-        self.transfer = Transfer.learned(pairs, np.tile(sample, 2), reference.labels, options.neighbours)
+        self.transfer = Transfer.learned(pairs, np.tile(sample, 2), self._labels, options.neighbours)
         self.held_out = self.transfer(without)
 
     def evidence(
@@ -102,9 +97,26 @@ class Annotator:
         found = []
         if self.neighbours is not None:
             assert vectors is not None
-            found.append(self.neighbours.nearest(vectors, self.options.neighbours))
+            found.append(self._nearest(vectors))
         if relatives is not None:
-            found.append(homologs(relatives, _lengths(sequences), self._lengths))
+            of_labelled = relatives.take(self._labels.counts[relatives.target] > 0)
+            found.append(homologs(of_labelled, _lengths(sequences), self._lengths))
+        return found
+
+    def _nearest(self, vectors: np.ndarray, left_out: Callable[[np.ndarray], np.ndarray] | None = None) -> Evidence:
+        """See `Neighbours.nearest`; the mask is of labelled proteins, targets are numbered by n."""
+        assert self.neighbours is not None
+        found = self.neighbours.nearest(vectors, self.options.neighbours, left_out)
+        return replace(found, target=self._labelled[found.target])
+
+    def distances(self, vectors: np.ndarray | None, calls: Sequence[Call]) -> np.ndarray:
+        """(c,) float64: the distance of the embeddings (q, D) of queries to the references of calls; NaN without."""
+        found = np.full(len(calls), np.nan)
+        if self.neighbours is not None and vectors is not None:
+            query, target = np.array([(call.query, call.reference) for call in calls]).reshape(-1, 2).T
+            known = np.flatnonzero(target >= 0)
+            place = np.searchsorted(self._labelled, target[known])
+            found[known] = self.neighbours.distances(vectors[query[known]], place)
         return found
 
     def calls(self, queries: int, evidence: Sequence[Evidence]) -> Iterator[Call]:
@@ -122,7 +134,7 @@ class Annotator:
             if not own:
                 yield Call(query, None, np.nan, int(closest[query]))
             for i in own:
-                name = self.reference.labels.names[votes.label[i]]
+                name = self._labels.names[votes.label[i]]
                 yield Call(query, name, float(votes.score[i]), int(votes.target[i]))
 
     @property
@@ -132,7 +144,8 @@ class Annotator:
         for precision in REPORTED:
             called = len(np.unique(self.held_out.query[self.held_out.score >= precision]))
             found.append(f"{100 * called / len(self.sample):.0f} % at a precision of {precision:g}")
-        return f"of {len(self.sample):,} proteins without their clusters, labels are called for {', '.join(found)}"
+        proteins = f"{self.column}: of {len(self.sample):,} proteins without their clusters"
+        return f"{proteins}, labels are called for {', '.join(found)}"
 
 
 def homologs(relatives: Relatives, queries: np.ndarray, targets: np.ndarray) -> Evidence:

@@ -69,15 +69,17 @@ class KnownLabels:
         return KnownLabels(self.names, np.concatenate(([0], np.cumsum(counts))), self.of(proteins)[1])
 
 
-def read_known_labels(given: Any, ids: Sequence[str], reference: str, column: str | None = None) -> KnownLabels:
-    """Reads the labels of the n proteins of a reference; those without a row have none.
+def read_known_labels(
+    given: Any, ids: Sequence[str], reference: str, columns: Sequence[str] = ()
+) -> dict[str, KnownLabels]:
+    """Column -> labels of the n proteins of a reference; those without a row have none.
 
     Args:
-        given: CSV, TSV or Parquet file, or a pandas DataFrame, with the columns `id` and `column`; several labels are
-            separated by `;`.
+        given: CSV, TSV or Parquet file, or a pandas DataFrame, with a column `id` and others of labels; several labels
+            of a protein are separated by `;`.
         ids: (n,) of the reference. Identifiers of the table may be whole UniProt names, such as `sp|P69905|HBA_HUMAN`.
         reference: its name, for messages.
-        column: by default the only one beside `id` and `sequence`.
+        columns: to read, by default the only one beside `id` and `sequence`.
 
     Raises:
         UserError: for a table without rows, columns or labels, duplicate identifiers, or none of the reference. That
@@ -88,8 +90,7 @@ def read_known_labels(given: Any, ids: Sequence[str], reference: str, column: st
         raise UserError(f"{table.path}: no column {ID!r}; found: {', '.join(table.columns[:8])}")
     names = [accession(name) for name in table[ID]]
     _check_distinct(table, names)
-    cells = dict(zip(names, table[_column(table, column)], strict=True))
-    known = set(ids)
+    chosen, known = _chosen(table, columns), set(ids)
     missing = [name for name in names if name not in known]
     if missing:
         what = (
@@ -99,10 +100,15 @@ def read_known_labels(given: Any, ids: Sequence[str], reference: str, column: st
         if len(missing) == len(names):
             raise UserError(what)
         warnings.warn(what, ProtlmWarning, stacklevel=2)
-    labels = [_labels(cells.get(name, "")) for name in ids]
-    if not any(labels):
-        raise UserError(f"{table.path}: no protein of {reference} has a label in column {_column(table, column)!r}")
-    return KnownLabels.of_lists(labels)
+    row = {name: number for number, name in enumerate(names)}
+    found = {}
+    for column in chosen:
+        cells = table[column]
+        labels = [_labels(cells[row[name]]) if name in row else [] for name in ids]
+        if not any(labels):
+            raise UserError(f"{table.path}: no protein of {reference} has a label in column {column!r}")
+        found[column] = KnownLabels.of_lists(labels)
+    return found
 
 
 def _labels(cell: str) -> list[str]:
@@ -120,11 +126,22 @@ def _check_distinct(table: Table, names: list[str]) -> None:
         )
 
 
-def _column(table: Table, column: str | None) -> str:
-    if column is not None:
-        return column
-    left = [name for name in table.columns if name.casefold() not in (ID, SEQUENCE)]
-    if len(left) != 1:
-        found = ", ".join(left[:8]) or "none beside id"
-        raise UserError(f"{table.path}: expected one column of labels, found {found}; choose one with column", "column")
-    return left[0]
+def _chosen(table: Table, columns: Sequence[str]) -> list[str]:
+    """The names, as the table spells them, of the given columns or of the only one."""
+    if not columns:
+        left = [name for name in table.columns if name.casefold() not in (ID, SEQUENCE)]
+        if len(left) != 1:
+            found = ", ".join(left[:8]) or "none beside id"
+            raise UserError(
+                f"{table.path}: expected one column of labels, found {found}; choose one or more with column", "column"
+            )
+        return left
+    chosen = [table.columns[table.number(name)] for name in columns]
+    for name in chosen:
+        if name.casefold() == ID:
+            raise UserError(
+                f"column {name!r}: identifies the proteins of {table.path}; expected one of labels", "column"
+            )
+        if chosen.count(name) > 1:
+            raise UserError(f"column {name!r}: given twice; expected each column of {table.path} once", "column")
+    return chosen

@@ -3,7 +3,7 @@
 Legend: n labelled proteins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ class Reference:
     Attributes:
         source: file name, for messages.
         records: (n,).
-        labels: of each.
+        labels: column -> those of each; every protein has one in some column.
         left_out: proteins of the file without a label, which have nothing to transfer.
         notes: what was changed or skipped in the file, a line each.
     """
 
     source: str
     records: list[Record]
-    labels: KnownLabels
+    labels: Mapping[str, KnownLabels]
     left_out: int = 0
     notes: Sequence[str] = ()
 
@@ -39,7 +39,7 @@ class Reference:
         cls,
         proteins: Any,
         labels: Any,
-        column: str | None = None,
+        columns: Sequence[str] = (),
         invalid: str = "error",
         allow_nucleotides: bool = False,
     ) -> "Reference":
@@ -47,15 +47,16 @@ class Reference:
 
         Args:
             proteins, invalid, allow_nucleotides: see `read_records`.
-            labels, column: see `read_known_labels`.
+            labels, columns: see `read_known_labels`.
 
         Raises:
             UserError: for proteins or labels that cannot be used.
         """
         source, records, notes = read_records(proteins, "the reference", invalid, allow_nucleotides)
-        known = read_known_labels(labels, [record.id for record in records], source, column)
-        own = np.flatnonzero(known.counts)
-        return cls(source, [records[i] for i in own.tolist()], known.take(own), len(records) - len(own), notes)
+        known = read_known_labels(labels, [record.id for record in records], source, columns)
+        own = np.flatnonzero(np.any([one.counts > 0 for one in known.values()], axis=0))
+        labels = {column: one.take(own) for column, one in known.items()}
+        return cls(source, [records[i] for i in own.tolist()], labels, len(records) - len(own), notes)
 
     @property
     def ids(self) -> list[str]:
@@ -69,8 +70,11 @@ class Reference:
     def described(self) -> str:
         """A line."""
         without = f" ({self.left_out:,} without labels left out)" if self.left_out else ""
-        proteins, labels = counted(len(self.records), "labelled protein"), counted(len(self.labels.names), "label")
-        return f"{self.source}: {proteins}{without}, {labels}"
+        found = [f"{self.source}: {counted(len(self.records), 'labelled protein')}{without}"]
+        for column, labels in self.labels.items():
+            proteins = counted(int((labels.counts > 0).sum()), "protein")
+            found.append(f"{column}: {counted(len(labels.names), 'label')} of {proteins}")
+        return "; ".join(found)
 
 
 def read_records(

@@ -30,12 +30,14 @@ def annotate(
     queries: Annotated[Path, Argument(help="FASTA file of the proteins to annotate; - for standard input.")],
     reference: Annotated[Path, Option(help="FASTA file of labelled proteins.")],
     labels: Annotated[
-        Path, Option(help="Table (.csv, .tsv, .parquet) with a column id, and one of labels separated by ';'.")
+        Path, Option(help="Table (.csv, .tsv, .parquet) with a column id, and others of labels separated by ';'.")
     ],
     output: Annotated[
         Path | None, Option("--output", "-o", help="Table to write (.csv, .tsv). Default: CSV on standard output.")
     ] = None,
-    column: Annotated[str | None, Option(help="Column of labels, if there are several.")] = None,
+    column: Annotated[
+        list[str] | None, Option(help="Column of labels; repeatable. Default: the only one that is left.")
+    ] = None,
     model: Model = None,
     by: Annotated[
         str, Option(help="Evidence: embedding (nearest neighbours), homology (phmmer hits) or both.")
@@ -65,7 +67,7 @@ def annotate(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Transfer labels from a labelled reference to proteins that resemble it, with a precision for each label."""
-    from protlm.annotation.annotate import COLUMNS, annotator_of, rows
+    from protlm.annotation.annotate import COLUMNS, annotators_of, rows
     from protlm.annotation.options import AnnotateOptions
     from protlm.annotation.reference import Reference, read_records
     from protlm.embedding.resumable import ResumableInterrupt
@@ -76,7 +78,7 @@ def annotate(
     check_outputs({"--output": (output, TABLE), "--index": (index, HDF5)}, inputs)
     reading: dict[str, Any] = {"invalid": invalid, "allow_nucleotides": allow_nucleotides}
     _, records, notes = read_records(queries, "queries", **reading)
-    known = Reference.read(reference, labels, column, **reading)
+    known = Reference.read(reference, labels, column or (), **reading)
     say(known.described)
     network = None
     if chosen.embeds:
@@ -88,17 +90,18 @@ def annotate(
             return stack.enter_context(progress(name, unit))
 
         try:
-            annotator = annotator_of(known, chosen, network, index, reference, stage, **reading)
+            annotators = annotators_of(known, chosen, network, index, reference, stage, **reading)
         except ResumableInterrupt as stop:
             say(str(stop))
             sys.exit(130)
-        found = list(rows(annotator, records, network, stage))
-    say(annotator.described)
+        found = list(rows(annotators, records, network, stage))
+    say(*(annotator.described for annotator in annotators))
     write_table(output, COLUMNS, ([_text(cell) for cell in row] for row in found))
-    called = {row.query for row in found if row.label is not None}
-    number = counted(sum(row.label is not None for row in found), "label")
-    proteins = f"{len(called):,} of {counted(len(records), 'protein')}"
-    say(f"{output or 'standard output'}: {number} of {proteins}, at a precision of at least {precision:g}")
+    for name in known.labels:
+        called = [row.query for row in found if row.column == name and row.label is not None]
+        proteins = f"{len(set(called)):,} of {counted(len(records), 'protein')}"
+        number = f"{name}: {counted(len(called), 'label')} of {proteins}"
+        say(f"{output or 'standard output'}: {number}, at a precision of at least {precision:g}")
     say(*(f"{path}: {line}" for path, lines in ((reference, known.notes), (queries, notes)) for line in lines))
 
 

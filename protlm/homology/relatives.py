@@ -51,8 +51,11 @@ class Relatives:
 
     def between(self, queries: np.ndarray, targets: np.ndarray) -> "Relatives":
         """The pairs of some queries (q,) bool with some targets (t,) bool, numbered as before."""
-        own = queries[self.query] & targets[self.target]
-        return Relatives(*(array[own] for array in (self.query, self.target, self.identity, self.covered, self.bits)))
+        return self.take(queries[self.query] & targets[self.target])
+
+    def take(self, pairs: np.ndarray) -> "Relatives":
+        """Some of the pairs, by a mask (m,)."""
+        return Relatives(*(array[pairs] for array in (self.query, self.target, self.identity, self.covered, self.bits)))
 
 
 def find_relatives(

@@ -7,12 +7,12 @@ import pytest
 
 import protlm
 from protlm.annotation import index
-from protlm.annotation.annotate import annotator_of
+from protlm.annotation.annotate import annotators_of
 from protlm.annotation.options import AnnotateOptions
 from protlm.annotation.reference import Reference
 from protlm.errors import UserError
 from protlm.performer import Performer
-from tests.annotation.labelled import families, write
+from tests.annotation.labelled import MEMBERS, families, write
 from tests.homology.families import mutated, unrelated
 
 
@@ -48,13 +48,13 @@ def test_what_is_held_out_is_the_whole_cluster(reference, tmp_path):
     clusters = tmp_path / "clusters.tsv"
     clusters.write_text("".join(f"{name[:2]}m0\t{name}\n" for name, _, _ in families()))
     known = Reference.read(*reference)
-    whole, smaller = (
-        annotator_of(known, AnnotateOptions(by="homology", threads=1, clusters=table), None)
+    (whole,), (smaller,) = (
+        annotators_of(known, AnnotateOptions(by="homology", threads=1, clusters=table), None)
         for table in (clusters, None)
     )
     assert len(whole.held_out.score) == 0
     assert "labels are called for 0 % at a precision of 0.9" in whole.described
-    right = known.labels.have(smaller.held_out.query, smaller.held_out.label)
+    right = known.labels["go"].have(smaller.held_out.query, smaller.held_out.label)
     assert right.mean() > 0.9
     assert smaller.held_out.score.mean() == pytest.approx(right.mean(), abs=0.1)
 
@@ -66,6 +66,44 @@ def test_close_relatives_are_called_where_no_remote_ones_are_known(reference, tm
     queries = {"like 3": mutated(parents["f3m0"], 0.2, random.Random(5))}
     found = protlm.annotate(queries, *reference, by="homology", threads=1, clusters=clusters)
     assert set(found["label"]) == {"family 3", "odd"}
+
+
+@pytest.fixture
+def columns():
+    """Labels in columns: those of families, of every other family, and of all proteins but those of the first two."""
+    rows = [(name, labels[0], labels[1], labels[0]) for name, _, labels in families()]
+    table = pandas.DataFrame(rows, columns=["id", "family", "parity", "few"])
+    table.loc[: 2 * MEMBERS - 1, "few"] = None
+    return table
+
+
+@pytest.mark.parametrize("by", ["embedding", "homology", "both"])
+def test_each_column_gets_what_it_gets_alone(reference, columns, tiny_model, apart, by):
+    """Also a column that labels fewer proteins: its neighbours are labelled ones, its curve is its own."""
+    queries = {name: mutated(sequence, 0.2, random.Random(3)) for name, sequence, _ in families()[::6]}
+    options = {"model": tiny_model, "by": by, "precision": 0.1, "threads": 1, "clusters": apart, "neighbours": 5}
+    every = protlm.annotate(queries, reference[0], columns, column=["family", "parity", "few"], **options)
+    assert list(every["query"]) == sorted(every["query"], key=list(queries).index)
+    for column in ("family", "parity", "few"):
+        alone = protlm.annotate(queries, reference[0], columns, column=column, **options)
+        own = every[every["column"] == column].reset_index(drop=True)
+        assert own.round(6).equals(alone.round(6))
+        assert set(own["query"]) == set(queries)
+    few = every[every["column"] == "few"]
+    assert not few["reference"].str.match("f[01]").any()
+    assert every[every["column"] == "family"]["reference"].str.match("f[01]").any()
+
+
+def test_the_reference_is_searched_and_embedded_once(reference, columns, tiny_model, monkeypatch):
+    from protlm.annotation import annotate as module
+
+    calls = []
+    for name in ("find_relatives", "embedded"):
+        done = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, done=done, name=name: calls.append(name) or done(*given))
+    queries = {"q": families()[0][1]}
+    protlm.annotate(queries, reference[0], columns, tiny_model, ["family", "parity", "few"], threads=1)
+    assert sorted(calls) == ["embedded"] * 2 + ["find_relatives"] * 2
 
 
 @pytest.mark.parametrize("by", ["embedding", "both"])
@@ -127,7 +165,7 @@ def test_arguments_that_cannot_be_used_are_refused(reference, tmp_path):
         with pytest.raises(UserError, match=message):
             protlm.annotate(queries, *reference, **options)
     few = write(tmp_path, families()[:10])
-    with pytest.raises(UserError, match="10 labelled proteins; expected at least 20"):
+    with pytest.raises(UserError, match="10 proteins with labels in column 'go'; expected at least 20"):
         protlm.annotate(queries, *few, by="homology", threads=1)
     twice = write(tmp_path, [*families(), families()[3]])
     with pytest.raises(UserError, match=r"duplicate identifier 'f0m3' \(records 4 and 33\)"):

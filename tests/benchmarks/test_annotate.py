@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import annotate
-from protlm.homology.relatives import Relatives
 from tests.annotation.labelled import MEMBERS, families, write
-
-
-def test_relatives_are_numbered_by_their_places():
-    pairs = np.array([0, 4, 4, 7]), np.array([2, 2, 9, 5])
-    found = annotate.numbered(Relatives(*pairs, *np.arange(12.0).reshape(3, 4)), np.array([7, 4]), np.array([9, 5]))
-    assert (found.query.tolist(), found.target.tolist()) == ([1, 0], [0, 1])
-    assert found.bits.tolist() == [10, 11]
 
 
 def test_figures_of_perfect_scores():

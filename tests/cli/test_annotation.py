@@ -17,10 +17,10 @@ def given(tmp_path, write_fasta):
 def test_the_command_writes_what_the_function_returns(protlm, given, model_folder, tmp_path):
     outcome = protlm("annotate", *given, "-m", model_folder, "-o", tmp_path / "out.tsv")
     assert outcome.code == 0
-    assert "32 labelled proteins, 10 labels" in outcome.err
-    assert "of 32 proteins without their clusters, labels are called for" in outcome.err
+    assert "32 labelled proteins; go: 10 labels of 32 proteins" in outcome.err
+    assert "go: of 32 proteins without their clusters, labels are called for" in outcome.err
     rows = list(csv.DictReader((tmp_path / "out.tsv").read_text().splitlines(), delimiter="\t"))
-    assert list(rows[0]) == ["query", "label", "precision", "reference", "distance", "identity"]
+    assert list(rows[0]) == ["query", "column", "label", "precision", "reference", "distance", "identity"]
     frame = package.annotate(given[0], given[2], given[4], model=model_folder, threads=1)
     assert [(row["query"], row["label"], row["reference"]) for row in rows] == [
         tuple(row) for row in frame[["query", "label", "reference"]].fillna("").to_numpy()
@@ -31,10 +31,31 @@ def test_the_command_writes_what_the_function_returns(protlm, given, model_folde
     assert printed.out.replace(",", "\t") == (tmp_path / "out.tsv").read_text()
 
 
+def test_several_columns_in_one_run(protlm, given, tmp_path):
+    rows = [f"{name}\t{labels[0]}\t{labels[1]}\t" for name, _, labels in families()]
+    labels = tmp_path / "columns.tsv"
+    labels.write_text("\n".join(["id\tfamily\tparity\tempty", *rows]) + "\n")
+    command = ["annotate", *given, "--by", "homology"]
+    command[command.index(given[4])] = labels
+    outcome = protlm(*command, "--column", "parity", "--column", "family", "-o", tmp_path / "out.csv")
+    assert outcome.code == 0
+    assert "32 labelled proteins; parity: 2 labels of 32 proteins; family: 8 labels of 32 proteins" in outcome.err
+    for name in ("parity", "family"):
+        assert f"{name}: of 32 proteins without their clusters" in outcome.err
+        assert f"{name}: 5 labels of 5 of 5 proteins, at a precision" in outcome.err
+    found = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [row["column"] for row in found] == ["parity", "family"] * 5
+    assert {row["label"] for row in found if row["column"] == "parity"} == {"even", "odd"}
+    assert_refused(protlm(*command), "expected one column of labels, found family, parity, empty", "--column")
+    assert_refused(protlm(*command, "--column", "family", "--column", "Family"), "--column 'family'", "twice")
+    assert_refused(protlm(*command, "--column", "family", "--column", "ec"), "no column 'ec'; found: id, family")
+    assert_refused(protlm(*command, "--column", "family", "--column", "empty"), "no protein", "'empty'")
+
+
 def test_homology_needs_no_model(protlm, given, tmp_path):
     outcome = protlm("annotate", *given, "--by", "homology", "--model", tmp_path / "none")
     assert outcome.code == 0
-    assert "labels of 5 of 5 proteins" in outcome.err
+    assert "go: 10 labels of 5 of 5 proteins" in outcome.err
 
 
 def test_what_was_changed_or_skipped_is_reported(protlm, given, write_fasta, tmp_path):
