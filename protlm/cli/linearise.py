@@ -40,8 +40,17 @@ def linearise(
     exact_heads: Annotated[
         float, Option(help="Fraction of heads that stay exact, which is quadratic in length: those imitated worst.")
     ] = 0.0,
+    exact_layers: Annotated[float, Option(help="Fraction of layers that stay exact in all heads, likewise.")] = 0.0,
+    window_heads: Annotated[
+        float,
+        Option(
+            help="Fraction of heads without learned features, which see near residues only: those that lose "
+            "least by it."
+        ),
+    ] = 0.0,
+    window_layers: Annotated[float, Option(help="Fraction of layers without learned features, likewise.")] = 0.0,
     choose_by: Annotated[
-        str, Option(help="How they are chosen: error (of the layer's output) or kl (of attention).")
+        str, Option(help="How these are chosen: error (of the layer's output) or kl (of attention).")
     ] = "error",
     max_length: Annotated[int, Option(min=8, help="Tokens; longer training proteins are cropped at random.")] = 1024,
     token_budget: Annotated[int, Option(min=1, help="Maximum number of tokens in a batch.")] = 2048,
@@ -80,7 +89,8 @@ def linearise(
             raise UserError("--fasta: give the proteins to train on")
         check_outputs({"--output": (output, FOLDER)}, [teacher, *fasta, *filter(None, [check, clusters])])
         options = {"steps": steps, "match": match, "tune": tune, "features": features, "block": block, "map": form}
-        options |= {"exact_heads": exact_heads, "choose_by": choose_by, "max_length": max_length, "seed": seed}
+        options |= {"exact_heads": exact_heads, "exact_layers": exact_layers, "window_heads": window_heads}
+        options |= {"window_layers": window_layers, "choose_by": choose_by, "max_length": max_length, "seed": seed}
         options |= {"token_budget": token_budget, "clusters": clusters, "precision": precision, "device": device}
         distil(teacher, output, fasta, setting or (), **options)
         say(f"wrote {output}; use it with --model {output}")

@@ -10,14 +10,18 @@ from protlm.performer import Performer
 from protlm.performer.hybrid import Hybrid
 
 
-def described_heads(heads: Sequence[Sequence[int]]) -> str:
+def described_heads(heads: Sequence[Sequence[int]], total: int) -> str:
     """Heads by layer, both numbered from 1, for users.
 
-    >>> described_heads([[0], [], [3, 7]])
-    '3; layer 1: 1; layer 3: 4, 8'
+    Args:
+        heads: by layer, numbered from 0.
+        total: number of heads of a layer.
+
+    >>> described_heads([[0], [], [0, 1, 2], [1, 2]], 3)
+    '6; layer 1: 1; layer 3: all; layer 4: 2, 3'
     """
-    each = [f"layer {i}: {', '.join(str(head + 1) for head in layer)}" for i, layer in enumerate(heads, 1) if layer]
-    return "; ".join([str(sum(map(len, heads))), *each])
+    named = ["all" if len(layer) == total else ", ".join(str(head + 1) for head in layer) for layer in heads]
+    return "; ".join([str(sum(map(len, heads))), *(f"layer {i}: {one}" for i, one in enumerate(named, 1) if one)])
 
 
 def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: LineariseOptions) -> str:
@@ -37,7 +41,9 @@ def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: 
         f"`protlm linearise` of protlm {__version__} from {Path(teacher).name}.",
         "",
         f"- attention: exact within blocks of {kind.block} and their neighbours, {config.num_features} learned "
-        f"features ({kind.map}) beyond; exact heads: {described_heads(kind.exact_heads)}",
+        f"features ({kind.map}) beyond",
+        f"- exact heads: {described_heads(kind.exact_heads, config.heads)}",
+        f"- heads without features, which see near residues only: {described_heads(kind.window_heads, config.heads)}",
         f"- training: {how.steps:,} steps; this is the student of {step}, which had the lowest error on validation",
     ]
     results = run / "results.json"

@@ -1,16 +1,17 @@
-"""Which heads stay exact: those that learned features imitate worst.
+"""Which heads stay exact, or have no features: those that learned features imitate worst, or that need none.
 
 Legend: H heads, L length, d head width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from protlm.distillation.matching import Attended, attention_errors, recorded, relative
+from protlm.distillation.budget import Budget, Counts
+from protlm.distillation.matching import Attended, attention_errors, near_keys_only, recorded, relative
 from protlm.distillation.stages import FEATURES
 from protlm.errors import UserError
 from protlm.inference.engine import framed
@@ -27,10 +28,15 @@ STEPS = 100
 _RATE = 2e-2
 
 
-def check_choice(share: float, by: str) -> None:
-    """Raises a UserError for a share of heads out of range, or an unknown measure."""
-    if not 0 <= share < 1:
-        raise UserError(f"exact_heads {share}: expected a fraction of all heads, from 0 to below 1", "exact_heads")
+class Chosen(NamedTuple):
+    """Numbers of heads, by layer."""
+
+    exact_heads: list[list[int]]
+    window_heads: list[list[int]]
+
+
+def check_measure(by: str) -> None:
+    """Raises a UserError for an unknown measure."""
     if by not in MEASURES:
         raise UserError(f"choose_by {by!r}: expected one of {', '.join(MEASURES)}", "choose_by")
 
@@ -39,31 +45,33 @@ def chosen_heads(
     teacher: Performer,
     student: Performer,
     proteins: Sequence[str],
-    share: float,
+    budget: Budget,
     by: str = "error",
     steps: int = STEPS,
     note: Callable[[int, int], None] = lambda done, steps: None,
-) -> list[list[int]]:
-    """The numbers of heads, by layer, that are to stay exact.
+) -> Chosen:
+    """The heads that are to stay exact, and those that are to have no features.
 
-    The features of the student are fitted first, so that heads are judged by what features can learn.
+    The features of the student are fitted first, so that heads are judged by what features can learn. Whole layers are
+    chosen before single heads of the others, and exact ones before those without features.
 
     Args:
-        teacher, student: see `student_of`; the student without exact heads, whose features are changed.
-        proteins: in one-letter code; longer than the blocks of the student, some hundreds of residues.
-        share: of all heads of all layers.
+        teacher, student: see `student_of`; the student with features for all heads, which are changed.
+        proteins: in one-letter code; longer than two blocks of the student, some hundreds of residues.
+        budget: how many.
         by: one of MEASURES.
         steps: of fitting, one protein each.
         note: called with the number of steps done and of all.
 
     Raises:
-        UserError: for a share or measure out of range, or proteins so short that exact attention covers them.
+        UserError: for a budget or measure out of range, or proteins so short that exact attention covers them.
     """
-    check_choice(share, by)
+    check_measure(by)
+    counts = budget.counts(student.config.layers, student.config.heads)
     rows = [_row(teacher, protein) for protein in proteins]
     rows = [row for row in rows if row.shape[1] > 2 * block_of(student)]
     if not rows:
-        raise UserError("exact_heads: no protein is longer than two blocks, so that all heads are exact", "exact_heads")
+        raise UserError("no protein is longer than two blocks, so that all heads are exact: no heads to choose")
     features = [weight for name, weight in student.named_parameters() if FEATURES in name]
     optimizer = torch.optim.AdamW(features, _RATE, weight_decay=0.0)
     for step in range(steps):
@@ -74,11 +82,32 @@ def chosen_heads(
         optimizer.step()
         note(step + 1, steps)
     measure = _output_errors if by == "error" else _divergences
+
     with torch.no_grad():
-        badness = torch.stack([measure(teacher, student, row) for row in rows]).mean(0).cpu().numpy()
-    count = round(share * badness.size)
-    layers, heads = np.unravel_index(np.argsort(-badness, axis=None)[:count], badness.shape)
-    return [sorted(heads[layers == layer].tolist()) for layer in range(len(badness))]
+        bad = torch.stack([measure(teacher, student, row) for row in rows]).mean(0).cpu().numpy()
+        loss = np.zeros_like(bad)
+        if counts.window_heads or counts.window_layers:
+            with near_keys_only(student):
+                loss = torch.stack([measure(teacher, student, row) for row in rows]).mean(0).cpu().numpy() - bad
+    return _ranked(bad, loss, counts)
+
+
+def _ranked(bad: np.ndarray, loss: np.ndarray, counts: Counts) -> Chosen:
+    """Those that are worst with features stay exact; of the others, those that lose least without them have none.
+
+    Args:
+        bad: (layers, H + 1), how bad each head and, in the last column, each layer is with features.
+        loss: (layers, H + 1), how much worse it is without.
+        counts: how many to choose.
+    """
+    kinds = np.zeros((bad.shape[0], bad.shape[1] - 1), dtype=int)  # 1 exact, 2 without features
+    for kind, order, count in ((1, -bad[:, -1], counts.exact_layers), (2, loss[:, -1], counts.window_layers)):
+        free = (kinds == 0).all(1)
+        kinds[np.argsort(np.where(free, order, np.inf), kind="stable")[:count]] = kind
+    for kind, order, count in ((1, -bad[:, :-1], counts.exact_heads), (2, loss[:, :-1], counts.window_heads)):
+        ranked = np.argsort(np.where(kinds == 0, order, np.inf), axis=None, kind="stable")
+        kinds.flat[ranked[:count]] = kind
+    return Chosen(*([np.flatnonzero(layer == kind).tolist() for layer in kinds] for kind in (1, 2)))
 
 
 def _row(model: Performer, protein: str) -> Tensor:
@@ -98,7 +127,7 @@ def _layers(teacher: Performer, student: Performer, row: Tensor) -> Iterator[tup
 
 
 def _output_errors(teacher: Performer, student: Performer, row: Tensor) -> Tensor:
-    """(layers, H): relative error of the layer's output if only this head is not exact."""
+    """(layers, H + 1): relative error of the layer's output if only this head is not exact, and if all are not."""
     found = []
     for own, call in _layers(teacher, student, row):
         difference = own.attention(*call[:4]) - call.out
@@ -106,15 +135,17 @@ def _output_errors(teacher: Performer, student: Performer, row: Tensor) -> Tenso
         target = torch.einsum("bhld,mhd->blm", call.out, project)
         everything = torch.ones_like(row, dtype=torch.bool)
         caused = torch.einsum("bhld,mhd->hblm", difference, project)
-        found.append(torch.stack([relative(one, target, everything)[0] for one in caused]))
+        each = [relative(one, target, everything)[0] for one in (*caused, caused.sum(0))]
+        found.append(torch.stack(each))
     return torch.stack(found)
 
 
 def _divergences(teacher: Performer, student: Performer, row: Tensor) -> Tensor:
-    """(layers, H): mean KL divergence in nats of the student's attention from the teacher's."""
+    """(layers, H + 1): mean KL divergence in nats of the student's attention from the teacher's; mean over heads."""
     found = []
     for own, call in _layers(teacher, student, row):
         taught, learned = ExactAttention.matrix(call.q, call.k), own.attention.matrix(call.q, call.k)
         logarithms = [x.clamp(min=1e-30).log() for x in (taught, learned)]
-        found.append((taught * (logarithms[0] - logarithms[1])).sum(-1).mean((0, 2)))
+        each = (taught * (logarithms[0] - logarithms[1])).sum(-1).mean((0, 2))
+        found.append(torch.cat((each, each.mean()[None])))
     return torch.stack(found)

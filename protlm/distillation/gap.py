@@ -4,8 +4,7 @@ Legend: D model width, n proteins.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from protlm.contacts.attention_head import head_contacts
-from protlm.distillation.matching import hidden_errors
+from protlm.distillation.matching import hidden_errors, near_keys_only
 from protlm.errors import UserError
 from protlm.inference.engine import evaluating, framed
 from protlm.performer import Performer
-from protlm.performer.hybrid import HybridAttention
+from protlm.performer.hybrid import Hybrid
 from protlm.sequence.alphabet import INDEX, STANDARD, encode
 
 EDGES = (500, 1024)
@@ -70,9 +69,9 @@ def measure_gap(
         errors, means = _errors(teacher, student, tokens)
         report: Report = {"proteins": len(proteins), "errors": _by_length(errors, tokens)}
         report["neighbours"] = _neighbours(*means)
-        if far := [module for module in student.modules() if isinstance(module, HybridAttention)]:
+        if isinstance(student.config.kind, Hybrid):
             note("representations without far keys")
-            with _nearby(far):
+            with near_keys_only(student):
                 report["nearby"] = _by_length(_errors(teacher, student, tokens)[0], tokens)
         if teacher.head is not None:
             note("residues")
@@ -126,17 +125,6 @@ def _by_length(errors: np.ndarray, tokens: Sequence[np.ndarray]) -> dict[str, An
         for name, chosen in ranges.items()
         if chosen.any()
     }
-
-
-@contextmanager
-def _nearby(modules: Sequence[HybridAttention]) -> Iterator[None]:
-    for module in modules:
-        module.near_only = True
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.near_only = False
 
 
 def _neighbours(taught: np.ndarray, learned: np.ndarray) -> dict[str, float]:

@@ -60,7 +60,8 @@ def _students(teacher: str | Path, student: Path) -> Iterator[tuple[str, Perform
     last = load(student)
     kind = last.config.kind
     if isinstance(kind, Hybrid):
-        yield UNTRAINED, student_of(str(teacher), kind.map, kind.block, last.config.num_features, kind.exact_heads)
+        heads = kind.exact_heads, kind.window_heads
+        yield UNTRAINED, student_of(str(teacher), kind.map, kind.block, last.config.num_features, *heads)
     stages = student / "stages"
     for folder in sorted(stages.iterdir(), key=lambda path: path.stat().st_mtime) if stages.is_dir() else ():
         yield folder.name, load(folder)

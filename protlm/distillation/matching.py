@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protlm.performer import Performer
+from protlm.performer.hybrid import HybridAttention
 
 
 class Attended(NamedTuple):
@@ -44,6 +45,19 @@ def recorded(model: Performer) -> Iterator[list[Attended]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def near_keys_only(student: Performer) -> Iterator[None]:
+    """A context in which hybrid attention leaves out far keys."""
+    modules = [module for module in student.modules() if isinstance(module, HybridAttention)]
+    for module in modules:
+        module.near_only = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.near_only = False
 
 
 def attention_errors(teacher: Performer, student: Performer, tokens: Tensor, key_mask: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protlm.distillation.choice import check_choice
+from protlm.distillation.budget import Budget
+from protlm.distillation.choice import check_measure
 from protlm.distillation.stages import Stages
 from protlm.errors import UserError
 from protlm.inference.engine import PRECISIONS
@@ -20,7 +21,8 @@ class LineariseOptions:
     Attributes:
         steps, match, tune: of training in all, its first ones and its last ones; see `DistillationTask`.
         features, block, map: see `student_of`.
-        exact_heads, choose_by: share of the heads that stay exact, and how they are chosen; see `chosen_heads`.
+        exact_heads, exact_layers, window_heads, window_layers: shares without learned features; see `Budget`.
+        choose_by: how they are chosen; see `chosen_heads`.
         max_length: in tokens; longer proteins are cropped at random.
         token_budget: maximum number of tokens in a batch.
         clusters: table of MMseqs2 (representative, tab, member); proteins of one cluster are in one part of the data.
@@ -39,6 +41,9 @@ class LineariseOptions:
     block: int = 64
     map: str = "positive"
     exact_heads: float = 0.0
+    exact_layers: float = 0.0
+    window_heads: float = 0.0
+    window_layers: float = 0.0
     choose_by: str = "error"
     max_length: int = 1024
     token_budget: int = 2048
@@ -48,7 +53,8 @@ class LineariseOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_choice(self.exact_heads, self.choose_by)
+        check_measure(self.choose_by)
+        _ = self.budget
         Stages.of(self.steps, self.match, self.tune)
         if self.max_length > self.token_budget:
             raise UserError(
@@ -58,6 +64,11 @@ class LineariseOptions:
             )
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}", "precision")
+
+    @property
+    def budget(self) -> Budget:
+        """How many heads have no learned features."""
+        return Budget(self.exact_heads, self.exact_layers, self.window_heads, self.window_layers)
 
     @property
     def of_student(self) -> dict[str, Any]:
@@ -73,7 +84,7 @@ class LineariseOptions:
 
     @property
     def named(self) -> dict[str, Any]:
-        """Options of `python -m protlm.train +experiment=linearise` by name, less those of heads that stay exact."""
+        """Options of `python -m protlm.train +experiment=linearise` by name, less the heads that are chosen."""
         kind, _, number = self.device.partition(":")
         found = {f"model.{name}": value for name, value in self.of_student.items()}
         found |= {"trainer.max_steps": self.steps, "task.match": self.match, "task.tune": self.tune}

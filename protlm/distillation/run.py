@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from protlm.checkpoint import check_absent, export, load, read_lightning
 from protlm.distillation.card import card_of, described_heads
-from protlm.distillation.choice import PROTEINS, block_of, chosen_heads
+from protlm.distillation.choice import PROTEINS, Chosen, block_of, chosen_heads
 from protlm.distillation.options import LineariseOptions
 from protlm.distillation.stages import Stages
 from protlm.distillation.student import student_of
@@ -30,7 +31,7 @@ from protlm.training.unfinished import complete_run, override, run_folder
 
 KEPT = ("config.yaml", "run.json", "metrics", "results.json")
 """Files and folders of the run that are moved to `training/` in the folder of the student."""
-CHOICE = "exact_heads.json"
+CHOICE = "heads.json"
 _LONGEST = 1022  # residues of the proteins on which heads are chosen
 
 
@@ -62,8 +63,9 @@ def linearise(
     given = {"model.teacher": Path(teacher).resolve(), "data.fasta": [str(path) for path in files], **how.named}
     given["data.causal"] = student.config.causal
     check_composed(_overrides(given, settings))
-    if how.exact_heads:
-        given["model.exact_heads"] = _remembered(output, teacher, student, files, how)
+    if how.budget:
+        heads = _remembered(output, teacher, student, files, how)
+        given |= {f"model.{name}": chosen for name, chosen in heads._asdict().items()}
     overrides = _overrides(given, settings)
     with complete_run(output, "distillation", overrides, {}) as folder:
         path = folder / "checkpoints" / BEST
@@ -98,26 +100,29 @@ def sampled(files: Sequence[Path], count: int, least: int = 1, most: int = sys.m
 
 def _remembered(
     output: Path, teacher: str | Path, student: Performer, files: Sequence[Path], how: LineariseOptions
-) -> list[list[int]]:
-    """Chooses the heads that stay exact, or reads what an interrupted command has chosen."""
+) -> Chosen:
+    """Chooses heads without learned features, or reads what an interrupted command has chosen."""
+    how.budget.counts(student.config.layers, student.config.heads)
     path = run_folder(output) / CHOICE
-    about = {"share": how.exact_heads, "by": how.choose_by, **how.of_student, "files": [str(file) for file in files]}
+    about = {**asdict(how.budget), "by": how.choose_by, **how.of_student, "files": [str(file) for file in files]}
     try:
         stored = json.loads(path.read_text())
         if {name: stored[name] for name in about} == about:
-            return stored["heads"]
+            return Chosen(**stored["chosen"])
     except (OSError, ValueError, KeyError):
         pass
     least = 2 * block_of(student)
     proteins = sampled(files, PROTEINS, least, _LONGEST)
     if not proteins:
-        raise UserError(
-            f"exact_heads: no protein of {least} to {_LONGEST:,} residues to choose heads on", "exact_heads"
-        )
-    print(f"choosing the heads that stay exact, on {len(proteins)} proteins", file=sys.stderr, flush=True)
-    heads = chosen_heads(load(teacher).eval(), student, proteins, how.exact_heads, how.choose_by)
-    print(f"exact heads: {described_heads(heads)}", file=sys.stderr, flush=True)
+        raise UserError(f"no protein of {least} to {_LONGEST:,} residues to choose heads on")
+    print(f"choosing heads, on {len(proteins)} proteins", file=sys.stderr, flush=True)
+    chosen = chosen_heads(load(teacher).eval(), student, proteins, how.budget, how.choose_by)
+    for name, heads in chosen._asdict().items():
+        if any(heads):
+            print(
+                f"{name.replace('_', ' ')}: {described_heads(heads, student.config.heads)}", file=sys.stderr, flush=True
+            )
     path.parent.mkdir(exist_ok=True)
     with atomic_output(path) as partial:
-        partial.write_text(dumps({**about, "heads": heads}) + "\n")
-    return heads
+        partial.write_text(dumps({**about, "chosen": chosen._asdict()}) + "\n")
+    return chosen

@@ -14,12 +14,13 @@ def student_of(
     block: int = 64,
     num_features: int = 64,
     exact_heads: Sequence[Sequence[int]] = (),
+    window_heads: Sequence[Sequence[int]] = (),
 ) -> Performer:
     """A model with the teacher's weights and untrained `Hybrid` attention.
 
     Args:
         teacher: model folder or training checkpoint, with exact attention.
-        map, block, exact_heads: see `Hybrid`.
+        map, block, exact_heads, window_heads: see `Hybrid`.
         num_features: M, features of each head.
 
     Raises:
@@ -27,8 +28,9 @@ def student_of(
     """
     student = load(teacher)
     check_teacher(student, teacher)
+    exact, near = (tuple(tuple(layer) for layer in heads) for heads in (exact_heads, window_heads))
     try:
-        student.switch_attention(Hybrid(map, block, tuple(tuple(layer) for layer in exact_heads)), num_features)
+        student.switch_attention(Hybrid(map, block, exact, near), num_features)
     except ValueError as error:
         raise UserError(str(error)) from error
     return student

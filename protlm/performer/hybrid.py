@@ -14,6 +14,7 @@ log phi_i(q) + log sum_far psi_i(k_s) and the mean of far values as its value: a
 which are joined by their log-sum-exp.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 
 from protlm.performer.baselines import ExactAttention
 from protlm.performer.estimator import precision, without_autocast
+from protlm.performer.head_groups import HeadGroups, matrix_of
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.learned_features import LEARNED_MAPS, LearnedFeatures
-from protlm.performer.partly_exact import PartlyExactAttention, matrix_of
 from protlm.performer.projection import whole_number
 from protlm.performer.softmax_lse import LEAST, softmax_lse
 
@@ -34,7 +35,7 @@ _ELEMENTS = 2**24  # weights of near keys computed at once, without gradients
 
 @dataclass(frozen=True)
 class Hybrid(Kind):
-    """Exact attention to the own block and its neighbours, learned features for the rest; some heads may be exact.
+    """Exact attention to the own block and its neighbours, learned features for the rest.
 
     Windows and learned features in one normaliser: Zhang et al. 2024, "LoLCATs". Trained by `protlm linearise`.
 
@@ -42,6 +43,7 @@ class Hybrid(Kind):
         map: of the learned features; see `LearnedFeatures`.
         block: C.
         exact_heads: by layer, the numbers of heads with exact attention, which is quadratic in length; () for none.
+        window_heads: by layer, the numbers of heads without features, which see near keys only; () for none.
     """
 
     exact_matrix: ClassVar[bool] = True
@@ -49,30 +51,49 @@ class Hybrid(Kind):
     map: str = "positive"
     block: int = 64
     exact_heads: tuple[tuple[int, ...], ...] = ()
+    window_heads: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.map not in LEARNED_MAPS:
             raise ValueError(f"map {self.map!r}: expected one of {', '.join(LEARNED_MAPS)}")
         whole_number("block", self.block, 1)
-        exact = tuple(tuple(sorted(set(layer))) for layer in self.exact_heads)  # JSON has lists
-        if any(type(head) is not int or head < 0 for layer in exact for head in layer):
-            raise ValueError(f"exact_heads {self.exact_heads!r}: expected numbers of heads for each layer")
-        object.__setattr__(self, "exact_heads", exact)
+        for name in ("exact_heads", "window_heads"):
+            given = getattr(self, name)
+            heads = tuple(tuple(sorted(set(layer))) for layer in given)  # JSON has lists
+            if any(type(head) is not int or head < 0 for layer in heads for head in layer):
+                raise ValueError(f"{name} {given!r}: expected numbers of heads for each layer")
+            object.__setattr__(self, name, heads)
+        if both := [layer for layer in range(len(self.exact_heads)) if {*self._exact(layer)} & {*self._window(layer)}]:
+            raise ValueError(f"exact_heads and window_heads of layer {both[0]} have a head in common")
+
+    def _exact(self, layer: int) -> tuple[int, ...]:
+        return self.exact_heads[layer] if layer < len(self.exact_heads) else ()
+
+    def _window(self, layer: int) -> tuple[int, ...]:
+        return self.window_heads[layer] if layer < len(self.window_heads) else ()
 
     def module(self, settings: AttentionSettings) -> nn.Module:
         s = settings
-        exact = self.exact_heads[s.layer] if s.layer < len(self.exact_heads) else ()
-        if exact and exact[-1] >= s.heads:
-            raise ValueError(f"exact_heads: layer {s.layer} has {s.heads} heads, numbered from 0; got {exact[-1]}")
-        if len(exact) == s.heads:
-            return ExactAttention(s.causal)
-        own = HybridAttention(
-            s.head_dim, s.heads - len(exact), s.num_features, self.map, self.block, s.causal, (s.seed, s.layer)
-        )
-        return PartlyExactAttention(own, ExactAttention(s.causal), exact, s.heads) if exact else own
+        exact, window = self._exact(s.layer), self._window(s.layer)
+        for name, chosen in (("exact_heads", exact), ("window_heads", window)):
+            if chosen and chosen[-1] >= s.heads:
+                raise ValueError(f"{name}: layer {s.layer} has {s.heads} heads, numbered from 0; got {chosen[-1]}")
+        rest = [head for head in range(s.heads) if head not in (*exact, *window)]
+
+        def hybrid(heads: int, features: int) -> HybridAttention:
+            return HybridAttention(s.head_dim, heads, features, self.map, self.block, s.causal, (s.seed, s.layer))
+
+        groups: dict[str, tuple[nn.Module, Sequence[int]]] = {}
+        if exact:
+            groups["exact"] = ExactAttention(s.causal), exact
+        if rest:
+            groups["own"] = hybrid(len(rest), s.num_features), rest
+        if window:
+            groups["window"] = hybrid(len(window), 0), window
+        return HeadGroups(groups) if len(groups) > 1 else next(iter(groups.values()))[0]
 
     def operations(self, settings: AttentionSettings, length: int) -> int:
-        """Counts the own block and both neighbours as near, and leaves out exact heads."""
+        """Counts the own block and both neighbours as near, and all heads as having features."""
         dim, near = settings.head_dim, min(length, (2 if settings.causal else 3) * self.block)
         return 4 * dim * near + (0 if length <= near else 8 * dim * settings.num_features)
 
@@ -96,7 +117,7 @@ class HybridAttention(nn.Module):
     """The attention of one layer; see `Hybrid`.
 
     Args:
-        head_dim, heads, num_features: d, H, M.
+        head_dim, heads, num_features: d, H, M; no features if M is 0: then only near keys are seen.
         map, block, causal: see `Hybrid`. Position t of causal attention sees positions up to t only.
         key: (seed, layer) of the directions that features start from.
     """
@@ -114,13 +135,14 @@ class HybridAttention(nn.Module):
         super().__init__()
         self.head_dim, self.block, self.causal = head_dim, block, causal
         self._exact = ExactAttention(causal)
-        self.features = LearnedFeatures(map, heads, head_dim, num_features, key)
+        self.features = LearnedFeatures(map, heads, head_dim, num_features, key) if num_features else None
         self.near_only = False
         """Whether far keys are left out, to measure what they contribute."""
 
     def reset_parameters(self) -> None:
         """Starts the features anew."""
-        self.features.reset_parameters()
+        if self.features is not None:
+            self.features.reset_parameters()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Like `FavorAttention.forward`; 0 where no key is real. Sums are float32, or float64 for such inputs."""
@@ -151,7 +173,7 @@ class HybridAttention(nn.Module):
             seen = seen & (position <= position[size:, None])
         both = softmax_lse(q.transpose(1, 2).flatten(0, 1), near[0], near[1], seen, self.head_dim**-0.5)
         out, ones = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in both)
-        if q.shape[2] > 2 and not self.near_only:
+        if q.shape[2] > 2 and self.features is not None and not self.near_only:
             logits, means = self._far(self.features.keys(k, part).masked_fill(~real, LEAST), v)
             logits = self.features.queries(q, part) + logits
             share = torch.sigmoid(logits.logsumexp(-1, keepdim=True) - ones)
@@ -200,7 +222,8 @@ class HybridAttention(nn.Module):
     def _state(self, k: Tensor, v: Tensor) -> HybridState:
         """The state after the first positions."""
         k, v = (x.to(precision(k, v)) for x in (k, v))
-        empty = k.new_zeros(*k.shape[:2], self.features.count, v.shape[-1] + 1)
+        features = 0 if self.features is None else self.features.count
+        empty = k.new_zeros(*k.shape[:2], features, v.shape[-1] + 1)
         state = HybridState(k, v, torch.full_like(empty[..., 0][:, :, None], LEAST), empty)
         while state.keys.shape[2] > 2 * self.block:
             state = self._moved(state)
@@ -211,10 +234,11 @@ class HybridAttention(nn.Module):
         if state.keys.shape[2] == 2 * self.block:
             state = self._moved(state)
         k, v = torch.cat((state.keys, k), 2), torch.cat((state.values, v), 2)
-        scores, weights = q @ k.mT * self.head_dim**-0.5, self.features.queries(q) + state.shift
-        top = torch.maximum(scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True))
-        near = (scores - top).exp()
-        far = (weights - top).exp() @ state.sums
+        scores = q @ k.mT * self.head_dim**-0.5
+        if self.features is not None:
+            scores = torch.cat((scores, self.features.queries(q) + state.shift), -1)
+        weights = (scores - scores.amax(-1, keepdim=True)).exp()
+        near, far = weights[..., : k.shape[2]], weights[..., k.shape[2] :] @ state.sums
         ones = near.sum(-1, keepdim=True) + far[..., -1:]
         return (near @ v + far[..., :-1]) / ones, state._replace(keys=k, values=v)
 
@@ -222,6 +246,8 @@ class HybridAttention(nn.Module):
         """The state with its first block moved to the sums."""
         first, keys = state.keys.split((self.block, state.keys.shape[2] - self.block), 2)
         values, rest = state.values.split((self.block, state.values.shape[2] - self.block), 2)
+        if self.features is None:
+            return state._replace(keys=keys, values=rest)
         logarithms = self.features.keys(first)
         shift = torch.maximum(state.shift, logarithms.amax(2, keepdim=True))
         sums = state.sums * (state.shift - shift).exp().mT + (logarithms - shift).exp().mT @ with_ones(values)
@@ -232,7 +258,7 @@ class HybridAttention(nn.Module):
         return matrix_of(self, q, k)
 
     def extra_repr(self) -> str:
-        return f"block={self.block}, causal={self.causal}, map={self.features.map!r}"
+        return f"block={self.block}, causal={self.causal}"
 
 
 def with_ones(v: Tensor) -> Tensor:

@@ -35,6 +35,9 @@ OPTIONS = [
 OPTIONS += ["--set", "trainer.val_check_interval=3", "--set", "trainer.limit_val_batches=1"]
 
 
+BUDGET = ["--exact-heads", 0.25, "--window-layers", 0.5]
+
+
 @pytest.fixture
 def fasta(write_fasta, proteins, monkeypatch):
     path = write_fasta(proteins[20:])
@@ -49,16 +52,21 @@ def others(write_fasta, proteins):
 
 def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, tmp_path) -> None:
     run = ["linearise", teacher_folder, "-o", tmp_path / "student"]
-    outcome = protlm(*run, "--fasta", fasta, *OPTIONS, "--exact-heads", 0.25, "--check", others, "--lengths", "64")
+    outcome = protlm(*run, "--fasta", fasta, *OPTIONS, *BUDGET, "--check", others, "--lengths", "64")
     assert outcome.code == 0, outcome.err
     student = load(tmp_path / "student")
     assert isinstance(student.config.kind, Hybrid)
     assert sum(map(len, student.config.kind.exact_heads)) == 1  # of four
+    assert sorted(map(len, student.config.kind.window_heads)) == [0, 2]
     assert load(tmp_path / "student" / "stages" / "match").config == student.config
     card = (tmp_path / "student" / "README.md").read_text()
-    assert "8 learned features (positive) beyond; exact heads: 1; layer" in card
+    assert "8 learned features (positive) beyond" in card
+    assert "exact heads: 1; layer" in card
+    assert "heads without features, which see near residues only: 2; layer" in card
     assert "| layer | 1 | 2 |" in card
     assert "exact heads: 1; layer" in outcome.err
+    assert "window heads: 2; layer" in outcome.err
+    assert ": all" in outcome.err
     assert "lowest error on validation: step" in outcome.err
     for name in ("config.yaml", "run.json", "results.json"):
         assert (tmp_path / "student" / "training" / name).exists()
@@ -86,6 +94,7 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
     [
         (["--map", "cosine"], "map 'cosine': expected one of positive, hedgehog, relu"),
         (["--exact-heads", 1], "--exact-heads 1.0: expected a fraction"),
+        (["--window-layers", 0.1], "--window-layers 0.1: none of 2 layers; one is 0.5"),
         (["--exact-heads", 0.5, "--choose-by", "luck"], "--choose-by 'luck': expected one of error, kl"),
         (["--match", 3000], "match 3,000 and tune 0: more than 2,000 steps in all"),
         (["--set", "optimizer.speed=1"], "optimizer"),

@@ -129,9 +129,28 @@ def test_chosen_heads_are_exact() -> None:
         Hybrid(exact_heads=((), (4,))).module(settings)
 
 
-def test_steps_of_partly_exact_attention_equal_the_whole() -> None:
+def test_heads_without_features_see_near_keys_only() -> None:
+    settings = PerformerConfig(33, 1, heads=4, width=32, num_features=16).attention_settings()
+    module = Hybrid(block=BLOCK, exact_heads=((2,),), window_heads=((0, 3),)).module(settings)
+    q, k, v = (x.detach().float()[:, :2].repeat(1, 2, 1, 1) for x in operands(30))
+    near = hybrid_attention(q, k, v, q.new_zeros(2, 4, 30, 30), BLOCK)
+    out = module(q, k, v)
+    same = [bool(torch.allclose(out[:, head], near[:, head], atol=1e-5)) for head in range(4)]
+    assert same == [True, False, False, True]
+    assert {name for name, _ in module.named_children()} == {"exact", "own", "window"}
+    assert {len(weight) for weight in module.parameters()} == {1}  # head 1 alone has features
+    torch.testing.assert_close(module.matrix(q, k) @ v, out, atol=1e-5, rtol=1e-5)
+    layer = Hybrid(block=BLOCK, window_heads=((0, 1, 2, 3),)).module(settings)
+    assert not list(layer.parameters())
+    torch.testing.assert_close(layer(q, k, v), near)
+    with pytest.raises(ValueError, match="window_heads: layer 0 has 4 heads, numbered from 0; got 4"):
+        Hybrid(window_heads=((4,),)).module(settings)
+
+
+@pytest.mark.parametrize("options", [{"exact_heads": ((2,),)}, {"exact_heads": ((2,),), "window_heads": ((0, 3),)}])
+def test_steps_of_several_kinds_of_heads_equal_the_whole(options: dict) -> None:
     settings = PerformerConfig(33, 1, heads=4, width=32, num_features=16, causal=True).attention_settings()
-    module = Hybrid(block=BLOCK, exact_heads=((2,),)).module(settings)
+    module = Hybrid(block=BLOCK, **options).module(settings)
     q, k, v = (x.detach().float()[:, :2].repeat(1, 2, 1, 1) for x in operands(30))
     outs, state = [], None
     for start in range(0, 30, 5):
@@ -147,7 +166,7 @@ def test_its_matrix_gives_its_output() -> None:
 
 
 def test_a_model_is_saved_with_its_features_and_exact_heads(tiny_model, tmp_path) -> None:
-    kind = Hybrid("relu", 8, ((), (1,)))
+    kind = Hybrid("relu", 8, ((), (1,)), ((0,),))
     tiny_model.switch_attention(kind, 4)
     tokens = torch.randint(4, 24, (1, 60), generator=torch.Generator().manual_seed(0))
     export(tiny_model, tmp_path / "model")
@@ -162,7 +181,8 @@ def test_a_model_is_saved_with_its_features_and_exact_heads(tiny_model, tmp_path
         ({"map": "cosine"}, "map 'cosine': expected one of positive"),
         ({"block": 0}, "block 0: expected an integer of at least 1"),
         ({"exact_heads": ((-1,),)}, "expected numbers of heads for each layer"),
-        ({"exact_heads": (("a",),)}, "expected numbers of heads for each layer"),
+        ({"window_heads": (("a",),)}, "window_heads .*: expected numbers of heads for each layer"),
+        ({"exact_heads": ((), (1,)), "window_heads": ((), (0, 1))}, "of layer 1 have a head in common"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
