@@ -30,6 +30,9 @@ def linearise(
     tune: Annotated[
         int, Option(min=0, help="Last steps: pre-training. All others match representations and logits.")
     ] = 0,
+    tune_method: Annotated[
+        str, Option(help="What these train: full (all weights) or lora (low-rank adapters, which are merged).")
+    ] = "full",
     features: Annotated[int, Option(min=1, help="Learned features of each head.")] = 64,
     block: Annotated[
         int, Option(min=1, help="Residues; each attends exactly to its own block and both adjacent ones.")
@@ -88,7 +91,8 @@ def linearise(
         if not fasta:
             raise UserError("--fasta: give the proteins to train on")
         check_outputs({"--output": (output, FOLDER)}, [teacher, *fasta, *filter(None, [check, clusters])])
-        options = {"steps": steps, "match": match, "tune": tune, "features": features, "block": block, "map": form}
+        options = {"steps": steps, "match": match, "tune": tune, "tune_method": tune_method}
+        options |= {"features": features, "block": block, "map": form}
         options |= {"exact_heads": exact_heads, "exact_layers": exact_layers, "window_heads": window_heads}
         options |= {"window_layers": window_layers, "choose_by": choose_by, "max_length": max_length, "seed": seed}
         options |= {"token_budget": token_budget, "clusters": clusters, "precision": precision, "device": device}

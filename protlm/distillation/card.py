@@ -6,6 +6,7 @@ from pathlib import Path
 
 from protlm import __version__
 from protlm.distillation.options import LineariseOptions
+from protlm.distillation.stages import Stages
 from protlm.performer import Performer
 from protlm.performer.hybrid import Hybrid
 
@@ -22,6 +23,12 @@ def described_heads(heads: Sequence[Sequence[int]], total: int) -> str:
     """
     named = ["all" if len(layer) == total else ", ".join(str(head + 1) for head in layer) for layer in heads]
     return "; ".join([str(sum(map(len, heads))), *(f"layer {i}: {one}" for i, one in enumerate(named, 1) if one)])
+
+
+def _stages(how: LineariseOptions) -> str:
+    stages = Stages.of(how.steps, how.match, how.tune)._asdict().items()
+    by = " by low-rank adapters, merged" if how.tune_method == "lora" else ""
+    return ", ".join(f"{name} {count:,}{by if name == 'tune' else ''}" for name, count in stages if count)
 
 
 def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: LineariseOptions) -> str:
@@ -44,7 +51,8 @@ def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: 
         f"features ({kind.map}) beyond",
         f"- exact heads: {described_heads(kind.exact_heads, config.heads)}",
         f"- heads without features, which see near residues only: {described_heads(kind.window_heads, config.heads)}",
-        f"- training: {how.steps:,} steps; this is the student of {step}, which had the lowest error on validation",
+        f"- training: {how.steps:,} steps ({_stages(how)})",
+        f"- this is the student of {step}, which had the lowest error on validation",
     ]
     results = run / "results.json"
     if results.exists():

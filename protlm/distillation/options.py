@@ -7,7 +7,7 @@ from typing import Any
 
 from protlm.distillation.budget import Budget
 from protlm.distillation.choice import check_measure
-from protlm.distillation.stages import Stages
+from protlm.distillation.stages import Stages, check_tuning
 from protlm.errors import UserError
 from protlm.inference.engine import PRECISIONS
 
@@ -20,6 +20,7 @@ class LineariseOptions:
 
     Attributes:
         steps, match, tune: of training in all, its first ones and its last ones; see `DistillationTask`.
+        tune_method: "full" or "lora", what the last steps train.
         features, block, map: see `student_of`.
         exact_heads, exact_layers, window_heads, window_layers: shares without learned features; see `Budget`.
         choose_by: how they are chosen; see `chosen_heads`.
@@ -37,6 +38,7 @@ class LineariseOptions:
     steps: int = 2000
     match: int = 1000
     tune: int = 0
+    tune_method: str = "full"
     features: int = 64
     block: int = 64
     map: str = "positive"
@@ -56,6 +58,7 @@ class LineariseOptions:
         check_measure(self.choose_by)
         _ = self.budget
         Stages.of(self.steps, self.match, self.tune)
+        check_tuning(self.tune, self.tune_method)
         if self.max_length > self.token_budget:
             raise UserError(
                 f"max_length {self.max_length:,}: more than token_budget, {self.token_budget:,}",
@@ -88,6 +91,7 @@ class LineariseOptions:
         kind, _, number = self.device.partition(":")
         found = {f"model.{name}": value for name, value in self.of_student.items()}
         found |= {"trainer.max_steps": self.steps, "task.match": self.match, "task.tune": self.tune}
+        found["task.tune_method"] = self.tune_method
         found |= {"data.max_length": self.max_length, "data.token_budget": self.token_budget, "seed": self.seed}
         found |= {"trainer.accelerator": kind, "trainer.devices": [int(number)] if number.isdigit() else 1}
         found["trainer.val_check_interval"] = self.validation_interval

@@ -12,6 +12,10 @@ from protlm.training.optimizer import checked_numbers, fused_where_possible
 
 FEATURES = ".features."
 """In the names of the parameters of learned features."""
+TUNING = ("full", "lora")
+"""What is trained in the last stage: all weights, or low-rank adapters."""
+ADAPTERS = "adapters."
+"""How the names of the parameters of `Adapters` begin."""
 
 
 class Stages(NamedTuple):
@@ -52,31 +56,43 @@ class Stages(NamedTuple):
         return last, getattr(self, last), getattr(self, last)
 
 
+def check_tuning(tune: int, method: str) -> None:
+    """Raises a UserError for an unknown method of the last stage, or adapters without that stage."""
+    if method not in TUNING:
+        raise UserError(f"tune_method {method!r}: expected one of {', '.join(TUNING)}", "tune_method")
+    if method == "lora" and not tune:
+        raise UserError(
+            "tune_method lora: there is no last stage; set tune, the number of its steps", "tune_method", "tune"
+        )
+
+
 def two_rate_adamw(
     module: nn.Module,
     lr: float = 2e-5,
     features_lr: float = 2e-2,
+    adapters_lr: float = 2e-4,
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with rates of their own for learned features and for all other weights.
+    """AdamW (Loshchilov & Hutter 2019) with rates of their own for learned features, adapters and all other weights.
 
     Args:
-        module: the student.
+        module: the student, or a task with a student and adapters.
         lr: of weights that come from the teacher.
         features_lr: of the features while they alone are trained; see `stage_schedule` for later.
+        adapters_lr: of low-rank adapters in the last stage.
         betas, eps, weight_decay: as in `torch.optim.AdamW`.
     """
-    checked_numbers(betas, lr=lr, features_lr=features_lr, eps=eps, weight_decay=weight_decay)
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    rates = {"features": features_lr, "weights": lr, "adapters": adapters_lr}
+    checked_numbers(betas, lr=lr, features_lr=features_lr, adapters_lr=adapters_lr, eps=eps, weight_decay=weight_decay)
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in rates}
     for name, weight in module.named_parameters():
-        groups[FEATURES in name].append(weight)
-    if not groups[True]:
-        return AdamW(groups[False], lr, betas, eps, weight_decay, fused=fused_where_possible(module))
+        groups["features" if FEATURES in name else "adapters" if name.startswith(ADAPTERS) else "weights"].append(
+            weight
+        )
     made: list[dict[str, Any]] = [
-        {"params": groups[True], "lr": features_lr},
-        {"params": groups[False], "lr": lr},
+        {"params": weights, "lr": rates[part], "part": part} for part, weights in groups.items() if weights
     ]
     return AdamW(made, lr, betas, eps, weight_decay, fused=fused_where_possible(module))
 
@@ -117,4 +133,9 @@ def stage_schedule(
         stage, value = factor(step)
         return 0.0 if stage == "match" else value
 
-    return LambdaLR(optimizer, [of_features, of_weights] if len(optimizer.param_groups) > 1 else [of_weights])
+    def of_adapters(step: int) -> float:
+        stage, value = factor(step)
+        return value if stage == "tune" else 0.0
+
+    factors = {"features": of_features, "weights": of_weights, "adapters": of_adapters}
+    return LambdaLR(optimizer, [factors[group.get("part", "weights")] for group in optimizer.param_groups])

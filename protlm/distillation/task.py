@@ -4,15 +4,17 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from protlm.batching.batches import Batch
 from protlm.checkpoint import fingerprint, load
+from protlm.distillation.low_rank import Adapters
 from protlm.distillation.matching import attention_errors, divergence, hidden_errors
-from protlm.distillation.stages import FEATURES, Stages
+from protlm.distillation.stages import ADAPTERS, FEATURES, Stages, check_tuning
 from protlm.distillation.student import check_teacher
 from protlm.errors import UserError
 from protlm.performer import Performer
+from protlm.performer.projection import whole_number
 from protlm.training.base_task import TrainingTask
 from protlm.training.strategies import FullySharded
 
@@ -25,7 +27,8 @@ class DistillationTask(TrainingTask):
         match    the learned features alone, so that the attention of each layer, at the teacher's queries and keys, has
                  the teacher's outputs
         distil   all weights, so that representations of all layers and, with a language-model head, logits match
-        tune     all weights, for the task of pre-training: masked or next residues
+        tune     all weights, or low-rank adapters of the projections, for the task of pre-training: masked or next
+                 residues
 
     Every other step of the first two stages sees proteins without masks. LoLCATs (Zhang et al. 2024) and RADLADS
     (Goldstein et al. 2025) have similar stages.
@@ -35,6 +38,8 @@ class DistillationTask(TrainingTask):
         optimizer, schedule, options: see `TrainingTask`.
         teacher: path of the teacher's model.
         match, tune: first and last steps of `trainer.max_steps`, for these stages.
+        tune_method: "full", or "lora" for low-rank adapters in the last stage; checkpoints have them merged.
+        rank, alpha: of adapters; see `Adapters`.
         logits: weight of the KL divergence of logits beside the relative errors of representations.
     """
 
@@ -48,6 +53,9 @@ class DistillationTask(TrainingTask):
         teacher: str = "",
         match: int = 1000,
         tune: int = 0,
+        tune_method: str = "full",
+        rank: int = 8,
+        alpha: float = 16.0,
         logits: float = 1.0,
         **options: Any,
     ) -> None:
@@ -55,7 +63,10 @@ class DistillationTask(TrainingTask):
             raise UserError(
                 "task.tune: the teacher has no language-model head, so there is nothing to tune; set it to 0"
             )
+        check_tuning(tune, tune_method)
+        whole_number("task.rank", rank, 1)
         super().__init__(model, optimizer, schedule, **options)
+        self.adapters = Adapters(model, rank, alpha) if tune_method == "lora" else None
         self._given = (match, tune)
         self.stages: Stages | None = None
         self._logits = logits if model.head is not None else 0.0
@@ -69,6 +80,10 @@ class DistillationTask(TrainingTask):
     def teacher(self) -> Performer:
         """The frozen teacher."""
         return self._teacher[0]
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.model if getattr(self, "adapters", None) is None else self
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -95,6 +110,9 @@ class DistillationTask(TrainingTask):
         assert self.stages is not None
         stage = self.stages.place(step)[0]
         if stage == "tune":
+            if self.adapters is not None:
+                self.model.requires_grad_(False)
+                self.adapters.activate()
             logits = self.model(batch.inputs, batch.key_mask, batch.segments)
             return self.model.loss(logits, batch.targets)
         tokens = batch.inputs if step % 2 else self._proteins(batch)
@@ -161,8 +179,12 @@ class DistillationTask(TrainingTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["teacher"] = self._fingerprint
+        if self.adapters is not None:
+            self.adapters.store(checkpoint, ADAPTERS)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("teacher") != self._fingerprint:
             raise UserError("the checkpoint was made with another teacher; resume with the same one")
         super().on_load_checkpoint(checkpoint)
+        if self.adapters is not None:
+            self.adapters.restore(checkpoint)

@@ -97,6 +97,12 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
         (["--window-layers", 0.1], "--window-layers 0.1: none of 2 layers; one is 0.5"),
         (["--exact-heads", 0.5, "--choose-by", "luck"], "--choose-by 'luck': expected one of error, kl"),
         (["--match", 3000], "match 3,000 and tune 0: more than 2,000 steps in all"),
+        (["--tune", 5, "--tune-method", "qlora"], "--tune-method 'qlora': expected one of full, lora"),
+        (["--tune-method", "lora"], "--tune-method lora: there is no last stage; set --tune"),
+        (
+            ["--tune", 5, "--tune-method", "lora", "--set", "task.rank=0"],
+            "task.rank 0: expected an integer of at least 1",
+        ),
         (["--set", "optimizer.speed=1"], "optimizer"),
         (["--token-budget", 500], "--max-length 1,024: more than --token-budget, 500"),
         (["--lengths", "0"], "lengths '0': expected numbers of tokens"),
@@ -129,10 +135,11 @@ def test_the_same_proteins_are_sampled_in_any_order(write_fasta, proteins) -> No
 
 @pytest.mark.slow
 def test_a_killed_and_a_stopped_run_resume_when_the_command_is_repeated(teacher_folder, fasta, tmp_path) -> None:
-    """SIGKILL after a checkpoint, then Ctrl-C, then to the end: the same bits as without."""
+    """SIGKILL in the first stage, then Ctrl-C in the last one, then to the end: the same bits as without."""
     command = [sys.executable, "-m", "protlm", "linearise", str(teacher_folder), "--fasta", str(fasta)]
-    command += [*map(str, OPTIONS), "--steps", "60", "--match", "30", "--exact-heads", "0.25"]
-    command += ["--set", "callbacks.checkpoint.every_n_train_steps=5"]
+    command += [*map(str, OPTIONS), "--steps", "60", "--match", "8", "--tune", "50", "--tune-method", "lora"]
+    command += ["--exact-heads", "0.25", "--set", "callbacks.checkpoint.every_n_train_steps=5"]
+    command += ["--set", "callbacks.best=null"]  # the student of the last step
     options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     last = tmp_path / ".parts.run" / "checkpoints" / "last.ckpt"
     for number in (signal.SIGKILL, signal.SIGINT):
@@ -150,6 +157,11 @@ def test_a_killed_and_a_stopped_run_resume_when_the_command_is_repeated(teacher_
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
+    assert "match 8, distil 2, tune 50 by low-rank adapters, merged" in (tmp_path / "parts" / "README.md").read_text()
+    assert json.loads((tmp_path / "parts/training/run.json").read_text())["config"]["task"]["tune_method"] == "lora"
+    before = load_file(tmp_path / "parts" / "stages" / "distil" / "model.safetensors")
+    changed = {name.split(".", 2)[-1] for name in one if (one[name] != before[name]).any()}
+    assert changed == {"attention.qkv.weight", "attention.out.weight", "feed_forward.0.weight", "feed_forward.2.weight"}
     shutil.rmtree(tmp_path / "parts")
 
 
