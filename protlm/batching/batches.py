@@ -180,14 +180,20 @@ class ProteinBatches(Batches):
         return alphabet.cls
 
     def pools(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Key]]]:
+        for start, batches in self._pools(epoch, cursor[0]):
+            yield (start,), batches
+
+    def _pools(self, epoch: int, first: int, shortest: int = 0) -> Iterator[tuple[int, list[Key]]]:
+        """The pools from draw `first`, less sequences of fewer tokens than `shortest`."""
         size = max(1, round(POOL * self.token_budget / min(self.mean_length + 2, self.max_length)))
-        for start in range(cursor[0], self.draws.size, size):
+        for start in range(first, self.draws.size, size):
             passes, proteins = self.draws(epoch, start, start + size)
             lengths = np.minimum(self.corpora.lengths_of(proteins) + 2, self.max_length)
-            rows = np.stack((passes, proteins), axis=1)
+            kept = lengths >= shortest
+            rows, lengths = np.stack((passes, proteins), axis=1)[kept], lengths[kept]
             batches = length_buckets(lengths, self.token_budget)
             order = np.random.default_rng((self.seed, 6, epoch, start)).permutation(len(batches))
-            yield (start,), [rows[batches[i]] for i in order]
+            yield start, [rows[batches[i]] for i in order]
 
     def sequence(self, key: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         letters = self.corpora[key[1]]

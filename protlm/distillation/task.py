@@ -96,7 +96,7 @@ class DistillationTask(TrainingTask):
         if data.objective.causal != self.model.config.causal:
             raise UserError(f"data.causal: expected {str(self.model.config.causal).lower()}, as the teacher is")
         if data.batches.start != self.model.config.start_id:
-            raise UserError("data: begins proteins with another token than the teacher does; use data=trembl")
+            raise UserError("data: begins proteins with another token than the teacher does; use data=distillation")
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

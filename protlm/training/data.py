@@ -65,6 +65,10 @@ class TrainingData(pl.LightningDataModule):
         """The `Batches` of an endless sequence of epochs."""
         raise NotImplementedError
 
+    def _endless_batches(self) -> Any:
+        """The same for training itself, where that differs from an epoch after another."""
+        return self._training_batches()
+
     def _order(self) -> dict[str, Any]:
         """Everything that determines the order of the training batches."""
         raise NotImplementedError
@@ -80,7 +84,7 @@ class TrainingData(pl.LightningDataModule):
         return (self._epoch_batches, True) if self._epoch_batches else self._training_batches().count(_ESTIMATE_POOLS)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        samples = self._training_batches()
+        samples = self._endless_batches()
         before = self._trained_batches()
         self._sampler = EndlessBatches(samples, *self._rank(), self._start, lambda: self._trained_batches() - before)
         return self._loader(samples, self._sampler)

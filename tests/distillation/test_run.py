@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,7 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
     assert "window heads: 2; layer" in outcome.err
     assert ": all" in outcome.err
     assert "lowest error on validation: step" in outcome.err
+    assert "match: leaves out" not in outcome.err  # all have more than two blocks of 8
     for name in ("config.yaml", "run.json", "results.json"):
         assert (tmp_path / "student" / "training" / name).exists()
     assert not (tmp_path / ".student.run").exists()
@@ -131,6 +133,18 @@ def test_the_same_proteins_are_sampled_in_any_order(write_fasta, proteins) -> No
     assert found == sampled([other], 10, 40, 60) == sampled([other, one], 10, 40, 60)
     assert len(found) == 10
     assert all(40 <= len(protein) <= 60 for protein in found)
+
+
+def test_short_proteins_are_left_out_of_the_first_stage(protlm, teacher_folder, fasta, tmp_path) -> None:
+    run = ["linearise", teacher_folder, "--fasta", fasta, *OPTIONS, "--block"]
+    outcome = protlm(*run, 20, "-o", tmp_path / "student")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"match: leaves out \d\d of \d\d training proteins, those of at most 38 residues", outcome.err)
+    refused = protlm(*run, 45, "-o", tmp_path / "other")
+    assert refused.code == 2
+    assert "no training protein has more than 88 residues, two blocks" in refused.err.splitlines()[-1]
+    assert_refused(protlm(*run, 64, "-o", tmp_path / "other"), "--max-length 100: at most two blocks of 64")
+    assert not (tmp_path / ".other.run").exists()
 
 
 @pytest.mark.slow
