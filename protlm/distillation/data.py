@@ -14,6 +14,17 @@ _FIRST_PASS = 2**20
 _TOGETHER = 1_000_000
 
 
+def check_crops(match: int, block: int, max_length: int) -> None:
+    """Raises a UserError for a first stage whose proteins are cropped to two blocks."""
+    if match and max_length <= 2 * block:
+        raise UserError(
+            f"max_length {max_length:,}: at most two blocks of {block}, in which attention is exact: the stage match "
+            "has nothing to learn; raise it, or lower block",
+            "max_length",
+            "block",
+        )
+
+
 class StagedBatches(ProteinBatches):
     """Batches of long proteins at first, as epoch 0, however often that takes all of them; then epochs of all proteins.
 
@@ -66,13 +77,7 @@ class DistillationData(TremblDataModule):
     def __init__(self, match: int = 0, block: int = 64, **options: Any) -> None:
         super().__init__(**options)
         self.match, self.block = match, block
-        if match and self.max_length <= 2 * block:
-            raise UserError(
-                f"max_length {self.max_length}: at most two blocks of {block}, in which attention is exact: the stage "
-                "match has nothing to learn; raise it, or lower block",
-                "max_length",
-                "block",
-            )
+        check_crops(match, block, self.max_length)
 
     def _endless_batches(self) -> StagedBatches:
         samples: Any = self._training_batches()

@@ -7,6 +7,7 @@ from typing import Any
 
 from protlm.distillation.budget import Budget
 from protlm.distillation.choice import check_measure
+from protlm.distillation.data import check_crops
 from protlm.distillation.stages import Stages, check_tuning
 from protlm.errors import UserError
 from protlm.inference.engine import PRECISIONS
@@ -59,6 +60,7 @@ class LineariseOptions:
         _ = self.budget
         Stages.of(self.steps, self.match, self.tune)
         check_tuning(self.tune, self.tune_method)
+        check_crops(self.match, self.block, self.max_length)
         if self.max_length > self.token_budget:
             raise UserError(
                 f"max_length {self.max_length:,}: more than token_budget, {self.token_budget:,}",
