@@ -60,7 +60,13 @@ def linearise(
     clusters: Annotated[
         Path | None, Option(help="Clusters (representative, tab, member): proteins of one are in one part of the data.")
     ] = None,
-    lengths: Annotated[str, Option(help="Of --check: tokens at which both models are timed.")] = "1024,2048,4096,8192",
+    lengths: Annotated[
+        str | None,
+        Option(
+            help="Of --check: tokens at which both models are timed, such as 1024,8192; '' for none. Default: powers of "
+            "2 up to 32768, as far as the teacher takes less than a minute."
+        ),
+    ] = None,
     proteins: Annotated[int, Option(min=2, help="Of --check: at most so many, chosen by their hashes.")] = 200,
     setting: Annotated[
         list[str] | None,
@@ -83,7 +89,7 @@ def linearise(
     from protlm.distillation.run import sampled
     from protlm.model_api import placed
 
-    times = lengths_of(lengths)
+    times = None if lengths is None else lengths_of(lengths)
     measured = [] if check is None else sampled([check], proteins)
     if check is not None and len(measured) < 2:
         raise UserError(f"{check}: at least two proteins are needed to compare teacher and student")

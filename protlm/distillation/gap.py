@@ -3,9 +3,8 @@
 Legend: D model width, n proteins.
 """
 
-import time
+import math
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,19 @@ from torch import Tensor
 
 from protlm.contacts.attention_head import head_contacts
 from protlm.distillation.matching import hidden_errors, near_keys_only
+from protlm.distillation.timing import LENGTHS, timed
 from protlm.errors import UserError
 from protlm.inference.engine import evaluating, framed
 from protlm.performer import Performer
 from protlm.performer.hybrid import Hybrid
-from protlm.sequence.alphabet import INDEX, STANDARD, encode
+from protlm.sequence.alphabet import INDEX, encode
 
 EDGES = (500, 1024)
 """Proteins are reported by length: up to each of these residues, and longer ones."""
-LENGTHS = (1024, 2048, 4096, 8192)
-"""Tokens at which both models are timed."""
 _MASKED = 0.15
 _NEIGHBOURS = 10
 _CONTACTS_MOST = 400  # residues of a protein whose contacts are compared
 _APART = 24  # residues between contacts, long range
-_REPEATS = 3
 
 Report = dict[str, Any]
 
@@ -39,6 +36,7 @@ def measure_gap(
     proteins: Sequence[str],
     lengths: Sequence[int] = LENGTHS,
     seed: int = 0,
+    limit: float = math.inf,
     note: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Everything by which the two models differ.
@@ -48,6 +46,7 @@ def measure_gap(
         proteins: at least two, in one-letter code.
         lengths: tokens at which the forward pass is timed; () for none.
         seed: of the masks.
+        limit: seconds of a pass of the teacher, see `timed`.
         note: called with what is measured next.
 
     Returns:
@@ -55,7 +54,8 @@ def measure_gap(
         each layer (root of `relative`); "nearby": the same without far keys; "masked" (or "next" of causal models),
         with accuracy and perplexity of both, for a language-model head; "neighbours": the fraction of proteins whose
         nearest other protein is the same, and that of the ten nearest; "contacts", with a contact head: the fraction
-        of the student's L most probable long-range contacts that are among the teacher's; "seconds": by length.
+        of the student's L most probable long-range contacts that are among the teacher's; "seconds": by length;
+        "not_timed": why longer proteins were not, or None.
 
     Raises:
         UserError: for fewer than two proteins, or models of other shapes.
@@ -79,10 +79,7 @@ def measure_gap(
         if teacher.config.predicts_contacts and student.config.predicts_contacts:
             note("contacts")
             report["contacts"] = _contacts(teacher, student, tokens)
-        report["seconds"] = {}
-        for length in lengths:
-            note(f"time at {length:,} tokens")
-            report["seconds"][length] = [_seconds(model, length) for model in (teacher, student)]
+        report["seconds"], report["not_timed"] = timed(teacher, student, lengths, limit, note)
     return report
 
 
@@ -172,17 +169,3 @@ def _contacts(teacher: Performer, student: Performer, tokens: Sequence[np.ndarra
         best = [set(np.argsort(-head_contacts(model, one)[pairs])[: len(one)]) for model in (teacher, student)]
         found.append(len(best[0] & best[1]) / len(best[0]))
     return {"proteins": len(found), "shared": float(np.mean(found)) if found else None}
-
-
-def _seconds(model: Performer, length: int) -> float:
-    """Of a forward pass: median of several."""
-    device = model.embedding.weight.device
-    generator = torch.Generator().manual_seed(length)
-    residues = torch.tensor([INDEX[letter] for letter in STANDARD])
-    row = residues[torch.randint(len(STANDARD), (1, length), generator=generator)].to(device)
-    taken = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        model.hidden(row).sum().item()  # waits for the device
-        taken.append(time.perf_counter() - start)
-    return median(taken)

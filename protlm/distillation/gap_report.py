@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from protlm.checkpoint import load
-from protlm.distillation.gap import LENGTHS, Report, check_pair, measure_gap
+from protlm.distillation.gap import Report, check_pair, measure_gap
 from protlm.distillation.student import student_of
+from protlm.distillation.timing import LENGTHS, MINUTE
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer
@@ -24,7 +25,7 @@ def check_student(
     teacher: str | Path,
     student: str | Path,
     proteins: Sequence[str],
-    lengths: Sequence[int] = LENGTHS,
+    lengths: Sequence[int] | None = None,
     place: Callable[[Performer], Performer] = lambda model: model,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Report]:
@@ -34,18 +35,21 @@ def check_student(
         teacher: model folder or checkpoint.
         student: model folder of `linearise`, or any other model with the teacher's shapes.
         proteins: that were not trained on, in one-letter code.
-        lengths: tokens at which the last student is timed.
+        lengths: tokens at which the last student is timed; None for `LENGTHS`, as far as the teacher takes less than a
+            minute.
         place: moves a model to the device on which to compare.
         note: called with what is measured next.
 
     Returns:
         name of a stage -> report of `measure_gap`.
     """
+    timing: Any = {"lengths": LENGTHS, "limit": MINUTE} if lengths is None else {"lengths": lengths}
     taught, reports = place(load(teacher)), {}
     check_pair(taught, load(student))
     for name, model in _students(teacher, Path(student)):
         named = partial(_prefixed, note, name)
-        reports[name] = measure_gap(taught, place(model), proteins, lengths if name == FINAL else (), note=named)
+        times = {} if name == FINAL else {"lengths": ()}
+        reports[name] = measure_gap(taught, place(model), proteins, note=named, **(timing | times))
     if Path(student).is_dir():
         with atomic_output(Path(student) / GAP) as file:
             file.write_text(dumps(reports, indent=2) + "\n")
@@ -105,6 +109,8 @@ def tables_of(reports: dict[str, Report]) -> str:
             for length, (before, after) in final["seconds"].items()
         ]
         parts.append(aligned(["tokens", "teacher, seconds", "student, seconds", "times as fast"], times))
+    if final["not_timed"]:
+        parts.append(final["not_timed"])
     return "\n\n".join(parts)
 
 
