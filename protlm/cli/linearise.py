@@ -63,8 +63,8 @@ def linearise(
     lengths: Annotated[
         str | None,
         Option(
-            help="Of --check: tokens at which both models are timed, such as 1024,8192; '' for none. Default: powers of "
-            "2 up to 32768, as far as the teacher takes less than a minute."
+            help="Of --check: tokens at which both models are timed, such as 1024,8192; '' for none. Default: powers "
+            "of 2 up to 32768, as far as the teacher takes less than a minute."
         ),
     ] = None,
     proteins: Annotated[int, Option(min=2, help="Of --check: at most so many, chosen by their hashes.")] = 200,
