@@ -77,6 +77,14 @@ def load(
     return model.eval()
 
 
+def is_of_proteins(path: Path) -> bool | None:
+    """Whether a model folder is of proteins, without its weights being read; None where that cannot be told."""
+    try:
+        return bool(json.loads((path / CONFIG).read_text())["model"].get("alphabet", "protein") == "protein")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def esm_advice(path: Path) -> str:
     """How to import a model of ESM-2 that is named as on the Hugging Face Hub; empty for another name.
 
@@ -115,9 +123,7 @@ def switch(model: Performer, attention: str | None = None, num_features: int | N
 
 
 def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None:
-    """Writes a model folder; it appears under its name only once it is complete.
-
-    A model of proteins gets golden values.
+    """Writes a model folder, with golden values; it appears under its name only once it is complete.
 
     Args:
         model: to store.
@@ -135,8 +141,7 @@ def export(model: Performer, folder: str | Path, dtype: str = "float32") -> None
         save(weights, model_folder)
         described["sha256"] = _checksum(model_folder / WEIGHTS)
         (model_folder / CONFIG).write_text(dumps(described, indent=2) + "\n")
-        if alphabet_of(model.config.alphabet) == PROTEIN:
-            golden.record(model, model_folder, None if dtype == "float32" else weights)
+        golden.record(model, model_folder, None if dtype == "float32" else weights)
 
 
 def stored(model: Performer, dtype: str) -> dict[str, Tensor]:

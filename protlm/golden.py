@@ -14,11 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
 from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.alphabet import MASK, encode, with_ends
+from protlm.sequence.alphabet import encode
+from protlm.sequence.alphabets import PROTEIN, alphabet_of
+from protlm.sequence.letters import Alphabet
 from protlm.strict_json import dumps
 
 FILE, KEY = "golden.safetensors", "about"
@@ -28,10 +31,12 @@ PROTEINS = {"trp-cage": "NLYIQWLKDGGPSSGRPPPS", "ubiquitin": _UBIQUITIN, "polyub
 
 The last one is longer than the windows and blocks of attention that treats near and far residues differently.
 """
-MASKED = {"ubiquitin": slice(3, None, 7)}
+LENGTHS = {"short": 20, "middle": 76, "long": 685}
+"""Of the sequences of other alphabets: letters drawn by a hash, see `_drawn`."""
+MASKED = {"ubiquitin": slice(3, None, 7), "middle": slice(3, None, 7)}
 """Which residues of which protein are masked, for a bidirectional model."""
-WITHOUT_LOGITS = ("polyubiquitin",)
-"""Proteins so long that only their embedding is kept."""
+WITHOUT_LOGITS = ("polyubiquitin", "long")
+"""Sequences so long that only their embedding is kept."""
 EMBEDDING, LOGITS = "embedding", "logits"
 TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-1}
 """Precision of the computation -> the largest relative difference that passes; docs/decisions.md has measurements."""
@@ -68,13 +73,23 @@ class Difference:
 
 
 def rows(config: PerformerConfig) -> dict[str, np.ndarray]:
-    """Tokens (L,) uint8 of each protein, cut to the positions that the model has."""
+    """Tokens (L,) of each protein, or sequence of the model's alphabet, cut to the positions that the model has."""
+    alphabet = alphabet_of(config.alphabet)
     limited = config.learned_positions or config.longest is not None
     most = max(config.max_length - 2, 1) if limited else None
-    found = {name: encode(sequence)[:most].copy() for name, sequence in PROTEINS.items()}
-    for name, residues in MASKED.items() if not config.causal else ():
-        found[name][residues] = MASK
-    return {name: with_ends(tokens, config.start_id) for name, tokens in found.items()}
+    if alphabet == PROTEIN:
+        found = {name: encode(sequence)[:most].astype(alphabet.dtype) for name, sequence in PROTEINS.items()}
+    else:
+        found = {name: _drawn(alphabet, min(length, most or length)) for name, length in LENGTHS.items()}
+    for name in found.keys() & MASKED.keys() if not config.causal else ():
+        found[name][MASKED[name]] = alphabet.mask
+    return {name: alphabet.with_ends(tokens, config.start_id) for name, tokens in found.items()}
+
+
+def _drawn(alphabet: Alphabet, length: int) -> np.ndarray:
+    """Tokens (length,) of definite letters, the same everywhere: letter XXH3(i) modulo their number at position i."""
+    numbers = [xxh3_64_intdigest(b"%d" % i) % len(alphabet.drawn) for i in range(length)]
+    return alphabet.drawn[numbers].astype(alphabet.dtype)
 
 
 @torch.inference_mode()
@@ -111,12 +126,12 @@ def record(model: Performer, folder: Path, weights: Mapping[str, Tensor] | None 
         model = copy.deepcopy(model).cpu().float().eval()
     if weights is not None:
         model.load_state_dict(dict(weights))
-    write(computed(model), folder)
+    write(computed(model), folder, alphabet_of(model.config.alphabet))
 
 
-def write(values: Mapping[str, Tensor], folder: Path) -> None:
+def write(values: Mapping[str, Tensor], folder: Path, alphabet: Alphabet = PROTEIN) -> None:
     """Writes values into the folder of a model."""
-    about = {"source": f"PyTorch {torch.__version__}, cpu", "proteins": PROTEINS}
+    about = {"source": f"PyTorch {torch.__version__}, cpu", "proteins": PROTEINS if alphabet == PROTEIN else LENGTHS}
     with atomic_output(folder / FILE) as partial:
         try:
             save_file(dict(values), partial, {KEY: dumps(about)})  # one entry, since their order is random
@@ -140,7 +155,7 @@ def read(folder: Path) -> Golden | None:
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: damaged or cut short ({error}); remove it and record the values again") from error
-    if about.get("proteins") != PROTEINS:
+    if about.get("proteins") not in (PROTEINS, LENGTHS):
         raise UserError(
             f"{path}: of other proteins, by another version of protlm; remove it and record the values again"
         )
@@ -161,5 +176,5 @@ def differences(found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> li
         error = float((found[name].double() - expected.double()).abs().max())
         error = error if np.isfinite(error) else float("inf")
         result.append(Difference(protein, quantity, error, error / (float(expected.abs().max()) or 1.0)))
-    order = list(PROTEINS)
+    order = [*PROTEINS, *LENGTHS]
     return sorted(result, key=lambda one: (order.index(one.protein), one.quantity))

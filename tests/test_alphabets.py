@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
-from protlm import checkpoint, load
+from protlm import checkpoint, golden, load
 from protlm.batching.batches import Objective, ProteinBatches
 from protlm.batching.masking import Masking
 from protlm.corpus.ingest import Selection
@@ -90,6 +91,40 @@ def test_a_folder_of_another_version_of_an_alphabet_is_refused(tmp_path) -> None
         checkpoint.load(tmp_path / "m", any_alphabet=True)
 
 
+def test_files_of_any_alphabet_are_embedded(tmp_path, protlm) -> None:
+    model, fasta = tmp_path / "dna", tmp_path / "genome.fa"
+    checkpoint.export(model_of("dna"), model)
+    fasta.write_text(">chr1\nACGTN\nacgu\n>chr2\nGG-G\n")
+    done = protlm("embed", fasta, "--model", model, "-o", tmp_path / "e.h5", "--dtype", "float32")
+    assert "2 sequences, 12 bases" in done.err
+    assert "1 record: gap removed" in done.err
+    with h5py.File(tmp_path / "e.h5") as file:
+        found = [file[name][:] for name in ("chr1", "chr2")]
+    expected = load(model, any_alphabet=True).embed(["ACGTNACGT", "GGG"])
+    assert np.allclose(found, expected, atol=1e-6)
+    checkpoint.export(model_of("bytes"), tmp_path / "bytes")
+    command = ("embed", fasta, "--model", tmp_path / "bytes", "-o", tmp_path / "t.csv")
+    assert f"1 document, {fasta.stat().st_size} bytes" in protlm(*command).err
+    assert_refused(protlm(*command[:-1], tmp_path / "u.csv", "--invalid", "skip"), "--invalid is only for proteins")
+    fasta.write_text(">chr1\nACGT\nALA\n")
+    command = ("embed", fasta, "--model", model, "-o", tmp_path / "f.h5")
+    assert_refused(protlm(*command), "record 1 (chr1), line 3: 'L' at position 6 is not a base")
+    fasta.write_text("")
+    assert_refused(protlm(*command), "found nothing")
+
+
+@pytest.mark.parametrize("name", ["dna", "bytes"])
+def test_golden_values_are_of_the_alphabet(tmp_path, name: str, protlm) -> None:
+    checkpoint.export(model := model_of(name), tmp_path / "m")
+    kept = golden.read(tmp_path / "m")
+    assert kept is not None
+    assert kept.values["middle.logits"].shape == (78, ALPHABETS[name].size)
+    assert protlm("check", tmp_path / "m").code == 0
+    with torch.no_grad():
+        model.embedding.weight *= torch.linspace(0.5, 1.5, 16)
+    assert max(one.relative for one in golden.differences(golden.computed(model), kept.values)) > 0.01
+
+
 def test_evaluation_reports_bases(tmp_path) -> None:
     lines = b"".join(b">%d\nACGTNACGTTACG\n%s\n" % (i, bytes([65]) * i) for i in range(20))
     corpus = Corpus(corpus_of(tmp_path, lines, "dna"))
@@ -156,7 +191,7 @@ def test_commands_of_a_corpus_of_dna(tmp_path, protlm) -> None:
     refused = protlm("fill", "MK<mask>", "--model", tmp_path / "m")
     assert_refused(refused, "a model of bases (dna); this is for models of proteins")
     assert protlm("export", tmp_path / "again", "--model", tmp_path / "m").code == 0
-    refused = protlm("export", tmp_path / "hf", "--model", tmp_path / "m", "--format", "hf")
+    refused = protlm("export", tmp_path / "hf", "--model", tmp_path / "m", "--format", "esm")
     assert_refused(refused, "this is for models of proteins")
 
 

@@ -26,7 +26,7 @@ def check(
     attention_backend: Backend = "auto",
     packed_batches: Packed = None,
 ) -> None:
-    """Recompute embeddings and logits of three proteins, and say by how much they differ from those kept in MODEL.
+    """Recompute embeddings and logits of three sequences, and say by how much they differ from those kept in MODEL.
 
     Exit code 0 if all are within the tolerance of the precision, 1 if not, 2 if there is nothing to compare with.
     """
@@ -35,6 +35,7 @@ def check(
     from protlm.inference.engine import Computer
     from protlm.inference.reproduction import recomputed
     from protlm.model_api import placed
+    from protlm.sequence.alphabets import alphabet_of
     from protlm.supervised.predictor_folder import base_of, is_predictor
     from protlm.tables import aligned
 
@@ -43,7 +44,8 @@ def check(
     if is_for_transformers(folder):
         network = placed(load_pretrained(folder).model, device, attention_backend, packed_batches)
     else:
-        network = load_network(folder, device, True, attention_backend=attention_backend, packed_batches=packed_batches)
+        options = {"attention_backend": attention_backend, "packed_batches": packed_batches, "any_alphabet": True}
+        network = load_network(folder, device, True, **options)
     if not folder.is_dir():
         raise UserError(f"{folder}: a checkpoint keeps no golden values; export it to a model folder: protlm export")
     kept = golden.read(folder)
@@ -61,7 +63,7 @@ def check(
     if folder != named(model):
         say(f"base model: {folder}")
     found = golden.differences(recomputed(Computer(network, precision=precision)), kept.values)
-    header = ("protein", "values", "max. difference", "relative")
+    header = (alphabet_of(network.config.alphabet).record, "values", "max. difference", "relative")
     lines = [(one.protein, one.quantity, f"{one.absolute:.2g}", f"{one.relative:.2g}") for one in found]
     print(aligned(header, lines, left=(0, 1)))
     tolerance, where = golden.TOLERANCES[precision], f"{next(network.parameters()).device}, {precision}"

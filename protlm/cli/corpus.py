@@ -32,11 +32,15 @@ def prepare(
     output: Annotated[Path, Option("--output", "-o", help="Corpus to write (HDF5).")],
     clusters: Annotated[Path | None, Option(help="MMseqs2 cluster table: representative, tab, member.")] = None,
     split_by: Annotated[
-        str, Option(help="'cluster' keeps clusters within one split, 'sequence' splits by sequence hash.")
+        str,
+        Option(
+            help="'cluster' keeps clusters within one split, 'record' the pieces of a record, 'sequence' splits by "
+            "sequence hash."
+        ),
     ] = "",
     held_out: Annotated[
         Path | None,
-        Option("--ood", "--held-out", help="Ids of proteins or clusters to hold out as 'ood', one per line."),
+        Option("--ood", "--held-out", help="Ids of proteins, clusters or records to hold out as 'ood', one per line."),
     ] = None,
     valid: Annotated[float, Option(help="Fraction of the proteins in the validation split.")] = 0.05,
     test: Annotated[float, Option(help="Fraction of the proteins in the test split.")] = 0.1,
@@ -66,17 +70,18 @@ def prepare(
     """Turn FASTA files, or files of bytes, into a corpus for training."""
     from protlm.corpus.ingest import Selection
     from protlm.corpus.prepare import prepare_corpus
-    from protlm.corpus.splits import SplitRule, read_ids
+    from protlm.corpus.splits import BY, SplitRule, read_ids
     from protlm.sequence.alphabets import alphabet_of
     from protlm.sequence.nucleotides import NucleotidesError
 
     check_outputs({"--output": (output, HDF5)}, [*fasta, *filter(None, [clusters, held_out])])
     split_by = split_by or ("cluster" if clusters else "sequence")
-    if split_by not in ("cluster", "sequence"):
-        raise UserError(f"--split-by {split_by!r}: expected 'cluster' or 'sequence'")
+    if split_by not in BY:
+        raise UserError(f"--split-by {split_by!r}: expected one of {', '.join(BY)}")
     if split_by == "cluster" and not clusters:
         raise UserError("--split-by cluster requires --clusters")
-    rule = SplitRule(valid, test, clusters, split_by == "cluster", read_ids(held_out) if held_out else frozenset())
+    held = read_ids(held_out) if held_out else frozenset[str]()
+    rule = SplitRule(valid, test, clusters, split_by != "sequence", held, split_by == "record")
     fragments = not drop_fragments
     selection = Selection(
         *(min_length, max_length, fragments, nonstandard, identifier, allow_nucleotides, invalid),

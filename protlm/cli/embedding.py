@@ -18,6 +18,7 @@ from protlm.cli.console import (
     Precision,
     load_network,
     model_files,
+    named,
     progress,
     say,
 )
@@ -27,6 +28,7 @@ from protlm.errors import UserError, counted
 
 if TYPE_CHECKING:
     from protlm.embedding.survey import EmbedSummary
+    from protlm.sequence.letters import Alphabet
 
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace outputs made from other input or with other options.")]
 Format = Annotated[str, Option("--format", help="h5, npz, csv or parquet. Default: by the suffix of each output.")]
@@ -41,7 +43,10 @@ LAYOUTS = ("uniprot", "packed", "esm-pt")
 
 
 def embed(
-    fasta: Annotated[list[Path], Argument(help="FASTA files, plain or compressed; - for standard input.")],
+    fasta: Annotated[
+        list[Path],
+        Argument(help="FASTA files, plain or compressed; - for standard input. Of a model of bytes, any files."),
+    ],
     model: Model = None,
     output: Annotated[Path | None, Option("--output", "-o", help="File for one vector per protein.")] = None,
     per_residue: Annotated[Path | None, Option(help="File for one vector per residue.")] = None,
@@ -79,11 +84,13 @@ def embed(
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Embed proteins. To resume a run that was stopped or killed, repeat the command."""
+    """Embed proteins, or what the model is of. To resume a run that was stopped or killed, repeat the command."""
+    from protlm.checkpoint import is_of_proteins
     from protlm.embedding.outputs import checked_outputs
     from protlm.embedding.proteome import EmbedOptions, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
     from protlm.embedding.resumable import ResumableInterrupt
+    from protlm.sequence.alphabets import alphabet_of
     from protlm.sequence.fasta_files import FastaFiles, checked_inputs
 
     if pool and not output:
@@ -101,17 +108,20 @@ def embed(
     if not ranks:  # before the model is loaded; of several ranks, all would report the error
         inputs = checked_inputs(fasta)
         checked_outputs(options.layout, options.dtype, options.pools, inputs, output, per_residue)
-        FastaFiles(inputs, allow_nucleotides, identifier, invalid=invalid).check_start()
+        if is_of_proteins(named(model)):
+            FastaFiles(inputs, allow_nucleotides, identifier, invalid=invalid).check_start()
     network = load_network(
         model,
         ranks.device(device) if ranks else device,
         quiet=bool(ranks and ranks.rank),
         attention_backend=attention_backend,
         packed_batches=packed_batches,
+        any_alphabet=True,
     )
+    alphabet = alphabet_of(network.config.alphabet)
     embedded = ranks.embed_fasta if ranks else embed_fasta
     try:
-        with progress("embedding", "residues", quiet=bool(ranks and ranks.rank)) as report:
+        with progress("embedding", f"{alphabet.unit}s", quiet=bool(ranks and ranks.rank)) as report:
             more: dict[str, Any] = {"token_budget": token_budget, "allow_nucleotides": allow_nucleotides}
             more |= {"progress": report, "reading": lambda done, total: report(done, total, "reading")}
             summary = embedded(network, fasta, output, per_residue, options, overwrite=overwrite, **more)
@@ -124,27 +134,28 @@ def embed(
     if summary is None:  # rank 0 reports
         return
     outputs = ", ".join(dict.fromkeys(str(path) for path in (output, per_residue) if path))
-    say(*_described(summary, outputs, network.config.width))
+    say(*_described(summary, outputs, network.config.width, alphabet))
 
 
-def _described(summary: "EmbedSummary", outputs: str, width: int) -> list[str]:
+def _described(summary: "EmbedSummary", outputs: str, width: int, alphabet: "Alphabet") -> list[str]:
+    unit, record = alphabet.unit, alphabet.record
     if summary.complete:
         return [f"{outputs}: already complete; nothing was done"]
     speed = "nothing left to compute"
     if summary.computed:
         speed = (
-            f"of which {summary.computing:.1f} s in the model, {summary.computed / summary.computing:,.0f} residues/s"
+            f"of which {summary.computing:.1f} s in the model, {summary.computed / summary.computing:,.0f} {unit}s/s"
         )
     lines = [
-        f"{outputs}: {counted(summary.proteins, 'protein')}, {counted(summary.residues, 'residue')}, "
+        f"{outputs}: {counted(summary.proteins, record)}, {counted(summary.residues, unit)}, "
         f"width {width:,}; {summary.seconds:.1f} s, {speed}"
     ]
     for count, noun, what in (
-        (summary.resumed, "residue", "computed by an earlier run"),
-        (summary.copied, "protein", "identical to an earlier sequence, computed once"),
+        (summary.resumed, unit, "computed by an earlier run"),
+        (summary.copied, record, "identical to an earlier sequence, computed once"),
         (summary.renamed, "identifier", "stored under another name ('/' becomes '_'; suffixes); the original is kept"),
         (summary.left_out, "record", "left out, duplicate identifier"),
-        (summary.beyond_positions, "protein", "longer than the positions that the model has learned"),
+        (summary.beyond_positions, record, "longer than the positions that the model has learned"),
     ):
         if count:
             lines.append(f"{counted(count, noun)}: {what}")

@@ -85,7 +85,7 @@ def export(
     if target is not None:
         raise UserError("--target: is for models of 'protlm fit'")
     network = load_network(
-        model, "cpu", attention=attention, num_features=num_features, any_alphabet=layout == "folder"
+        model, "cpu", attention=attention, num_features=num_features, any_alphabet=layout in ("folder", "hf")
     )
     if layout == "folder":
         export_folder(network, output, dtype)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
-from protlm.corpus.assignment import assign, read_cluster_table
-from protlm.corpus.ingest import Selection, read_parts
+from protlm.corpus.assignment import assign, names_of, read_cluster_table
+from protlm.corpus.ingest import Part, Selection, read_parts
 from protlm.corpus.splits import SplitRule, read_clusters
 from protlm.corpus.summary import PrepareSummary
 from protlm.corpus.workers import Workers
@@ -16,6 +16,7 @@ from protlm.errors import UserError
 from protlm.files import atomic_output
 from protlm.progress import Progress
 from protlm.sequence.fasta_files import check_distinct
+from protlm.sequence.long_records import REGION
 from protlm.sequence.stream import STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
@@ -49,6 +50,8 @@ def prepare_corpus(
             these proteins.
     """
     rule, selection, out = rule or SplitRule(), selection or Selection(), Path(out)
+    if rule.whole_records and selection.of_proteins:
+        raise UserError("split_by record: is for records that are cut, of another alphabet than protein", "split_by")
     if workers < 1:
         raise UserError(f"workers {workers}: expected at least 1", "workers")
     used = (*fastas, *([rule.clusters] if rule.clusters else []))
@@ -81,7 +84,8 @@ def prepare_corpus(
             expected = f"at least one {selection.alphabet.record}"
             raise UserError(f"{', '.join(map(str, fastas))}: {reasons}; expected {expected}")
         spaces, records = selection.identifier == "header", sum(part.records for part in parts)
-        table = read_cluster_table(rule.clusters, folder, records, spaces) if rule.clusters else None
+        clusters = _records_of(parts, folder / "pieces") if rule.whole_records else rule.clusters
+        table = read_cluster_table(clusters, folder, records, spaces) if clusters else None
         attributes = {
             "sources": [source for part in parts for source in part.sources],
             "changes": summary.tally.to_dict(),
@@ -91,10 +95,19 @@ def prepare_corpus(
                 "valid": rule.valid,
                 "test": rule.test,
                 "clusters": table.description if table else None,
-                "whole_clusters": rule.clusters is not None and rule.whole_clusters,
+                "whole_clusters": clusters is not None and rule.whole_clusters,
                 "held_out": {"ids": len(rule.held_out), "xxh3_128": xxh3_128_hexdigest(held_out)},
             },
         }
         assignment = assign(parts, table, folder, rule, deduplicate, summary, spaces)
         os.replace(write_corpus(parts, assignment, folder, attributes, crew, summary, selection.alphabet), partial)
     return summary
+
+
+def _records_of(parts: Sequence[Part], path: Path) -> Path:
+    """Writes a table of clusters, each the pieces of one long record, and returns its path."""
+    with path.open("wb") as file:
+        for part in parts:
+            for names in names_of(part):
+                file.writelines(b"%b\t%b\n" % (REGION.sub(b"", name), name) for name in names)
+    return path

@@ -19,6 +19,10 @@ SPLITS = ("train", "valid", "test", "ood")
 TRAIN, VALID, TEST, OOD = range(4)
 
 
+BY = ("cluster", "sequence", "record")
+"""What is kept within one split: clusters, equal sequences, or the pieces of a long record."""
+
+
 def nothing_to_learn(alphabet: Alphabet) -> str:
     """Message about a corpus whose train split has nothing to predict."""
     if alphabet == PROTEIN:
@@ -48,7 +52,8 @@ class SplitRule:
         test: fraction in the test split.
         clusters: cluster table (representative, tab, member), optionally compressed; None for no clusters.
         whole_clusters: keep each cluster within one of train, valid and test.
-        held_out: identifiers of proteins or clusters for the `ood` split.
+        held_out: identifiers of proteins, clusters or records for the `ood` split.
+        whole_records: keep the pieces of each long record within one of train, valid and test; not with clusters.
     """
 
     valid: float = 0.05
@@ -56,8 +61,11 @@ class SplitRule:
     clusters: str | Path | None = None
     whole_clusters: bool = True
     held_out: frozenset[str] = frozenset()
+    whole_records: bool = False
 
     def __post_init__(self) -> None:
+        if self.whole_records and self.clusters:
+            raise UserError("clusters: splits are by cluster or by record; give one of them", "clusters")
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
             fractions = f"valid {self.valid:g}, test {self.test:g}"
             raise UserError(f"{fractions}: expected fractions of at least 0 with a sum below 1", "valid", "test")

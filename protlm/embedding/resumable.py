@@ -19,6 +19,7 @@ from protlm.files import UnwritableError
 from protlm.inference.engine import check_length
 from protlm.performer import Performer
 from protlm.progress import Progress
+from protlm.sequence.alphabets import alphabet_of
 from protlm.sequence.fasta_files import FastaFiles, described_inputs
 from protlm.sequence.stream import STDIN, Source
 
@@ -121,7 +122,8 @@ class ResumableRun:
             self.summary = EmbedSummary(complete=True)
             return
         label = name and "standard input"
-        file = FastaFiles(paths, options.allow_nucleotides, options.identifier, label, options.invalid)
+        alphabet = alphabet_of(self.model.config.alphabet)
+        file = FastaFiles(paths, options.allow_nucleotides, options.identifier, label, options.invalid, alphabet)
         file.refuse(self._refusal)
         first = self.partials[0]
         try:

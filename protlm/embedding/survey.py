@@ -15,7 +15,6 @@ import xxhash
 
 from protlm.corpus.splits import digests
 from protlm.errors import UserError
-from protlm.inference.engine import framed
 from protlm.performer import Performer
 from protlm.sequence.fasta import none_left
 from protlm.sequence.fasta_files import FastaFiles
@@ -177,7 +176,7 @@ def survey(
             if progress:
                 progress(file.position, file.size)
         if not lengths:
-            raise none_left(file.path, file.tally)
+            raise none_left(file.path, file.tally, file.alphabet.record)
         spool.flush()
         text = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)  # outlives the file
     ends = np.cumsum(np.concatenate(sizes))
@@ -198,7 +197,8 @@ def read_rows(model: Performer, file: FastaFiles, keep: np.ndarray, skip: int) -
         before += len(chunk.lengths)
         ends = np.cumsum(chunk.lengths)
         for index in kept[skip:].tolist():
-            yield framed(model, chunk.tokens[ends[index] - chunk.lengths[index] : ends[index]])
+            tokens = chunk.tokens[ends[index] - chunk.lengths[index] : ends[index]]
+            yield file.alphabet.with_ends(tokens, model.config.start_id)
         skip = max(0, skip - len(kept))
 
 

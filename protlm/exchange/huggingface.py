@@ -18,9 +18,10 @@ from protlm import __version__, golden
 from protlm.checkpoint import CONFIG, new_folder, save
 from protlm.errors import UserError
 from protlm.exchange.model_card import language_model_card
+from protlm.exchange.tokenizer import write_tokenizer
 from protlm.performer import Performer, PerformerConfig
 from protlm.performer.kinds import built_in_classes, describe, implementation
-from protlm.sequence.alphabet import EOS, INDEX, STANDARD_TOKENS, TOKENS
+from protlm.sequence.alphabets import alphabet_of
 from protlm.strict_json import dumps
 
 PACKAGE = Path(__file__).parents[1]
@@ -76,10 +77,9 @@ def write_huggingface(
         save({PREFIX + name: weight for name, weight in model.state_dict().items()} | dict(weights), partial)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        (partial / "vocab.txt").write_text("\n".join(TOKENS))
+        write_tokenizer(model.config, partial)
         if model.config.causal and model.head is not None:
             _write_json(partial / "generation_config.json", generation_config(model.config))
-        _write_json(partial / "tokenizer_config.json", tokenizer_config(model.config))
         _write_json(partial / CONFIG, config)
         (partial / "README.md").write_text(about, encoding="utf-8")
         golden.record(model, partial)
@@ -164,7 +164,7 @@ def model_config(model: Performer) -> dict[str, Any]:
         assert not isinstance(described, str)
         name = implementation(model.config.kind).__name__
         attention = {key: name if key in ("map", "kind") else value for key, value in described.items()}
-    classes = auto_classes(model.config)
+    classes, alphabet = auto_classes(model.config), alphabet_of(model.config.alphabet)
     return {
         "architectures": [list(classes.values())[-1]],
         "auto_map": {
@@ -175,34 +175,22 @@ def model_config(model: Performer) -> dict[str, Any]:
         "torch_dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
         "pad_token_id": model.config.pad_id,
         "bos_token_id": model.config.start_id,
-        "eos_token_id": EOS,
-        "mask_token_id": INDEX["<mask>"],
+        "eos_token_id": alphabet.eos,
+        "mask_token_id": alphabet.mask,
         "performer": {**model.config.to_dict(), "attention": attention},
         "protlm_version": __version__,
     }
 
 
 def generation_config(config: PerformerConfig) -> dict[str, Any]:
-    """What `generate` of transformers draws, as protlm's: the twenty amino acids and `<eos>`."""
-    drawn = {*STANDARD_TOKENS.tolist(), EOS}
+    """What `generate` of transformers draws, as protlm's: the twenty amino acids (or bases, bytes) and `<eos>`."""
+    alphabet = alphabet_of(config.alphabet)
+    drawn = {*alphabet.drawn.tolist(), alphabet.eos}
     return {
         "bos_token_id": config.start_id,
-        "eos_token_id": EOS,
+        "eos_token_id": alphabet.eos,
         "pad_token_id": config.pad_id,
-        "suppress_tokens": [token for token in range(len(TOKENS)) if token not in drawn],
-    }
-
-
-def tokenizer_config(config: PerformerConfig) -> dict[str, Any]:
-    """The configuration of transformers' EsmTokenizer, which puts `cls_token` before a protein."""
-    return {
-        "tokenizer_class": "EsmTokenizer",
-        "cls_token": TOKENS[config.start_id],
-        "pad_token": "<pad>",
-        "eos_token": "<eos>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-        "padding_side": "left" if config.causal else "right",  # `generate` continues from the right end
+        "suppress_tokens": [token for token in range(alphabet.size) if token not in drawn],
     }
 
 

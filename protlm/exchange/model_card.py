@@ -10,24 +10,28 @@ from pathlib import Path
 
 from protlm import __version__
 from protlm.performer import PerformerConfig
+from protlm.sequence.alphabets import PROTEIN, alphabet_of
+from protlm.sequence.letters import Alphabet
 from protlm.strict_json import dumps
 
 RESULTS = "results.json"
 """Of a run: split -> metric -> value."""
 _METRICS = ("accuracy", "unigram_accuracy", "perplexity", "unigram_perplexity")
+_WRITTEN = "Write residues as upper-case letters, with X for J and for unknown residues."
 _SPLITS = {"test": "held-out clusters", "ood": "new members of training clusters"}
 
 Result = tuple[str, Mapping[str, float]]
 """A data set, and the metrics of the model on it."""
 
 
-def front_matter(name: str, task: str, results: Sequence[Result] = ()) -> str:
+def front_matter(name: str, task: str, results: Sequence[Result] = (), alphabet: Alphabet = PROTEIN) -> str:
     """The metadata at the top of a card.
 
     Args:
         name: of the model.
         task: the pipeline of transformers that it is for.
         results: shown on the model's page of the Hub.
+        alphabet: of the model.
 
     >>> print(front_matter("m", "fill-mask", [("held-out clusters", {"accuracy": 0.25})]))
     ---
@@ -39,11 +43,12 @@ def front_matter(name: str, task: str, results: Sequence[Result] = ()) -> str:
     ---
     """
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}"]
-    lines += [f"tags: {dumps(['biology', 'protein language model', 'Performer'])}"]
+    about = ["biology", "protein language model"] if alphabet == PROTEIN else ["language model"]
+    lines += [f"tags: {dumps([*about, 'Performer'])}"]
     entries = [
         {
             "task": {"type": task},
-            "dataset": {"name": dataset, "type": "proteins"},
+            "dataset": {"name": dataset, "type": f"{alphabet.record}s"},
             "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
         }
         for dataset, metrics in results
@@ -65,12 +70,16 @@ def language_model_card(config: PerformerConfig, auto: str, name: str, source: P
     """
     task = "feature-extraction" if config.head == "none" else "text-generation" if config.causal else "fill-mask"
     results = [] if source is None else results_of(source)
+    alphabet = alphabet_of(config.alphabet)
+    what, written = "protein language model", _WRITTEN
+    if alphabet != PROTEIN:
+        what, written = f"language model of {alphabet.unit}s", f"Its tokeniser reads {alphabet.unit}s as protlm does."
     return f"""\
-{front_matter(name, task, [(_SPLITS.get(split, split), metrics) for split, metrics in results])}
+{front_matter(name, task, [(_SPLITS.get(split, split), metrics) for split, metrics in results], alphabet)}
 
 # {name}
 
-A {"causal" if config.causal else "bidirectional"} protein language model of {config.layers} layers and width \
+A {"causal" if config.causal else "bidirectional"} {what}, of {config.layers} layers and width \
 {config.width}, exported by protlm {__version__}.
 
 ```python
@@ -78,23 +87,27 @@ from transformers import {auto}, AutoTokenizer
 
 model = {auto}.from_pretrained("{name}", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
-{_use(task)}
+{_use(task, alphabet)}
 ```
 
-Write residues as upper-case letters, with X for J and for unknown residues. Padding may be on either side. The Python
-files are copied from protlm (Apache License 2.0) and need torch and numpy.
-{_evaluation(results)}{"" if source is None else _own_card(source)}"""
+{written} Padding may be on either side. The Python files
+are copied from protlm (Apache License 2.0) and need torch and numpy.
+{_evaluation(results, alphabet)}{"" if source is None else _own_card(source)}"""
 
 
-def _use(task: str) -> str:
+def _use(task: str, alphabet: Alphabet) -> str:
+    example = "MKTAYIAKQR" if alphabet == PROTEIN else alphabet.definite[:4] if len(alphabet.drawn) < 99 else "text"
     if task == "text-generation":
+        spaces = '.replace(" ", "")' * (alphabet == PROTEIN)
         return (
-            'proteins = model.generate(**tokenizer("MKTAYIAKQR", return_tensors="pt"), do_sample=True, '
+            f'{alphabet.record}s = model.generate(**tokenizer("{example}", return_tensors="pt"), do_sample=True, '
             "max_new_tokens=50)\n"
-            'print(tokenizer.decode(proteins[0], skip_special_tokens=True).replace(" ", ""))'
+            f"print(tokenizer.decode({alphabet.record}s[0], skip_special_tokens=True){spaces})"
         )
     text, answer = (
-        ("MKTAYIAKQR", "last_hidden_state") if task == "feature-extraction" else ("MKT<mask>YIAKQR", "logits")
+        (example, "last_hidden_state")
+        if task == "feature-extraction"
+        else (f"{example[:3]}<mask>{example[4:]}", "logits")
     )
     return f'{answer} = model(**tokenizer("{text}", return_tensors="pt")).{answer}'
 
@@ -114,7 +127,7 @@ def results_of(source: Path) -> list[Result]:
     return [(split, metrics) for split, metrics in found if metrics]
 
 
-def _evaluation(results: Sequence[Result]) -> str:
+def _evaluation(results: Sequence[Result], alphabet: Alphabet) -> str:
     if not results:
         return ""
     names = [name for name in _METRICS if any(name in metrics for _, metrics in results)]
@@ -124,7 +137,7 @@ def _evaluation(results: Sequence[Result]) -> str:
         cells = [f"{metrics[name]:.4g}" if name in metrics else "" for name in names]
         lines += [f"| {split}: {_SPLITS[split]} | " if split in _SPLITS else f"| {split} | "]
         lines[-1] += " | ".join(cells) + " |"
-    lines += ["", "`unigram` predicts by residue frequencies in training. Accuracies are fractions."]
+    lines += ["", f"`unigram` predicts by {alphabet.unit} frequencies in training. Accuracies are fractions."]
     return "\n".join(lines) + "\n"
 
 

@@ -7,8 +7,8 @@ from protlm import __version__, golden
 from protlm.checkpoint import CONFIG, new_folder, save
 from protlm.errors import UserError
 from protlm.exchange.architecture import Architecture
-from protlm.exchange.huggingface import tokenizer_config
 from protlm.exchange.pretrained import ARCHITECTURES
+from protlm.exchange.tokenizer import tokenizer_config
 from protlm.exchange.weight_names import moved_back
 from protlm.performer import Performer
 from protlm.sequence.alphabet import TOKENS

@@ -9,7 +9,7 @@ from protlm.exchange.huggingface import PREFIX
 from protlm.exchange.saved_model import SavedModel
 from protlm.exchange.weight_names import WeightNames
 from protlm.performer import PerformerConfig
-from protlm.sequence.alphabet import TOKENS
+from protlm.sequence.alphabets import alphabet_of
 
 MODEL_TYPE = "protlm"
 HEAD, CLASSIFIER = f"{PREFIX}head.", "classifier."
@@ -40,8 +40,8 @@ def own_parts(saved: SavedModel) -> Parts:
         config = PerformerConfig.from_dict({**described, **({} if predicts else {"head": "none"})})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: {error}") from error
-    if config.vocab_size != len(TOKENS):
-        raise UserError(f"{path}: vocab_size is {config.vocab_size}; expected {len(TOKENS)}, ESM's tokens")
+    if config.vocab_size != (size := alphabet_of(config.alphabet).size):
+        raise UserError(f"{path}: vocab_size is {config.vocab_size}; expected the {size} tokens of its alphabet")
     left_out = ["classifier"] if any(name.startswith(CLASSIFIER) for name in saved.weights) else []
     weights = {name: weight for name, weight in saved.weights.items() if not name.startswith(CLASSIFIER)}
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

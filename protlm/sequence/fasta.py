@@ -67,10 +67,10 @@ class Chunk:
         return Chunk(names, headers, sequences, tokens, self.lengths[keep], self.numbers[keep])
 
 
-def none_left(source: str, tally: Tally | None) -> UserError:
+def none_left(source: str, tally: Tally | None, record: str = "protein") -> UserError:
     """The error for an input without proteins, with the reasons, if it was a file."""
     reasons = f" ({'; '.join(tally.describe())})" if tally and tally.describe() else ""
-    return UserError(f"{source}: no record has a sequence{reasons}; expected at least one protein")
+    return UserError(f"{source}: no record has a sequence{reasons}; expected at least one {record}")
 
 
 class FastaFile:

@@ -1,4 +1,4 @@
-"""Several FASTA files, read as if they were one."""
+"""Several files of sequences, read as if they were one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,10 @@ from typing import Any
 import xxhash
 
 from protlm.errors import UserError
+from protlm.sequence.alphabets import PROTEIN
 from protlm.sequence.fasta import Chunk, FastaFile
+from protlm.sequence.letters import Alphabet
+from protlm.sequence.long_records import LongRecords
 from protlm.sequence.stream import STDIN, check_readable, read_through
 from protlm.sequence.tally import Tally
 
@@ -19,6 +22,7 @@ class FastaFiles:
         paths: of the files, at least one.
         allow_nucleotides, identifier, invalid: see `FastaFile`.
         name: of the only file, for messages; by default its path.
+        alphabet: of the sequences; files of another one than that of proteins are `LongRecords`.
 
     Attributes:
         path: of the file that is read, for messages.
@@ -31,8 +35,17 @@ class FastaFiles:
         identifier: str = "accession",
         name: str = "",
         invalid: str = "error",
+        alphabet: Alphabet = PROTEIN,
     ) -> None:
-        self._files = [FastaFile(path, allow_nucleotides, identifier, invalid=invalid) for path in paths]
+        self.alphabet = alphabet
+        self._files: Sequence[FastaFile | LongRecords]
+        if alphabet == PROTEIN:
+            self._files = [FastaFile(path, allow_nucleotides, identifier, invalid=invalid) for path in paths]
+        elif allow_nucleotides or invalid != "error":
+            only = "allow_nucleotides" if allow_nucleotides else "invalid"
+            raise UserError(f"{only} is only for proteins; the model is of {alphabet.unit}s", only)
+        else:
+            self._files = [LongRecords(path, alphabet, identifier=identifier) for path in paths]
         if name:
             self._files[0].path = name
         self.path = self._files[0].path
@@ -42,7 +55,7 @@ class FastaFiles:
         """The same files, to be read from the start."""
         files = FastaFiles.__new__(FastaFiles)
         files._files = [file.again() for file in self._files]
-        files.path, files.size = files._files[0].path, self.size
+        files.path, files.size, files.alphabet = files._files[0].path, self.size, self.alphabet
         return files
 
     def refuse(self, unusable: Callable[[bytes], str | None]) -> None:

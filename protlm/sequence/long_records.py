@@ -3,8 +3,9 @@
 Records longer than a limit are cut into pieces named as regions of samtools are, ID:FIRST-LAST, from 1.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,8 @@ from protlm.sequence.tally import Tally
 
 CUT = 1_000_000
 """Default length of the pieces of a longer record."""
+REGION = re.compile(rb":\d+-\d+$")
+"""What is added to the identifier of a record to name a piece of it."""
 _BLOCK = 1 << 16  # bytes read at a time, and letters of a chunk unless one piece has more
 _WHITE = b" \t\r\n\f\v"
 
@@ -36,6 +39,7 @@ class LongRecords:
 
     Attributes:
         size, position: bytes of the (compressed) file, and bytes read so far; a size of 0 means unknown.
+        unusable: a function that says why an identifier is refused; None if it is not.
 
     Raises:
         UserError: for a missing file or an unknown layout; while iterating, for a file that is empty, damaged, not of
@@ -54,6 +58,7 @@ class LongRecords:
         self._path, self._identifier, self._cut = path, identifier, cut
         self.path = "standard input" if str(path) == STDIN else str(path)
         self.alphabet, self.tally = alphabet, Tally()
+        self.unusable: Callable[[bytes], str | None] | None = None
         self.size = Path(path).stat().st_size if str(path) != STDIN else 0
         self._source: Source | None = None
         self._removed = alphabet.removed.encode("latin-1") + (_WHITE if self.layout == "fasta" else b"")
@@ -61,6 +66,16 @@ class LongRecords:
         self._held: list[bytes] = []
         self._changes: Counter[str] = Counter()
         self._record = self._line = self._before = 0
+
+    def again(self) -> "LongRecords":
+        """The same file, to be read from the start."""
+        file = LongRecords(self._path, self.alphabet, self.layout, self._cut, self._identifier)
+        file.path, file.unusable = self.path, self.unusable
+        return file
+
+    def check_start(self) -> None:
+        """Raises the error, if any, of the first records, unless the file is a pipe, which can be read only once."""
+        next(self.again().chunks() if self.size else iter(()), None)
 
     @property
     def position(self) -> int:
@@ -82,6 +97,8 @@ class LongRecords:
         try:
             with self._source as source, source.content() as content:
                 for name, sequence in self._pieces(content):
+                    if self.unusable and (why := self.unusable(name.encode())):
+                        raise UserError(f"{self.path}, record {self._record} ({name}): {why}")
                     names.append(name.encode())
                     sequences.append(sequence)
                     numbers.append(self._record)

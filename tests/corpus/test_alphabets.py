@@ -10,7 +10,7 @@ import pytest
 from protlm.corpus.ingest import Selection
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpora, Corpus
-from protlm.corpus.splits import SplitRule
+from protlm.corpus.splits import SPLITS, SplitRule
 from protlm.corpus.statistics import describe, format_description
 from protlm.errors import UserError
 from protlm.sequence.alphabets import ALPHABETS, PROTEIN
@@ -73,6 +73,24 @@ def test_options_select_by_the_words_of_the_alphabet(tmp_path) -> None:
 def test_nothing_to_predict_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="none of the bases that are predicted, ACGT"):
         made(tmp_path, b">a\nNNNN\n", "dna")
+
+
+def test_pieces_of_a_record_are_in_one_split(tmp_path) -> None:
+    letters = "".join(np.random.default_rng(1).choice(list("ACGT"), 20_000))
+    source, held = tmp_path / "genome.fa", frozenset({"chr7"})
+    source.write_text("".join(f">chr{i}\n{letters[i * 1000 : i * 1000 + 50 * i + 30]}\n" for i in range(20)))
+    selection = Selection(alphabet=ALPHABETS["dna"], cut=100)
+    for whole in (False, True):
+        rule = SplitRule(0.2, 0.3, None, whole, held if whole else frozenset(), whole)
+        prepare_corpus([source], tmp_path / "c.h5", rule, selection)
+        corpus = Corpus(tmp_path / "c.h5")
+        splits: dict[str, set[str]] = {}
+        for name, code in zip(corpus.ids(), corpus.split, strict=True):
+            splits.setdefault(name.partition(":")[0], set()).add(SPLITS[code])
+        assert len(splits) == 20
+        assert all(len(found) == 1 for found in splits.values()) == whole
+    assert splits["chr7"] == {"ood"}
+    assert set.union(*splits.values()) == set(SPLITS)
 
 
 def test_corpora_of_two_alphabets_cannot_be_joined(tmp_path) -> None:
