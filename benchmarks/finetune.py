@@ -5,7 +5,8 @@
 DATA is a folder with the public files of `benchmarks/labelled_tasks.py`. Each cell, a task by a method, is what `protlm
 fit` does with its defaults: it is fitted in the folder `--runs`, which keeps the model and its report. The CSV file
 gets, for each cell, every metric on the test with its bootstrap interval over proteins, and the same for baselines and
-for the probe that was fitted to the same training proteins (`probe, same proteins`: without those that validate). A
+for the probe that was fitted to the same training proteins (`probe, same proteins`: without those that validate), and
+by how much the cell's method is better than each of them, in pairs (`gain_value`, `gain_low`, `gain_high`). A
 benchmark that is interrupted resumes: cells of the CSV file are left out, an unfinished fit continues. Relatives for
 the validation part are searched once for all cells, not in each fit, and are not counted in the minutes.
 """
@@ -30,6 +31,7 @@ from protlm.supervised.predictor import Predictor
 from protlm.supervised.predictor_folder import load_predictor
 from protlm.supervised.split import split_of
 
+ENDS = ("value", "low", "high")
 SAME = "probe, same proteins"
 """The probe beside a method that keeps some proteins for validation."""
 
@@ -38,15 +40,18 @@ def rows_of(task: Task, model: str, method: str, predictor: Predictor, seconds: 
     """The figures of a cell, one row for each method and metric of its report."""
     report = predictor.report
     about = report.get("training", {})
-    for name, metrics in report["targets"][0]["metrics"].items():
+    target = report["targets"][0]
+    for name, metrics in target["metrics"].items():
         for metric, estimate in metrics.items():
+            gain = target["gains"].get(name, {}).get(metric, {})
             yield {
                 "task": task.name,
                 "model": model,
                 "cell": method,
                 "method": SAME if method != PROBE and name == PROBE else name,
                 "metric": metric,
-                **{end: "" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ("value", "low", "high")},
+                **{end: "" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ENDS},
+                **{f"gain_{end}": "" if (x := gain.get(end)) is None else f"{x:.4f}" for end in ENDS},
                 "kept": about.get("kept", ""),
                 "start": f"{about['start']:.4f}" if about else "",
                 "score": f"{about['score']:.4f}" if about else "",
@@ -88,7 +93,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         if row["metric"] != main.get(row["task"], "AUPRC"):
             continue
-        ends = {end: float(row[end]) if row[end] else None for end in ("value", "low", "high")}
+        ends = {end: float(row[end]) if row[end] else None for end in ENDS}
         value = f"{shown(row['metric'], float(row['value'] or 'nan'))} {interval(row['metric'], ends)}"
         cells.append([row[name] for name in ("task", "model", "cell", "method")] + [value, row["kept"], row["minutes"]])
     return markdown(["task", "model", "cell", "method", "test", "kept", "minutes"], cells)

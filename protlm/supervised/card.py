@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from protlm.supervised.evaluation import interval, shown
+from protlm.supervised.evaluation import gain_heading, gain_of, interval, shown
 
 HOW = {
     "probe": "frozen",
@@ -67,9 +67,10 @@ def metrics_of(target: dict[str, Any]) -> list[str]:
     names = list(next(iter(target["metrics"].values())))
     rows = f"{target['test_rows']:,} held-out rows of {target['test_proteins']:,} proteins"
     lines = [f"## {target['name']}", "", f"{rows}; 95 % bootstrap intervals over proteins."]
-    lines += ["", f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += ["", f"| | {' | '.join([*names, gain_heading(target)])} |", f"|---|{'---|' * (len(names) + 1)}"]
     for method, metrics in target["metrics"].items():
         cells = [f"{shown(name, one['value'])} {interval(name, one)}" for name, one in metrics.items()]
+        cells.append(gain_of(target, method))
         lines += [f"| {method} | {' | '.join(cells)} |"]
     return lines
 

@@ -11,7 +11,7 @@ import numpy as np
 from protlm.errors import counted
 from protlm.supervised.calibration import reliability
 from protlm.supervised.kinship import LEAKED, Kinship
-from protlm.supervised.metrics import MAIN, Estimate, evaluate
+from protlm.supervised.metrics import MAIN, Estimate, estimate, sampled
 from protlm.supervised.partition import Partition
 from protlm.supervised.target import VALUED, Target
 from protlm.tables import aligned
@@ -30,6 +30,7 @@ class Evaluation:
         reliability: curve and calibration error of the probe's probabilities; None for values.
         points: (m, 2) measured and predicted values; None unless for values.
         threshold: of a class that is rare, its name and the probability from which it is called.
+        gains: other method -> metric -> first method minus the other, in pairs: both on the same bootstrap samples.
         learning_curve: metric, training proteins and value of probes that were fitted to fewer of them.
     """
 
@@ -39,6 +40,7 @@ class Evaluation:
     reliability: tuple[list[dict[str, float]], float] | None = None
     points: np.ndarray | None = None
     threshold: tuple[str, float] | None = None
+    gains: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     learning_curve: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,10 +52,8 @@ class Evaluation:
             "classes": list(self.target.classes),
             "test_proteins": len(np.unique(self.target.owner)),
             "test_rows": len(self.target.owner),
-            "metrics": {
-                method: {name: dict(value._asdict()) for name, value in metrics.items()}
-                for method, metrics in self.metrics.items()
-            },
+            "metrics": _plain(self.metrics),
+            "gains": _plain(self.gains),
         }
         if self.threshold is not None:
             found["threshold"] = {"class": self.threshold[0], "probability": self.threshold[1]}
@@ -70,6 +70,10 @@ class Evaluation:
         return table_of(self.to_dict())
 
 
+def _plain(estimates: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {method: {name: dict(one._asdict()) for name, one in each.items()} for method, each in estimates.items()}
+
+
 def table_of(target: dict[str, Any]) -> str:
     """`Evaluation.table` from its dictionary, as in report.json, where an undefined value is None."""
     names, main, rows = list(next(iter(target["metrics"].values()))), MAIN[target["kind"]], []
@@ -80,6 +84,28 @@ def table_of(target: dict[str, Any]) -> str:
         values = [shown(name, known[name]["value"]) for name in names]
         rows.append([method, values[0], interval, *values[1:]])
     return aligned([target["name"], main, "95 % interval", *names[1:]], rows)
+
+
+def gain_heading(target: dict[str, Any]) -> str:
+    """The heading of a column of `gain_of`."""
+    return f"gain of {next(iter(target['metrics']))}, {MAIN[target['kind']]}"
+
+
+def gain_of(target: dict[str, Any], method: str) -> str:
+    """How much better the first method is than another in the main metric, as text; accuracies in points.
+
+    >>> gain = {"value": 0.2061, "low": 0.1592, "high": 0.2551}
+    >>> gain_of({"kind": "classification", "gains": {"majority": {"accuracy": gain}}}, "majority")
+    '+20.6 (+15.9 to +25.5)'
+    """
+    metric = MAIN[target["kind"]]
+    gain = target.get("gains", {}).get(method, {}).get(metric)  # reports of earlier versions have none
+    if gain is None or any(gain[end] is None or not np.isfinite(gain[end]) for end in ("value", "low", "high")):
+        return ""
+    value, low, high = (
+        f"{100 * gain[end]:+.1f}" if metric == "accuracy" else f"{gain[end]:+.3f}" for end in ("value", "low", "high")
+    )
+    return f"{value} ({low} to {high})"
 
 
 def shown(metric: str, value: float) -> str:
@@ -109,14 +135,17 @@ def evaluated(
     target: Target, predictions: dict[str, np.ndarray], seed: int = 0, threshold: tuple[str, float] | None = None
 ) -> Evaluation:
     """Compares predictions (r, k) by method with the labels of held-out rows; `threshold` is that of the first."""
-    metrics = {method: evaluate(target.kind, target.y, p, target.owner, seed=seed) for method, p in predictions.items()}
+    samples = {method: sampled(target.kind, target.y, p, target.owner, seed=seed) for method, p in predictions.items()}
+    metrics = {method: {name: estimate(x) for name, x in found.items()} for method, found in samples.items()}
     ours = next(iter(predictions.values()))
+    (_, first), *rest = samples.items()
+    gains = {method: {name: estimate(first[name] - x) for name, x in found.items()} for method, found in rest}
     if target.kind in VALUED:
         rows = np.random.default_rng(seed).permutation(len(ours))[:_POINTS]
-        return Evaluation(target, metrics, points=np.stack([target.y, ours[:, 0]], axis=1)[rows])
+        return Evaluation(target, metrics, points=np.stack([target.y, ours[:, 0]], axis=1)[rows], gains=gains)
     curve = reliability(ours, target.y, target.kind)
     if target.kind == "multilabel":
-        return Evaluation(target, metrics, reliability=curve)
+        return Evaluation(target, metrics, reliability=curve, gains=gains)
     classes = len(target.classes)
     called = ours.argmax(axis=1)
     if threshold is not None:
@@ -124,7 +153,7 @@ def evaluated(
         called = np.where(ours[:, rare] >= threshold[1], rare, 1 - rare)
     pairs = target.y * classes + called
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    return Evaluation(target, metrics, confusion, curve, threshold=threshold)
+    return Evaluation(target, metrics, confusion, curve, threshold=threshold, gains=gains)
 
 
 @dataclass(frozen=True)

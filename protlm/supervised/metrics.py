@@ -29,7 +29,14 @@ class Estimate(NamedTuple):
 def evaluate(
     kind: str, y: np.ndarray, predicted: np.ndarray, owner: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Metrics of held-out rows.
+    """Metrics of held-out rows, as `sampled`, each with its interval."""
+    return {name: estimate(values) for name, values in sampled(kind, y, predicted, owner, draws, seed).items()}
+
+
+def sampled(
+    kind: str, y: np.ndarray, predicted: np.ndarray, owner: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Metrics of held-out rows, and of bootstrap samples, which are the same for all predictions with a seed.
 
     Args:
         kind: see `Target`.
@@ -40,7 +47,7 @@ def evaluate(
         seed: of the samples.
 
     Returns:
-        Name -> estimate. Classification: accuracy, MCC (Gorodkin 2004), macro F1, AUROC and AUPRC of the rarer of two
+        Name -> (B + 1,). Classification: accuracy, MCC (Gorodkin 2004), macro F1, AUROC and AUPRC of the rarer of two
         classes or as a mean over classes; F1 of the rarer of two classes, if it is rare, at the thresholds of
         `crossed_f1`. Multi-label: Fmax per protein (CAFA), micro AUPRC. Regression: Spearman, R2,
         RMSE. Ranking: Spearman, NDCG and recall of the top tenth.
@@ -50,11 +57,11 @@ def evaluate(
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
     weights = np.concatenate([np.ones((1, count), dtype=np.int64), weights]).astype(np.float64)
     compute = {"classification": _classes, "multilabel": _labels, "regression": _values, "ranking": _order}[kind]
-    found = compute(y, predicted, owner, weights)
-    return {name: _estimate(values) for name, values in found.items()}
+    return compute(y, predicted, owner, weights)
 
 
-def _estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray) -> Estimate:
+    """The estimate from values (B + 1,) as of `sampled`, or, in pairs, from the difference of two of them."""
     finite = values[1:][np.isfinite(values[1:])]
     low, high = np.quantile(finite, (0.025, 0.975)).tolist() if len(finite) else (np.nan, np.nan)
     return Estimate(float(values[0]), low, high)

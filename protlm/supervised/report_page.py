@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from protlm.supervised.card import base_of
-from protlm.supervised.evaluation import interval, shown
+from protlm.supervised.evaluation import gain_heading, gain_of, interval, shown
 from protlm.supervised.metrics import MAIN
 
 PARTS = Path(__file__).parent / "page"
@@ -82,12 +82,14 @@ def _meaning(target: dict[str, Any]) -> str:
 
 def _metrics(target: dict[str, Any]) -> str:
     names = list(next(iter(target["metrics"].values())))
-    rows = [f"<tr><th>method</th>{''.join(f'<th>{html.escape(name)}</th>' for name in names)}</tr>"]
+    heads = [*names, gain_heading(target)]
+    rows = [f"<tr><th>method</th>{''.join(f'<th>{html.escape(name)}</th>' for name in heads)}</tr>"]
     for number, (method, metrics) in enumerate(target["metrics"].items()):
         cells = [
             f"<td>{shown(name, one['value'])} <small>{interval(name, one)}</small></td>"
             for name, one in metrics.items()
         ]
+        cells.append(f"<td>{gain_of(target, method)}</td>")
         kind = ' class="probe"' if number == 0 else ""
         rows.append(f"<tr{kind}><td>{html.escape(method)}</td>{''.join(cells)}</tr>")
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>'

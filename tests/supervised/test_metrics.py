@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from protlm.supervised.evaluation import evaluated
+from protlm.supervised.evaluation import evaluated, gain_of
 from protlm.supervised.metrics import _ranked, auroc, average_precision, evaluate
 from protlm.supervised.rank_metrics import ndcg_of, spearman_of, top_recall_of
 from protlm.supervised.target import Target
@@ -134,3 +134,27 @@ def test_the_confusion_matrix_is_of_what_is_predicted():
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.65, 0.35], [0.7, 0.3]])
     assert evaluated(target, {"probe": p}).confusion.tolist() == [[3, 0], [1, 0]]
     assert evaluated(target, {"probe": p}, threshold=("b", 0.3)).confusion.tolist() == [[2, 1], [0, 1]]
+
+
+def test_a_small_gain_on_every_protein_is_certain_although_the_intervals_overlap():
+    rng = np.random.default_rng(3)
+    owner = np.repeat(np.arange(40), 50)
+    difficulty = rng.uniform(0.2, 0.9, 40)[owner]  # of proteins, which makes the intervals wide
+    right = rng.random(len(owner)) < difficulty
+    y = np.zeros(len(owner), dtype=np.int64)
+    worse = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
+    better = worse.copy()
+    better[::25] = [0.9, 0.1]
+    y[1] = 1  # both classes occur
+    target = Target("t", "classification", True, ("a", "b"), y, owner, np.arange(len(owner)))
+    found = evaluated(target, {"lora": better, "probe": worse})
+    ours, theirs = (found.metrics[method]["accuracy"] for method in ("lora", "probe"))
+    gain = found.gains["probe"]["accuracy"]
+    assert ours.low < theirs.high
+    assert gain.value == pytest.approx(ours.value - theirs.value)
+    assert 0 < gain.low < gain.value < gain.high < 0.04
+    assert (
+        gain_of(found.to_dict(), "probe")
+        == f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    )
+    assert gain_of(found.to_dict(), "lora") == ""
