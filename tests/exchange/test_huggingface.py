@@ -272,7 +272,7 @@ def test_an_existing_folder_is_not_overwritten_and_a_failure_leaves_nothing(tmp_
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("protlm.exchange.huggingface.tokenizer_config", full)
+    monkeypatch.setattr("protlm.exchange.huggingface.write_tokenizer", full)
     with pytest.raises(UserError, match="No space left"):
         export_huggingface(model, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]

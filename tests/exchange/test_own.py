@@ -78,7 +78,7 @@ def test_the_command_and_what_it_refuses(protlm: Any, model_folder: Path, tmp_pa
     path = tmp_path / "hf" / "config.json"
     about = json.loads(path.read_text())
     path.write_text(json.dumps({**about, "performer": {**about["performer"], "vocab_size": 40}}))
-    assert_refused(protlm("import", tmp_path / "hf", tmp_path / "out"), "vocab_size is 40; expected 33")
+    assert_refused(protlm("import", tmp_path / "hf", tmp_path / "out"), "vocab_size is 40; expected the 33 tokens")
     path.write_text(json.dumps({**about, "performer": None}))
     with pytest.raises(UserError, match="expected 'performer'"):
         load_pretrained(tmp_path / "hf")
