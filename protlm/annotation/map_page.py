@@ -11,7 +11,7 @@ import numpy as np
 
 from protlm.annotation.coordinates import Coordinates
 from protlm.errors import counted
-from protlm.strict_json import dumps
+from protlm.plots.page import page_of
 from protlm.tables import BLANKS, text_output
 
 PARTS = Path(__file__).parent / "page"
@@ -52,15 +52,12 @@ def write_map(
     }
     settings = ", ".join(f"{name} {value}" for name, value in coordinates.settings.items())
     about = f"{counted(len(ids), 'protein')}; {coordinates.method.upper()}{' with ' if settings else ''}{settings}"
-    page = Template((PARTS / "map.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
-        about=html.escape(about),
-        style=(PARTS / "map.css").read_text(encoding="utf-8").strip(),
-        script=(PARTS / "map.js").read_text(encoding="utf-8").strip(),
-        data=_embedded(data),
+    template, style, script = (
+        (PARTS / f"map.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
     )
+    body = Template(template).substitute(title=html.escape(title), about=html.escape(about))
     with text_output(path) as file:
-        file.write(page)
+        file.write(page_of(title, body, style, script, data))
 
 
 def colours_of(cells: Sequence[str]) -> dict[str, Any]:
@@ -94,9 +91,3 @@ def _number(cell: str) -> float | None:
     except ValueError:
         return None
     return value if np.isfinite(value) else None
-
-
-def _embedded(data: Any) -> str:
-    """JSON inside a script element: no character ends the element or starts a comment."""
-    text = dumps(data, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -108,15 +108,15 @@ def gain_of(target: dict[str, Any], method: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def shown(metric: str, value: float) -> str:
-    """A metric as text: accuracies in percent.
+def shown(metric: str, value: float | None) -> str:
+    """A metric as text: accuracies in percent; "-" for one that is undefined.
 
     >>> shown("accuracy", 0.4694), shown("MCC", 0.4)
     ('46.9 %', '0.400')
     """
-    if not np.isfinite(value):
+    if value is None or not np.isfinite(value):
         return "-"
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{round(value, 3) + 0.0:.3f}"  # no -0.000
 
 
 def interval(metric: str, estimate: dict[str, Any]) -> str:

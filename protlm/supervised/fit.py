@@ -210,6 +210,12 @@ def _warnings(labelled: LabelledSet, partition: Partition) -> list[str]:
             lines.append(f"{target.name}: only {proteins} labelled training proteins; expect wide intervals")
         if target.kind != "classification":
             continue
+        tested = target.y[np.any([target.of(one.test) for one in partition.rounds], axis=0)]
+        if len(np.unique(tested)) == 1:
+            only = target.classes[tested[0]]
+            lines.append(
+                f"{target.name}: all test labels are {only!r}; metrics do not tell how well classes are told apart"
+            )
         for one in partition.rounds:
             unknown = set(target.y[target.of(one.test)].tolist()) - set(target.y[target.of(one.train)].tolist())
             for label in sorted(unknown):

@@ -57,8 +57,8 @@ def smaller_fits(
 
 
 def curve_metric(target: Target) -> str:
-    """The metric of a learning curve: the main one, AUPRC where four rows of five have the same class."""
-    if target.kind == "classification" and np.bincount(target.y).max() >= _COMMON * len(target.y):
+    """The metric of a learning curve: the main one, AUPRC where four of five rows, but not all, have the same class."""
+    if target.kind == "classification" and _COMMON * len(target.y) <= np.bincount(target.y).max() < len(target.y):
         return "AUPRC"
     return MAIN[target.kind]
 

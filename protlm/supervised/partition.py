@@ -3,14 +3,15 @@
 Legend: n proteins.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from protlm.corpus import splits
 from protlm.errors import UserError
+from protlm.sequence.stream import Source
 
 METHODS = ("auto", "column", "random", "homology")
 FOLDS = 5
@@ -50,7 +51,7 @@ def by_column(parts: np.ndarray, groups: np.ndarray, folds: int = FOLDS, seed: i
     """
     train, valid, test = (parts == part for part in ("train", "valid", "test"))
     if not train.any():
-        raise UserError("the split has no training part; expected train in some rows", "split")
+        raise UserError("the split column has no training part; expected train in some rows")
     if not test.any():
         return by_groups(groups, folds, seed, f"{folds}-fold cross-validation, since the split has no test part")
     only = Round(train, valid, test)
@@ -91,19 +92,17 @@ def equal_sequences(sequences: Sequence[str]) -> np.ndarray:
 
 
 def read_clusters(path: str | Path, ids: Sequence[str]) -> np.ndarray:
-    """(n,) int64 clusters of proteins from a table of MMseqs2: representative, tab, member.
+    """(n,) int64 clusters of proteins from a table of MMseqs2, plain or compressed: representative, tab, member.
 
     Raises:
-        UserError: for a protein without a cluster.
+        UserError: for a file that is not such a table, a protein without a cluster, or one in two clusters.
     """
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file, delimiter="\t") if row]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if wrong := next((number for number, row in enumerate(rows, 1) if len(row) != 2), 0):
-        raise UserError(f"{path}, line {wrong}: expected a representative, a tab and a member")
-    of = {member: representative for representative, member in rows}
+    of: dict[str, str] = {}
+    for members, representatives in splits.read_clusters(Source(path)):
+        for member, representative in zip(members, representatives, strict=True):
+            name, cluster = member.decode(), representative.decode()
+            if of.setdefault(name, cluster) != cluster:
+                raise UserError(f"{path}: {name!r} is in two clusters, {of[name]!r} and {cluster!r}; expected one")
     if missing := [name for name in ids if name not in of]:
         raise UserError(f"{path}: {len(missing):,} of {len(ids):,} proteins have no cluster, such as {missing[0]!r}")
     return np.unique([of[name] for name in ids], return_inverse=True)[1]

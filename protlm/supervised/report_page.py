@@ -1,20 +1,18 @@
 """The report of a fit as one self-contained page: baselines, calibration, learning curve, confusions or residuals."""
 
-import base64
 import html
-import io
 from pathlib import Path
-from string import Template
 from typing import Any
 
-import numpy as np
-
+from protlm.errors import counted
+from protlm.plots.page import page_of
 from protlm.supervised.card import base_of
 from protlm.supervised.evaluation import gain_heading, gain_of, interval, shown
-from protlm.supervised.metrics import MAIN
+from protlm.supervised.report_figures import figures
 
 PARTS = Path(__file__).parent / "page"
 _MOST_CLASSES = 30  # in the picture of the confusion matrix
+_SHORT = 6  # letters of names that fit above a column
 
 
 def report_page(report: dict[str, Any]) -> str:
@@ -28,33 +26,38 @@ def report_page(report: dict[str, Any]) -> str:
     ]
     if training := report.get("training"):
         lines.append(
-            f"Training: {training['steps']:,} steps ({training['epochs']:,} epochs); score on validation "
+            f"Training: {training['steps']:,} steps ({counted(training['epochs'], 'epoch')}); score on validation "
             f"{training['start']:.3f} before, {training['score']:.3f} after, standard error of the difference "
             f"{training['margin']:.3f}"
         )
     if split["leakage"]:
         lines.append(f"Leakage: {split['leakage']['described']}")
-    body = ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in lines), "</ul>"]
+    body = ["<header>", f"<h1>{html.escape(f'protlm fit: {names}')}</h1>", '<ul class="about">']
+    body += [*(f"<li>{html.escape(line)}</li>" for line in lines), "</ul>"]
     body += [f'<p class="warning">{html.escape(line)}</p>' for line in report["warnings"]]
-    for target in report["targets"]:
-        body += [f"<h2>{html.escape(target['name'])}: {html.escape(target['described'])}</h2>"]
-        body += [f"<p>{target['test_rows']:,} held-out rows of {target['test_proteins']:,} proteins; "]
-        body += ["95 % bootstrap intervals over proteins.</p>", _metrics(target), f"<p>{_meaning(target)}</p>"]
-        if "threshold" in target:
-            name, least = html.escape(target["threshold"]["class"]), target["threshold"]["probability"]
-            body += [f"<p>{name} is rare, and predicted from a probability of {least:.3f}, which has the highest F1"]
-            body += ["in the validation part or, without one, in cross-validation within the training part, also in"]
-            body += ["the confusion matrix. Accuracy, MCC and macro F1 are of the more probable class.</p>"]
-        if "calibration" in target:
-            body += [_picture(_calibration(target), "Calibration: fraction that is right by confidence")]
-        if "points" in target:
-            body += [_picture(_residuals(target), "Predicted against measured values")]
-        if len(target.get("learning_curve", ())) > 1:
-            body += [_picture(_learning_curve(target), "Learning curve: the probe fitted to fewer proteins")]
-        if "confusion" in target:
-            body += ["<h3>Confusion matrix (rows: true class; columns: predicted)</h3>", _confusion(target)]
-    title = html.escape(f"protlm fit: {names}")
-    return Template((PARTS / "report.html").read_text(encoding="utf-8")).substitute(title=title, body="\n".join(body))
+    body += ["</header>", "<main>", *map(_section, report["targets"]), "</main>"]
+    return page_of(f"protlm fit: {names}", "\n".join(body), (PARTS / "report.css").read_text(encoding="utf-8"))
+
+
+def _section(target: dict[str, Any]) -> str:
+    rows = f"{counted(target['test_proteins'], 'held-out protein')}"
+    if target["per_residue"]:
+        rows = f"{counted(target['test_rows'], 'residue')} of {rows}"
+    found = [
+        f"<section><h2>{html.escape(target['name'])}: {html.escape(target['described'])}</h2>",
+        f'<p class="about">{rows}; in brackets, 95 % bootstrap intervals over proteins.</p>',
+        _metrics(target),
+        f'<p class="hint">{_meaning(target)}</p>',
+    ]
+    if "threshold" in target:
+        name, least = html.escape(target["threshold"]["class"]), target["threshold"]["probability"]
+        found += [f"<p>{name} is rare, and predicted from a probability of {least:.3f}, which has the highest F1"]
+        found += ["in the validation part or, without one, in cross-validation within the training part, also in"]
+        found += ["the confusion matrix. Accuracy, MCC and macro F1 are of the more probable class.</p>"]
+    found += [figures(target)]
+    if "confusion" in target:
+        found += ["<h3>Confusion matrix</h3>", _confusion(target)]
+    return "\n".join([*found, "</section>"])
 
 
 _MEANINGS = {
@@ -89,80 +92,31 @@ def _metrics(target: dict[str, Any]) -> str:
             f"<td>{shown(name, one['value'])} <small>{interval(name, one)}</small></td>"
             for name, one in metrics.items()
         ]
-        cells.append(f"<td>{gain_of(target, method)}</td>")
+        gain, _, ends = gain_of(target, method).partition(" ")
+        cells.append(f"<td>{gain} <small>{ends}</small></td>")
         kind = ' class="probe"' if number == 0 else ""
         rows.append(f"<tr{kind}><td>{html.escape(method)}</td>{''.join(cells)}</tr>")
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
 
 
 def _confusion(target: dict[str, Any]) -> str:
+    """True classes by rows, predicted ones by columns; the last column is the fraction of the row that is right."""
     names, counts = target["classes"], target["confusion"]
     if len(names) > _MOST_CLASSES:
         return f"<p>{len(names):,} classes; the matrix is in report.json.</p>"
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    rows = [f"<tr><th></th>{heads}</tr>"]
-    for name, row in zip(names, counts, strict=True):
-        total = max(1, sum(row))
-        cells = "".join(
-            f'<td style="background: rgb(13 148 136 / {count / total:.2f})">{count:,}</td>' for count in row
-        )
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
-    return f'<div class="scroll"><table class="matrix">{"".join(rows)}</table></div>'
+    upright = ' class="upright"' if max(map(len, names)) > _SHORT else ""
+    heads = "".join(f'<th scope="col"><span{upright}>{html.escape(name)}</span></th>' for name in names)
+    rows = [f'<tr><th>true \\ predicted</th>{heads}<th scope="col">recall</th></tr>']
+    for number, (name, row) in enumerate(zip(names, counts, strict=True)):
+        total = sum(row)
+        cells = [_cell(count, count / max(1, total)) for count in row]
+        recall = f"{100 * row[number] / total:.0f} %" if total else "-"
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}<td>{recall}</td></tr>')
+    caption = "Each row is a true class, each column a predicted one; a stronger colour means more of the row. "
+    caption += "Recall is the fraction of a class that is predicted as such."
+    return f'<div class="scroll"><table class="matrix">{"".join(rows)}</table></div><p class="hint">{caption}</p>'
 
 
-def _calibration(target: dict[str, Any]) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5, 4), layout="constrained")
-    axes = figure.subplots()
-    curve = target["calibration"]["curve"]
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    confidence, accuracy = ([point[name] for point in curve] for name in ("confidence", "accuracy"))
-    axes.plot(confidence, accuracy, marker="o", color="#0d9488")
-    axes.set(xlabel="predicted probability", ylabel="fraction that is right", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(f"expected calibration error {target['calibration']['expected_error']:.3f}", fontsize=10)
-    return figure
-
-
-def _residuals(target: dict[str, Any]) -> Any:
-    from matplotlib.figure import Figure
-
-    ranking = target["kind"] == "ranking"  # predictions are ranks: their differences from values say nothing
-    figure = Figure(figsize=(4.5 if ranking else 9, 4), layout="constrained")
-    left, *others = np.ravel(figure.subplots(1, 1 if ranking else 2))
-    measured, predicted = (list(column) for column in zip(*target["points"], strict=True))
-    ends = [min(measured), max(measured)]
-    if not ranking:
-        left.plot(ends, ends, color="0.7", linewidth=1)
-    left.scatter(measured, predicted, s=6, alpha=0.5, color="#0d9488")
-    left.set(xlabel="measured", ylabel="predicted rank" if ranking else "predicted")
-    for right in others:
-        right.axhline(0, color="0.7", linewidth=1)
-        differences = [one - other for one, other in target["points"]]
-        right.scatter(predicted, differences, s=6, alpha=0.5, color="#0d9488")
-        right.set(xlabel="predicted", ylabel="measured - predicted")
-    value = next(iter(target["metrics"].values()))[MAIN[target["kind"]]]["value"]
-    left.set_title(f"{MAIN[target['kind']]} {shown(MAIN[target['kind']], value)}", fontsize=10)
-    return figure
-
-
-def _learning_curve(target: dict[str, Any]) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5, 4), layout="constrained")
-    axes = figure.subplots()
-    proteins, values = ([point[name] for point in target["learning_curve"]] for name in ("proteins", "value"))
-    axes.plot(proteins, values, marker="o", color="#0d9488")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(proteins, [f"{count:,.0f}" for count in proteins])
-    axes.minorticks_off()
-    axes.set(xlabel="training proteins", ylabel=target["learning_curve"][0]["metric"])
-    axes.set_title("learning curve of the probe", fontsize=10)
-    return figure
-
-
-def _picture(figure: Any, text: str) -> str:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    encoded = base64.b64encode(drawn.getvalue()).decode()
-    return f'<p><img alt="{html.escape(text)}" src="data:image/png;base64,{encoded}"></p>'
+def _cell(count: int, share: float) -> str:
+    shade = f' style="background: rgb(13 148 136 / {0.85 * share:.2f})"' if count else ' class="none"'
+    return f"<td{shade}>{count:,}</td>"

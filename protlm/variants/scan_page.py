@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from protlm.errors import UserError, counted
+from protlm.plots.page import page_of
 from protlm.plots.positions import ORDER
 from protlm.sequence.alphabet import STANDARD
 from protlm.sequence.fasta import Record
-from protlm.strict_json import dumps
 from protlm.tables import text_output
 from protlm.variants.assessment import REASON, Assessment
 from protlm.variants.tracks import tracks_of
@@ -62,25 +62,17 @@ def write_page(
     }
     summary = assessment.summary()
     length, number = counted(len(record.sequence), "residue"), counted(len(assessment.variants), "variant")
-    template = Template((PARTS / "scan.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=html.escape(f"{record.id}: variant effects"),
+    template, style, script = (
+        (PARTS / f"scan.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
+    )
+    body = Template(template).substitute(
         name=html.escape(record.id),
         about=html.escape("; ".join(filter(None, [record.description, length, number]))),
         summary=html.escape(f"{summary[:1].upper()}{summary[1:]}."),
         legend=html.escape(LEGEND[assessment.chosen]),
-        style=(PARTS / "scan.css").read_text(encoding="utf-8").strip(),
-        script=(PARTS / "scan.js").read_text(encoding="utf-8").strip(),
-        data=_embedded(data),
     )
     with text_output(path) as file:
-        file.write(page)
-
-
-def _embedded(data: Any) -> str:
-    """JSON inside a script element: no character ends the element or starts a comment."""
-    text = dumps(data, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        file.write(page_of(f"{record.id}: variant effects", body, style, script, data))
 
 
 def _tracks(assessment: Assessment) -> list[dict[str, Any]]:

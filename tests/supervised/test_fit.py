@@ -113,6 +113,15 @@ def test_the_learning_curve_of_a_rare_class_is_of_its_ranking():
     ]
 
 
+def test_a_test_part_of_one_class_is_evaluated_with_a_warning(tiny_model):
+    table = frame(60)
+    table = table[(table["split"] == "train") | (table["label"] == table["label"][0])]
+    found = fitted(table, tiny_model)
+    assert "AUPRC" not in found.evaluations[0].metrics["probe"]
+    assert {point["metric"] for point in found.evaluations[0].learning_curve} == {"accuracy"}
+    assert any("all test labels are" in line for line in found.warnings)
+
+
 def test_relatives_are_never_on_both_sides_of_a_split_by_homology(tiny_model):
     """Each protein has a relative with the same random label: only a random split lets the probe profit from that."""
     draw = np.random.default_rng(0)

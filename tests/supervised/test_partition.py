@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 
@@ -36,8 +38,13 @@ def test_clusters_are_read_by_identifier(tmp_path):
     assert found[1] == found[2] != found[0]
     with pytest.raises(UserError, match="1 of 2 proteins have no cluster, such as 'z'"):
         read_clusters(path, ["a", "z"])
+    (tmp_path / "clusters.tsv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert read_clusters(tmp_path / "clusters.tsv.gz", ["c", "b", "a"]).tolist() == found.tolist()
+    path.write_text("a\ta\na\tb\nc\tb\n")
+    with pytest.raises(UserError, match="'b' is in two clusters, 'a' and 'c'"):
+        read_clusters(path, ["a"])
     path.write_text("a\ta\nb\n")
-    with pytest.raises(UserError, match="line 2: expected a representative, a tab and a member"):
+    with pytest.raises(UserError, match="line 2: 'b'; expected representative, tab, member"):
         read_clusters(path, ["a"])
 
 
