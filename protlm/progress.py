@@ -1,12 +1,17 @@
 """Reports of progress: library functions make them; a terminal shows them as a bar, a log as plain lines."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 Progress = Callable[[int, int], None]
 """Gets how much is done so far, and the total; a total of 0 is unknown."""
 Advance = Callable[[int], None]
 """Gets how much was done since the last call."""
+Stage = Callable[[str, str], Progress]
+"""Label and unit of a stage of a run, such as "embedding" and "residues" -> where its progress is reported."""
 
 
 def summed(progress: Progress | None, total: int = 0) -> Advance:
@@ -79,3 +84,33 @@ def plain_lines(
         show(line)
 
     return report
+
+
+def _on_standard_error(label: str, unit: str) -> Progress:
+    return plain_lines(lambda line: print(line, file=sys.stderr, flush=True), label, unit)
+
+
+_STAGE: ContextVar[Stage] = ContextVar("stage", default=_on_standard_error)
+
+
+@contextmanager
+def reporting_to(stage: Stage) -> Iterator[None]:
+    """Within the context, `reported` reports to `stage`.
+
+    >>> with reporting_to(lambda label, unit: lambda done, total: print(label, done, "of", total, unit)):
+    ...     reported("comparing", "proteins")(1, 2)
+    comparing 1 of 2 proteins
+    """
+    token = _STAGE.set(stage)
+    try:
+        yield
+    finally:
+        _STAGE.reset(token)
+
+
+def reported(label: str, unit: str) -> Progress:
+    """Where to report, for code that a configuration file builds, so that no argument reaches it.
+
+    This is the stage of the `reporting_to` around it or, without one, plain lines on standard error.
+    """
+    return _STAGE.get()(label, unit)

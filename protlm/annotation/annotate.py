@@ -3,7 +3,7 @@
 Legend: q queries, n labelled proteins of the reference, s of them for calibration.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from protlm.embedding.in_memory import embed
 from protlm.errors import UserError, counted
 from protlm.homology.relatives import Relatives, clusters_of, find_relatives
 from protlm.performer import Performer
-from protlm.progress import Progress, summed
+from protlm.progress import Progress, Stage, summed
 from protlm.sequence.fasta import Record
 from protlm.supervised.fit_api import base_model
 from protlm.supervised.partition import read_clusters
@@ -27,8 +27,6 @@ from protlm.supervised.partition import read_clusters
 COLUMNS = ("query", "column", "label", "precision", "reference", "distance", "identity")
 FEWEST = 20
 """Labelled proteins of a column, at least; from fewer, precision cannot be learned."""
-Stage = Callable[[str, str], Progress]
-"""Name of a stage and its unit -> where its progress is reported."""
 
 
 class Row(NamedTuple):

@@ -1,8 +1,6 @@
 """Commands about annotation: annotate, map."""
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +18,7 @@ from protlm.cli.console import (
     model_files,
     progress,
     say,
+    stages,
 )
 from protlm.cli.embedding import Overwrite
 from protlm.cli.outputs import FOLDER, HDF5, TABLE, check_outputs
@@ -83,12 +82,7 @@ def annotate(
     network = None
     if chosen.embeds:
         network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
-    with ExitStack() as stack:
-
-        def stage(name: str, unit: str) -> Callable[[int, int], None]:
-            stack.close()
-            return stack.enter_context(progress(name, unit))
-
+    with stages() as stage:
         try:
             annotators = annotators_of(known, chosen, network, index, reference, stage, **reading)
         except ResumableInterrupt as stop:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol
 
@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from protlm.errors import ProtlmWarning
-from protlm.progress import Progress, plain_lines
+from protlm.progress import Progress, Stage, plain_lines
 
 LINE_EVERY = 30.0
 """Seconds between two lines of progress in a log."""
@@ -104,6 +104,31 @@ def progress(label: str, unit: str, quiet: bool = False) -> Iterator[Report]:
             bar.update(task, completed=done, total=total or None, amount=amount)
 
         yield move
+
+
+@contextmanager
+def stages() -> Iterator[Stage]:
+    """Progress of one stage after another, each from its first report until it is complete or another begins."""
+    with ExitStack() as stack:
+        shown: list[Report] = []
+
+        def hide() -> None:
+            stack.close()
+            shown.clear()
+
+        def stage(label: str, unit: str) -> Progress:
+            hide()
+
+            def report(done: int, total: int) -> None:
+                if not shown:
+                    shown.append(stack.enter_context(progress(label, unit)))
+                shown[0](done, total)
+                if 0 < total <= done:
+                    hide()
+
+            return report
+
+        yield stage
 
 
 def _lines(label: str, unit: str) -> Report:

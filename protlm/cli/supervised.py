@@ -1,8 +1,6 @@
 """The command fit."""
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +11,13 @@ from protlm.cli.console import (
     Device,
     Packed,
     Precision,
-    progress,
     say,
+    stages,
     warn,
 )
 from protlm.cli.outputs import FOLDER, check_outputs
 from protlm.errors import UserError, counted
+from protlm.progress import reporting_to
 
 BaseModel = Annotated[
     Path | None,
@@ -139,7 +138,8 @@ def fit(
         given |= {"task.attention_backend": attention_backend, "callbacks.results.copy_base": copy_base}
         given |= {} if token_budget is None else {"data.token_budget": token_budget}
         given |= {} if learning_rate is None else {"optimizer.lr": learning_rate}
-        fine_tune(output, method, given, setting or ())
+        with stages() as stage, reporting_to(stage):
+            fine_tune(output, method, given, setting or ())
         say_report(output)
         return
     for name, value in (("--set", setting), ("--epochs", epochs), ("--learning-rate", learning_rate)):
@@ -148,13 +148,8 @@ def fit(
     network, base = base_model(model, announce=model is None)
     network = placed(network, device, attention_backend, packed_batches)
     units = {"comparing": "proteins", "embedding": "residues"}
-    with ExitStack() as stack:
-
-        def stage(name: str) -> Callable[[int, int], None]:
-            stack.close()
-            return stack.enter_context(progress(name, units[name]))
-
-        predictor, _ = fitted(labelled, network, base, options, stage)
+    with stages() as stage:
+        predictor, _ = fitted(labelled, network, base, options, lambda name: stage(name, units[name]))
     predictor.save(output, copy_base)
     say_report(output)
 

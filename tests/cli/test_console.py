@@ -1,9 +1,11 @@
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
 from protlm.cli import console
+from protlm.progress import reported, reporting_to
 
 
 def test_without_a_terminal_progress_is_a_line_from_time_to_time(
@@ -25,3 +27,34 @@ def test_without_a_terminal_progress_is_a_line_from_time_to_time(
 
 
 plain_lines = console.plain_lines
+
+
+def test_a_stage_is_shown_until_it_is_complete_or_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    @contextmanager
+    def bar(label, unit):
+        seen.append(f"{label}, in {unit}")
+        yield lambda done, total: seen.append(f"{done} of {total}")
+        seen.append("hidden")
+
+    monkeypatch.setattr(console, "progress", bar)
+    with console.stages() as stage:
+        comparing = stage("comparing", "proteins")
+        assert seen == []
+        for done, total in ((1, 2), (2, 2), (1, 3)):  # two searches
+            comparing(done, total)
+        stage("embedding", "residues")(1, 9)
+    assert seen == [
+        *("comparing, in proteins", "1 of 2", "2 of 2", "hidden"),
+        *("comparing, in proteins", "1 of 3", "hidden"),
+        *("embedding, in residues", "1 of 9", "hidden"),
+    ]
+
+
+def test_code_built_by_a_configuration_reports_to_the_command_around_it(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+    with reporting_to(lambda label, unit: lambda done, total: seen.append((label, unit, done, total))):
+        reported("comparing", "proteins")(1, 2)
+    reported("comparing", "proteins")(2, 2)
+    assert seen == [("comparing", "proteins", 1, 2)]

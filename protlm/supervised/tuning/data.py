@@ -14,7 +14,7 @@ from protlm.batching.samplers import Plan
 from protlm.embedding.in_memory import embed
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.progress import Progress
+from protlm.progress import Progress, reported, summed
 from protlm.supervised.fit import Fitted, layers_of, probed
 from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import are_variants
@@ -96,8 +96,13 @@ class LabelledDataModule(TrainingData):
     def split(self) -> Split:
         """The labelled proteins and their only round, read and split on first use."""
         if self._split is None:
-            self._split = split_of(read_labels(*self._read), self.options, _silent, single=True)
+            report = self._report("comparing", "proteins")
+            self._split = split_of(read_labels(*self._read), self.options, report, single=True)
         return self._split
+
+    def _report(self, label: str, unit: str) -> Progress:
+        """Where the first rank reports; the others do not."""
+        return _silent if self._rank()[0] else reported(label, unit)
 
     @property
     def labelled(self) -> LabelledSet:
@@ -136,9 +141,9 @@ class LabelledDataModule(TrainingData):
         """Validation, which calibrates probabilities, and the test."""
         return EVALUATED
 
-    def probe(self, model: Performer, progress: Progress = _silent) -> Fitted:
+    def probe(self, model: Performer) -> Fitted:
         """A probe of the frozen model, evaluated on the same proteins; of what `store` has computed, if anything."""
-        return probed(self.split, model, self.options, progress, self.stored)
+        return probed(self.split, model, self.options, self._report("embedding", "residues"), self.stored)
 
     def store(self, model: Performer) -> list[int]:
         """Computes the representations of a frozen model once, in a temporary file, instead of in every epoch.
@@ -157,8 +162,10 @@ class LabelledDataModule(TrainingData):
         except OSError as error:
             raise UserError(f"no space for the representations of {shape[0]:,} residues ({error.strerror})") from error
         each = embed(model, self.labelled.sequences, self.options.token_budget, layers, None)
+        advance = summed(self._report("embedding", "residues"), shape[0])
         for (first, last), x in zip(pairwise(edges.tolist()), each, strict=True):
             values[first:last] = x.reshape(len(layers), -1, shape[2]).swapaxes(0, 1)
+            advance(last - first)
         self.stored = [values[first:last].swapaxes(0, 1) for first, last in pairwise(edges.tolist())]
         return layers
 
