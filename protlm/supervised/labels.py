@@ -210,8 +210,13 @@ def _masked(records: Sequence[Letters], mask: str | Path) -> list[str]:
 
 def _sequences_of(fasta: str | Path, ids: Sequence[str], source: str) -> tuple[list[str], int]:
     """The sequences of identifiers, and how many others the file has."""
+    found: dict[str, str] = {}
     try:
-        found = {record.id: record.sequence for record in FastaFile(fasta)}
+        for number, record in enumerate(FastaFile(fasta), start=1):
+            if found.setdefault(record.id, record.sequence) != record.sequence:
+                raise UserError(
+                    f"{fasta}, record {number}: identifier {record.id!r} again, with another sequence; rename one"
+                )
     except NucleotidesError as error:
         raise error.final from error
     missing = [name for name in ids if name not in found]

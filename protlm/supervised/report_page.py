@@ -30,6 +30,10 @@ def report_page(report: dict[str, Any]) -> str:
             f"{training['start']:.3f} before, {training['score']:.3f} after, standard error of the difference "
             f"{training['margin']:.3f}"
         )
+    if split["rounds"] > 1:
+        lines.append(
+            "Predictions of all folds are compared together; baselines that ignore the sequence score below chance"
+        )
     if split["leakage"]:
         lines.append(f"Leakage: {split['leakage']['described']}")
     body = ["<header>", f"<h1>{html.escape(f'protlm fit: {names}')}</h1>", '<ul class="about">']

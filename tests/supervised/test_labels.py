@@ -31,6 +31,15 @@ def test_sequences_come_from_a_fasta_file(tmp_path, fasta):
     assert "2 proteins without a row" in labelled.notes[0]
 
 
+def test_an_identifier_of_two_sequences_is_refused(tmp_path, write_fasta):
+    (tmp_path / "labels.tsv").write_text("id\tx\na\t1\nb\t2\n")
+    twice = write_fasta([("a", "MKT"), ("b", "MKTAY"), ("a", "MMM")])
+    with pytest.raises(UserError, match="record 3: identifier 'a' again, with another sequence; rename one"):
+        read_labels(tmp_path / "labels.tsv", twice)
+    same = write_fasta([("a", "MKT"), ("b", "MKTAY"), ("a", "MKT")])
+    assert read_labels(tmp_path / "labels.tsv", same).sequences == ["MKT", "MKTAY"]
+
+
 def test_strings_of_flip_have_parts_and_a_mask(tmp_path, fasta):
     labels, mask = tmp_path / "labels.fasta", tmp_path / "mask.fasta"
     labels.write_text(
