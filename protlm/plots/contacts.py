@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from protlm.files import write_picture
+from protlm.plots.titles import set_title
 
 NEAR = 6  # pairs nearer along the sequence are left blank
 TOUCHING = 8.0
@@ -50,7 +51,7 @@ def contact_plot(path: Path, scores: np.ndarray, title: str, method: str, distan
         patches = [Patch(color=colour, label=label) for label, colour in FOUND]
         figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     axes.set(xlim=edges, ylim=edges[::-1], xlabel="position", ylabel="position")
-    axes.set_title(title, loc="left", fontsize=11)
+    set_title(axes, title, 5.2)
     write_picture(path, figure)
 
 

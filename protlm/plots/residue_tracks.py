@@ -7,7 +7,9 @@ import numpy as np
 
 from protlm.files import write_picture
 from protlm.plots.positions import check_picture, residue_axis, residue_panels
+from protlm.plots.titles import set_title
 
+_COLUMNS = 5  # of the legend
 _MOST = 10  # curves; beyond, those with the greatest values are drawn
 
 
@@ -42,7 +44,8 @@ def residue_tracks(
             axes.plot(positions, values[start : start + columns], label=name, color=colour, drawstyle="steps-mid")
         residue_axis(axes, start, letters, columns, cell)
         axes.set(ylim=(low - margin, high + margin), ylabel=label)
-    panels[0].set_title(title, loc="left", fontsize=11)
+    legend = sum(0.7 + len(name) / 11 for name in list(shown)[:_COLUMNS]) if len(shown) > 1 else 0.0  # inches
+    set_title(panels[0], title, figure.get_figwidth() - 1 - legend)
     if len(shown) > 1:
-        panels[0].legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=5)
+        panels[0].legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=_COLUMNS)
     write_picture(path, figure)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protlm.plots import contacts, residue_tracks
 from protlm.plots.contacts import compared, contact_plot
 
 
@@ -42,3 +43,24 @@ def test_any_length_is_drawn(tmp_path: Path, length: int, structure: bool) -> No
     scores = np.random.default_rng(0).random((length, length)).astype(np.float32)
     contact_plot(tmp_path / "x.png", scores, "x", "jacobian", 20 * scores if structure else None)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_identifier_stays_inside_pictures(monkeypatch, tmp_path):
+    """Its ends are kept; it neither leaves the picture nor meets the legend."""
+    figures = []
+    for module in (contacts, residue_tracks):
+        monkeypatch.setattr(module, "write_picture", lambda path, figure: figures.append(figure))
+    name = "identifier_of_" + 12 * "many_letters_" + "_end"
+    contacts.contact_plot(tmp_path / "x.png", np.random.default_rng(0).random((30, 30)), name, "jacobian")
+    curves = {letter: np.full(90, 0.5) for letter in "HEC"}
+    residue_tracks.residue_tracks(tmp_path / "y.png", 90 * "M", curves, "probability", name, True)
+    for figure in figures:
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        box = axes._left_title
+        assert box.get_text().startswith("identifier")
+        assert box.get_text().endswith("_end")
+        right = figure.bbox.x1
+        if legend := axes.get_legend():
+            right = legend.get_window_extent().x0
+        assert box.get_window_extent().x1 < right

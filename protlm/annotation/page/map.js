@@ -7,10 +7,15 @@ const count = ids.length, MARGIN = 34;
 
 // ---- colours ----
 const PALETTE = ["#0d9488", "#e07b39", "#4f6bd8", "#c2417c", "#7a9a01", "#8b5cf6", "#d9a400", "#0891b2", "#b4231c", "#64748b"];
-const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const RAMPS = { // each is seen on its card at both ends
+  light: [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [214, 190, 20]],
+  dark: [[150, 110, 214], [90, 132, 205], [45, 165, 160], [110, 210, 105], [253, 231, 37]],
+};
+const dark = matchMedia("(prefers-color-scheme: dark)");
 function ramp(share) {
-  const place = Math.min(0.9999, Math.max(0, share)) * (RAMP.length - 1), i = Math.floor(place);
-  return `rgb(${RAMP[i].map((part, k) => Math.round(part + (RAMP[i + 1][k] - part) * (place - i))).join(" ")})`;
+  const colours = dark.matches ? RAMPS.dark : RAMPS.light;
+  const place = Math.min(0.9999, Math.max(0, share)) * (colours.length - 1), i = Math.floor(place);
+  return `rgb(${colours[i].map((part, k) => Math.round(part + (colours[i + 1][k] - part) * (place - i))).join(" ")})`;
 }
 let none = "#b9c0ca", soft = "#5d6878";
 function readTheme() {
@@ -141,10 +146,16 @@ if (colour.groups) {
   if (missing) entry(null, "no label", missing);
 } else if (colour.values) {
   const bar = document.createElement("div"), ends = document.createElement("div");
-  bar.className = "ramp"; bar.style.background = `linear-gradient(to right, ${[0, 0.25, 0.5, 0.75, 1].map(ramp).join(", ")})`;
+  bar.className = "ramp"; bar.id = "ramp";
   ends.className = "ends";
   for (const value of [colour.low, colour.high]) { const part = document.createElement("span"); part.textContent = Number(value.toPrecision(4)); ends.append(part); }
   element("legend").append(bar, ends);
 } else element("legend").textContent = `${count.toLocaleString("en")}`;
+function paint() {
+  const bar = element("ramp");
+  if (bar) bar.style.background = `linear-gradient(to right, ${[0, 0.25, 0.5, 0.75, 1].map(ramp).join(", ")})`;
+  draw();
+}
+paint();
 new ResizeObserver(fit).observe(canvas);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+dark.addEventListener("change", paint);
