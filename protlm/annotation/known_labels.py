@@ -136,6 +136,9 @@ def _chosen(table: Table, columns: Sequence[str]) -> list[str]:
                 f"{table.path}: expected one column of labels, found {found}; choose one or more with column", "column"
             )
         return left
+    for name in columns:
+        if name not in table and len(parts := name.split(",")) > 1 and all(part.strip() in table for part in parts):
+            raise UserError(f"column {name!r}: several columns; give column once for each", "column")
     chosen = [table.columns[table.number(name)] for name in columns]
     for name in chosen:
         if name.casefold() == ID:

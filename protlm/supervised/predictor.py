@@ -51,6 +51,11 @@ class Predictor:
         self.heads = [_thresholded(head, report) for head in heads]
         self.model, self.report, self.base, self.adapters = model, report, base, adapters
 
+    def __repr__(self) -> str:
+        """Targets, with what they are, and the base model."""
+        found = [f"{one['name']}: {one['described']}" for one in self.report["targets"]]
+        return f"<Predictor of {'; '.join(found)}; base model {self.base['path'] or 'in memory'}>"
+
     @property
     def targets(self) -> list[str]:
         """Names of the targets."""

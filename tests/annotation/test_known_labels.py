@@ -44,6 +44,7 @@ def test_several_columns_are_read_in_the_order_given(tmp_path):
     [
         (["go", "kegg"], "no column 'kegg'; found: id, go, ec"),
         (["go", "ec", "GO"], "column 'go': given twice; expected each column of .*labels.tsv once"),
+        (["go,ec"], "column 'go,ec': several columns; give column once for each"),
         (["ID"], "column 'id': identifies the proteins"),
         (["go", "ec"], "no protein of ref.fasta has a label in column 'ec'"),
     ],

@@ -205,6 +205,7 @@ def test_a_saved_model_predicts_the_same_and_knows_its_base(tiny_model, model_fo
     sequences = table["sequence"].tolist()[:5]
     loaded = protlm.load(tmp_path / "fitted")
     assert (loaded.predict_proba(sequences) == predictor.predict_proba(sequences)).all()
+    assert repr(loaded).startswith("<Predictor of label: classification per protein, 2 classes; base model ")
     assert loaded.predict({"a": sequences[0]}) == {"a": predictor.predict(sequences)[0]}
     assert loaded.predict_proba(table[["sequence"]]).columns.tolist() == ["acidic", "basic"]
     assert loaded.report["targets"][0]["metrics"]["probe"]["accuracy"]["value"] > 0.9
