@@ -127,7 +127,7 @@ def import_model(
     check_outputs({"OUTPUT": (output, FOLDER)})
     imported = load_pretrained(source, base, revision)
     network = imported.model
-    found = _compared(network, imported.folder, compare) if imported.folder else None
+    found = _compared(network, imported.folder, compare, adapter=imported.adapter) if imported.folder else None
     if found is not None and found.equal is False:
         raise UserError(f"{source}: {found.text}; nothing was written; --no-compare imports it nevertheless")
     switch(network, attention, num_features)
@@ -157,10 +157,12 @@ def _report_export(network: Any, output: Path, compare: bool | None, own_code: b
             sys.exit(1)
 
 
-def _compared(network: Any, folder: Path, compare: bool | None, own_code: bool = False) -> Any:
+def _compared(
+    network: Any, folder: Path, compare: bool | None, own_code: bool = False, adapter: Path | None = None
+) -> Any:
     """The `Comparison` with transformers; None if there is none to make."""
     from protlm.exchange.comparison import compared, installed
 
     if compare is None:
         compare = installed() and sum(weight.numel() for weight in network.parameters()) < LARGE
-    return compared(network, folder, own_code) if compare else None
+    return compared(network, folder, own_code, adapter) if compare else None

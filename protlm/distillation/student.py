@@ -28,6 +28,9 @@ def student_of(
     """
     student = load(teacher)
     check_teacher(student, teacher)
+    for name, heads in (("exact_heads", exact_heads), ("window_heads", window_heads)):
+        if len(heads) > len(student.blocks):
+            raise UserError(f"{name}: has heads of {len(heads)} layers; the model has {len(student.blocks)}")
     exact, near = (tuple(tuple(layer) for layer in heads) for heads in (exact_heads, window_heads))
     try:
         student.switch_attention(Hybrid(map, block, exact, near), num_features)

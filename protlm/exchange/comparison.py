@@ -35,7 +35,7 @@ def installed() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-def compared(model: Performer, folder: Path, own_code: bool = False) -> Comparison:
+def compared(model: Performer, folder: Path, own_code: bool = False, adapter: Path | None = None) -> Comparison:
     """Compares golden values of a model, in evaluation mode, with those of transformers, within their tolerance.
 
     transformers runs in a process of its own, since it takes seconds to import and keeps copies of the code that it
@@ -44,6 +44,7 @@ def compared(model: Performer, folder: Path, own_code: bool = False) -> Comparis
     Args:
         model: the model that the folder should contain.
         folder: for transformers.
+        adapter: folder of an adapter of peft that the model contains as well, or None.
         own_code: whether the folder is one of `export_huggingface`, whose Python files may be executed.
     """
     if not installed():
@@ -52,6 +53,7 @@ def compared(model: Performer, folder: Path, own_code: bool = False) -> Comparis
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "values.safetensors"
         request = {"folder": str(folder.resolve()), "own_code": own_code, "output": str(output), "rows": rows}
+        request["adapter"] = None if adapter is None else str(adapter.resolve())
         request["vocabulary"] = model.config.vocab_size
         done = subprocess.run(
             [sys.executable, "-m", "protlm.exchange.transformers_values"],

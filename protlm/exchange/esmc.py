@@ -1,9 +1,11 @@
 """ESMC as saved by transformers 5.
 
-Differences from ESM-2: queries and keys pass a LayerNorm, SwiGLU, no biases in attention and feed-forward layers, both
-branches of a block divided by sqrt(layers / 36), untied output weights, 64 rows of which the first 33 are ESM's tokens.
-The divisors go into the output weights of the branches, biases that there are not become 0, and rows beyond the
-alphabet are left out: no residue has one of these tokens.
+Differences from ESM-2: queries and keys pass a LayerNorm, SwiGLU, no bias in the final LayerNorm and, unless
+attention_bias or mlp_bias is true, none in the projections, both branches of a block divided by sqrt(layers / 36),
+untied output weights, 64 rows of which the first 33 are ESM's tokens. The divisors go into the output projections of
+the branches, biases that there are not become 0, and rows beyond the alphabet are left out: no residue has one of these
+tokens. Training makes biases of projections, which the class of transformers can have as well; that of the final
+LayerNorm, which it cannot have, is not trained (see `Performer`).
 
 Source: names of configuration and weights as in `EsmcForMaskedLM` of transformers 5.23.
 """
@@ -48,8 +50,14 @@ NAMES = WeightNames(
     block="esmc.layers.{}.",
     expected="EsmcForMaskedLM or another ESMC of transformers",
 )
-_NO_BIAS = re.compile(r"esmc\.(norm|layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.\w+_proj))\.weight")
-_DIVIDED = re.compile(r"esmc\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)\.weight")
+BIASES = {
+    "attention_bias": re.compile(r"esmc\.layers\.\d+\.self_attn\.[qkvo]_proj\.bias"),
+    "mlp_bias": re.compile(r"esmc\.layers\.\d+\.mlp\.\w+_proj\.bias"),
+}
+"""Entries of config.json -> the biases that there are if they are true."""
+_NORM_BIAS = "esmc.norm.bias"
+_PROJECTION = re.compile(r"esmc\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.\w+_proj)\.weight")
+_DIVIDED = re.compile(r"esmc\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)")
 _ROWS = ("esmc.embed_tokens.weight", "lm_head.decoder.weight", "lm_head.decoder.bias")
 
 
@@ -85,18 +93,25 @@ def esmc_parts(saved: SavedModel) -> Parts:
         "dropout": 0.0,
         "head": ESMC.head if any(name.startswith("lm_head.") for name in weights) else "none",
     }
-    return Parts(config, _adapted(weights, config["layers"]), NAMES, left_out)
+    for name, pattern in BIASES.items():
+        if not about.get(name) and (odd := next(filter(pattern.fullmatch, weights), None)):
+            raise UserError(f"{path}: {name} is not true, but the weights have {odd}")
+    without = [pattern for name, pattern in BIASES.items() if not about.get(name)]
+    return Parts(config, _adapted(weights, config["layers"], without), NAMES, left_out)
 
 
 def esmc_back(config: PerformerConfig, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The reverse of `esmc_parts`, with 33 rows in the embedding; see `Architecture.back`."""
-    result = {}
-    for name, weight in weights.items():
-        if name.endswith(".bias") and _NO_BIAS.fullmatch(name.removesuffix("bias") + "weight"):
-            if weight.any():
-                raise UserError(f"not the architecture of {ESMC.title}, which has no bias {name}: here it is not 0")
-        else:
-            result[name] = _multiplied(weight, _divisor(config.layers)) if _DIVIDED.fullmatch(name) else weight
+    if weights.pop(_NORM_BIAS).any():
+        raise UserError(f"not the architecture of {ESMC.title}, which has no bias {_NORM_BIAS}: here it is not 0")
+    result, biased = dict(weights), {}
+    for entry, pattern in BIASES.items():
+        own = list(filter(pattern.fullmatch, weights))
+        biased[entry] = any(bool(weights[name].any()) for name in own)
+        for name in () if biased[entry] else own:
+            del result[name]
+    for name in filter(_DIVIDED.fullmatch, result):
+        result[name] = _multiplied(result[name], _divisor(config.layers))
     about = {
         "vocab_size": len(TOKENS),
         "num_key_value_heads": config.heads,
@@ -104,6 +119,7 @@ def esmc_back(config: PerformerConfig, weights: dict[str, Tensor]) -> tuple[dict
         "max_position_embeddings": config.max_length,
         "rope_parameters": dict(ROTATION),
         "attention_dropout": 0.0,
+        **biased,
     }
     return about, result
 
@@ -122,8 +138,6 @@ ESMC = Architecture(
         "pad_token_id": (PAD, PAD),
         "mask_token_id": (MASK, MASK),
         "hidden_act": ("silu", "silu"),
-        "attention_bias": (False, False),
-        "mlp_bias": (False, False),
         "tie_word_embeddings": (False, False),
     },
     here={
@@ -162,12 +176,19 @@ def _multiplied(weight: Tensor, divisor: float) -> Tensor:
     return product
 
 
-def _adapted(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """The weights of the same function without divisors, with biases of 0, and for ESM's tokens only."""
+def _adapted(weights: dict[str, Tensor], layers: int, without: list[re.Pattern[str]]) -> dict[str, Tensor]:
+    """The weights of the same function without divisors, with all biases, and for ESM's tokens only.
+
+    Args:
+        weights: by name.
+        layers: of the model.
+        without: of names of the biases that there are not.
+    """
     result = {}
     for name, weight in weights.items():
-        if _NO_BIAS.fullmatch(name):
-            result[name.removesuffix("weight") + "bias"] = torch.zeros(weight.shape[0])
+        bias = name.removesuffix("weight") + "bias"
+        if bias == _NORM_BIAS or (_PROJECTION.fullmatch(name) and any(one.fullmatch(bias) for one in without)):
+            result[bias] = torch.zeros(weight.shape[0])
         if _DIVIDED.fullmatch(name):
             weight = weight.float() / _divisor(layers)
         result[name] = weight[: len(TOKENS)] if name in _ROWS else weight

@@ -165,11 +165,12 @@ def model_config(model: Performer) -> dict[str, Any]:
         name = implementation(model.config.kind).__name__
         attention = {key: name if key in ("map", "kind") else value for key, value in described.items()}
     classes, alphabet = auto_classes(model.config), alphabet_of(model.config.alphabet)
+    refused = {f"AutoModelFor{task}": f"ProtlmFor{task}" for task in ("MaskedLM", "CausalLM")}  # which say why
     return {
         "architectures": [list(classes.values())[-1]],
         "auto_map": {
             "AutoConfig": f"{CONFIGURATION}.ProtlmConfig",
-            **{auto: f"{MODELS}.{name}" for auto, name in classes.items()},
+            **{auto: f"{MODELS}.{name}" for auto, name in (refused | classes).items()},
         },
         "model_type": "protlm",
         "torch_dtype": str(model.embedding.weight.dtype).removeprefix("torch."),

@@ -31,12 +31,14 @@ class Imported:
     Attributes:
         model: as it is here.
         left_out: the names of heads that have no counterpart here.
-        folder: of a class of transformers' own, if the model is from one.
+        folder: of a class of transformers' own, if the model, or the base of its adapter, is from one.
+        adapter: folder of the adapter that was merged, if there was one.
     """
 
     model: Performer
     left_out: list[str]
     folder: Path | None = None
+    adapter: Path | None = None
 
 
 def load_pretrained(path: str | Path, base: str | Path | None = None, revision: str | None = None) -> Imported:
@@ -54,7 +56,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
         UserError: for a path that is missing or damaged, or a model of another kind.
     """
     path = located(path, revision)
-    folder = None
+    folder, adapter = None, False
     if path.suffix == SUFFIX:
         parts, weights = fair_esm_parts(path), path
     else:
@@ -69,7 +71,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
             known = ", ".join(map(repr, READERS))
             raise UserError(f"{saved.config_path}: model_type is {kind!r}; expected one of {known}")
         _check_alphabet(path, saved)
-        folder = None if adapter or kind == MODEL_TYPE else path  # whose own code is not executed
+        folder = None if kind == MODEL_TYPE else saved.config_path.parent  # whose own code is not executed
         parts, weights = READERS[kind](saved), saved.path
     try:
         config = PerformerConfig(**parts.config)
@@ -79,7 +81,7 @@ def load_pretrained(path: str | Path, base: str | Path | None = None, revision: 
     with torch.device("meta"):
         model = Performer(config)
     model.load_state_dict(moved(weights, parts.weights, parts.names, model), assign=True)
-    return Imported(model.eval(), parts.left_out, folder)
+    return Imported(model.eval(), parts.left_out, folder, path if adapter else None)
 
 
 def is_for_transformers(path: Path) -> bool:

@@ -4,18 +4,27 @@ The process reads one JSON object from standard input, see `main`, and writes a 
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from protlm import golden
 
 PREDICTS = ("ForMaskedLM", "ForCausalLM")
 """How names of classes with a language-model head end."""
+TASKS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+"""Task type of an adapter -> class."""
+CLASSIFIER = re.compile(r"(classifier|score)\.(out_proj\.)?weight$")
+"""Names of the weight of a classifier in the file of an adapter, whose rows are labels."""
 
 
 def loaded(folder: Path, own_code: bool) -> Any:
@@ -33,15 +42,37 @@ def loaded(folder: Path, own_code: bool) -> Any:
     return cls.from_pretrained(folder, trust_remote_code=own_code, dtype=torch.float32).eval()
 
 
+def adapted(folder: Path, adapter: Path) -> Any:
+    """The model with an adapter of peft, of the class that the adapter was trained with.
+
+    Args:
+        folder: of the base model.
+        adapter: folder of the adapter.
+    """
+    from peft import PeftModel
+
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    name = (settings.get("auto_mapping") or {}).get("base_model_class") or TASKS.get(settings.get("task_type"))
+    if name is None:
+        name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    labels = {}
+    path = adapter / "adapter_model.safetensors"
+    if path.exists() and (sizes := [len(x) for key, x in load_file(path).items() if CLASSIFIER.search(key)]):
+        labels = {"num_labels": sizes[0]}
+    base = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32, **labels)
+    return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload().eval()
+
+
 @torch.inference_mode()
 def main() -> None:
     """Computes the values of `golden.Golden`.
 
-    The request has folder, own_code (see `loaded`), output (path), rows (protein: tokens) and vocabulary (number of
-    logits to keep).
+    The request has folder, own_code (see `loaded`), adapter (see `adapted`, or null), output (path), rows (protein:
+    tokens) and vocabulary (number of logits to keep).
     """
-    request = json.load(sys.stdin)
-    model, values = loaded(Path(request["folder"]), request["own_code"]), {}
+    request, values = json.load(sys.stdin), {}
+    folder, adapter = Path(request["folder"]), request["adapter"]
+    model = loaded(folder, request["own_code"]) if adapter is None else adapted(folder, Path(adapter))
     for name, tokens in request["rows"].items():
         row = torch.tensor([tokens])
         output = model(input_ids=row, attention_mask=torch.ones_like(row), output_hidden_states=True)

@@ -52,6 +52,8 @@ class Performer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        if config.qk_norm:  # ESMC, which has no bias there, so that a model can be written back after training
+            self.norm.bias.requires_grad_(False)
         self.head = head_of(config)
         if config.contact_head:
             self.contact_head = ContactHead(config.layers, config.heads)

@@ -106,6 +106,8 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
             "task.rank 0: expected an integer of at least 1",
         ),
         (["--max-length", 128], "--max-length 128: at most two blocks of 64"),
+        (["--set", "model.exact_heads=[[9]]"], "exact_heads: layer 0 has 2 heads, numbered from 0; got 9"),
+        (["--set", "model.window_heads=[[],[],[0]]"], "window_heads: has heads of 3 layers; the model has 2"),
         (["--set", "optimizer.speed=1"], "optimizer"),
         (["--token-budget", 500], "--max-length 1,024: more than --token-budget, 500"),
         (["--lengths", "0"], "lengths '0': expected numbers of tokens"),

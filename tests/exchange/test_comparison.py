@@ -41,6 +41,27 @@ def test_transformers_computes_what_an_imported_model_does_and_not_what_another_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_transformers")
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft, about transformers
+@pytest.mark.parametrize(("cls", "task"), [(EsmForMaskedLM, None), (EsmForSequenceClassification, "SEQ_CLS")])
+def test_adapters_are_compared(cls: Any, task: str | None, tmp_path: Path, protlm: Any) -> None:
+    """With the base model that they name, or another folder of it, and any number of labels."""
+    adapter = pytest.importorskip("tests.exchange.test_adapter", reason="peft is not installed")
+    saved(EsmForMaskedLM, tmp_path / "theirs")
+    theirs = cls.from_pretrained(tmp_path / "theirs", **({"num_labels": 5} if task else {}))
+    adapter.adapted(theirs, tmp_path / "adapter", target_modules=["query", "value"], task_type=task)
+    (tmp_path / "theirs").rename(tmp_path / "moved")
+    done = protlm("import", tmp_path / "adapter", tmp_path / "out", "--base", tmp_path / "moved")
+    assert done.code == 0
+    assert "computes the same: largest relative difference" in done.err
+    if task:
+        return
+    imported = load_pretrained(tmp_path / "adapter", tmp_path / "moved")
+    imported.model.blocks[1].attention.qkv.weight.data *= 1.02
+    assert compared(imported.model, imported.folder, adapter=imported.adapter).equal is False
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("with_transformers")
 def test_exports_are_compared(tiny_model: Performer, causal_model: Performer, tmp_path: Path) -> None:
     saved(EsmForMaskedLM, tmp_path / "theirs")
     export_native(load_pretrained(tmp_path / "theirs").model, tmp_path / "native", "esm")

@@ -22,7 +22,7 @@ from protlm.inference.engine import encoded
 from protlm.inference.fill import predict_masked
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import CLS, EOS, PAD, STANDARD
-from tests.exchange.exported import KINDS, PROTEINS, auto, build, load
+from tests.exchange.exported import KINDS, PROTEINS, SIZES, auto, build, load
 
 
 def batch(kind: str, folder: Path) -> Any:
@@ -115,12 +115,18 @@ def test_the_loss_is_cross_entropy_over_the_labels(exported: dict[str, Path], ki
 @pytest.mark.parametrize("kind", ["relu", "causal relu"])
 def test_a_model_of_the_other_direction_is_refused(exported: dict[str, Path], kind: str) -> None:
     other = AutoModelForMaskedLM if kind.startswith("causal") else AutoModelForCausalLM
-    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+    with pytest.raises(ValueError, match="^this model is (causal|bidirectional): use AutoModelFor"):
         load(other, exported[kind])
-    theirs = load(auto(kind), exported[kind])
-    module = sys.modules[type(theirs).__module__]
-    with pytest.raises(ValueError, match="(causal|bidirectional): use AutoModelFor"):
-        (module.ProtlmForMaskedLM if kind.startswith("causal") else module.ProtlmForCausalLM)(theirs.config)
+
+
+def test_a_model_without_a_head_says_so_in_one_line(tmp_path: Path) -> None:
+    model = Performer(PerformerConfig(33, PAD, **SIZES, head="none")).eval()
+    export_huggingface(model, tmp_path / "hf")
+    for cls in (AutoModelForMaskedLM, AutoModelForCausalLM):
+        with pytest.raises(ValueError, match="^this model has no language-model head: use AutoModel, or .* new head$"):
+            load(cls, tmp_path / "hf")
+    tokens = torch.randint(4, 24, (2, 20))
+    torch.testing.assert_close(load(AutoModel, tmp_path / "hf")(tokens)[0], model.hidden(tokens))
 
 
 @pytest.mark.parametrize("kind", ["softmax", "ESM's", "causal relu"])

@@ -17,6 +17,7 @@ from protlm.exchange.pretrained import ARCHITECTURES, load_pretrained
 from protlm.exchange.weight_names import moved_back
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabet import encode, with_ends
+from protlm.training.optimizer import adamw, muon
 from tests.command import assert_refused
 from tests.exchange.test_esm import CONTACTS, batch, drop
 from tests.exchange.test_esmc import esmc
@@ -31,7 +32,8 @@ SHAPES: list[tuple[str, Any, dict[str, Any]]] = [
     ("esmc", EsmcForMaskedLM, {}),
     ("esmc", EsmcForMaskedLM, {"num_hidden_layers": 30, "vocab_size": 33}),
     ("esmc", EsmcForMaskedLM, {"num_hidden_layers": 48, "max_position_embeddings": 512}),
-    ("esmc", EsmcModel, {"hidden_size": 64, "num_attention_heads": 1}),
+    ("esmc", EsmcForMaskedLM, {"attention_bias": True, "mlp_bias": True, "num_hidden_layers": 5}),
+    ("esmc", EsmcModel, {"hidden_size": 64, "num_attention_heads": 1, "mlp_bias": True}),
 ]
 
 
@@ -117,8 +119,8 @@ def test_the_contact_head_comes_back_and_none_stays_none(tmp_path: Path) -> None
 def test_a_model_trained_further_is_the_same_in_transformers(family: str, cls: Any, tmp_path: Path) -> None:
     (saved if family == "esm" else esmc)(cls, tmp_path / "theirs")
     ours = load_pretrained(tmp_path / "theirs").model
-    for name, weight in ours.named_parameters():
-        if family == "esm" or not name.endswith("bias"):
+    for weight in ours.parameters():
+        if weight.requires_grad:
             weight.data += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     export_native(ours, tmp_path / "back", family)
     tokens, mask = batch()
@@ -129,11 +131,30 @@ def test_a_model_trained_further_is_the_same_in_transformers(family: str, cls: A
     assert tokenizer("MKT<mask>YIAKQR")["input_ids"] == [0, 20, 15, 11, 32, 19, 12, 5, 15, 16, 10, 2]
 
 
-def test_esmc_has_no_bias_in_its_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [adamw, muon])
+def test_an_esmc_trained_in_all_weights_is_the_same_in_transformers(optimizer: Any, tmp_path: Path) -> None:
     esmc(EsmcForMaskedLM, tmp_path / "theirs")
     ours = load_pretrained(tmp_path / "theirs").model
-    ours.blocks[1].attention.out.bias.data[3] = 1e-3
-    with pytest.raises(UserError, match="has no bias esmc.layers.1.self_attn.o_proj.bias: here it is not 0"):
+    tokens, mask = batch()
+    steps = optimizer(ours, lr=1e-2)
+    for _ in range(3):
+        ours.loss(ours(tokens), tokens.masked_fill(~mask, -100)).backward()
+        steps.step()
+    biases = [ours.blocks[1].attention.qkv.bias, ours.blocks[1].feed_forward[2].bias]
+    assert all(bias.abs().min() > 0 for bias in biases)
+    export_native(ours, tmp_path / "back", "esmc")
+    with torch.inference_mode():
+        expected = ours(tokens)[mask]
+    torch.testing.assert_close(answers(transformed(EsmcForMaskedLM, tmp_path / "back")), expected, atol=1e-4, rtol=1e-4)
+    again = load_pretrained(tmp_path / "back").model.state_dict()
+    torch.testing.assert_close(again, dict(ours.state_dict()), atol=0, rtol=2.4e-7)  # of a divisor
+
+
+def test_esmc_has_no_bias_in_its_last_norm(tmp_path: Path) -> None:
+    esmc(EsmcForMaskedLM, tmp_path / "theirs")
+    ours = load_pretrained(tmp_path / "theirs").model
+    ours.norm.bias.data[3] = 1e-3
+    with pytest.raises(UserError, match="has no bias esmc.norm.bias: here it is not 0"):
         export_native(ours, tmp_path / "back", "esmc")
     assert not (tmp_path / "back").exists()
 

@@ -62,6 +62,11 @@ class _LanguageModel(ProtlmPreTrainedModel):
     output: type = MaskedLMOutput
 
     def __init__(self, config: ProtlmConfig) -> None:
+        if config.performer["head"] == "none":
+            raise ValueError(
+                "this model has no language-model head: use AutoModel, or AutoModelForSequenceClassification or "
+                "AutoModelForTokenClassification with a new head"
+            )
         if config.performer["causal"] != self.causal:
             direction, other = ("bidirectional", "Masked") if self.causal else ("causal", "Causal")
             raise ValueError(f"this model is {direction}: use AutoModelFor{other}LM")
