@@ -64,8 +64,8 @@ class PerformerConfig:
         rotary_dtype: to which the frequencies of rotary positions are rounded; ESM-2 was trained with "float16".
         contact_head: whether the model has a `ContactHead`, which an import brings along.
         activation: of the feed-forward layers, "gelu" or "swiglu".
-        qk_norm: whether queries and keys, of all heads together, pass a LayerNorm; then, as in ESMC, the bias of the final
-            LayerNorm is not trained.
+        qk_norm: whether queries and keys, of all heads together, pass a LayerNorm. Then, as in ESMC, the bias of the
+            final LayerNorm is not trained.
         alphabet: what the tokens are, as in `protlm.sequence.alphabets`; the model itself does not use it.
 
     Raises:
