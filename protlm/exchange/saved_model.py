@@ -44,6 +44,8 @@ def read_folder(folder: Path) -> SavedModel:
     Raises:
         UserError: for a folder that is missing or damaged.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: a file; expected a Hugging Face folder with {CONFIG} and model.safetensors")
     if not folder.is_dir():
         if advice := esm_advice(folder):
             raise UserError(f"{folder}: no such folder{advice}")
