@@ -3,7 +3,8 @@
     python -m benchmarks.switch train runs/quality/families/bidirectional/exact/1     # resumes if interrupted
     python -m benchmarks.switch report
 
-The paper's LM1B experiment (Choromanski et al. 2021, section 4.3) on proteins. The best checkpoint of a run of
+The paper's LM1B experiment (Choromanski et al. 2021, section 4.3) on proteins, or on text with a run of
+`python -m benchmarks.bits train text`. The best checkpoint of a run of
 `python -m protlm.train` is fine-tuned with the run's own options except for the kind of attention, the schedule (a
 short warm-up, then linear decay to zero) and fewer steps. Kinds: the softmax kernel with several numbers of features M,
 with directions redrawn regularly and with fixed ones; the hyperbolic kernel with whole bases of directions, likewise;
@@ -23,7 +24,7 @@ from benchmarks.measure import numbers, positive, program
 from benchmarks.quality.recipe import Run, check_models, compared
 from benchmarks.quality.runs import run_all
 from benchmarks.switch.along import ALONG
-from benchmarks.switch.report import ORIGINAL, report
+from benchmarks.switch.report import ORIGINAL, QUANTITIES, report
 from benchmarks.tables import check_folder
 from protlm.checkpoint import export, load
 from protlm.errors import UserError
@@ -181,12 +182,13 @@ def main() -> int:
     part = parts.add_parser("report", help="table, CSV file and figure of the finished runs")
     part.add_argument("--csv", type=Path, default=Path("docs/results/switch.csv"))
     part.add_argument("--figure", type=Path, default=Path("docs/figures/switch.png"))
+    part.add_argument("--quantity", choices=QUANTITIES, default="accuracy", help="bits: for models of text")
     for part in parts.choices.values():
         part.add_argument("--work", type=Path, default=Path("runs/switch"), help="folder of the runs")
     options = parser.parse_args()
     if options.part == "train":
         return train(options)
-    report(options.work, options.csv, options.figure)
+    report(options.work, options.csv, options.figure, options.quantity)
     return 0
 
 

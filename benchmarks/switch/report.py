@@ -1,7 +1,8 @@
 """Table and figure of `python -m benchmarks.switch`: accuracy right after the switch and along fine-tuning."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,21 @@ TITLES = {
 """Kind -> title with a placeholder for M."""
 COLOURS = (RED, BLUE, GREEN, PINK, ORANGE, SKY)
 """One for each estimator."""
+
+
+QUANTITIES = {"accuracy": "accuracy %", "bits": "bits per byte"}
+"""What is shown -> its title."""
+
+
+def value_of(row: Mapping[str, float], quantity: str, prefix: str = "") -> float:
+    """Of the metrics of a split; the prefix "unigram_" for the baseline.
+
+    >>> value_of({"accuracy": 0.5, "perplexity": 8.0}, "bits")
+    3.0
+    """
+    if quantity == "bits":
+        return math.log2(row[f"{prefix}perplexity"])
+    return 100 * row[f"{prefix}accuracy"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,10 @@ class Tuned:
         return f"{title}, no redraw" if self.features and not self.redrawn else title
 
 
-def report(work: Path, path: Path, figure: Path) -> None:
+def report(work: Path, path: Path, figure: Path, quantity: str = "accuracy") -> None:
     """Writes the CSV file and the figure, prints the table and names the runs that have not finished.
+
+    `quantity` is one of QUANTITIES.
 
     Raises:
         UserError: if no run has finished, or the folder is not of this benchmark; for outputs that cannot be written.
@@ -71,8 +89,8 @@ def report(work: Path, path: Path, figure: Path) -> None:
     check_outputs(path, picture=figure)
     total, tuned = read_tuned(finished, work)
     write_csv(rows(tuned, total), path)
-    print(tables(tuned, total))
-    draw(tuned, total, figure)
+    print(tables(tuned, total, quantity))
+    draw(tuned, total, figure, quantity)
     if missing := [name for name in names if name not in finished]:
         print(f"{len(missing)} of {counted(len(names), 'run')} have not finished: {', '.join(missing)}")
 
@@ -122,8 +140,8 @@ def rows(tuned: Sequence[Tuned], total: int) -> list[dict[str, Any]]:
     ]
 
 
-def tables(tuned: Sequence[Tuned], total: int) -> str:
-    """A Markdown table for each split: accuracy in % against steps, in % of the original run's."""
+def tables(tuned: Sequence[Tuned], total: int, quantity: str = "accuracy") -> str:
+    """A Markdown table for each split: the quantity against steps, in % of the original run's."""
     splits = list(dict.fromkeys(split for run in tuned for found in run.points.values() for split in found))
     steps = sorted({step for run in tuned for step in run.points})
     before = next((run.points[0] for run in tuned if run.name == "exact"), None)
@@ -133,19 +151,19 @@ def tables(tuned: Sequence[Tuned], total: int) -> str:
         lines = []
         for run in tuned:
             found = [run.points.get(step, {}).get(split) for step in steps]
-            cells = [f"{100 * point['accuracy']:.2f}" if point else "-" for point in found]
+            cells = [f"{value_of(point, quantity):.2f}" if point else "-" for point in found]
             lines.append([run.title, *cells, f"{found[-1]['perplexity']:.2f}" if found[-1] else "-"])
         first = next(found[split] for run in tuned for found in run.points.values() if split in found)
-        base = f"unigram {100 * first['unigram_accuracy']:.2f} %"
+        base = f"unigram {value_of(first, quantity, 'unigram_'):.2f}"
         if before:
-            base = f"before the switch {100 * before[split]['accuracy']:.2f} %, {base}"
-        title = f"**{split}**, accuracy % against steps of fine-tuning in % of {total:,} ({base})"
+            base = f"before the switch {value_of(before[split], quantity):.2f}, {base}"
+        title = f"**{split}**, {QUANTITIES[quantity]} against steps of fine-tuning in % of {total:,} ({base})"
         blocks.append(markdown([*head, "perplexity"], lines, title))
     return "\n\n".join(blocks)
 
 
-def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
-    """Draws accuracy against steps of fine-tuning, with a panel each for test and ood."""
+def draw(tuned: Sequence[Tuned], total: int, path: Path, quantity: str = "accuracy") -> None:
+    """Draws the quantity against steps of fine-tuning, with a panel each for test and ood."""
     from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
     present = [split for run in tuned for found in run.points.values() for split in found]
@@ -158,24 +176,24 @@ def draw(tuned: Sequence[Tuned], total: int, path: Path) -> None:
     for axes, split in zip(grid, splits, strict=True):
         for run in tuned:
             points = {step: found[split] for step, found in sorted(run.points.items()) if split in found}
-            accuracies = [100 * point["accuracy"] for point in points.values()]
+            values = [value_of(point, quantity) for point in points.values()]
             style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.6}
             if run.features:
                 style |= {"color": colours[run.name.removesuffix("_fixed")]}
                 style |= {} if run.redrawn else {"ls": ":", "marker": "s"}
             else:
                 style |= {"color": "black" if run.name == "exact" else "0.55", "marker": "^"}
-            (shown[run.title],) = axes.plot([100 * step / total for step in points], accuracies, **style)
+            (shown[run.title],) = axes.plot([100 * step / total for step in points], values, **style)
             if run.name == "exact":
-                shown["before the switch"] = axes.axhline(accuracies[0], color="black", ls="-.", lw=1)
+                shown["before the switch"] = axes.axhline(values[0], color="black", ls="-.", lw=1)
         unigram = next(run.points[step][split] for run in tuned for step in run.points if split in run.points[step])
         # in the title, since a line would be so far below that the kinds could not be told apart
         axes.set(
-            title=f"{split} (unigram {100 * unigram['unigram_accuracy']:.1f} %)",
+            title=f"{split} (unigram {value_of(unigram, quantity, 'unigram_'):.1f})",
             xlabel=f"steps of fine-tuning, % of {total:,}",
         )
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set_ylabel("accuracy, %")
+    grid[0].set_ylabel(QUANTITIES[quantity])
     names = sorted(shown, key=lambda name: name == "before the switch")
     figure.legend([shown[name] for name in names], names, loc="outside right center", frameon=False)
     figure.savefig(path, dpi=150)

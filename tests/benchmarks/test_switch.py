@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,9 @@ def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
 
     runs = [Tuned("exact", {0: point(0.25), 10: point(0.26)}), Tuned("softmax_64", {0: point(0.1)})]
     table = switch_report.tables(runs, 100).splitlines()
-    assert "before the switch 25.00 %, unigram 9.00 %" in table[0]
+    assert "before the switch 25.00, unigram 9.00" in table[0]
+    bits = switch_report.tables(runs, 100, "bits").splitlines()[0]
+    assert f"bits per byte against steps of fine-tuning in % of 100 (before the switch {math.log2(10):.2f}" in bits
     assert table[2].startswith("| attention | after the switch | 10.0 % |")
     assert table[4] == "| exact Transformer | 25.00 | 26.00 | 10.00 |"
     assert table[5] == "| Performer-softmax (positive, M=64) | 10.00 | - | - |"

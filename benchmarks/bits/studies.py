@@ -1,0 +1,73 @@
+"""The two comparisons: which kinds of attention are trained on which experiment.
+
+Kinds of a study are trained with the same seed, order of the data and number of bytes per step. The exact Transformer
+of the text study has shorter blocks, at which its step takes as long as a Performer's; `exact_full` has none of that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.plots.charts import BLUE, GREEN, ORANGE, PINK, RED, SKY
+
+REDRAWN = "callbacks.redraw.every_n_steps=25"
+FIXED = "callbacks.redraw.every_n_steps=0"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of attention.
+
+    Args:
+        title: for tables and figures.
+        options: of `protlm.train`.
+        colour, style: of its curve, as in matplotlib.
+        usual: whether it is trained unless kinds are chosen.
+    """
+
+    title: str
+    options: tuple[str, ...]
+    colour: str
+    style: str = "o-"
+    usual: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison.
+
+    Args:
+        experiment: a file of conf/experiment.
+        unit: what bits are counted for.
+        kinds: name -> kind.
+    """
+
+    experiment: str
+    unit: str
+    kinds: Mapping[str, Kind]
+
+
+TEXT = {
+    "exact": Kind("exact Transformer, L=1,024", ("model.attention=exact", "data.max_length=1024"), "black", "^-"),
+    "softmax": Kind("positive, redrawn", ("model.attention=softmax", REDRAWN), RED),
+    "softmax_fixed": Kind("positive, no redraw", ("model.attention=softmax", FIXED), ORANGE, "s:"),
+    "regularised": Kind("regularised (SMREG), redrawn", ("model.attention=regularised", REDRAWN), BLUE),
+    "regularised_fixed": Kind("regularised (SMREG), no redraw", ("model.attention=regularised", FIXED), SKY, "s:"),
+    "trig": Kind("trigonometric, redrawn", ("model.attention=trig", REDRAWN), PINK),
+    "relu": Kind("ReLU", ("model.attention=relu",), GREEN),
+    "softmax_local": Kind(
+        "positive, redrawn, 2 of 4 heads local",
+        ("model.attention=softmax", REDRAWN, "model.local_heads=2"),
+        "0.5",
+        "v-",
+        usual=False,
+    ),
+    "exact_full": Kind("exact Transformer, L=8,192", ("model.attention=exact",), "0.3", "^--", usual=False),
+}
+IMAGES = {
+    "relu_6": Kind("Performer-ReLU, 6 layers", ("model.attention=relu",), GREEN),
+    "softmax_6": Kind("Performer-softmax, 6 layers", ("model.attention=softmax", REDRAWN), RED),
+    "relu_12": Kind("Performer-ReLU, 12 layers", ("model.attention=relu", "model.layers=12"), BLUE),
+    "reformer_12": Kind("Reformer, 12 layers", ("model.attention=reformer", "model.layers=12"), PINK, "s-"),
+    "reformer_6": Kind("Reformer, 6 layers", ("model.attention=reformer",), ORANGE, "s:", usual=False),
+}
+STUDIES = {"text": Study("text", "byte", TEXT), "images": Study("image64", "dimension", IMAGES)}

