@@ -47,7 +47,7 @@ class Study:
 
 
 TEXT = {
-    "exact": Kind("exact Transformer, L=1,024", ("model.attention=exact", "data.max_length=1024"), "black", "^-"),
+    "exact": Kind("exact Transformer, L=512", ("model.attention=exact", "data.max_length=512"), "black", "^-"),
     "softmax": Kind("positive, redrawn", ("model.attention=softmax", REDRAWN), RED),
     "softmax_fixed": Kind("positive, no redraw", ("model.attention=softmax", FIXED), ORANGE, "s:"),
     "regularised": Kind("regularised (SMREG), redrawn", ("model.attention=regularised", REDRAWN), BLUE),
