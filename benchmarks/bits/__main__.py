@@ -1,7 +1,9 @@
 """Kinds of attention on text and on pictures, in bits per byte (small versions of the paper's PG-19 and ImageNet64).
 
-    python -m benchmarks.bits train text data/prose.h5      # resumes if interrupted
-    python -m benchmarks.bits report text                   # also while training is under way
+    python -m benchmarks.bits train text data/prose.h5            # resumes if interrupted
+    python -m benchmarks.bits report text                         # also while training is under way
+    python -m benchmarks.bits train text_short data/prose.h5
+    python -m benchmarks.bits report text_short
     python -m benchmarks.bits train images data/pictures.h5
     python -m benchmarks.bits report images
     python -m benchmarks.bits draw data/pictures.h5
@@ -40,12 +42,12 @@ def train(options: argparse.Namespace) -> int:
     kinds = options.kinds.split(",") if options.kinds else [name for name, kind in study.kinds.items() if kind.usual]
     if odd := [name for name in kinds if name not in study.kinds]:
         raise UserError(f"--kinds {', '.join(odd)}: expected some of {','.join(study.kinds)}")
-    steps = [f"trainer.max_steps={options.steps}"] if options.steps else []
+    more = [*([f"trainer.max_steps={options.steps}"] if options.steps else []), *options.overrides]
     runs = [
         Run(
             f"{kind}/{seed}",
             options.corpus,
-            (f"+experiment={study.experiment}", *steps, *study.kinds[kind].options, f"seed={seed}", *options.overrides),
+            (f"+experiment={study.experiment}", *study.options, *study.kinds[kind].options, *more, f"seed={seed}"),
         )
         for seed in dict.fromkeys(options.seeds)
         for kind in dict.fromkeys(kinds)

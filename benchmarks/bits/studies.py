@@ -1,4 +1,4 @@
-"""The two comparisons: which kinds of attention are trained on which experiment.
+"""The comparisons: which kinds of attention are trained on which experiment.
 
 Kinds of a study are trained with the same seed, order of the data and number of bytes per step. The exact Transformer
 of the text study has shorter blocks, at which its step takes as long as a Performer's; `exact_full` has none of that.
@@ -39,11 +39,13 @@ class Study:
         experiment: a file of conf/experiment.
         unit: what bits are counted for.
         kinds: name -> kind.
+        options: of `protlm.train`, for all kinds.
     """
 
     experiment: str
     unit: str
     kinds: Mapping[str, Kind]
+    options: tuple[str, ...] = ()
 
 
 TEXT = {
@@ -70,4 +72,13 @@ IMAGES = {
     "reformer_12": Kind("Reformer, 12 layers", ("model.attention=reformer", "model.layers=12"), PINK, "s-"),
     "reformer_6": Kind("Reformer, 6 layers", ("model.attention=reformer",), ORANGE, "s:", usual=False),
 }
-STUDIES = {"text": Study("text", "byte", TEXT), "images": Study("image64", "dimension", IMAGES)}
+SHORT = (
+    *("data.max_length=512", "data.token_budget=2048", "trainer.max_steps=600", "trainer.val_check_interval=100"),
+    *("trainer.limit_val_batches=40", "trainer.limit_test_batches=80"),
+)
+STUDIES = {
+    "text": Study("text", "byte", TEXT),
+    "text_short": Study("text", "byte", {name: kind for name, kind in TEXT.items() if name != "exact_full"}, SHORT),
+    "images": Study("image64", "dimension", IMAGES),
+}
+"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes."""
