@@ -4,8 +4,8 @@ WHEELS is a folder with the wheels of both packages, which need not be installed
 
     pip download --no-deps scikit-image==0.26.0 scikit-learn==1.9.1
 
-Each photograph is halved SCALES - 1 times; squares of 64 pixels are cut from each size, half of them overlapping.
-OUTPUT gets PHOTOGRAPH.raw, squares of (64, 64, 3) bytes one after the other; clusters.tsv, in which a cluster is a
+Each photograph is halved SCALES - 1 times; squares of 64 pixels (--side) are cut from each size and overlap by half.
+OUTPUT gets PHOTOGRAPH.raw, squares of (side, side, 3) bytes one after the other; clusters.tsv, in which a cluster is a
 photograph; held_out.txt, the photographs for the split ood; and LICENCES.txt. Of the others, `protlm prepare --valid
 0.12 --test 0` validates on one.
 """
@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from benchmarks.measure import program
+from benchmarks.measure import positive, program
 from benchmarks.tables import check_folder
 from protlm.errors import UserError, counted
 
 SIDE = 64
 SCALES = 3
-BYTES = SIDE * SIDE * 3
 SKIMAGE, SKLEARN = "skimage/data/", "sklearn/datasets/images/"
 PHOTOGRAPHS = {
     "astronaut": (f"{SKIMAGE}astronaut.png", "NASA, public domain"),
@@ -46,8 +45,8 @@ PHOTOGRAPHS = {
 HELD_OUT = ("chelsea", "coffee")
 
 
-def squares(pixels: np.ndarray) -> np.ndarray:
-    """Squares (n, 64, 64, 3) uint8 of a photograph (height, width, 3) at all scales.
+def squares(pixels: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Squares (n, side, side, 3) uint8 of a photograph (height, width, 3) at all scales.
 
     >>> squares(np.zeros((128, 128, 3), np.uint8)).shape
     (10, 64, 64, 3)
@@ -55,14 +54,14 @@ def squares(pixels: np.ndarray) -> np.ndarray:
     found = []
     for _ in range(SCALES):
         height, width = pixels.shape[:2]
-        if min(height, width) < SIDE:
+        if min(height, width) < side:
             break
-        corners = product(range(0, height - SIDE + 1, SIDE // 2), range(0, width - SIDE + 1, SIDE // 2))
-        found += [pixels[top : top + SIDE, left : left + SIDE] for top, left in corners]
+        corners = product(range(0, height - side + 1, side // 2), range(0, width - side + 1, side // 2))
+        found += [pixels[top : top + side, left : left + side] for top, left in corners]
         even = pixels[: height // 2 * 2, : width // 2 * 2].astype(np.float32)
         halved = even.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
         pixels = np.rint(halved).astype(np.uint8)
-    return np.stack(found) if found else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    return np.stack(found) if found else np.zeros((0, side, side, 3), np.uint8)
 
 
 def photographs(wheels: Path) -> dict[str, np.ndarray]:
@@ -86,17 +85,17 @@ def photographs(wheels: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def write_pictures(wheels: Path, output: Path) -> dict[str, int]:
+def write_pictures(wheels: Path, output: Path, side: int = SIDE) -> dict[str, int]:
     """Writes all files; returns the number of squares of each photograph."""
     found = photographs(wheels)
     check_folder(output)
-    counts, clusters = {}, []
+    counts, clusters, size = {}, [], side * side * 3
     for name, pixels in found.items():
-        cut = squares(pixels)
+        cut = squares(pixels, side)
         cut.tofile(output / f"{name}.raw")
         counts[name] = len(cut)
-        starts = range(0, len(cut) * BYTES, BYTES)
-        clusters += [f"{name}\t{name}.raw:{start + 1}-{start + BYTES}\n" for start in starts]  # names of the pieces
+        starts = range(0, cut.size, size)
+        clusters += [f"{name}\t{name}.raw:{start + 1}-{start + size}\n" for start in starts]  # names of the pieces
     (output / "clusters.tsv").write_text("".join(clusters))
     (output / "held_out.txt").write_text("".join(f"{name}\n" for name in HELD_OUT))
     licences = [f"{name}.raw: {member}; {licence}\n" for name, (member, licence) in PHOTOGRAPHS.items()]
@@ -111,8 +110,9 @@ def main() -> None:
     )
     parser.add_argument("wheels", type=Path, help="folder with the wheels")
     parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--side", type=positive, default=SIDE, help="of a square, in pixels")
     options = parser.parse_args()
-    for name, count in write_pictures(options.wheels, options.output).items():
+    for name, count in write_pictures(options.wheels, options.output, options.side).items():
         print(f"{name}: {counted(count, 'square')}; {PHOTOGRAPHS[name][1]}")
 
 

@@ -6,7 +6,7 @@
     python -m benchmarks.bits report text_short
     python -m benchmarks.bits train images data/pictures.h5
     python -m benchmarks.bits report images
-    python -m benchmarks.bits draw data/pictures.h5
+    python -m benchmarks.bits draw images data/pictures.h5
 
 train: one run of `python -m protlm.train +experiment=NAME` for each seed and kind of attention of
 benchmarks/bits/studies.py, in runs/bits/STUDY/KIND/SEED. More steps (--steps) than before start the runs again, since
@@ -14,7 +14,7 @@ the schedule changes; set them aside with --redo, or use another --work.
 
 report: the table, docs/results/STUDY.csv, STUDY_curves.csv and docs/figures/STUDY.png.
 
-draw: completions of held-out pictures by each finished run, docs/figures/completions.png.
+draw: completions of held-out pictures by each finished run, docs/figures/STUDY_completions.png.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def train(options: argparse.Namespace) -> int:
     work = options.work / options.study
     check_folder(work)
     check_models(runs)
-    return run_all(runs, compared(runs, work, options.redo), options.jobs)
+    return run_all(runs, compared(runs, work, options.redo, options.ignore), options.jobs)
 
 
 def parsed() -> argparse.Namespace:
@@ -73,14 +73,18 @@ def parsed() -> argparse.Namespace:
     part.add_argument("--jobs", type=positive, default=1, help="number of runs at a time, which share the threads")
     part.add_argument("--overrides", nargs="+", default=[], help="additional options of protlm.train, for all runs")
     part.add_argument("--redo", action="store_true", help="set aside and repeat runs made with other options")
+    part.add_argument(
+        "--ignore", nargs="+", default=[], metavar="OPTION", help="options that may differ from earlier runs"
+    )
     part = parts.add_parser("report", help="table, CSV files and figure of the runs")
     part.add_argument("study", choices=STUDIES)
     part.add_argument("--csv", type=Path, help="default: docs/results/STUDY.csv")
     part.add_argument("--figure", type=Path, help="default: docs/figures/STUDY.png")
     part = parts.add_parser("draw", help="completions of held-out pictures by the finished runs")
+    part.add_argument("study", choices=[name for name, study in STUDIES.items() if study.unit == "dimension"])
     part.add_argument("corpus", type=Path, help="corpus of the pictures")
     part.add_argument("--pictures", type=positive, default=3)
-    part.add_argument("--figure", type=Path, default=Path("docs/figures/completions.png"))
+    part.add_argument("--figure", type=Path, help="default: docs/figures/STUDY_completions.png")
     for part in parts.choices.values():
         part.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
     return parser.parse_args()
@@ -96,7 +100,8 @@ def main() -> int:
         figure = options.figure or Path(f"docs/figures/{options.study}.png")
         report(STUDIES[options.study], options.work / options.study, table, figure)
         return 0
-    draw_completions(options.corpus, options.work / "images", options.pictures, options.figure)
+    figure = options.figure or Path(f"docs/figures/{options.study}_completions.png")
+    draw_completions(options.corpus, options.work / options.study, options.pictures, figure)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Completions of held-out pictures: the original, its first half, and what each model draws from there."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,9 +15,6 @@ from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
 from protlm.inference.generate import generate
 from protlm.performer import Performer
-
-SIDE = 64
-SIZE = SIDE * SIDE * 3
 
 
 def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None:
@@ -34,7 +32,7 @@ def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None
                 models[about.title] = load(folder / "checkpoints" / "best.ckpt").eval()
     if not models:
         raise UserError(f"{work}: no run has finished; train first")
-    halves = [np.concatenate((one[: SIZE // 2], np.full(SIZE // 2, 255, np.uint8))) for one in pictures]
+    halves = [np.where(np.arange(len(one)) < len(one) // 2, one, 255).astype(np.uint8) for one in pictures]
     columns = {"original": pictures, "given": halves}
     for title, model in models.items():
         print(f"{title}: {len(pictures)} completions", flush=True)
@@ -43,17 +41,27 @@ def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None
 
 
 def held_out(path: Path, count: int) -> list[np.ndarray]:
-    """Pictures (12288,) uint8 of the split ood, drawn by a fixed seed.
+    """Square pictures (n,) uint8 of the split ood, drawn by a fixed seed.
 
     Raises:
         UserError: if the corpus has none.
     """
     corpus = Corpus(path)
-    members = [one for one in corpus.members("ood").tolist() if corpus.lengths[one] == SIZE]
+    lengths = corpus.lengths
+    members = [one for one in corpus.members("ood").tolist() if 3 * side_of(lengths[one]) ** 2 == lengths[one]]
     if not members:
-        raise UserError(f"{path}: has no held-out pictures of {SIZE:,} bytes; see python -m benchmarks.pictures --help")
+        raise UserError(f"{path}: has no held-out square pictures; see python -m benchmarks.pictures --help")
     chosen = np.random.default_rng(1).permutation(len(members))[:count]
     return [np.array(corpus[members[index]], dtype=np.uint8) for index in chosen]
+
+
+def side_of(size: int) -> int:
+    """The side of a square picture of so many bytes.
+
+    >>> side_of(12288)
+    64
+    """
+    return math.isqrt(int(size) // 3)
 
 
 def completed(model: Performer, picture: np.ndarray, seed: int, kept: float = 0.5) -> np.ndarray:
@@ -73,7 +81,7 @@ def completed(model: Performer, picture: np.ndarray, seed: int, kept: float = 0.
 
 
 def draw(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
-    """Draws pictures (12288,) uint8 in columns with titles."""
+    """Draws square pictures (n,) uint8 in columns with titles."""
     from matplotlib.figure import Figure  # not pyplot, which has global state and needs a display
 
     rows = len(next(iter(columns.values())))
@@ -81,7 +89,7 @@ def draw(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for column, (title, pictures) in enumerate(columns.items()):
         for row, picture in enumerate(pictures):
-            grid[row, column].imshow(picture.reshape(SIDE, SIDE, 3), interpolation="nearest")
+            grid[row, column].imshow(picture.reshape(side_of(len(picture)), -1, 3), interpolation="nearest")
             grid[row, column].set_axis_off()
         grid[0, column].set_title(title.replace(", ", "\n"), fontsize=9)
     figure.savefig(path, dpi=130)

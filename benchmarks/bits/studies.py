@@ -65,20 +65,34 @@ TEXT = {
     ),
     "exact_full": Kind("exact Transformer, L=8,192", ("model.attention=exact",), "0.3", "^--", usual=False),
 }
+REFORMER = "model/attention=reformer", "model.attention.rounds=1"
 IMAGES = {
     "relu_6": Kind("Performer-ReLU, 6 layers", ("model.attention=relu",), GREEN),
     "softmax_6": Kind("Performer-softmax, 6 layers", ("model.attention=softmax", REDRAWN), RED),
     "relu_12": Kind("Performer-ReLU, 12 layers", ("model.attention=relu", "model.layers=12"), BLUE),
-    "reformer_12": Kind("Reformer, 12 layers", ("model.attention=reformer", "model.layers=12"), PINK, "s-"),
-    "reformer_6": Kind("Reformer, 6 layers", ("model.attention=reformer",), ORANGE, "s:", usual=False),
+    "reformer_12": Kind("Reformer, 12 layers", (*REFORMER, "model.layers=12"), PINK, "s-"),
+    "relu_local_6": Kind(
+        "Performer-ReLU, 6 layers, 2 of 4 heads local",
+        ("model.attention=relu", "model.local_heads=2", "model.local_window=256"),
+        "0.5",
+        "v-",
+        usual=False,
+    ),
+    "reformer_6": Kind("Reformer, 6 layers", REFORMER, ORANGE, "s:", usual=False),
 }
 SHORT = (
     *("data.max_length=512", "data.token_budget=2048", "trainer.max_steps=600", "trainer.val_check_interval=100"),
     *("trainer.limit_val_batches=40", "trainer.limit_test_batches=80"),
 )
+SMALL = (
+    *("data.max_length=3074", "data.token_budget=3074", "trainer.max_steps=400", "trainer.val_check_interval=50"),
+    "trainer.limit_val_batches=20",
+)
 STUDIES = {
     "text": Study("text", "byte", TEXT),
     "text_short": Study("text", "byte", {name: kind for name, kind in TEXT.items() if name != "exact_full"}, SHORT),
     "images": Study("image64", "dimension", IMAGES),
+    "images_small": Study("image64", "dimension", IMAGES, SMALL),
 }
-"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes."""
+"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes. images_small: pictures
+of 32 x 32."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bits import __main__ as bits
-from benchmarks.bits.completions import SIZE, completed, draw, held_out
+from benchmarks.bits.completions import completed, draw, held_out
 from benchmarks.bits.runs import measured
 from benchmarks.bits.studies import IMAGES, STUDIES, TEXT
 from benchmarks.quality.recipe import composed
@@ -117,8 +117,8 @@ def test_wrong_inputs_are_named(corpus: Path, corpus_path: Path, tmp_path: Path)
         call(["train", "text", corpus_path, "--work", tmp_path])
     with pytest.raises(UserError, match="has no runs of this study"):
         call(["report", "images", "--work", tmp_path, "--csv", tmp_path / "a.csv", "--figure", tmp_path / "a.png"])
-    with pytest.raises(UserError, match="has no held-out pictures"):
-        call(["draw", corpus, "--work", tmp_path, "--figure", tmp_path / "a.png"])
+    with pytest.raises(UserError, match="has no held-out square pictures"):
+        call(["draw", "images", corpus, "--work", tmp_path, "--figure", tmp_path / "a.png"])
 
 
 def test_completions_keep_what_is_given(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_completions_keep_what_is_given(tmp_path: Path) -> None:
 
 
 def test_held_out_pictures_are_drawn(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (3, SIZE), dtype=np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 48), dtype=np.uint8)
     pixels.tofile(tmp_path / "cat.raw")
     pixels[:1].tofile(tmp_path / "dog.raw")
-    held = frozenset({f"cat.raw:{n * SIZE + 1}-{(n + 1) * SIZE}" for n in range(3)})
-    selection = Selection(alphabet=alphabet_of("bytes"), cut=SIZE)
+    held = frozenset({f"cat.raw:{n * 48 + 1}-{(n + 1) * 48}" for n in range(3)})
+    selection = Selection(alphabet=alphabet_of("bytes"), cut=48)
     files = [tmp_path / "cat.raw", tmp_path / "dog.raw"]
     prepare_corpus(files, tmp_path / "pictures.h5", SplitRule(0, 0, held_out=held), selection)
     found = held_out(tmp_path / "pictures.h5", 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.pictures import BYTES, HELD_OUT, PHOTOGRAPHS, squares, write_pictures
+from benchmarks.pictures import HELD_OUT, PHOTOGRAPHS, squares, write_pictures
 from protlm.corpus.ingest import Selection
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.reader import Corpus
@@ -39,16 +39,16 @@ def test_squares_are_parts_of_the_photograph_and_of_its_halves() -> None:
 
 
 def test_a_corpus_keeps_photographs_apart(wheels: Path, tmp_path: Path) -> None:
-    counts = write_pictures(wheels, tmp_path / "raw")
-    assert counts == dict.fromkeys(PHOTOGRAPHS, 2)
+    counts = write_pictures(wheels, tmp_path / "raw", side=32)
+    assert counts == dict.fromkeys(PHOTOGRAPHS, 17)
     rule = SplitRule(0.12, 0, tmp_path / "raw" / "clusters.tsv", True, read_ids(tmp_path / "raw" / "held_out.txt"))
-    selection = Selection(alphabet=alphabet_of("bytes"), cut=BYTES)
+    selection = Selection(alphabet=alphabet_of("bytes"), cut=32 * 32 * 3)
     prepare_corpus(sorted((tmp_path / "raw").glob("*.raw")), tmp_path / "pictures.h5", rule, selection)
     corpus = Corpus(tmp_path / "pictures.h5")
     ids = corpus.ids()
     names = {split: {ids[i].split(".")[0] for i in corpus.members(split)} for split in ("train", "valid", "ood")}
     assert names == {"train": {*PHOTOGRAPHS} - {*HELD_OUT, "flower"}, "valid": {"flower"}, "ood": {*HELD_OUT}}
-    assert set(corpus.lengths.tolist()) == {BYTES}
+    assert set(corpus.lengths.tolist()) == {32 * 32 * 3}
 
 
 def test_what_is_missing_or_damaged_is_named(wheels: Path, tmp_path: Path) -> None:
