@@ -2,6 +2,7 @@
 
     python -m benchmarks.bits train text data/prose.h5            # resumes if interrupted
     python -m benchmarks.bits report text                         # also while training is under way
+    python -m benchmarks.bits time text
     python -m benchmarks.bits train text_short data/prose.h5
     python -m benchmarks.bits report text_short
     python -m benchmarks.bits train images data/pictures.h5
@@ -14,6 +15,8 @@ the schedule changes; set them aside with --redo, or use another --work.
 
 report: the table, docs/results/STUDY.csv, STUDY_curves.csv and docs/figures/STUDY.png.
 
+time: processor seconds of a training step of each kind, docs/results/STUDY_time.csv.
+
 draw: completions of held-out pictures by each finished run, docs/figures/STUDY_completions.png.
 """
 
@@ -22,7 +25,8 @@ from pathlib import Path
 
 from benchmarks.bits.completions import draw_completions
 from benchmarks.bits.report import report
-from benchmarks.bits.studies import STUDIES
+from benchmarks.bits.studies import STUDIES, Study
+from benchmarks.bits.time import measure_time
 from benchmarks.measure import numbers, positive, program
 from benchmarks.quality.recipe import Run, check_models, compared
 from benchmarks.quality.runs import run_all
@@ -39,9 +43,7 @@ def train(options: argparse.Namespace) -> int:
     study = STUDIES[options.study]
     if Corpus(options.corpus).alphabet != ALPHABETS["bytes"]:
         raise UserError(f"{options.corpus}: expected a corpus of bytes; prepare it with --alphabet bytes")
-    kinds = options.kinds.split(",") if options.kinds else [name for name, kind in study.kinds.items() if kind.usual]
-    if odd := [name for name in kinds if name not in study.kinds]:
-        raise UserError(f"--kinds {', '.join(odd)}: expected some of {','.join(study.kinds)}")
+    kinds = chosen(study, options.kinds)
     more = [*([f"trainer.max_steps={options.steps}"] if options.steps else []), *options.overrides]
     runs = [
         Run(
@@ -50,12 +52,22 @@ def train(options: argparse.Namespace) -> int:
             (f"+experiment={study.experiment}", *study.options, *study.kinds[kind].options, *more, f"seed={seed}"),
         )
         for seed in dict.fromkeys(options.seeds)
-        for kind in dict.fromkeys(kinds)
+        for kind in kinds
     ]
     work = options.work / options.study
     check_folder(work)
     check_models(runs)
     return run_all(runs, compared(runs, work, options.redo, options.ignore), options.jobs)
+
+
+def chosen(study: Study, names: str | None) -> list[str]:
+    """The kinds of a study with names separated by commas, by default the usual ones."""
+    if names is None:
+        return [name for name, kind in study.kinds.items() if kind.usual]
+    kinds = list(dict.fromkeys(names.split(",")))
+    if odd := [name for name in kinds if name not in study.kinds]:
+        raise UserError(f"--kinds {', '.join(odd)}: expected some of {','.join(study.kinds)}")
+    return kinds
 
 
 def parsed() -> argparse.Namespace:
@@ -80,6 +92,11 @@ def parsed() -> argparse.Namespace:
     part.add_argument("study", choices=STUDIES)
     part.add_argument("--csv", type=Path, help="default: docs/results/STUDY.csv")
     part.add_argument("--figure", type=Path, help="default: docs/figures/STUDY.png")
+    part = parts.add_parser("time", help="processor seconds of a training step")
+    part.add_argument("study", choices=STUDIES)
+    part.add_argument("--kinds", help="separated by commas; default: the usual ones")
+    part.add_argument("--repeats", type=positive, default=3, help="timed steps, after one warm-up step")
+    part.add_argument("--csv", type=Path, help="default: docs/results/STUDY_time.csv")
     part = parts.add_parser("draw", help="completions of held-out pictures by the finished runs")
     part.add_argument("study", choices=[name for name, study in STUDIES.items() if study.unit == "dimension"])
     part.add_argument("corpus", type=Path, help="corpus of the pictures")
@@ -99,6 +116,11 @@ def main() -> int:
         table = options.csv or Path(f"docs/results/{options.study}.csv")
         figure = options.figure or Path(f"docs/figures/{options.study}.png")
         report(STUDIES[options.study], options.work / options.study, table, figure)
+        return 0
+    if options.part == "time":
+        study = STUDIES[options.study]
+        table = options.csv or Path(f"docs/results/{options.study}_time.csv")
+        measure_time(study, chosen(study, options.kinds), options.repeats, table)
         return 0
     figure = options.figure or Path(f"docs/figures/{options.study}_completions.png")
     draw_completions(options.corpus, options.work / options.study, options.pictures, figure)

@@ -29,7 +29,7 @@ def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None
     for kind, about in IMAGES.items():
         for folder in sorted((work / kind).glob("*"))[:1]:
             if has_results(folder):
-                models[about.title] = load(folder / "checkpoints" / "best.ckpt").eval()
+                models[about.title] = load(folder / "checkpoints" / "best.ckpt", any_alphabet=True)
     if not models:
         raise UserError(f"{work}: no run has finished; train first")
     halves = [np.where(np.arange(len(one)) < len(one) // 2, one, 255).astype(np.uint8) for one in pictures]

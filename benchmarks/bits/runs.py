@@ -48,7 +48,7 @@ class Measured:
         losses = self.curves[TRAIN]
         if losses and not math.isfinite(losses[-1][1]):
             return f"loss not finite by step {self.steps:,}"
-        return f"stopped after step {self.steps:,}"
+        return f"step {self.steps:,} of {self.total:,}"
 
 
 def measured(kinds: Mapping[str, Kind], work: Path) -> list[Measured]:

@@ -63,6 +63,13 @@ TEXT = {
         "v-",
         usual=False,
     ),
+    "softmax_rare": Kind(
+        "positive, redrawn every 150 steps",
+        ("model.attention=softmax", "callbacks.redraw.every_n_steps=150"),
+        "#8B4513",
+        "D-",
+        usual=False,
+    ),
     "exact_full": Kind("exact Transformer, L=8,192", ("model.attention=exact",), "0.3", "^--", usual=False),
 }
 REFORMER = "model/attention=reformer", "model.attention.rounds=1"

@@ -56,7 +56,7 @@ def measure(model: Performer, data: TremblDataModule, split: str, limit: int) ->
     objective = data.objective.for_evaluation()
     samples = data.batches(data.corpora, split, objective, data.max_length, data.token_budget, data.seed)
     device = next(model.parameters()).device
-    metrics, training = ResidueMetrics().to(device), model.training
+    metrics, training = ResidueMetrics(data.alphabet.size).to(device), model.training
     model.eval()
     with torch.no_grad():
         for key in islice(samples.plan(0), limit):

@@ -15,6 +15,7 @@ from benchmarks.bits.runs import measured
 from benchmarks.bits.studies import IMAGES, STUDIES, TEXT
 from benchmarks.quality.recipe import composed
 from benchmarks.quality.runs import EFFORT
+from benchmarks.switch import __main__ as switch
 from protlm.corpus.ingest import Selection
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.splits import SplitRule
@@ -70,15 +71,15 @@ def test_options_of_all_kinds_are_known(study: str) -> None:
 
 
 @pytest.mark.slow
-def test_runs_are_trained_and_reported(corpus: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_runs_are_trained_reported_and_switched(corpus: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(bits, "run_all", train_here)
-    arguments = ["train", "text", corpus, "--work", tmp_path / "work", "--kinds", "relu,softmax", "--steps", 4]
+    arguments = ["train", "text", corpus, "--work", tmp_path / "work", "--kinds", "relu,exact", "--steps", 4]
     assert call([*arguments, "--overrides", *SMALL]) == 0
     table, figure = tmp_path / "text.csv", tmp_path / "text.png"
     assert call(["report", "text", "--work", tmp_path / "work", "--csv", table, "--figure", figure]) == 0
     rows = lines(table)
     assert [(row["kind"], row["split"], row["steps"], row["state"]) for row in rows] == [
-        (kind, split, "4", "finished") for kind in ("softmax", "relu") for split in ("test", "ood")
+        (kind, split, "4", "finished") for kind in ("exact", "relu") for split in ("test", "ood")
     ]
     results = json.loads((tmp_path / "work" / "text" / "relu" / "1" / "results.json").read_text())
     assert float(rows[2]["bits"]) == pytest.approx(math.log2(results["test"]["perplexity"]), rel=1e-5)
@@ -86,6 +87,32 @@ def test_runs_are_trained_and_reported(corpus: Path, tmp_path: Path, capsys, mon
     assert "| ReLU | 1 |" in capsys.readouterr().out
     curves = lines(tmp_path / "text_curves.csv")
     assert [row["step"] for row in curves if (row["kind"], row["split"]) == ("relu", "valid")] == ["2", "4"]
+
+    monkeypatch.setattr(switch, "run_all", lambda runs, *_: train_here(runs[:2], *_))  # exact and positive features
+    original = tmp_path / "work" / "text" / "exact" / "1"
+    options = ["--features", 4, "--percent", "0,50", "--limit", 1, "--work", tmp_path / "switch"]
+    monkeypatch.setattr(sys, "argv", ["switch", "train", *map(str, (original, *options))])
+    assert switch.main() == 0
+    along = [json.loads((tmp_path / "switch" / name / "along.json").read_text()) for name in ("exact", "softmax_4")]
+    assert [list(points) for points in along] == [["0", "2"]] * 2
+    assert along[0]["0"]["test"]["perplexity"] != along[1]["0"]["test"]["perplexity"]
+
+
+@pytest.mark.slow
+def test_pictures_are_completed_by_a_trained_model(tmp_path: Path, monkeypatch) -> None:
+    np.random.default_rng(1).integers(0, 256, (20, 48), dtype=np.uint8).tofile(tmp_path / "a.raw")
+    held = frozenset({f"a.raw:{n * 48 + 1}-{(n + 1) * 48}" for n in range(3)})
+    selection = Selection(alphabet=alphabet_of("bytes"), cut=48)
+    rule = SplitRule(0.2, 0, held_out=held)
+    prepare_corpus([tmp_path / "a.raw"], tmp_path / "pictures.h5", rule, selection)
+    monkeypatch.setattr(bits, "run_all", train_here)
+    arguments = ["train", "images", tmp_path / "pictures.h5", "--work", tmp_path / "work", "--kinds", "relu_6"]
+    options = [*SMALL, "data.max_length=50", "data.sample_by=protein"]
+    assert call([*arguments, "--steps", 2, "--overrides", *options]) == 0
+    figure = tmp_path / "a.png"
+    pictures = ["draw", "images", tmp_path / "pictures.h5", "--pictures", 2]
+    assert call([*pictures, "--work", tmp_path / "work", "--figure", figure]) == 0
+    assert figure.stat().st_size > 0
 
 
 def test_bits_are_logarithms_to_base_2(tmp_path: Path) -> None:
@@ -105,9 +132,18 @@ def test_runs_that_did_not_finish_are_reported_as_such(tmp_path: Path, capsys) -
     assert call(["report", "text", "--work", work, "--csv", table, "--figure", tmp_path / "text.png"]) == 0
     assert [(row["kind"], row["state"], row["bits"]) for row in lines(table)] == [
         ("trig", "loss not finite by step 20", ""),
-        ("relu", "stopped after step 10", ""),
+        ("relu", "step 10 of 20", ""),
     ]
     assert "| trigonometric, redrawn | 1 | - | loss not finite by step 20 | - |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_time_is_measured_at_the_length_of_each_kind(tmp_path: Path, capsys) -> None:
+    assert call(["time", "text_short", "--kinds", "exact,relu", "--repeats", 1, "--csv", tmp_path / "time.csv"]) == 0
+    rows = lines(tmp_path / "time.csv")
+    assert [(row["kind"], row["length"]) for row in rows] == [("exact", "512"), ("relu", "512")]
+    assert all(float(row["processor_seconds"]) > 0 for row in rows)
+    assert "| ReLU | 512 | 3 |" in capsys.readouterr().out
 
 
 def test_wrong_inputs_are_named(corpus: Path, corpus_path: Path, tmp_path: Path) -> None:
