@@ -82,7 +82,7 @@ def fit(
     epochs: Annotated[
         int | None, Option(min=1, help="Of head, lora and full, at most: training stops early. Default: 20.")
     ] = None,
-    learning_rate: Annotated[float | None, Option(help="Of lora and full. Default: 0.0005.")] = None,
+    learning_rate: Annotated[float | None, Option(help="Of lora and full. Default: 0.0002.")] = None,
     setting: Annotated[
         list[str] | None,
         Option(

@@ -11,7 +11,7 @@ from protlm.training.optimizer import checked_numbers, fused_where_possible
 
 def layerwise_adamw(
     module: nn.Module,
-    lr: float = 5e-4,
+    lr: float = 2e-4,
     head_lr: float = 1e-3,
     layer_decay: float = 1.0,
     betas: tuple[float, float] = (0.9, 0.98),

@@ -27,6 +27,7 @@ from protlm.supervised.tuning.adapters import add_adapters, taken_adapters
 from protlm.supervised.tuning.batches import LabelledBatch
 from protlm.supervised.tuning.data import EVALUATED, LabelledDataModule
 from protlm.supervised.tuning.head import POOLINGS, TunedHead
+from protlm.supervised.tuning.interpolation import FRACTIONS, Interpolation
 from protlm.supervised.tuning.losses import class_weights, loss_of
 from protlm.supervised.tuning.outcome import Outcome, score_of, standard_error, widened
 from protlm.supervised.tuning.trained import Trained
@@ -50,6 +51,7 @@ class FineTuningTask(TrainingTask):
         rank, alpha, adapter_dropout: of adapters, for the method lora.
         pooling, hidden, dropout: of the network of a head; see `Branch`.
         balanced: rare classes count as much as frequent ones in the loss.
+        interpolate: keep the part of the change by training that is best on validation, see `Interpolation`.
     """
 
     monitored = "valid/score"
@@ -68,6 +70,7 @@ class FineTuningTask(TrainingTask):
         hidden: int = 64,
         dropout: float = 0.1,
         balanced: bool = False,
+        interpolate: bool = True,
         **options: Any,
     ) -> None:
         if method not in METHODS:
@@ -78,7 +81,7 @@ class FineTuningTask(TrainingTask):
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"task.{name} {value!r}: expected a positive integer")
         super().__init__(model, optimizer, schedule, **options)
-        self.method, self.balanced = method, balanced
+        self.method, self.balanced, self.interpolate, self.kept_fraction = method, balanced, interpolate, 1.0
         self.base = {"path": base and base_path(base)[0], "fingerprint": checkpoints.fingerprint(model)}
         self._adapters = (rank, alpha, adapter_dropout)
         self._branch = {"pooling": pooling, "hidden": hidden, "dropout": dropout}
@@ -130,6 +133,7 @@ class FineTuningTask(TrainingTask):
         data.blocks = sorted({name for head in self._each() for name in head.blocks if not name.startswith(LAYER)})
         self.layers = stored or sorted({layer for head in self._each() for layer in head.layers})
         self._prepare_model()
+        self._between = Interpolation(self.trained)
 
     def _prepare_model(self) -> None:
         """Freezes what is not trained."""
@@ -172,13 +176,29 @@ class FineTuningTask(TrainingTask):
         self._collect(batch, 0)
 
     def on_validation_epoch_end(self) -> None:
+        self.log("valid/score", self._validated(), prog_bar=True, rank_zero_only=False)
+
+    def _validated(self) -> float:
+        """Calibrates on the validation part, and returns its score."""
         valid = self._labelled().split.partition.final.valid
         rows = [target.of(valid) for target in self._labelled().labelled.targets]
         self._calibrate(rows, logits := self._gathered(0, rows))
         each = [answers(head.kind, values, head.temperature) for head, values in zip(self._each(), logits, strict=True)]
-        self.log("valid/score", self._score(rows, each), prog_bar=True, rank_zero_only=False)
+        return self._score(rows, each)
 
     def on_test_start(self) -> None:
+        """Chooses on validation how much of the change by training to keep."""
+        scores = {}
+        for fraction in FRACTIONS if self.interpolate else ():
+            self._between.keep(fraction)
+            self.on_validation_epoch_start()
+            for batch in self._labelled().val_dataloader()[0]:
+                with self.trainer.precision_plugin.forward_context():
+                    self._collect(self.transfer_batch_to_device(batch, self.device, 0), 0)
+            scores[fraction] = self._validated()
+        if scores:
+            self.kept_fraction = max(scores, key=lambda fraction: (scores[fraction], fraction))
+            self._between.keep(self.kept_fraction)
         self._seen = [[] for _ in EVALUATED]
 
     def test_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -216,7 +236,7 @@ class FineTuningTask(TrainingTask):
         adapters = None
         if self.method == "lora":
             adapters = taken_adapters(self.model, self.base["path"])
-        predictor = self.outcome.predictor(self.model, self.base, adapters, about)
+        predictor = self.outcome.predictor(self.model, self.base, adapters, {**about, "fraction": self.kept_fraction})
         predictor.save(folder, copy_base or (self.method == "full" and self.outcome.kept))
         self.written = str(folder)
 
