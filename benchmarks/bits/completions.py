@@ -47,7 +47,7 @@ def held_out(path: Path, count: int) -> list[np.ndarray]:
         UserError: if the corpus has none.
     """
     corpus = Corpus(path)
-    lengths = corpus.lengths
+    lengths = corpus.lengths.tolist()
     members = [one for one in corpus.members("ood").tolist() if 3 * side_of(lengths[one]) ** 2 == lengths[one]]
     if not members:
         raise UserError(f"{path}: has no held-out square pictures; see python -m benchmarks.pictures --help")
@@ -61,7 +61,7 @@ def side_of(size: int) -> int:
     >>> side_of(12288)
     64
     """
-    return math.isqrt(int(size) // 3)
+    return math.isqrt(size // 3)
 
 
 def completed(model: Performer, picture: np.ndarray, seed: int, kept: float = 0.5) -> np.ndarray:
