@@ -78,7 +78,7 @@ def colours_of(cells: Sequence[str]) -> dict[str, Any]:
     names = [name for name, _ in frequent[:GROUPS]]
     groups = [{"name": name, "count": number} for name, number in frequent[:GROUPS]]
     if others := frequent[GROUPS:]:
-        what = f"{len(others):,} others"
+        what = counted(len(others), "other")
         groups.append({"name": what, "count": sum(number for _, number in others)})
     number = {name: place for place, (name, _) in enumerate(frequent)}
     group = [None if cell not in number else min(number[cell], len(names)) for cell in cells]

@@ -98,8 +98,10 @@ def matched(structures: Sequence[Path], ids: Sequence[str], names: Sequence[str]
     """The structure of each protein (n,): that of the same name; a single one is that of a single protein.
 
     Raises:
-        UserError: for a structure without a protein, or two for one.
+        UserError: for a file that does not exist, a structure without a protein, or two for one.
     """
+    if missing := [path for path in structures if not path.exists()]:
+        raise UserError(f"{missing[0]}: no such file")
     if len(structures) == len(ids) == 1:
         return [structures[0]]
     found: list[Path | None] = [None] * len(ids)

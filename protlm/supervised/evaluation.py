@@ -65,6 +65,17 @@ class Evaluation:
             found["calibration"] = {"curve": self.reliability[0], "expected_error": self.reliability[1]}
         return found
 
+    @property
+    def worse(self) -> list[str]:
+        """A line for each method that is better than the first one in the main metric, outside chance."""
+        metric, ours = MAIN[self.target.kind], next(iter(self.metrics))
+        values = {method: shown(metric, found[metric].value) for method, found in self.metrics.items()}
+        return [
+            f"{self.target.name}: {ours} is worse than {method} ({metric} {values[ours]} against {values[method]})"
+            for method, gains in self.gains.items()
+            if gains[metric].high < 0
+        ]
+
     def table(self) -> str:
         """The metrics of all methods, the first with its confidence interval."""
         return table_of(self.to_dict())

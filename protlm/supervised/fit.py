@@ -202,7 +202,8 @@ def _warnings(labelled: LabelledSet, partition: Partition) -> list[str]:
     if len(partition.rounds) == 1:
         shared = int(np.isin(equal[part.test], equal[part.train | part.valid]).sum())
         if shared:
-            lines.append(f"{counted(shared, 'test protein')} also in the training part, with the same sequence")
+            verb = "is" if shared == 1 else "are"
+            lines.append(f"{counted(shared, 'test protein')} {verb} also in the training part, with the same sequence")
     for target in labelled.targets:
         train = target.take(target.of(partition.final.train))
         proteins = len(np.unique(train.owner))

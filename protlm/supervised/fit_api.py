@@ -160,5 +160,5 @@ def report_of(found: Fitted, base: dict[str, Any], method: str = PROBE) -> dict[
             "leakage": leakage and {**leakage.__dict__, "described": leakage.described},
         },
         "targets": targets,
-        "warnings": found.warnings,
+        "warnings": [*found.warnings, *(line for one in found.evaluations for line in one.worse)],
     }

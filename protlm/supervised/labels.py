@@ -184,9 +184,10 @@ def _of_letters(
     letters = [record.letters for record in records]
     if letters == proteins:
         raise UserError(f"{labels}: its labels are the sequences themselves; expected a label per residue")
-    if mask is not None:
-        letters = _masked(records, mask)
     name = targets[0] if targets else "label"
+    if mask is not None:
+        residue_target(name, letters, proteins, str(labels))  # reports a wrong length of labels before one of the mask
+        letters = _masked(records, mask)
     parts = [record.part for record in records]
     if any(parts) and not all(parts):
         raise UserError(f"{labels}, record {parts.index('') + 1}: no SET= in the header, as other records have")

@@ -104,6 +104,7 @@ def test_precision_against_structures_named_after_proteins(
     assert (folder / "P1.png").read_bytes() != plain
     odd = path.rename(tmp_path / "other.pdb")
     assert_refused(protlm(*arguments, "--structure", odd), odd, "of none of the proteins", "P1.cif")
+    assert_refused(protlm(*arguments, "--structure", tmp_path / "none.cif"), "none.cif: no such file")
 
 
 def test_couplings_of_homologs(protlm, write_fasta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def test_what_makes_a_test_unreliable_is_said(tiny_model):
     table.loc[5, "label"] = "membrane"
     found = fitted(table, tiny_model)
     warned = " / ".join(found.warnings)
-    assert "1 test protein also in the training part" in warned
+    assert "1 test protein is also in the training part" in warned
     assert "'membrane' occurs only in the test part (1 protein), so it is never predicted" in warned
     assert "only 32 labelled training proteins" in warned
     assert "membrane" not in found.learned[0].head.classes

@@ -51,6 +51,9 @@ def test_strings_of_flip_have_parts_and_a_mask(tmp_path, fasta):
     assert labelled.parts.tolist() == ["train", "valid", "test"]
     (target,) = labelled.targets
     assert [target.position[target.owner == owner].tolist() for owner in range(3)] == [[1, 2], [0, 1, 2, 3, 4], [0]]
+    labels.write_text(labels.read_text().replace("\n", "X\n", 2).replace("X\n", "\n", 1))
+    with pytest.raises(UserError, match=r"labels.fasta, record 1: 4 labels for 3 residues"):
+        read_labels(labels, fasta, mask)
 
 
 def test_flips_second_column_marks_the_validation_part(tmp_path):

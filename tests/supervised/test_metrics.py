@@ -158,3 +158,6 @@ def test_a_small_gain_on_every_protein_is_certain_although_the_intervals_overlap
         == f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     )
     assert gain_of(found.to_dict(), "lora") == ""
+    assert found.worse == []
+    (line,) = evaluated(target, {"lora": worse, "majority": better}).worse
+    assert line.startswith("t: lora is worse than majority (accuracy ")
