@@ -49,6 +49,10 @@ def check(
     if not folder.is_dir():
         raise UserError(f"{folder}: a checkpoint keeps no golden values; export it to a model folder: protlm export")
     kept = golden.read(folder)
+    if kept is None and is_for_transformers(folder):
+        raise UserError(
+            f"{folder}: no golden values in this folder of transformers; import it: protlm import {folder} MODEL"
+        )
     if write:
         if kept is not None:
             raise UserError(f"{folder}: has golden values already; without --write they are compared")
@@ -57,8 +61,8 @@ def check(
         return
     if kept is None:
         raise UserError(
-            f"{folder}: no golden values, since an earlier version of protlm wrote it; to record those of a machine "
-            "that you trust, use --write"
+            f"{folder}: no golden values: an earlier version of protlm wrote it, or {golden.FILE} was removed; to "
+            "record those of a machine that you trust, use --write"
         )
     if folder != named(model):
         say(f"base model: {folder}")

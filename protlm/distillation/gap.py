@@ -22,6 +22,10 @@ from protlm.sequence.alphabet import INDEX, encode
 
 EDGES = (500, 1024)
 """Proteins are reported by length: up to each of these residues, and longer ones."""
+OF_ATTENTION = frozenset(
+    ("attention", "num_features", "local_heads", "local_window", "directions", "norms", "feature_seed", "dropout")
+)
+"""Settings in which a student may differ from its teacher."""
 _MASKED = 0.15
 _NEIGHBOURS = 10
 _CONTACTS_MOST = 400  # residues of a protein whose contacts are compared
@@ -85,8 +89,8 @@ def measure_gap(
 
 def check_pair(teacher: Performer, student: Performer) -> None:
     """Raises a UserError for models of which one cannot have been made from the other."""
-    names = ("layers", "width", "vocab_size", "causal", "start_id")
-    if odd := [name for name in names if getattr(teacher.config, name) != getattr(student.config, name)]:
+    settings, own = teacher.config.to_dict(), student.config.to_dict()
+    if odd := [name for name in settings if name not in OF_ATTENTION and settings[name] != own[name]]:
         raise UserError(f"teacher and student differ in model.{odd[0]}: one was not made from the other")
 
 

@@ -1,12 +1,14 @@
 """The gap of a student at each stage of its training, as a file beside the model and as tables."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from protlm.checkpoint import load
+from protlm.checkpoint import fingerprint, load
 from protlm.distillation.gap import Report, check_pair, measure_gap
+from protlm.distillation.run import TEACHER
 from protlm.distillation.student import student_of
 from protlm.distillation.timing import LENGTHS, MINUTE
 from protlm.errors import UserError
@@ -46,6 +48,7 @@ def check_student(
     timing: Any = {"lengths": LENGTHS, "limit": MINUTE} if lengths is None else {"lengths": lengths}
     taught, reports = place(load(teacher)), {}
     check_pair(taught, load(student))
+    _check_teacher(taught, Path(student) / TEACHER)
     for name, model in _students(teacher, Path(student)):
         named = partial(_prefixed, note, name)
         times = {} if name == FINAL else {"lengths": ()}
@@ -54,6 +57,15 @@ def check_student(
         with atomic_output(Path(student) / GAP) as file:
             file.write_text(dumps(reports, indent=2) + "\n")
     return reports
+
+
+def _check_teacher(teacher: Performer, path: Path) -> None:
+    """Raises a UserError if the student was made from another teacher, as far as its folder says."""
+    if not path.exists():
+        return
+    made = json.loads(path.read_text())
+    if made["fingerprint"] != fingerprint(teacher):
+        raise UserError(f"{path}: the student was made from another teacher, {made['path']}; give that one")
 
 
 def _prefixed(note: Callable[[str], None], name: str, text: str) -> None:

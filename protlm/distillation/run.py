@@ -13,7 +13,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from protlm.checkpoint import check_absent, export, load, read_lightning
+from protlm.checkpoint import check_absent, export, fingerprint, load, read_lightning
 from protlm.distillation.card import card_of, described_heads
 from protlm.distillation.choice import PROTEINS, Chosen, block_of, chosen_heads
 from protlm.distillation.options import LineariseOptions
@@ -32,6 +32,8 @@ from protlm.training.unfinished import complete_run, override, run_folder
 KEPT = ("config.yaml", "run.json", "metrics", "results.json")
 """Files and folders of the run that are moved to `training/` in the folder of the student."""
 CHOICE = "heads.json"
+TEACHER = "training/teacher.json"
+"""In the folder of the student: path and fingerprint of its teacher."""
 _LONGEST = 1022  # residues of the proteins on which heads are chosen
 
 
@@ -79,6 +81,8 @@ def linearise(
         card = card_of(best, teacher, folder, f"step {step:,} ({stage})", how)
         (made / "README.md").write_text(card, encoding="utf-8")
         (made / "training").mkdir()
+        about = {"path": str(Path(teacher).resolve()), "fingerprint": fingerprint(load(teacher))}
+        (made / TEACHER).write_text(dumps(about, indent=2) + "\n")
         for name in KEPT:
             if (folder / name).exists():
                 shutil.move(folder / name, made / "training" / name)

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from protlm.checkpoint import export, load
@@ -89,6 +91,18 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
     assert again.code == 0
     assert again.out.split("\n\n")[0] == outcome.out.split("\n\n")[0]
     assert_refused(protlm(*run, "--fasta", fasta), "student: already exists")
+    before = (tmp_path / "student" / "gap.json").read_text()
+    other = load(teacher_folder)
+    other.config = replace(other.config, norm_eps=1e-3)
+    export(other, tmp_path / "settings")
+    other = load(teacher_folder)
+    with torch.no_grad():
+        other.embedding.weight += 1.0
+    export(other, tmp_path / "weights")
+    for name, words in (("settings", "differ in model.norm_eps"), ("weights", "was made from another teacher")):
+        asked = ["linearise", tmp_path / name, "-o", tmp_path / "student", "--check", others, "--lengths", ""]
+        assert_refused(protlm(*asked), words)
+    assert (tmp_path / "student" / "gap.json").read_text() == before
 
 
 @pytest.mark.parametrize(
