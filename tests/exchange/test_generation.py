@@ -38,6 +38,17 @@ def test_the_cache_changes_nothing(exported: Exported, kind: str, way: str) -> N
     assert len(set(map(tuple, found[0].tolist()))) > 1
 
 
+def test_rows_without_padding_may_end_before_others(exported: Exported) -> None:
+    model, tokenizer = loaded(exported, "causal relu")
+    inputs = tokenizer(["MKTAY", "GAVLI"], add_special_tokens=False, return_tensors="pt")
+    options, found = {"do_sample": True, "num_return_sequences": 6, "max_new_tokens": 30}, []
+    for use_cache in (True, False):
+        set_seed(1)
+        found.append(model.generate(**inputs, **options, use_cache=use_cache))
+    assert torch.equal(*found)
+    assert 0 < (found[0][:, -1] == PAD).sum() < 12
+
+
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_greedy_generation_equals_that_of_protlm(exported: Exported, kind: str) -> None:
     model, tokenizer = loaded(exported, kind)
@@ -91,14 +102,47 @@ def test_the_state_has_a_constant_size_with_linear_attention(exported: Exported)
     assert sizes["causal exact"][1] == sizes["causal exact"][0] * 8 // 5
 
 
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_padding_at_either_side_changes_nothing(exported: Exported, kind: str) -> None:
+    model, tokenizer = loaded(exported, kind)
+    rows = {}
+    for side in ("left", "right"):
+        inputs = tokenizer(PROMPTS, padding=True, padding_side=side, return_tensors="pt")
+        rows[side] = model.generate(**inputs, max_new_tokens=9)
+        assert torch.equal(model.generate(inputs["input_ids"], max_new_tokens=9), rows[side])
+    assert torch.equal(rows["left"], rows["right"])
+    for prompt, row in zip(PROMPTS, rows["right"], strict=True):
+        alone = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=9)[0]
+        assert tokenizer.decode(row, skip_special_tokens=True) == tokenizer.decode(alone, skip_special_tokens=True)
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_embeddings_as_a_prompt(exported: Exported, use_cache: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("prompts", [["MKT"], ["MKTAY", "GAVLI"], ["MKT", "GAVLI"]], ids="-".join)
+def test_embeddings_as_a_prompt(exported: Exported, prompts: list[str], way: str, use_cache: bool) -> None:
     model, tokenizer = loaded(exported, "causal softmax")
-    inputs = tokenizer(["MKT", "GAVLI"], padding=True, return_tensors="pt")
-    rows = model.generate(**inputs, max_new_tokens=9)[:, -9:]
+    options = {"max_new_tokens": 9, **WAYS[way]}
+    inputs = tokenizer(prompts, padding=True, return_tensors="pt")
     tokens, mask = inputs["input_ids"][:, :-1], inputs["attention_mask"][:, :-1]  # without <eos>
-    more = {"inputs_embeds": model.get_input_embeddings()(tokens), "attention_mask": mask, "max_new_tokens": 9}
-    assert torch.equal(model.generate(**more, use_cache=use_cache), rows)
+    more = {"inputs_embeds": model.get_input_embeddings()(tokens), "use_cache": use_cache, **options}
+    masks = [{"attention_mask": mask}, *([{}] if mask.all() else [])]
+    found = []
+    for arguments in ({"input_ids": tokens, "attention_mask": mask, **options}, *({**more, **m} for m in masks)):
+        set_seed(1)
+        found.append(model.generate(**arguments))
+    assert all(torch.equal(rows, found[0][:, tokens.shape[1] :]) for rows in found[1:])
+    set_seed(1)
+    assert torch.equal(model.generate(tokens, **more, attention_mask=mask), found[0])  # tokens for the result only
+
+
+def test_embeddings_padded_at_the_right(exported: Exported) -> None:
+    model, tokenizer = loaded(exported, "causal relu")
+    rows = []
+    for side in ("left", "right"):
+        inputs = tokenizer(["MKT", "GAVLI"], padding=True, padding_side=side, return_tensors="pt")
+        embeddings = model.get_input_embeddings()(inputs["input_ids"])
+        rows.append(model.generate(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"], max_new_tokens=9))
+    assert torch.equal(*rows)
 
 
 def test_a_model_without_steps_generates_without_a_cache(tmp_path) -> None:
@@ -115,7 +159,10 @@ def test_a_model_without_steps_generates_without_a_cache(tmp_path) -> None:
         logits = model(expected)[:, -1]
         logits[:, theirs.generation_config.suppress_tokens] = -torch.inf
         expected = torch.cat((expected, logits.argmax(-1, keepdim=True)), 1)
-    assert torch.equal(theirs.generate(torch.tensor([[0, 20, 15]]), max_new_tokens=5), expected)
+    prompt = torch.tensor([[0, 20, 15]])
+    assert torch.equal(theirs.generate(prompt, max_new_tokens=5), expected)
+    embeddings = theirs.get_input_embeddings()(prompt)
+    assert torch.equal(theirs.generate(inputs_embeds=embeddings, max_new_tokens=5), expected[:, 3:])
 
 
 def test_what_the_cache_refuses(exported: Exported) -> None:

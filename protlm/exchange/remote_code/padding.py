@@ -1,10 +1,19 @@
-"""Padding at the left end of a row, moved to its right end and back.
+"""Padding at either end of a row, moved to the other end.
 
 Legend: B batch, L length.
 """
 
 import torch
 from torch import Tensor
+
+
+def rotated(x: Tensor, by: Tensor, dim: int = 1) -> Tensor:
+    """A tensor (B, ...) with each row moved by (B, 1) int64 places to the left along `dim`, its start to its end."""
+    length = x.shape[dim]
+    index = (torch.arange(length, device=x.device) + by) % length
+    shape = [len(index), *[1] * (x.dim() - 1)]
+    shape[dim] = length
+    return x.gather(dim, index.view(shape).expand_as(x))
 
 
 class LeftPadding:
@@ -19,16 +28,8 @@ class LeftPadding:
 
     def removed(self, x: Tensor, dim: int = 1) -> Tensor:
         """A tensor (B, ...), whose axis `dim` has length L, with padding on the right."""
-        return self._moved(x, self._first, dim)
+        return rotated(x, self._first, dim)
 
     def restored(self, x: Tensor, dim: int = 1) -> Tensor:
         """The reverse."""
-        return self._moved(x, -self._first, dim)
-
-    @staticmethod
-    def _moved(x: Tensor, by: Tensor, dim: int) -> Tensor:
-        length = x.shape[dim]
-        index = (torch.arange(length, device=x.device) + by) % length
-        shape = [len(index), *[1] * (x.dim() - 1)]
-        shape[dim] = length
-        return x.gather(dim, index.view(shape).expand_as(x))
+        return rotated(x, -self._first, dim)
