@@ -77,12 +77,15 @@ def load(
     return model.eval()
 
 
-def is_of_proteins(path: Path) -> bool | None:
-    """Whether a model folder is of proteins, without its weights being read; None where that cannot be told."""
+def may_be_of_other_letters(path: Path) -> bool:
+    """Whether a model may have another alphabet than that of proteins, without its weights being read.
+
+    That of a checkpoint cannot be told, and what is no model has none.
+    """
     try:
-        return bool(json.loads((path / CONFIG).read_text())["model"].get("alphabet", "protein") == "protein")
+        return bool(json.loads((path / CONFIG).read_text())["model"].get("alphabet", "protein") != "protein")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
+        return path.is_file()
 
 
 def esm_advice(path: Path) -> str:

@@ -85,7 +85,7 @@ def embed(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Embed proteins, or what the model is of. To resume a run that was stopped or killed, repeat the command."""
-    from protlm.checkpoint import is_of_proteins
+    from protlm.checkpoint import may_be_of_other_letters
     from protlm.embedding.outputs import checked_outputs
     from protlm.embedding.proteome import EmbedOptions, embed_fasta
     from protlm.embedding.ranks import OtherRankError, Ranks
@@ -108,7 +108,7 @@ def embed(
     if not ranks:  # before the model is loaded; of several ranks, all would report the error
         inputs = checked_inputs(fasta)
         checked_outputs(options.layout, options.dtype, options.pools, inputs, output, per_residue)
-        if is_of_proteins(named(model)):
+        if not may_be_of_other_letters(named(model)):
             FastaFiles(inputs, allow_nucleotides, identifier, invalid=invalid).check_start()
     network = load_network(
         model,
