@@ -56,7 +56,7 @@ def held_out(path: Path, count: int) -> list[np.ndarray]:
 
 
 def side_of(size: int) -> int:
-    """The side of a square picture of so many bytes.
+    """The side, in pixels, of a square picture of this many bytes.
 
     >>> side_of(12288)
     64

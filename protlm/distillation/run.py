@@ -13,7 +13,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from protlm.checkpoint import check_absent, export, fingerprint, load, read_lightning
+from protlm.checkpoint import check_absent, export, load, read_lightning
 from protlm.distillation.card import card_of, described_heads
 from protlm.distillation.choice import PROTEINS, Chosen, block_of, chosen_heads
 from protlm.distillation.options import LineariseOptions
@@ -75,13 +75,14 @@ def linearise(
         made, best = folder / "student", load(path)
         shutil.rmtree(made, ignore_errors=True)
         export(best, made)
-        step = read_lightning(path)["global_step"]
+        content = read_lightning(path)
+        step = content["global_step"]
         stage = Stages.of(how.steps, how.match, how.tune).place(step - 1)[0]
         print(f"lowest error on validation: step {step:,} ({stage})", file=sys.stderr, flush=True)
         card = card_of(best, teacher, folder, f"step {step:,} ({stage})", how)
         (made / "README.md").write_text(card, encoding="utf-8")
         (made / "training").mkdir()
-        about = {"path": str(Path(teacher).resolve()), "fingerprint": fingerprint(load(teacher))}
+        about = {"path": str(Path(teacher).resolve()), "fingerprint": content["teacher"]}
         (made / TEACHER).write_text(dumps(about, indent=2) + "\n")
         for name in KEPT:
             if (folder / name).exists():

@@ -216,8 +216,7 @@ class TremblDataModule(TrainingData):
 
     def _training_batches(self) -> Batches:
         sampling = {name: getattr(self, name) for name in ("sample_by", "weights", "min_cluster_size")}
-        if self.reverse_complement:
-            sampling["reverse_complement"] = True
+        sampling |= {"reverse_complement": True} if self.reverse_complement else {}
         samples = self._batches("train", self.objective, **sampling)
         if not samples.draws.size:
             what = "no protein in the train split; prepare it again with more proteins or smaller valid and test"

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,6 +24,7 @@ from protlm.supervised.target import training_values
 from protlm.supervised.threshold import called_from
 from protlm.supervised.tuning.adapters import add_adapters, taken_adapters
 from protlm.supervised.tuning.batches import LabelledBatch
+from protlm.supervised.tuning.collected import Collected
 from protlm.supervised.tuning.data import EVALUATED, LabelledDataModule
 from protlm.supervised.tuning.head import POOLINGS, TunedHead
 from protlm.supervised.tuning.interpolation import FRACTIONS, Interpolation
@@ -92,7 +92,7 @@ class FineTuningTask(TrainingTask):
         """Score of the probes on the validation part."""
         self.outcome: Outcome | None = None
         """What a test found."""
-        self._seen: list[list[tuple[np.ndarray, np.ndarray]]] = []
+        self._parts: list[Collected] = []
 
     @property
     def trained(self) -> nn.Module:
@@ -166,14 +166,15 @@ class FineTuningTask(TrainingTask):
         ):
             flat = logits.flatten(0, -2).float()
             own = labels.flatten(0, 1) if head.per_residue else labels
-            losses.append(loss_of(head.kind, flat, own, _on(weight, flat), float(head.spread[0])))
+            weight = None if weight is None else weight.to(flat)
+            losses.append(loss_of(head.kind, flat, own, weight, float(head.spread[0])))
         return torch.stack(losses).mean()
 
     def on_validation_epoch_start(self) -> None:
-        self._seen = [[]]
+        self._parts = [self._collected()]
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
-        self._collect(batch, 0)
+        self._collect(batch)
 
     def on_validation_epoch_end(self) -> None:
         self.log("valid/score", self._validated(), prog_bar=True, rank_zero_only=False)
@@ -182,7 +183,7 @@ class FineTuningTask(TrainingTask):
         """Calibrates on the validation part, and returns its score."""
         valid = self._labelled().split.partition.final.valid
         rows = [target.of(valid) for target in self._labelled().labelled.targets]
-        self._calibrate(rows, logits := self._gathered(0, rows))
+        self._calibrate(rows, logits := self._parts[0].gathered(rows))
         each = [answers(head.kind, values, head.temperature) for head, values in zip(self._each(), logits, strict=True)]
         return self._score(rows, each)
 
@@ -194,12 +195,12 @@ class FineTuningTask(TrainingTask):
             self.on_validation_epoch_start()
             for batch in self._labelled().val_dataloader()[0]:
                 with self.trainer.precision_plugin.forward_context():
-                    self._collect(self.transfer_batch_to_device(batch, self.device, 0), 0)
+                    self._collect(self.transfer_batch_to_device(batch, self.device, 0))
             scores[fraction] = self._validated()
         if scores:
             self.kept_fraction = max(scores, key=lambda fraction: (scores[fraction], fraction))
             self._between.keep(self.kept_fraction)
-        self._seen = [[] for _ in EVALUATED]
+        self._parts = [self._collected() for _ in EVALUATED]
 
     def test_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._collect(batch, dataloader_idx)
@@ -209,7 +210,7 @@ class FineTuningTask(TrainingTask):
         data = self._labelled()
         targets, part = data.labelled.targets, data.split.partition.rounds[0]
         rows = [[target.of(one) for target in targets] for one in (part.valid, part.test)]
-        valid, test = (self._gathered(number, own) for number, own in enumerate(rows))
+        valid, test = (part.gathered(own) for part, own in zip(self._parts, rows, strict=True))
         self._calibrate(rows[0], valid)
         found = [
             [answers(head.kind, values, head.temperature) for head, values in zip(self._each(), one, strict=True)]
@@ -272,35 +273,13 @@ class FineTuningTask(TrainingTask):
             found.append(labels)
         return found
 
-    def _collect(self, batch: LabelledBatch, split: int) -> None:
-        """Keeps the logits of labelled rows, with the numbers of these rows, on the CPU."""
-        assert batch.key is not None
-        if batch.key[0, 0] < 0:
-            return
-        proteins = batch.key[:, 1]
-        for number, (head, logits) in enumerate(zip(self._each(), self.outputs(batch), strict=True)):
-            target = self._labelled().labelled.targets[number]
-            values = logits.double().cpu().numpy()
-            place = {protein: row for row, protein in enumerate(proteins.tolist())}
-            rows = np.flatnonzero(np.isin(target.owner, proteins))
-            within = np.array([place[owner] for owner in target.owner[rows].tolist()], dtype=np.int64)
-            found = values[within, 1 + target.position[rows]] if head.per_residue else values[within]
-            self._seen[split].append((np.stack((np.full(len(rows), number), rows)), found))
+    def _collected(self) -> Collected:
+        return Collected(self._each(), self._labelled().labelled.targets)
 
-    def _gathered(self, split: int, rows: list[np.ndarray]) -> list[np.ndarray]:
-        """Logits of the rows of each target, of all ranks."""
-        entries = [self._seen[split]]
-        if dist.is_available() and dist.is_initialized():
-            entries = [self._seen[split]] * dist.get_world_size()
-            dist.all_gather_object(entries, self._seen[split])
-        result = []
-        for number, (head, own) in enumerate(zip(self._each(), rows, strict=True)):
-            values = np.zeros((len(own), max(1, len(head.classes))))
-            for where, found in (pair for one in entries for pair in one):
-                if where.shape[1] and where[0, 0] == number:
-                    values[where[1]] = found
-            result.append(values[own])
-        return result
+    def _collect(self, batch: LabelledBatch, part: int = 0) -> None:
+        assert batch.key is not None
+        if batch.key[0, 0] >= 0:
+            self._parts[part].add(batch, self.outputs(batch))
 
     def _calibrate(self, rows: list[np.ndarray], logits: list[np.ndarray]) -> None:
         """Fits the temperature and the threshold of each head to the validation part."""
@@ -322,7 +301,3 @@ class FineTuningTask(TrainingTask):
         for head, target, own, values in zip(self._each(), targets, rows, predictions, strict=True):
             found.append(score_of(target.take(own), widened(head, target, values)))
         return float(np.mean([one for one in found if np.isfinite(one)] or [0.0]))
-
-
-def _on(weight: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(like)
