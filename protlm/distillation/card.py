@@ -31,14 +31,14 @@ def _stages(how: LineariseOptions) -> str:
     return ", ".join(f"{name} {count:,}{by if name == 'tune' else ''}" for name, count in stages if count)
 
 
-def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: LineariseOptions) -> str:
+def card_of(student: Performer, teacher: str | Path, run: Path, chosen: str, how: LineariseOptions) -> str:
     """README.md of a student.
 
     Args:
-        student: the best one.
+        student: that is written.
         teacher: path of the teacher.
-        run: folder of the run, with results.json if there was a test.
-        step: of training that the student is of, for users.
+        run: folder of the run, with results.json if there was a test, of the student with the lowest error.
+        chosen: why this student and of which step, for users.
         how: the options of the run.
     """
     kind, config = student.config.kind, student.config
@@ -52,10 +52,10 @@ def card_of(student: Performer, teacher: str | Path, run: Path, step: str, how: 
         f"- exact heads: {described_heads(kind.exact_heads, config.heads)}",
         f"- heads without features, which see near residues only: {described_heads(kind.window_heads, config.heads)}",
         f"- training: {how.steps:,} steps ({_stages(how)})",
-        f"- this is the student of {step}, which had the lowest error on validation",
+        f"- chosen: {chosen}",
     ]
     results = run / "results.json"
-    if results.exists():
+    if results.exists() and not how.tune:
         test = json.loads(results.read_text()).get("test", {})
         layers = [value for name, value in test.items() if name != "error"]
         lines += [

@@ -70,7 +70,7 @@ def linearise(
         given |= {f"model.{name}": chosen for name, chosen in heads._asdict().items()}
     overrides = _overrides(given, settings)
     with complete_run(output, "distillation", overrides, {}) as folder:
-        path = folder / "checkpoints" / BEST
+        path = folder / "checkpoints" / (LAST if how.tune else BEST)  # tuning leaves the teacher on purpose
         path = path if path.exists() else path.with_name(LAST)
         made, best = folder / "student", load(path)
         shutil.rmtree(made, ignore_errors=True)
@@ -78,8 +78,9 @@ def linearise(
         content = read_lightning(path)
         step = content["global_step"]
         stage = Stages.of(how.steps, how.match, how.tune).place(step - 1)[0]
-        print(f"lowest error on validation: step {step:,} ({stage})", file=sys.stderr, flush=True)
-        card = card_of(best, teacher, folder, f"step {step:,} ({stage})", how)
+        chosen = f"{'after the last stage' if how.tune else 'lowest error on validation'}: step {step:,} ({stage})"
+        print(chosen, file=sys.stderr, flush=True)
+        card = card_of(best, teacher, folder, chosen, how)
         (made / "README.md").write_text(card, encoding="utf-8")
         (made / "training").mkdir()
         about = {"path": str(Path(teacher).resolve()), "fingerprint": content["teacher"]}

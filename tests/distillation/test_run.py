@@ -195,6 +195,15 @@ def test_a_killed_and_a_stopped_run_resume_when_the_command_is_repeated(teacher_
     shutil.rmtree(tmp_path / "parts")
 
 
+def test_the_student_after_tuning_is_written(protlm, teacher_folder, fasta, tmp_path) -> None:
+    options = ["--steps", 6, "--match", 2, "--tune", 2, "--set", "optimizer.lr=0.1"]  # which worsens representations
+    outcome = protlm("linearise", teacher_folder, "-o", tmp_path / "student", "--fasta", fasta, *OPTIONS, *options)
+    assert outcome.code == 0, outcome.err
+    assert "after the last stage: step 6 (tune)" in outcome.err
+    assert "after the last stage: step 6 (tune)" in (tmp_path / "student" / "README.md").read_text()
+    assert sorted(path.name for path in (tmp_path / "student" / "stages").iterdir()) == ["distil", "match"]
+
+
 def test_an_unfinished_run_with_other_options_is_not_resumed(protlm, teacher_folder, fasta, tmp_path) -> None:
     unfinished = tmp_path / ".student.run"
     unfinished.mkdir()
