@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from protlm import golden
-from protlm.errors import UserError
+from protlm.errors import OtherAlphabetError, UserError
 from protlm.files import atomic_output
 from protlm.performer import Performer, PerformerConfig
 from protlm.sequence.alphabets import PROTEIN, alphabet_of, name_of
@@ -57,8 +57,7 @@ def load(
         any_alphabet: accept a model of DNA, RNA, bytes or another alphabet, instead of proteins only.
 
     Raises:
-        UserError: for a path that is missing, damaged, not a model, or of another alphabet than expected; and as
-            `switch`.
+        UserError: for a path that is missing, damaged, not a model, or of another alphabet; and as `switch`.
     """
     path = Path(path)
     if not path.exists():
@@ -67,7 +66,7 @@ def load(
     described, weights = _read_folder(path) if path.is_dir() else _read_lightning(path)
     config = _configuration(path, described)
     if not any_alphabet and (alphabet := alphabet_of(config.alphabet)) != PROTEIN:
-        raise UserError(f"{path}: a model of {alphabet.unit}s ({name_of(alphabet)}); this is for models of proteins")
+        raise OtherAlphabetError(f"{path}: a model of {alphabet.unit}s ({name_of(alphabet)})")
     try:
         model = Performer(config)
         model.load_state_dict(weights)

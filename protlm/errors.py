@@ -40,6 +40,23 @@ class UserError(ValueError):
         return message
 
 
+class OtherAlphabetError(UserError):
+    """A model of another alphabet than that of proteins, where only these can be used.
+
+    Args:
+        found: the model and its alphabet, to which a command may add its own reason and advice.
+    """
+
+    advice = (
+        "this is for models of proteins; with other models use embed, fill, generate, evaluate or "
+        "score --pseudo-perplexity"
+    )
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; {self.advice} (from Python, load with any_alphabet=True)")
+        self.found = found
+
+
 def check_integer(name: str, value: object, minimum: int) -> None:
     """Raises a `UserError` for an argument that is not an integer, also one of numpy, of at least `minimum`."""
     if not isinstance(value, Integral) or value < minimum:

@@ -107,12 +107,12 @@ class ProteinModel(Performer):
         rows = in_memory.embed(self, container.sequences, token_budget, _several(layers), None, precision)
         return container.arranged(rows)
 
-    def predict_masked(self, proteins: Any, top: int = 5) -> Any:
+    def predict_masked(self, proteins: Any, top: int | None = None) -> Any:
         """Predicts the amino acids at each `<mask>`, most probable first. Requires a bidirectional model.
 
         Args:
             proteins: one or more, see `ProteinModel`, with `<mask>` in place of one or more residues of each.
-            top: number of amino acids per mask, 1 to 20.
+            top: number of amino acids per mask, 1 to 20; by default 5. Of other alphabets, up to all letters.
 
         Returns:
             For each protein, a list of `Prediction`.
@@ -136,7 +136,8 @@ class ProteinModel(Performer):
             token_budget, precision: see `ProteinModel`.
 
         Returns:
-            For each protein (L, 20) float64 in the order ACDEFGHIKLMNPQRSTVWY; rows sum to 1.
+            For each protein (L, 20) float64 in the order ACDEFGHIKLMNPQRSTVWY; rows sum to 1. For sequences of
+            another alphabet, (L, A) in the order of its `definite` letters, such as ACGT.
 
         >>> model = example()
         >>> model.probabilities("MKTAYIAK").shape
@@ -289,8 +290,8 @@ def load(
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
         attention_backend: what computes attention from random features; see `Performer.use_backend`.
         packed_batches: compute batches without padding; by default on a GPU, where attention takes such batches.
-        any_alphabet: accept a model of DNA, RNA, bytes or another alphabet, which can `embed` and `generate` and be
-            evaluated; the rest is for proteins.
+        any_alphabet: accept a model of DNA, RNA, bytes or another alphabet, for everything but `score` and `contacts`,
+            which are for proteins. Its sequences are strings or bytes (text is encoded in UTF-8), in the same ways.
 
     Raises:
         UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device or

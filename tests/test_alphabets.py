@@ -65,8 +65,10 @@ def test_what_is_for_proteins_refuses_another_model(tmp_path) -> None:
     with pytest.raises(UserError, match=r"a model of bases \(dna\); this is for models of proteins"):
         load(tmp_path / "m")
     model = load(tmp_path / "m", any_alphabet=True)
-    with pytest.raises(UserError, match="this is for models of proteins; the model is of dna"):
-        model.probabilities("MK<mask>")
+    with pytest.raises(UserError, match=r"the score of a variant requires .*proteins; this one is of bases \(dna\)"):
+        model.score("MKTAY", ["K2R"])
+    with pytest.raises(UserError, match=r"a contact map requires a model of proteins; this one is of bases \(dna\)"):
+        model.contacts("MKTAY")
 
 
 def test_sequences_of_any_alphabet_are_embedded(tmp_path) -> None:
@@ -188,11 +190,9 @@ def test_commands_of_a_corpus_of_dna(tmp_path, protlm) -> None:
     checkpoint.export(model_of("dna"), tmp_path / "m")
     evaluated = protlm("evaluate", corpus, "--model", tmp_path / "m", "--split", "train", "--details")
     assert "train by base" in evaluated.out
-    refused = protlm("fill", "MK<mask>", "--model", tmp_path / "m")
-    assert_refused(refused, "a model of bases (dna); this is for models of proteins")
     assert protlm("export", tmp_path / "again", "--model", tmp_path / "m").code == 0
     refused = protlm("export", tmp_path / "hf", "--model", tmp_path / "m", "--format", "esm")
-    assert_refused(refused, "this is for models of proteins")
+    assert_refused(refused, "a model of bases (dna); --format esm has the tokens of proteins")
 
 
 @pytest.mark.slow

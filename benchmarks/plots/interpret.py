@@ -14,14 +14,17 @@ import numpy as np
 
 from benchmarks.interpret.components import principal_components
 from protlm.errors import UserError
-from protlm.plots.positions import GROUPS, ORDER, check_picture
+from protlm.plots.palette import AMINO_ACIDS
+from protlm.plots.positions import check_picture
 from protlm.sequence.alphabet import STANDARD
 
 CHEMISTRY = dict(
     zip(
         ("hydrophobic", "aromatic", "polar", "special", "positive", "negative"),
         zip(
-            GROUPS, ("#009E73", "#E69F00", "#CC79A7", "#4D4D4D", "#0072B2", "#D55E00"), ("o", "s", "D", "P", "^", "v"),
+            AMINO_ACIDS.groups,
+            ("#009E73", "#E69F00", "#CC79A7", "#4D4D4D", "#0072B2", "#D55E00"),
+            ("o", "s", "D", "P", "^", "v"),
             strict=True,
         ),
         strict=True,
@@ -30,7 +33,7 @@ CHEMISTRY = dict(
 """Group of amino acids, as in `protlm.plots.positions` -> its letters, colour and marker."""
 MOST_PANELS = 64
 _COLOURS = {letter: colour for letters, colour, _ in CHEMISTRY.values() for letter in letters}
-_COLUMNS = [STANDARD.index(letter) for letter in ORDER]
+_COLUMNS = [STANDARD.index(letter) for letter in AMINO_ACIDS.order]
 
 
 def attention_maps(path: Path, attention: np.ndarray, layers: Sequence[int], title: str = "") -> None:
@@ -112,12 +115,12 @@ def similarity_matrices(path: Path, matrices: Mapping[str, tuple[np.ndarray, str
         low, high = np.quantile(known, [0.02, 0.98]) if known.size else (0.0, 1.0)
         image = axes.imshow(shown, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
         axes.set_facecolor("#d9d9d9")
-        for edge in np.cumsum([len(letters) for letters in GROUPS])[:-1] - 0.5:
+        for edge in np.cumsum([len(letters) for letters in AMINO_ACIDS.groups])[:-1] - 0.5:
             axes.axhline(edge, color="white", lw=1)
             axes.axvline(edge, color="white", lw=1)
-        axes.set_xticks(range(len(ORDER)), list(ORDER))
-        axes.set_yticks(range(len(ORDER)), list(ORDER))
-        for tick, letter in zip([*axes.get_xticklabels(), *axes.get_yticklabels()], ORDER * 2, strict=True):
+        axes.set_xticks(range(len(AMINO_ACIDS.order)), list(AMINO_ACIDS.order))
+        axes.set_yticks(range(len(AMINO_ACIDS.order)), list(AMINO_ACIDS.order))
+        for tick, letter in zip([*axes.get_xticklabels(), *axes.get_yticklabels()], AMINO_ACIDS.order * 2, strict=True):
             tick.set(color=_COLOURS[letter], family="monospace", fontsize=12, weight="bold")
         axes.tick_params(length=0, pad=2)
         axes.set_title(title, fontsize=13)

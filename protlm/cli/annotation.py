@@ -11,10 +11,10 @@ from protlm.cli.console import (
     Budget,
     Device,
     Invalid,
+    LateNetwork,
     Model,
     Nucleotides,
     Packed,
-    load_network,
     model_files,
     progress,
     say,
@@ -75,13 +75,15 @@ def annotate(
     chosen = AnnotateOptions(by, precision, neighbours, clusters, identity, sample, layer, seed, threads, token_budget)
     inputs = [queries, reference, labels, *filter(None, [clusters]), *model_files(model)]
     check_outputs({"--output": (output, TABLE), "--index": (index, HDF5)}, inputs)
+    loaded = None
+    if chosen.embeds:
+        options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
+        loaded = LateNetwork(model, device, only="labels are transferred between proteins", **options)
     reading: dict[str, Any] = {"invalid": invalid, "allow_nucleotides": allow_nucleotides}
     _, records, notes = read_records(queries, "queries", **reading)
     known = Reference.read(reference, labels, column or (), **reading)
     say(known.described)
-    network = None
-    if chosen.embeds:
-        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    network = loaded.network if loaded else None
     with stages() as stage:
         try:
             annotators = annotators_of(known, chosen, network, index, reference, stage, **reading)
@@ -132,20 +134,23 @@ def map_proteins(
         raise UserError(f"{output}: already exists; to replace its files, use --overwrite")
     if color is not None and labels is None:
         raise UserError("--color requires --labels")
-    records, notes, vectors = [], [], None
+    records, notes, vectors, loaded = [], [], None, None
     if proteins.suffix.lower() in (*HDF5.suffixes, ".npz"):
         stored = read_stored_vectors(proteins)
         ids, vectors = stored.ids, stored.vectors
     else:
+        options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
+        only = "embed the sequences with it (protlm embed, .h5 or .npz), and map the embeddings"
+        loaded = LateNetwork(model, device, only=only, **options)
         _, records, notes = read_records(proteins, "proteins", invalid, allow_nucleotides)
         ids = [record.id for record in records]
     columns = {} if labels is None else label_columns(labels, ids, str(proteins))
     if color is not None and color not in columns:
         raise UserError(f"--color {color!r}: no such column in {labels}; found: {', '.join(columns) or 'none'}")
     if vectors is None:
-        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        assert loaded is not None
         with progress("embedding", "residues") as report:
-            vectors = embedded(network, [record.sequence for record in records], layer, token_budget, report)
+            vectors = embedded(loaded.network, [record.sequence for record in records], layer, token_budget, report)
     coordinates = coordinates_of(vectors, method, neighbours, min_dist, seed)
     chosen = color or next(iter(columns), None)
     written = write_map_folder(output, f"Map of {proteins.name}", ids, coordinates, columns, chosen)

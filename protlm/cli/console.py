@@ -4,14 +4,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 
 import typer
 from typer import Option
 
-from protlm.errors import ProtlmWarning
+from protlm.errors import OtherAlphabetError, ProtlmWarning, UserError
 from protlm.progress import Progress, Stage, plain_lines
+
+if TYPE_CHECKING:
+    from protlm.sequence.letters import Alphabet
 
 LINE_EVERY = 30.0
 """Seconds between two lines of progress in a log."""
@@ -42,14 +46,42 @@ Invalid = Annotated[
 ]
 
 
-def load_network(path: Path | None, device: str, quiet: bool = False, **attention: Any) -> Any:
-    """The model of the option, by default the bundled one; announced unless `quiet`, as is its attention on a GPU."""
+def load_network(path: Path | None, device: str, quiet: bool = False, only: str = "", **options: Any) -> Any:
+    """The model of the option, by default the bundled one; announced unless `quiet`, as is its attention on a GPU.
+
+    `only` says why a command refuses models of other alphabets than that of proteins; `options` are those of `load`.
+    """
     from protlm.model_api import load
 
-    network = load(named(path) if quiet else path, device, **attention)
+    try:
+        network = load(named(path) if quiet else path, device, **options)
+    except OtherAlphabetError as error:
+        raise UserError(f"{error.found}; {only or error.advice}") from error
     if not quiet and network.embedding.weight.is_cuda and (used := network.backend_in_use):
         say(f"attention: {used}")
     return network
+
+
+class LateNetwork:
+    """The model of the option, loaded at its first use, or at once if it may be of another alphabet than proteins'.
+
+    So input is checked before a model of proteins is loaded, and read as the alphabet of another model says.
+
+    Args:
+        only: see `load_network`; by default, any alphabet is accepted.
+    """
+
+    def __init__(self, path: Path | None, device: str, only: str = "", **options: Any) -> None:
+        from protlm.checkpoint import may_be_of_other_letters
+        from protlm.sequence.alphabets import PROTEIN, alphabet_of
+
+        self._load = partial(load_network, path, device, only=only, any_alphabet=not only, **options)
+        other = may_be_of_other_letters(named(path))
+        self.alphabet: Alphabet = alphabet_of(self.network.config.alphabet) if other else PROTEIN
+
+    @cached_property
+    def network(self) -> Any:
+        return self._load()
 
 
 def named(model: Path | None) -> Path:

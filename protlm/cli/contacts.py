@@ -12,11 +12,11 @@ from protlm.cli.console import (
     Budget,
     Device,
     Invalid,
+    LateNetwork,
     Model,
     Nucleotides,
     Packed,
     Precision,
-    load_network,
     progress,
     say,
 )
@@ -77,6 +77,10 @@ def contacts(
     if homologs and model:
         raise UserError("--model is not used by couplings; leave it out, or --alignment and --database")
     check_outputs({"--output": (output, FOLDER)})
+    loaded = None
+    if not homologs:
+        options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
+        loaded = LateNetwork(model, device, only="contacts are of residues of proteins", **options)
     opened = open_proteins(fasta, allow_nucleotides, gaps=False, invalid=invalid)
     if not (records := list(opened)):
         raise none_left(fasta, None if isinstance(opened, list) else opened.tally)
@@ -89,7 +93,7 @@ def contacts(
         for record, name, path in zip(records, names, structures, strict=True)
     ]
     about: dict[str, object]
-    if homologs:
+    if loaded is None:
         source: Any = partial(_of_homologs, alignment, database or (), threads, no_cache)
         about = {"method": "couplings", "homologs": [str(path) for path in database or [alignment]]}
         label, unit = "searching", "bytes"
@@ -97,7 +101,7 @@ def contacts(
         from protlm.checkpoint import fingerprint
         from protlm.inference.engine import Computer
 
-        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        network = loaded.network
         method = chosen_method(method, network, homologs)
         source = partial(_of_model, Computer(network, token_budget, precision), method)
         about = {"method": method, "model": fingerprint(network), "precision": precision}

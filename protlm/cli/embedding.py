@@ -159,7 +159,7 @@ def _described(summary: "EmbedSummary", outputs: str, width: int, alphabet: "Alp
     ):
         if count:
             lines.append(f"{counted(count, noun)}: {what}")
-    return [*lines, *summary.tally.lines()]
+    return [*lines, *summary.tally.lines(unit)]
 
 
 def _chosen_layout(file_format: str, layout: str) -> str:

@@ -85,7 +85,12 @@ def export(
     if target is not None:
         raise UserError("--target: is for models of 'protlm fit'")
     network = load_network(
-        model, "cpu", attention=attention, num_features=num_features, any_alphabet=layout in ("folder", "hf")
+        model,
+        "cpu",
+        only=f"--format {layout} has the tokens of proteins; use --format hf",
+        attention=attention,
+        num_features=num_features,
+        any_alphabet=layout in ("folder", "hf"),
     )
     if layout == "folder":
         export_folder(network, output, dtype)

@@ -11,6 +11,7 @@ from protlm.cli.console import (
     Budget,
     Device,
     Invalid,
+    LateNetwork,
     Model,
     Nucleotides,
     Packed,
@@ -35,12 +36,14 @@ def fill(
         str,
         Argument(
             metavar="SEQUENCE|FASTA",
-            help="A sequence with <mask> in place of residues, such as 'MKT<mask>LLI', a FASTA file of such sequences, "
-            "or - for standard input.",
+            help="A sequence with <mask> in place of residues, such as 'MKT<mask>LLI', a FASTA file of such sequences "
+            "(of a model of bytes, any file), or - for standard input.",
         ),
     ],
     model: Model = None,
-    top: Annotated[int, Option(min=1, max=20, help="Number of amino acids per mask.")] = 5,
+    top: Annotated[
+        int | None, Option(help="Number of amino acids (bases, bytes) per mask. Default: 5, or all of fewer.")
+    ] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the table here (.tsv, .txt or .json).")] = None,
     layout: Annotated[str, Option("--format", help="table, tsv or json; by default the suffix of --output.")] = "",
     matrix: Annotated[
@@ -68,10 +71,10 @@ def fill(
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Predict amino acids at each <mask>, or their probabilities at every position."""
+    """Predict amino acids, or letters of the model's alphabet, at each <mask>, or probabilities at every position."""
     from protlm.inference.engine import Computer
-    from protlm.inference.predictions import COLUMNS, PredictionFiles, check_pictures, write_predictions, write_rows
-    from protlm.inference.proteins import open_proteins
+    from protlm.inference.predictions import PredictionFiles, check_pictures, columns, write_predictions, write_rows
+    from protlm.inference.sequences import open_sequences
     from protlm.tables import aligned, text_output
 
     layout = chosen_format(output, layout, FORMATS, "table")
@@ -79,8 +82,10 @@ def fill(
     if output and layout == "table":
         raise UserError("--format table is for standard output; expected --format tsv or json with --output")
     outputs = PredictionFiles(output, layout, matrix, logo, heatmap)
-    opened = open_proteins(proteins, allow_nucleotides, masked=True, invalid=invalid)
-    inputs = [] if isinstance(opened, list) else [Path(proteins)]
+    loaded = LateNetwork(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+    alphabet = loaded.alphabet
+    opened = open_sequences(proteins, alphabet, True, allow_nucleotides, invalid=invalid)
+    inputs = [Path(proteins)] if opened.source else []
     check_outputs(
         {
             "--output": (output, FORMATS[layout]),
@@ -90,20 +95,18 @@ def fill(
         },
         [*inputs, *model_files(model)],
     )
-    records = check_pictures(opened, outputs)
-    network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
-    computer = Computer(network, token_budget, precision)
-    unit = "positions" if outputs.every_position or isinstance(opened, list) else "bytes"
+    records = check_pictures(opened, outputs, alphabet)
+    computer = Computer(loaded.network, token_budget, precision)
+    unit = "bytes" if opened.source and not outputs.every_position else "positions"
     with progress("predicting", unit) as report:
         rows = write_predictions(computer, records, outputs, top, one_pass, report)
     with text_output() as file:
         if rows and layout != "table":
-            write_rows(rows, file, layout)
+            write_rows(rows, file, layout, alphabet)
         elif rows:
             cells = ([name, str(i), str(rank), residue, f"{p:.3f}"] for name, i, rank, residue, p in rows)
-            print(aligned(COLUMNS, cells, left=(0, 3)), file=file)
-    if not isinstance(opened, list):
-        say(*opened.tally.lines())
+            print(aligned(columns(alphabet), cells, left=(0, 3)), file=file)
+    say(*opened.lines(alphabet.unit))
 
 
 def generate(

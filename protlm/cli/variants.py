@@ -9,6 +9,7 @@ from protlm.cli.console import (
     Backend,
     Budget,
     Device,
+    LateNetwork,
     Nucleotides,
     Packed,
     Precision,
@@ -19,6 +20,7 @@ from protlm.cli.console import (
     say,
 )
 from protlm.cli.outputs import FOLDER, HTML, PICTURE, TABLE, check_outputs
+from protlm.cli.perplexity import report_perplexities
 from protlm.errors import UserError, counted
 from protlm.files import STDOUT
 
@@ -54,6 +56,9 @@ ScorerName = Annotated[
 ]
 Threads = Annotated[int | None, Option(min=1, help="Threads of the search. Default: one for each core.")]
 NoCache = Annotated[bool, Option("--no-cache", help="Do not keep or reuse alignments of searches.")]
+_ONLY = (
+    "variants, BLOSUM62 and homologs are of proteins; for the perplexity of whole sequences, use --pseudo-perplexity"
+)
 _FATES = "'error' stops, 'skip' leaves them out, 'nan' leaves the score empty; 'skip' and 'nan' list them at the end"
 
 
@@ -136,24 +141,20 @@ def score(
     from protlm.inference.proteins import open_proteins
 
     model = _model(model)
-    opened = open_proteins(
-        protein, allow_nucleotides, gaps=pseudo_perplexity, invalid="error" if invalid == "nan" else invalid
-    )
+    options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
+    if pseudo_perplexity:
+        reading: dict[str, Any] = {"allow_nucleotides": allow_nucleotides, "invalid": invalid}
+        how = not one_pass, masking, token_budget, precision
+        report_perplexities(LateNetwork(model, device, **options), protein, model_files(model), output, how, reading)
+        return
+
+    loaded = LateNetwork(model, device, only=_ONLY, **options) if model else None
+    opened = open_proteins(protein, allow_nucleotides, gaps=False, invalid="error" if invalid == "nan" else invalid)
     typed = isinstance(opened, list)
     inputs = [*filter(None, [variants, alignment, structure, *(database or ())])]
-    inputs += [*(model_files(model) if model or pseudo_perplexity else ()), *([] if typed else [Path(protein)])]
+    inputs += [*(model_files(model) if model else ()), *([] if typed else [Path(protein)])]
     outputs = {"--output": (output, TABLE), "--heatmap": (heatmap, PICTURE), "--html": (html, HTML)}
     check_outputs(outputs, inputs)
-    if pseudo_perplexity:
-        from protlm.inference.engine import Computer
-        from protlm.inference.perplexity import write_perplexities
-
-        shares = _masking(masking)
-        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
-        computer = Computer(network, token_budget, precision)
-        with progress("computing", "residues") as report:
-            say(*write_perplexities(computer, opened, output, not one_pass, shares, report))
-        return
 
     from protlm.plots.positions import check_picture
     from protlm.variant_api import computer_of
@@ -171,10 +172,7 @@ def score(
             scan.only(f"for {option}")
     if html:
         check_page(html, len(scan.only("for --html")))
-    computer = None
-    if model:
-        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
-        computer = computer_of(network, token_budget=token_budget, precision=precision)
+    computer = computer_of(loaded.network, token_budget=token_budget, precision=precision) if loaded else None
     with progress("scoring", "passes") as report:
         known = alignment, database or (), threads, not no_cache, structure, computer, method, report
         knowledge = Knowledge(*known, allow_nucleotides, invalid)
@@ -252,7 +250,8 @@ def proteingym(
     chosen_scorer(scorer, bool(database or msa), model is not None)
     computer = None
     if model:
-        network = load_network(model, device, attention_backend=attention_backend, packed_batches=packed_batches)
+        options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
+        network = load_network(model, device, only="ProteinGym's assays are of proteins", **options)
         computer = computer_of(network, token_budget=token_budget, precision=precision)
     known = None, database or (), threads, not no_cache, None, computer, method, None
     knowledge = Knowledge(*known, allow_nucleotides, invalid)
@@ -287,13 +286,3 @@ def _check_invalid(invalid: str) -> None:
 
     if invalid not in INVALID_ROWS:
         raise UserError(f"--invalid {invalid!r}: expected one of {', '.join(INVALID_ROWS)}")
-
-
-def _masking(text: str) -> Any:
-    from protlm.batching.masking import Masking
-
-    try:
-        mask, exchanged, kept = map(float, text.split(","))
-    except ValueError as error:
-        raise UserError(f"--masking {text!r}: expected three fractions, such as 0.8,0.1,0.1") from error
-    return Masking(mask=mask, random=exchanged, keep=kept)

@@ -13,7 +13,7 @@ from protlm.contacts.jacobian import corrected, jacobian_contacts, jacobian_pass
 from protlm.errors import UserError
 from protlm.homology.alignment import Alignment
 from protlm.homology.couplings import Couplings
-from protlm.inference.engine import Computer, check_finite
+from protlm.inference.engine import Computer, check_finite, check_of_proteins
 from protlm.inference.probabilities import check_bidirectional
 from protlm.performer import Performer
 from protlm.progress import Advance
@@ -59,6 +59,8 @@ def chosen_method(method: str, model: Performer | None, homologs: bool) -> str:
     if (method == "couplings") != homologs:
         needs = "requires homologs: an alignment or a database" if not homologs else "does not use homologs"
         raise UserError(f"method {method}: {needs}", "method")
+    if model:
+        check_of_proteins(model, "a contact map")
     if model and method == "head":
         check_contact_head(model)
     if model and method == "jacobian":

@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from protlm.errors import ProtlmWarning, UserError, check_integer
+from protlm.errors import ProtlmWarning, UserError, check_integer, counted
 from protlm.inference.packing import packs
 from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
-from protlm.sequence.alphabet import encode, with_ends
 from protlm.sequence.alphabets import PROTEIN, alphabet_of, name_of
-from protlm.sequence.containers import proteins_of, sequences_of
+from protlm.sequence.containers import tokens_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,23 +29,19 @@ _FULL = 8  # once the batch has 1/8 of the budget: on a GPU, small batches cost 
 
 
 def framed(model: Performer, tokens: np.ndarray) -> np.ndarray:
-    """Tokens (length,) uint8 with the start and end tokens of the model: (length + 2,)."""
-    if model.config.alphabet != "protein":  # whose tokens mean something else
-        name = name_of(alphabet_of(model.config.alphabet))
-        raise UserError(f"this is for models of proteins; the model is of {name}")
-    return with_ends(tokens, model.config.start_id)
+    """Tokens (length,) of the model's alphabet with its start and end tokens: (length + 2,)."""
+    return alphabet_of(model.config.alphabet).with_ends(tokens, model.config.start_id)
+
+
+def check_of_proteins(model: Performer, what: str) -> None:
+    """Raises a UserError for a model of another alphabet, whose tokens mean something else."""
+    if (alphabet := alphabet_of(model.config.alphabet)) != PROTEIN:
+        raise UserError(f"{what} requires a model of proteins; this one is of {alphabet.unit}s ({name_of(alphabet)})")
 
 
 def encoded(model: Performer, proteins: Any) -> list[np.ndarray]:
-    """Framed tokens of proteins in any container; see `proteins_of`, also for errors.
-
-    For a model of another alphabet, see `sequences_of`.
-    """
-    alphabet = alphabet_of(model.config.alphabet)
-    if alphabet != PROTEIN:
-        rows = map(alphabet.encode, sequences_of(proteins, alphabet).sequences)
-        return [alphabet.with_ends(row, model.config.start_id) for row in rows]
-    return [framed(model, encode(sequence)) for sequence in proteins_of(proteins).sequences]
+    """Framed tokens of proteins, or sequences of the model's alphabet, in any container; see `tokens_of` for errors."""
+    return [framed(model, tokens) for tokens in tokens_of(proteins, alphabet_of(model.config.alphabet)).sequences]
 
 
 def windows(
@@ -85,9 +80,10 @@ def warn_beyond_positions(model: Performer, tokens: int) -> None:
     """
     learned = model.config.max_length
     if model.config.learned_positions and tokens > learned:
+        record = alphabet_of(model.config.alphabet).record
         warnings.warn(
-            f"a protein is longer than the {learned:,} positions that this model has learned, including start and end; "
-            "positions beyond are extrapolated, so that its results are less reliable",
+            f"a {record} is longer than the {learned:,} positions that this model has learned, including start and "
+            "end; positions beyond are extrapolated, so that its results are less reliable",
             ProtlmWarning,
             stacklevel=3,
         )
@@ -169,8 +165,10 @@ class Computer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if len(batch) == 1:
+                alphabet = alphabet_of(self.model.config.alphabet)
+                length = counted(int(lengths[batch[0]]) - 2, alphabet.unit)
                 raise UserError(
-                    f"out of memory on {self.device} for a protein of {lengths[batch[0]] - 2:,} residues; remove it "
+                    f"out of memory on {self.device} for a {alphabet.record} of {length}; remove it "
                     "or use a smaller model or another device"
                 )
             self.token_budget = max(1, self.token_budget // 2)

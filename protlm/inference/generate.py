@@ -208,7 +208,7 @@ def _prefix_tokens(alphabet: Alphabet, prefix: Any, min_length: int, max_length:
     """Tokens (length,) uint8 of the prefix."""
     if alphabet == PROTEIN and not (isinstance(prefix, str) and not prefix):
         prefix = protein_of(prefix, name="prefix")
-    tokens = alphabet.encode(prefix.encode() if isinstance(prefix, str) else prefix)
+    tokens = alphabet.encode(alphabet.typed(prefix))
     if not len(tokens) < max_length:
         expected = f"expected more than the {len(tokens)} {alphabet.unit}s of the prefix"
         raise UserError(f"max_length {max_length}: {expected}", "max_length")

@@ -1,7 +1,10 @@
 """A model's predictions at each position of a protein, and the probabilities of the protein's own residues.
 
-Legend: L residues of a protein x, x_i its residue i; "x with i masked" is x with `<mask>` in place of residue i. All
-logarithms are natural, and probabilities are over the whole vocabulary of 33 tokens unless stated otherwise.
+The same for sequences of other alphabets; tokens are those of the model's alphabet.
+
+Legend: L residues of a protein x, x_i its residue i; "x with i masked" is x with `<mask>` in place of residue i; V
+tokens of the alphabet, 33 of proteins, and A letters that are predicted, 20 of proteins. All logarithms are natural,
+and probabilities are over all V tokens unless stated otherwise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,29 +18,30 @@ from protlm.inference.engine import Computer, framed
 from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
 from protlm.progress import Advance
-from protlm.sequence.alphabet import IS_STANDARD, MASK, STANDARD, STANDARD_TOKENS
+from protlm.sequence.alphabets import PROTEIN, alphabet_of
+from protlm.sequence.letters import Alphabet
 
 
 def log_softmax(logits: Tensor) -> np.ndarray:
-    """log p (..., 33) float64 over the whole vocabulary, from logits (..., 33)."""
+    """log p (..., V) float64 over the whole vocabulary, from logits (..., V)."""
     return logits.float().cpu().double().log_softmax(-1).numpy()
 
 
-def of_residues(log_p: np.ndarray) -> np.ndarray:
-    """log p (..., 20) over the twenty amino acids in the order of `STANDARD`, renormalised, from log p (..., 33)."""
-    chosen = log_p[..., STANDARD_TOKENS]
+def of_letters(log_p: np.ndarray, alphabet: Alphabet = PROTEIN) -> np.ndarray:
+    """log p (..., A) over the letters that are predicted, in the order of `definite`, renormalised, from (..., V)."""
+    chosen = log_p[..., alphabet.drawn]
     return chosen - np.logaddexp.reduce(chosen, axis=-1, keepdims=True)
 
 
 def check_bidirectional(model: Performer, what: str, instead: str = "") -> None:
     """Raises a UserError if the model is causal."""
     if model.config.causal:
-        why = "a causal one cannot see residues after a mask"
+        why = f"a causal one cannot see {alphabet_of(model.config.alphabet).unit}s after a mask"
         raise UserError(f"{what} requires a bidirectional model: {why}{instead}")
 
 
 def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
-    """log p(. | x) (L, 33) float64 of one protein, tokens (L,) uint8, with nothing masked."""
+    """log p(. | x) (L, V) float64 of one protein, tokens (L,), with nothing masked."""
     rows = [framed(computer.model, tokens)]
     ((_, result),) = computer(rows, lambda batch, _: log_softmax(batch.logits(computer.model)[1:-1]))
     return result
@@ -46,7 +50,7 @@ def one_pass(computer: Computer, tokens: np.ndarray) -> np.ndarray:
 def masked(
     computer: Computer, tokens: np.ndarray, positions: np.ndarray | None = None, progress: Advance | None = None
 ) -> np.ndarray:
-    """log p(. | x with i masked) (n, 33) float64 of one protein; one forward pass per position (n,), by default all."""
+    """log p(. | x with i masked) (n, V) float64 of one protein; one forward pass per position (n,), by default all."""
     positions = np.arange(len(tokens)) if positions is None else positions
     result = np.empty((len(positions), computer.model.config.vocab_size))
     for batch, log_p in _masked_one_by_one(computer, [tokens], np.zeros_like(positions), positions, progress):
@@ -55,7 +59,7 @@ def masked(
 
 
 def masked_own(computer: Computer, proteins: Sequence[np.ndarray], report: Advance | None = None) -> list[np.ndarray]:
-    """log p(x_i | x with i masked) of each residue, (L,) float64 per protein; NaN where x_i is not one of the twenty.
+    """log p(x_i | x with i masked) of each residue, (L,) float64 per protein; NaN where x_i is not predicted.
 
     All positions of all proteins are batched together.
     """
@@ -63,7 +67,7 @@ def masked_own(computer: Computer, proteins: Sequence[np.ndarray], report: Advan
     tokens = np.concatenate(proteins)
     which = np.repeat(np.arange(len(proteins)), [len(protein) for protein in proteins])
     positions = np.concatenate([np.arange(len(protein)) for protein in proteins])
-    known = np.flatnonzero(IS_STANDARD[tokens])
+    known = np.flatnonzero(alphabet_of(computer.model.config.alphabet).is_definite[tokens])
     result = np.full(len(tokens), np.nan)
     for batch, log_p in _masked_one_by_one(computer, proteins, which[known], positions[known], report):
         result[known[batch]] = _of_tokens(log_p, tokens[known[batch]])
@@ -87,7 +91,8 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
         UserError: for a masking that replaces no residues: then p(t) is 1 whatever the context.
     """
     check_bidirectional(computer.model, "a pseudo-likelihood")
-    keep, exchanged = masking.keep, masking.random / len(STANDARD)
+    alphabet = alphabet_of(computer.model.config.alphabet)
+    keep, exchanged = masking.keep, masking.random / len(alphabet.drawn)
     if keep and not exchanged:
         raise UserError(
             "one_pass requires a model that was trained with randomly replaced residues (masking.random above 0): "
@@ -104,7 +109,7 @@ def unmasked_own(computer: Computer, proteins: Sequence[np.ndarray], masking: Ma
         for i, own in zip(batch, seen, strict=True):
             if keep:
                 own = own + np.log(exchanged) - np.log(exchanged - keep * np.expm1(own))
-            result[i] = np.where(IS_STANDARD[proteins[i]], own, np.nan)
+            result[i] = np.where(alphabet.is_definite[proteins[i]], own, np.nan)
     return result
 
 
@@ -132,13 +137,13 @@ def _masked_one_by_one(
     positions: np.ndarray,
     progress: Advance | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of (indices, log p (batch, 33)) for n rows: protein which[k] with positions[k] masked."""
+    """Batches of (indices, log p (batch, V)) for n rows: protein which[k] with positions[k] masked."""
     model = computer.model
-    frames = [framed(model, tokens) for tokens in proteins]
+    frames, mask = [framed(model, tokens) for tokens in proteins], alphabet_of(model.config.alphabet).mask
 
     def read(batch: TokenBatch, chosen: np.ndarray) -> np.ndarray:
         places = batch.positions(np.arange(len(chosen)), positions[chosen] + 1)
-        return log_softmax(batch.replaced(places, MASK).logits(model, places))
+        return log_softmax(batch.replaced(places, mask).logits(model, places))
 
     for batch, log_p in computer([frames[i] for i in which], read):
         yield batch, log_p
@@ -147,5 +152,5 @@ def _masked_one_by_one(
 
 
 def _of_tokens(log_p: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """log p (...) of given tokens (...), from (..., 33)."""
+    """log p (...) of given tokens (...), from (..., V)."""
     return np.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]

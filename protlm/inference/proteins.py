@@ -21,15 +21,11 @@ def open_proteins(
     Raises:
         UserError: if `source` is neither a file nor a sequence, or looks like nucleotides.
     """
-    try:
-        exists = source == STDIN or bool(source and Path(source).exists())
-    except OSError:  # longer than a file name can be
-        exists = False
-    if exists:
+    if exists(source):
         file = FastaFile(source, allow_nucleotides, masked=masked, gaps=gaps, invalid=invalid)
         file.check_start()  # before a model is loaded
         return file
-    shown = source if len(source) <= 60 else f"{source[:57]}..."
+    shown = shortened(source)
     typed = masked and "<" in source
     try:
         # a file that does not exist must not become a sequence with gaps
@@ -41,4 +37,17 @@ def open_proteins(
         if typed:
             raise UserError(f"{shown}: {error}") from error
     example = ", such as MKT<mask>LLI" if masked else " of amino acids in one-letter code"
-    raise UserError(f"{shown or repr(shown)}: neither an existing file nor a sequence{example}")
+    raise UserError(f"{shown}: neither an existing file nor a sequence{example}")
+
+
+def exists(source: str) -> bool:
+    """Whether it is a file or standard input."""
+    try:
+        return source == STDIN or bool(source and Path(source).exists())
+    except (OSError, ValueError):  # longer than a file name can be, or with a null byte
+        return False
+
+
+def shortened(source: str) -> str:
+    """A sequence for messages."""
+    return (source if len(source) <= 60 else f"{source[:57]}...") or repr(source)

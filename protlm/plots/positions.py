@@ -1,6 +1,7 @@
 """Heat maps and sequence logos: one value for each position of a protein and each amino acid.
 
-Legend: L residues of the protein; matrices (L, 20) have the amino acids in the order of `STANDARD`.
+Legend: L residues of the protein; A letters of the palette, by default the twenty amino acids; matrices (L, A) have
+them in the order of `Palette.letters`, of amino acids that of `STANDARD`.
 """
 
 import math
@@ -13,23 +14,11 @@ import numpy as np
 
 from protlm.errors import UserError
 from protlm.files import write_picture
-from protlm.sequence.alphabet import STANDARD
+from protlm.plots.palette import AMINO_ACIDS, Palette
 
 SUFFIXES = (".png", ".pdf", ".svg")
 LONGEST = 2_000
 """Maximum number of residues; the letters of longer proteins would be too small to read."""
-GROUPS = {
-    "AVLIM": "#3b7d3b",  # aliphatic
-    "FWY": "#b06f00",  # aromatic
-    "STNQ": "#6a4fa3",  # polar
-    "CGP": "#666666",  # special
-    "HKR": "#1f5fbf",  # positive
-    "DE": "#c0392b",  # negative
-}
-"""Amino acids grouped by the chemistry of their side chains, and the colour of each group."""
-ORDER = "".join(GROUPS)
-COLOURS = {letter: colour for letters, colour in GROUPS.items() for letter in letters}
-_COLUMNS = [STANDARD.index(letter) for letter in ORDER]
 WITHIN = 0.995
 """Quantile of the values at which the colour scale of a heat map ends."""
 _WIDEST = 200  # maximum number of residues per panel
@@ -57,17 +46,23 @@ _STRUCTURE = {"H": "#c2417c", "E": "#d9a400"}
 _LOOP = "#e4e4e4"
 
 
-def check_picture(path: Path, length: int | None = None) -> None:
+def check_picture(path: Path, length: int | None = None, unit: str = "residue") -> None:
     """Raises a UserError for a file format that is not supported or a protein that is too long to draw."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: expected a picture, with a name that ends in {', '.join(SUFFIXES)}")
     if length is not None and length > LONGEST:
-        what = f"{length:,} residues are too many for a readable picture"
+        what = f"{length:,} {unit}s are too many for a readable picture"
         raise UserError(f"{path}: {what}; expected at most {LONGEST:,}")
 
 
 def heat_map(
-    path: Path, values: np.ndarray, sequence: str, label: str, diverging: bool, tracks: Sequence[Track] = ()
+    path: Path,
+    values: np.ndarray,
+    sequence: str,
+    label: str,
+    diverging: bool,
+    tracks: Sequence[Track] = (),
+    palette: Palette = AMINO_ACIDS,
 ) -> None:
     """Draws a heat map with positions as columns and amino acids, grouped by chemistry, as rows.
 
@@ -76,18 +71,20 @@ def heat_map(
 
     Args:
         path: ends in .png, .pdf or .svg.
-        values: (L, 20); NaN is drawn in grey.
+        values: (L, A); NaN is drawn in grey.
         sequence: L characters; those that are not amino acids have no dot.
         label: of the colour bar.
         diverging: use colours that are symmetric about 0.
         tracks: drawn above the map.
+        palette: of the letters.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    check_picture(path, len(sequence))
-    assert values.shape == (len(sequence), len(STANDARD)), values.shape
+    order = palette.order
+    check_picture(path, len(sequence), palette.unit)
+    assert values.shape == (len(sequence), len(palette.letters)), values.shape
     known = values[np.isfinite(values)]
     if not known.size:
         low, high = 0.0, 0.0
@@ -101,29 +98,31 @@ def heat_map(
     colours = colormaps["RdBu_r" if diverging else "YlGnBu"].with_extremes(bad="#d9d9d9")
     scale = ScalarMappable(Normalize(low, high), colours)
     cell = min(0.28, max(0.14, 9 / len(sequence)))
-    figure, panels, columns = residue_panels(len(sequence), cell, (len(ORDER) + _TRACK * len(tracks)) * cell + 0.45)
+    figure, panels, columns = residue_panels(len(sequence), cell, (len(order) + _TRACK * len(tracks)) * cell + 0.45)
     mark = {"s": (18 * cell) ** 2, "color": "black" if diverging else "#e6550d", "linewidths": 0}
     for axes, start in zip(panels, range(0, len(sequence), columns), strict=True):
-        part, letters = values[start : start + columns, _COLUMNS], sequence[start : start + columns]
-        extent = (start + 0.5, start + len(part) + 0.5, len(ORDER) - 0.5, -0.5)
+        part, letters = values[start : start + columns, palette.columns], sequence[start : start + columns]
+        extent = (start + 0.5, start + len(part) + 0.5, len(order) - 0.5, -0.5)
         axes.imshow(part.T, cmap=colours, norm=scale.norm, extent=extent, aspect="auto", interpolation="none")
-        places = [(start + i, ORDER.index(letter)) for i, letter in enumerate(letters, 1) if letter in ORDER]
+        places = [(start + i, order.index(letter)) for i, letter in enumerate(letters, 1) if letter in order]
         if places:
             axes.scatter(*zip(*places, strict=True), **mark)
-        for edge in np.cumsum([len(group) for group in GROUPS])[:-1]:
+        for edge in np.cumsum([len(group) for group in palette.groups])[:-1]:
             axes.hlines(edge - 0.5, *extent[:2], color="black", lw=0.5)
         middles = [_draw_track(axes, track, start, len(part), number) for number, track in enumerate(tracks, start=1)]
-        axes.set_ylim(len(ORDER) - 0.5, -0.5 - _TRACK * len(tracks))
-        axes.set_yticks([*range(len(ORDER)), *middles], [*ORDER, *(track.name for track in tracks)])
-        for tick, name in zip(axes.get_yticklabels(), [*ORDER, *(track.name for track in tracks)], strict=True):
-            if name in COLOURS:
-                tick.set(color=COLOURS[name], family="monospace", fontsize=52 * cell, weight="bold")
+        axes.set_ylim(len(order) - 0.5, -0.5 - _TRACK * len(tracks))
+        rows = [*order, *(track.name for track in tracks)]
+        axes.set_yticks([*range(len(order)), *middles], rows)
+        for tick, name in zip(axes.get_yticklabels(), rows, strict=True):
+            if name in palette.colours:
+                tick.set(color=palette.colours[name], family="monospace", fontsize=52 * cell, weight="bold")
             else:
                 tick.set(fontsize=48 * cell)
         axes.tick_params(axis="y", length=0)
-        residue_axis(axes, start, letters, columns, cell)
+        residue_axis(axes, start, letters, columns, cell, palette)
+    title = f"\N{BLACK CIRCLE} {palette.unit} of the {palette.record}"
     size = max(10.0, 0.6 * figure.get_figwidth())
-    panels[0].set_title("\N{BLACK CIRCLE} residue of the protein", loc="right", fontsize=size, color=mark["color"])
+    panels[0].set_title(title, loc="right", fontsize=size, color=mark["color"])
     shape = {"shrink": min(1.0, 0.4 * size / figure.get_figheight()), "aspect": 18, "pad": 0.02}
     beyond = (bool((known < low).any()), bool((known > high).any()))
     ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
@@ -151,23 +150,24 @@ def _draw_track(axes: Any, track: Track, start: int, length: int, number: int) -
     return top + 0.5
 
 
-def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
+def logo(path: Path, probabilities: np.ndarray, sequence: str, palette: Palette = AMINO_ACIDS) -> None:
     """Draws a sequence logo (Schneider and Stephens 1990): the height of each letter is its share of the information.
 
-    Position i has R_i = log2 20 + sum_a p_ia log2 p_ia bits, and letter a a height of p_ia R_i.
+    Position i has R_i = log2 A + sum_a p_ia log2 p_ia bits, and letter a a height of p_ia R_i.
 
     Args:
         path: ends in .png, .pdf or .svg.
-        probabilities: (L, 20); rows sum to 1.
+        probabilities: (L, A); rows sum to 1.
         sequence: L characters, written below.
+        palette: of the letters.
     """
     import logomaker
     from pandas import DataFrame
 
-    check_picture(path, len(sequence))
-    assert probabilities.shape == (len(sequence), len(STANDARD)), probabilities.shape
+    check_picture(path, len(sequence), palette.unit)
+    assert probabilities.shape == (len(sequence), len(palette.letters)), probabilities.shape
     surprise = np.log2(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    bits = probabilities * (math.log2(len(STANDARD)) + (probabilities * surprise).sum(1, keepdims=True))
+    bits = probabilities * (math.log2(len(palette.letters)) + (probabilities * surprise).sum(1, keepdims=True))
     # at least half a bit, so that noise does not look like a motif
     top = max(0.5, float(bits.sum(1).max()))
     bits[bits < _LEAST * top] = 0
@@ -176,11 +176,11 @@ def logo(path: Path, probabilities: np.ndarray, sequence: str) -> None:
     for axes, start in zip(panels, range(0, len(sequence), columns), strict=True):
         part, letters = bits[start : start + columns], sequence[start : start + columns]
         if part.any():
-            frame = DataFrame(part, columns=list(STANDARD), index=range(start + 1, start + len(part) + 1))
-            logomaker.Logo(frame, ax=axes, color_scheme=COLOURS, show_spines=False)
+            frame = DataFrame(part, columns=list(palette.letters), index=range(start + 1, start + len(part) + 1))
+            logomaker.Logo(frame, ax=axes, color_scheme=palette.colours, show_spines=False)
         axes.set(xlim=(start + 0.5, start + len(part) + 0.5), ylim=(0, top), ylabel="bits")
         axes.spines[["left", "bottom"]].set_visible(True)
-        residue_axis(axes, start, letters, columns, cell)
+        residue_axis(axes, start, letters, columns, cell, palette)
     write_picture(path, figure)
 
 
@@ -207,7 +207,9 @@ def residue_panels(length: int, cell: float, height: float) -> tuple[Any, list[A
     return figure, panels, columns
 
 
-def residue_axis(axes: Any, start: int, letters: str, columns: int, cell: float) -> None:
+def residue_axis(
+    axes: Any, start: int, letters: str, columns: int, cell: float, palette: Palette = AMINO_ACIDS
+) -> None:
     """Labels the axis with residues and with position numbers: every tenth, or all of a short protein."""
     axes.set_xlim(start + 0.5, start + columns + 0.5)
     numbers = range(start + 1, start + len(letters) + 1)
@@ -215,7 +217,8 @@ def residue_axis(axes: Any, start: int, letters: str, columns: int, cell: float)
     axes.set_xticks(numbers, list(letters), minor=True)
     axes.tick_params(axis="x", which="minor", length=0, pad=2)
     for tick, letter in zip(axes.get_xticklabels(minor=True), letters, strict=True):
-        tick.set(color=COLOURS.get(letter, "black"), family="monospace", fontsize=52 * min(cell, 0.25), weight="bold")
+        colour = palette.colours.get(letter, "black")
+        tick.set(color=colour, family="monospace", fontsize=52 * min(cell, 0.25), weight="bold")
     every = 1 if columns <= 15 else 10
     axes.set_xticks([n for n in numbers if n % every == 0 or n == 1])
     axes.tick_params("x", length=0, pad=64 * min(cell, 0.25), labelsize=max(8, 36 * min(cell, 0.25)))

@@ -169,21 +169,10 @@ def count_tokens(tokens: np.ndarray) -> np.ndarray:
     return square.sum(0) + square.sum(1) + np.bincount(tokens[whole:], minlength=size)
 
 
-def encode_masked(sequence: str) -> np.ndarray:
-    """As `encode`, of a normalised sequence that may contain `<mask>`.
-
-    >>> encode_masked("MK<mask>").tolist()
-    [20, 15, 32]
-    """
-    first, *others = (encode(piece) for piece in sequence.split(TOKENS[MASK]))
-    mask = np.array([MASK], dtype=np.uint8)
-    return np.concatenate([first, *(part for piece in others for part in (mask, piece))])
-
-
 def decode(tokens: np.ndarray) -> str:
     """Decodes tokens (length,) of any integer dtype.
 
-    >>> decode(encode_masked("MK<mask>"))
+    >>> decode(np.array([20, 15, MASK]))
     'MK<mask>'
     """
     return "".join(TOKENS[token] for token in tokens)

@@ -5,8 +5,8 @@ Neither package is imported to recognise its objects.
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,15 @@ def proteins_of(given: Any, masked: bool = False, gaps: bool = True) -> Containe
     >>> proteins_of({"a": "mkt*", "b": "MK-L"}).arranged([1, 2])
     {'a': 1, 'b': 2}
     """
-    if _text(given) is not None:
-        return Container([protein_of(given, masked, gaps)], "one")
+    return _contained(given, lambda item, name: _sequence(item, name, masked, gaps), _text(given) is not None)
+
+
+def _contained(given: Any, read: Callable[[Any, str], Any], one: bool, record: str = "protein") -> Container:
+    """The sequences of any object, each read by a function of it and its name; `one` if it is a single one."""
+    expected = f"expected one {record} or a list of them"
+    if one:
+        container = Container([], "one")
+        return replace(container, sequences=[read(given, container.name(0))])
     keys, ids, kind, items = None, None, "many", given
     if isinstance(given, Mapping):
         kind, keys, items = "dict", list(given), list(given.values())
@@ -102,17 +109,17 @@ def proteins_of(given: Any, masked: bool = False, gaps: bool = True) -> Containe
         kind, keys = "pandas", given.index
         items, ids = (_column(given, SEQUENCE), _ids(given)) if frame else (given, list(given.index))
     elif isinstance(given, bytes | bytearray | os.PathLike | Set) or not isinstance(given, Iterable):
-        raise UserError(f"expected one protein or a list of them, got {_described(given)}")
+        raise UserError(f"{expected}, got {_described(given)}")
     elif isinstance(given, np.ndarray) and given.ndim != 1:
-        raise UserError(f"expected one protein or a list of them, got an array of {given.ndim} dimensions")
+        raise UserError(f"{expected}, got an array of {given.ndim} dimensions")
     container = Container([], kind, keys, ids)
     for index, item in enumerate(items):
-        container.sequences.append(_sequence(item, container.name(index), masked, gaps))
+        container.sequences.append(read(item, container.name(index)))
     return container
 
 
 def sequences_of(given: Any, alphabet: Alphabet) -> Container:
-    """As `proteins_of`; sequences of another alphabet are one string or bytes object, or a list or tuple of them.
+    """As `proteins_of`; sequences of another alphabet may also be bytes, and are bytes in the container.
 
     Raises:
         UserError: for another object, or a character that is no letter.
@@ -123,21 +130,35 @@ def sequences_of(given: Any, alphabet: Alphabet) -> Container:
     """
     if alphabet == PROTEIN:
         return proteins_of(given)
-    one = isinstance(given, str | bytes)
-    if not one and not isinstance(given, list | tuple):
-        raise UserError(f"expected a string or bytes, or a list of them, got {_described(given)}")
-    container = Container([], "one" if one else "many")
-    for index, item in enumerate([given] if one else given):
-        if not isinstance(item, str | bytes):
-            raise UserError(f"{container.name(index)}: expected a string or bytes, got {_described(item)}")
+    container = tokens_of(given, alphabet)
+    return replace(container, sequences=[alphabet.letters_of(tokens) for tokens in container.sequences])
+
+
+def tokens_of(given: Any, alphabet: Alphabet, masked: bool = False) -> Container:
+    """As `sequences_of`, with tokens (L,) without special ones at the ends; `masked` accepts `<mask>`.
+
+    >>> from protlm.sequence.alphabets import alphabet_of
+    >>> tokens_of("ac <mask>", alphabet_of("dna"), masked=True).sequences[0].tolist()
+    [4, 5, 19]
+    """
+    encode = alphabet.encode_masked if masked else alphabet.encode
+    if alphabet == PROTEIN:
+        container = proteins_of(given, masked)
+        return replace(container, sequences=[encode(text.encode()) for text in container.sequences])
+
+    def read(item: Any, name: str) -> np.ndarray:
+        text = item if isinstance(item, bytes) else _text(item)
+        if text is None:
+            raise UserError(f"{name}: expected a string, bytes, Bio.Seq or SeqRecord, got {_described(item)}")
         try:
-            tokens = alphabet.encode(item.encode() if isinstance(item, str) else item)
+            tokens = encode(alphabet.typed(text))
         except UserError as error:
-            raise UserError(f"{container.name(index)}: {error}") from error
+            raise UserError(f"{name}: {error}") from error
         if not len(tokens):
-            raise UserError(f"{container.name(index)} is empty; expected at least one {alphabet.unit}")
-        container.sequences.append(alphabet.letters_of(tokens))
-    return container
+            raise UserError(f"{name} is empty; expected at least one {alphabet.unit}")
+        return tokens
+
+    return _contained(given, read, isinstance(given, bytes) or _text(given) is not None, alphabet.record)
 
 
 def protein_of(given: Any, masked: bool = False, gaps: bool = True, name: str = "the sequence") -> str:

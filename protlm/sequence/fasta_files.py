@@ -10,7 +10,7 @@ from protlm.errors import UserError
 from protlm.sequence.alphabets import PROTEIN
 from protlm.sequence.fasta import Chunk, FastaFile
 from protlm.sequence.letters import Alphabet
-from protlm.sequence.long_records import LongRecords
+from protlm.sequence.long_records import LongRecords, check_options
 from protlm.sequence.stream import STDIN, check_readable, read_through
 from protlm.sequence.tally import Tally
 
@@ -41,10 +41,8 @@ class FastaFiles:
         self._files: Sequence[FastaFile | LongRecords]
         if alphabet == PROTEIN:
             self._files = [FastaFile(path, allow_nucleotides, identifier, invalid=invalid) for path in paths]
-        elif allow_nucleotides or invalid != "error":
-            only = "allow_nucleotides" if allow_nucleotides else "invalid"
-            raise UserError(f"{only} is only for proteins; the model is of {alphabet.unit}s", only)
         else:
+            check_options(alphabet, allow_nucleotides, invalid)
             self._files = [LongRecords(path, alphabet, identifier=identifier) for path in paths]
         if name:
             self._files[0].path = name

@@ -14,6 +14,8 @@ from protlm.errors import UserError
 from protlm.sequence.alphabet import NOT_A_TOKEN
 
 CLS, PAD, EOS, MASK = "<cls>", "<pad>", "<eos>", "<mask>"
+WHITE = b" \t\r\n\f\v"
+"""White space, which is left out of sequences in FASTA."""
 LAYOUTS = ("fasta", "file", "line")
 """How files hold sequences: FASTA records, each file one, or each line one."""
 
@@ -137,6 +139,11 @@ class Alphabet:
         """Message about a byte at a 0-based position."""
         return f"{chr(byte)!r} at position {position + 1} is not a {self.unit}: expected {self.expected}"
 
+    def typed(self, text: str | bytes) -> bytes:
+        """A sequence as typed or pasted, in UTF-8; white space is left out of what is FASTA in files."""
+        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        return raw.translate(None, WHITE) if self.layout == "fasta" else raw
+
     def encode(self, text: bytes) -> np.ndarray:
         """Tokens (length,) of text as in a file: folded, without the characters that are left out.
 
@@ -145,14 +152,35 @@ class Alphabet:
         """
         letters = text.translate(self.folds, self.removed.encode("latin-1"))
         if (odd := self.first_invalid(letters)) is not None:
-            raise UserError(
-                f"{chr(letters[odd])!r} at position {odd + 1} is not a {self.unit}: expected {self.expected}"
-            )
+            raise UserError(self.not_a_letter(letters[odd], odd))
         return self.translate(letters)
+
+    def encode_masked(self, text: bytes) -> np.ndarray:
+        """As `encode`, of `dtype`; each `<mask>` in the text is one token, and one position in messages.
+
+        >>> from protlm.sequence.alphabets import alphabet_of
+        >>> alphabet_of("dna").encode_masked(b"a-c<mask>u").tolist()
+        [4, 5, 19, 7]
+        """
+        first, *others = text.split(MASK.encode())
+        if not others:
+            return self.encode(first).astype(self.dtype)
+        tokens, removed = [], self.removed.encode("latin-1")
+        for piece in (first, *others):
+            letters = piece.translate(self.folds, removed)
+            if (odd := self.first_invalid(letters)) is not None:
+                raise UserError(f"{self.not_a_letter(letters[odd], len(tokens) + odd)}, or {MASK}")
+            tokens += [*self.translate(letters).tolist(), self.mask]
+        return np.array(tokens[:-1], dtype=self.dtype)
 
     def decode(self, tokens: np.ndarray) -> str:
         """The tokens as text."""
         return "".join(self.tokens[token] for token in tokens)
+
+    @cached_property
+    def cells(self) -> tuple[str, ...]:
+        """The V tokens as they are in tables, where a space must be visible."""
+        return tuple("<0x20>" if token == " " else token for token in self.tokens)
 
     def letters_of(self, tokens: np.ndarray) -> bytes:
         """The letters (length,) of tokens that are all letters."""

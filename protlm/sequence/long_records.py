@@ -6,8 +6,9 @@ Records longer than a limit are cut into pieces named as regions of samtools are
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from protlm.errors import UserError
 from protlm.sequence.fasta import Chunk
 from protlm.sequence.formats import FASTA, LOOKED_AT, recognised
 from protlm.sequence.headers import HeaderError, identifier_of
-from protlm.sequence.letters import LAYOUTS, Alphabet
+from protlm.sequence.letters import LAYOUTS, WHITE, Alphabet
 from protlm.sequence.stream import DAMAGED, STDIN, Source, check_readable
 from protlm.sequence.tally import Tally
 
@@ -24,7 +25,6 @@ CUT = 1_000_000
 REGION = re.compile(rb":\d+-\d+$")
 """What is added to the identifier of a record to name a piece of it."""
 _BLOCK = 1 << 16  # bytes read at a time, and letters of a chunk unless one piece has more
-_WHITE = b" \t\r\n\f\v"
 
 
 class LongRecords:
@@ -61,15 +61,15 @@ class LongRecords:
         self.unusable: Callable[[bytes], str | None] | None = None
         self.size = Path(path).stat().st_size if str(path) != STDIN else 0
         self._source: Source | None = None
-        self._removed = alphabet.removed.encode("latin-1") + (_WHITE if self.layout == "fasta" else b"")
+        self._removed = alphabet.removed.encode("latin-1") + (WHITE if self.layout == "fasta" else b"")
         self._special = bytes(ord(given) for given in alphabet.folded)
         self._held: list[bytes] = []
         self._changes: Counter[str] = Counter()
-        self._record = self._line = self._before = 0
+        self._record = self._line = 0
 
-    def again(self) -> "LongRecords":
+    def again(self) -> Self:
         """The same file, to be read from the start."""
-        file = LongRecords(self._path, self.alphabet, self.layout, self._cut, self._identifier)
+        file = type(self)(self._path, self.alphabet, self.layout, self._cut, self._identifier)
         file.path, file.unusable = self.path, self.unusable
         return file
 
@@ -89,25 +89,31 @@ class LongRecords:
 
     def chunks(self) -> Iterator[Chunk]:
         """The records, or pieces of them, a chunk at a time."""
-        self._source = Source(self._path)
         names: list[bytes] = []
         sequences: list[bytes] = []
         numbers: list[int] = []
         letters = 0
+        with self._content() as content:
+            for name, sequence in self._pieces(content):
+                if self.unusable and (why := self.unusable(name.encode())):
+                    raise UserError(f"{self.path}, record {self._record} ({name}): {why}")
+                names.append(name.encode())
+                sequences.append(sequence)
+                numbers.append(self._record)
+                letters += len(sequence)
+                if letters >= _BLOCK:
+                    yield self._chunk(names, sequences, numbers)
+                    names, sequences, numbers, letters = [], [], [], 0
+            if names:
+                yield self._chunk(names, sequences, numbers)
+
+    @contextmanager
+    def _content(self) -> Iterator[IO[bytes]]:
+        """The file, opened; damage found while it is read is a UserError."""
+        self._source = Source(self._path)
         try:
             with self._source as source, source.content() as content:
-                for name, sequence in self._pieces(content):
-                    if self.unusable and (why := self.unusable(name.encode())):
-                        raise UserError(f"{self.path}, record {self._record} ({name}): {why}")
-                    names.append(name.encode())
-                    sequences.append(sequence)
-                    numbers.append(self._record)
-                    letters += len(sequence)
-                    if letters >= _BLOCK:
-                        yield self._chunk(names, sequences, numbers)
-                        names, sequences, numbers, letters = [], [], [], 0
-                if names:
-                    yield self._chunk(names, sequences, numbers)
+                yield content
         except DAMAGED as error:
             raise UserError(
                 f"{self.path}: damaged or cut short after record {self._record} ({error}); download it again"
@@ -120,25 +126,34 @@ class LongRecords:
         return Chunk(b"\n".join(names), headers, sequences, tokens, lengths, np.array(numbers, dtype=np.int64))
 
     def _pieces(self, content: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-        """Names and letters of all pieces; also counts records, lines and changes."""
-        self._record = self._line = 0
-        read = {"fasta": self._fasta, "line": self._lines, "file": self._file}[self.layout]
-        for name, texts in read(content):
-            self._record += 1
-            self._changes.clear()
+        """Names and letters of all pieces; also counts what was changed or left out."""
+        for name, texts in self._records(content):
             start, held = 0, b""
             for text in texts:
                 held += self._letters(name, text, start + len(held))
                 while len(held) > self._cut:
                     yield f"{name}:{start + 1}-{start + self._cut}", held[: self._cut]
                     start, held = start + self._cut, held[self._cut :]
-            for reason, count in self._changes.items():
-                self.tally.add(reason, count)
+            self._tally_record(empty=not held)
             if held:
                 yield (f"{name}:{start + 1}-{start + len(held)}" if start else name), held
                 self.tally.add(f"cut into pieces of {self._cut:,}", start + len(held), int(start > 0))
-            else:
-                self.tally.add(f"left out, without a {self.alphabet.unit}", 0)
+
+    def _records(self, content: IO[bytes]) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """Name of each record and its text, in parts that must be read before the next record."""
+        self._record = self._line = 0
+        read = {"fasta": self._fasta, "line": self._lines, "file": self._file}[self.layout]
+        for name, texts in read(content):
+            self._record += 1
+            self._changes.clear()
+            yield name, texts
+
+    def _tally_record(self, empty: bool) -> None:
+        """Counts what was changed in the record that was read, or that it was left out."""
+        for reason, count in self._changes.items():
+            self.tally.add(reason, count)
+        if empty:
+            self.tally.add(f"left out, without a {self.alphabet.unit}", 0)
 
     def _letters(self, name: str, text: bytes, before: int) -> bytes:
         """The letters of text of a record, checked; `before` of them precede it."""
@@ -229,3 +244,10 @@ class LongRecords:
             except HeaderError as error:
                 raise UserError(f"{self.path}, record {number}, line {state['number']}: {error}") from error
             yield name, rest()
+
+
+def check_options(alphabet: Alphabet, allow_nucleotides: bool, invalid: str) -> None:
+    """Raises a UserError for options that only `FastaFile` has."""
+    if allow_nucleotides or invalid != "error":
+        only = "allow_nucleotides" if allow_nucleotides else "invalid"
+        raise UserError(f"{only} is only for proteins; the model is of {alphabet.unit}s", only)

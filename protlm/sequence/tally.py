@@ -50,6 +50,6 @@ class Tally:
             lines.append(f"{counted(records, 'record')}: {reason}{tail}")
         return lines
 
-    def lines(self) -> list[str]:
+    def lines(self, unit: str = "residue") -> list[str]:
         """The lines of `describe`, then those of the records that were skipped."""
-        return [*self.describe(), *self.skipped]
+        return [*self.describe(unit), *self.skipped]

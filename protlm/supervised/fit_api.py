@@ -7,6 +7,7 @@ from typing import Any
 
 from protlm import bundled, checkpoint
 from protlm.errors import UserError
+from protlm.inference.engine import check_of_proteins
 from protlm.performer import Performer
 from protlm.progress import Progress
 from protlm.supervised.fit import Fitted, fit_probe
@@ -111,6 +112,7 @@ def base_model(model: Any, announce: bool = False) -> tuple[Performer, dict[str,
             print(bundled.notice(own, parameters), file=sys.stderr, flush=True)
     if not isinstance(model, Performer):
         raise UserError(f"model: expected a model or the path of one, got {type(model).__name__}", "model")
+    check_of_proteins(model, "fit")
     return model, {"path": path, "fingerprint": checkpoint.fingerprint(model)}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from protlm.errors import UserError, counted
 from protlm.plots.page import page_of
-from protlm.plots.positions import ORDER
+from protlm.plots.palette import AMINO_ACIDS
 from protlm.sequence.alphabet import STANDARD
 from protlm.sequence.fasta import Record
 from protlm.tables import text_output
@@ -53,8 +53,8 @@ def write_page(
     data = {
         "sequence": record.sequence,
         "offset": offset,
-        "letters": ORDER,
-        "matrix": _plain(assessment.singles[:, [STANDARD.index(letter) for letter in ORDER]].round(3)),
+        "letters": AMINO_ACIDS.order,
+        "matrix": _plain(assessment.singles[:, [STANDARD.index(letter) for letter in AMINO_ACIDS.order]].round(3)),
         "tracks": _tracks(assessment),
         "columns": [{"name": name, "digits": min(digits[name], 3) if name in digits else None} for name in table],
         "rows": list(map(list, zip(*table.values(), strict=True))),

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from protlm.errors import ProtlmWarning, UserError, counted
-from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite
+from protlm.inference.engine import TOKEN_BUDGET, Computer, check_finite, check_of_proteins
 from protlm.inference.probabilities import causal_own, masked, masked_own, one_pass
 from protlm.performer import Performer
 from protlm.progress import Advance, Progress, summed
@@ -113,6 +113,7 @@ def score_variants(
     computer: Computer, variants: Variants, method: str | None = None, progress: Progress | None = None
 ) -> np.ndarray:
     """As `score`, for parsed variants; NaN for those with a reason."""
+    check_of_proteins(computer.model, "the score of a variant")
     method = chosen_method(computer.model, method)
     known = np.ones(len(variants), dtype=bool)
     known[list(variants.reasons)] = False

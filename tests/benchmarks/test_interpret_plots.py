@@ -17,7 +17,7 @@ from benchmarks.plots.interpret import (
     similarity_matrices,
 )
 from protlm.errors import UserError
-from protlm.plots.positions import ORDER
+from protlm.plots.palette import AMINO_ACIDS
 from protlm.sequence.alphabet import STANDARD
 
 
@@ -64,7 +64,7 @@ def test_matrices_are_ordered_by_chemistry_without_diagonals(drawn) -> None:
     for axes, matrix, title in zip(panels, (one, other), ("one", "other"), strict=True):
         shown = axes.images[0].get_array()
         names = [tick.get_text() for tick in axes.get_xticklabels()]
-        assert names == [tick.get_text() for tick in axes.get_yticklabels()] == list(ORDER)
+        assert names == [tick.get_text() for tick in axes.get_yticklabels()] == list(AMINO_ACIDS.order)
         assert axes.get_title() == title
         for i, a in enumerate(names):
             for j, b in enumerate(names):

@@ -6,9 +6,15 @@ import torch
 
 from protlm.errors import UserError
 from protlm.inference.engine import Computer
-from protlm.inference.fill import Protein, masked_tokens, predict_masked, predict_proteins, probabilities
+from protlm.inference.fill import predict_masked, predict_proteins, probabilities
 from protlm.performer import Performer
-from protlm.sequence.alphabet import INDEX, STANDARD, encode_masked, with_ends
+from protlm.sequence.alphabet import INDEX, STANDARD, with_ends
+from protlm.sequence.alphabets import PROTEIN
+from protlm.sequence.masked_records import TokenRecord
+
+
+def encode_masked(text: str) -> np.ndarray:
+    return PROTEIN.encode_masked(text.encode())
 
 
 def test_all_twenty_form_a_distribution_most_probable_first(tiny_model: Performer) -> None:
@@ -121,7 +127,7 @@ def test_probabilities_of_invalid_sequences_are_refused(tiny_model: Performer, t
 
 def test_many_proteins_are_filled_as_if_each_were_alone(tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["<mask>" + "MKT" * (i % 5) + "<mask>L" * (i % 3) for i in range(12)]
-    proteins = [Protein(str(i), masked_tokens(text)) for i, text in enumerate(texts)]
+    proteins = [TokenRecord(str(i), encode_masked(text)) for i, text in enumerate(texts)]
     monkeypatch.setattr("protlm.inference.engine.WINDOW_RESIDUES", 20)
     found = list(predict_proteins(Computer(tiny_model, token_budget=40), iter(proteins), top=20))
     assert [protein.name for protein, _ in found] == [protein.name for protein in proteins]
@@ -132,7 +138,7 @@ def test_many_proteins_are_filled_as_if_each_were_alone(tiny_model: Performer, m
 
 
 def test_a_protein_without_mask_is_named(tiny_model: Performer) -> None:
-    proteins = [Protein("a", masked_tokens("M<mask>")), Protein("b", masked_tokens("MK"))]
+    proteins = [TokenRecord("a", encode_masked("M<mask>")), TokenRecord("b", encode_masked("MK"))]
     with pytest.raises(UserError, match="in.fasta, protein 'b': no <mask>"):
         list(predict_proteins(Computer(tiny_model), proteins, source="in.fasta"))
 

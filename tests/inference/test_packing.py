@@ -18,12 +18,14 @@ from protlm.errors import ProtlmWarning
 from protlm.inference import packing
 from protlm.inference.engine import Computer
 from protlm.inference.evaluate import evaluate
-from protlm.inference.fill import Protein, predict_proteins, probabilities
+from protlm.inference.fill import predict_proteins, probabilities
 from protlm.inference.packing import packs
 from protlm.inference.perplexity import pseudo_perplexity
 from protlm.inference.token_batch import TokenBatch
 from protlm.performer import FavorAttention, Performer, PerformerConfig
-from protlm.sequence.alphabet import STANDARD, encode_masked
+from protlm.sequence.alphabet import STANDARD
+from protlm.sequence.alphabets import PROTEIN
+from protlm.sequence.masked_records import TokenRecord
 from protlm.variants.score import score
 
 SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQ", "M", "GAVLIMCFYWHKRQNEDSTPX" * 3, "MKT", "W" * 40]
@@ -78,7 +80,10 @@ def test_scores_of_causal_models(kind: str) -> None:
 
 
 def test_predictions_at_masks() -> None:
-    proteins = [Protein(str(i), encode_masked(f"{s}<mask>MKT<mask>{s}")) for i, s in enumerate(SEQUENCES[:2])]
+    proteins = [
+        TokenRecord(str(i), PROTEIN.encode_masked(f"{s}<mask>MKT<mask>{s}".encode()))
+        for i, s in enumerate(SEQUENCES[:2])
+    ]
 
     def answers(network: Performer, budget: int) -> list[Any]:
         found = predict_proteins(Computer(network, budget), proteins, 20)

@@ -9,9 +9,10 @@ from protlm.errors import UserError
 from protlm.inference.engine import Computer
 from protlm.inference.perplexity import perplexities, pseudo_perplexity, write_perplexities
 from protlm.inference.probabilities import masked_own, unmasked_own
+from protlm.inference.sequences import InputSequences
 from protlm.performer import Performer
 from protlm.sequence.alphabet import INDEX, MASK, STANDARD, encode, with_ends
-from protlm.sequence.fasta import FastaFile, Record
+from protlm.sequence.fasta import FastaFile
 from tests.inference.toys import random_table, table_model
 
 SEQUENCES = ["MKTAYIAKQR", "M", "GAVLIMCFYWGAVLIMCFYW", "MKXBAZ"]
@@ -110,7 +111,7 @@ def test_proteins_are_streamed_and_written_in_order(
     fasta = write_fasta([("a", "MKTAY"), ("b", "XX"), ("a", "mkt-lli"), ("c", "GAVLIMCFYW")])
     monkeypatch.setattr("protlm.inference.engine.WINDOW_RESIDUES", 6)
     output = tmp_path / "table.tsv"
-    summary = write_perplexities(Computer(tiny_model), FastaFile(fasta), output)
+    summary = write_perplexities(Computer(tiny_model), InputSequences(FastaFile(fasta)), output)
     header, *lines = [line.split("\t") for line in output.read_text().splitlines()]
     assert header == ["id", "length", "pseudo_perplexity"]
     assert [(name, length) for name, length, _ in lines] == [("a", "5"), ("b", "2"), ("a", "6"), ("c", "10")]
@@ -127,7 +128,7 @@ def test_an_unreadable_record_leaves_no_file(
     monkeypatch.setattr("protlm.inference.engine._MOST", 1)
     fasta = write_fasta([("a", "MKTAY"), ("b", "MK1")])
     with pytest.raises(UserError, match=r"record 2 \(b\)"):
-        write_perplexities(Computer(tiny_model), FastaFile(fasta), tmp_path / "table.tsv")
+        write_perplexities(Computer(tiny_model), InputSequences(FastaFile(fasta)), tmp_path / "table.tsv")
     assert not [path for path in tmp_path.iterdir() if "table" in path.name]
 
 
@@ -140,6 +141,5 @@ def test_output_that_is_not_finite_is_refused(tiny_model: Performer, causal_mode
 
 
 def test_records_without_a_sequence_are_refused(tiny_model: Performer) -> None:
-    records: list[Record] = []
     with pytest.raises(UserError, match="at least one protein"):
-        write_perplexities(Computer(tiny_model), records, None)
+        write_perplexities(Computer(tiny_model), InputSequences([]), None)

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from protlm.errors import UserError
-from protlm.plots.positions import LONGEST, ORDER, Track, check_picture, heat_map, logo
+from protlm.plots.palette import AMINO_ACIDS
+from protlm.plots.positions import LONGEST, Track, check_picture, heat_map, logo
 from protlm.sequence.alphabet import STANDARD
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
@@ -65,7 +66,7 @@ def test_each_value_is_at_its_position_and_residue(drawn, length: int) -> None:
 
 
 def test_the_rows_are_the_twenty_amino_acids() -> None:
-    assert sorted(ORDER) == sorted(STANDARD)
+    assert sorted(AMINO_ACIDS.order) == sorted(STANDARD)
 
 
 def test_diverging_colours_are_symmetric(drawn) -> None:

@@ -16,12 +16,12 @@ from protlm.sequence.alphabet import (
     clean,
     decode,
     encode,
-    encode_masked,
     normalise,
     normalise_masked,
     translate,
     with_ends,
 )
+from protlm.sequence.alphabets import PROTEIN
 
 residues = st.text(LETTERS)
 
@@ -47,7 +47,7 @@ def test_letters_round_trip_through_tokens(sequence: str) -> None:
 @given(st.lists(st.sampled_from([*LETTERS, "<mask>"])))
 def test_masked_sequences_round_trip_through_tokens(tokens: list[str]) -> None:
     text = "".join(tokens)
-    assert decode(encode_masked(text)) == text
+    assert decode(PROTEIN.encode_masked(text.encode())) == text
 
 
 @given(residues)
