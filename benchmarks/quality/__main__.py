@@ -4,6 +4,7 @@
     python -m benchmarks.quality train --corpora families         # without a FASTA file
     python -m benchmarks.quality report                           # also while training is under way
     python -m benchmarks.quality time
+    python -m benchmarks.quality longer WORK WORK
     python -m benchmarks.quality concat
 
 train: one run of `python -m protlm.train +experiment=quality` for each seed, corpus, direction and kind of attention,
@@ -12,7 +13,8 @@ runs of a seed precede those of the next, and exact Transformer, Performer-ReLU,
 (OPT) precede the other kinds, so that a table is available early.
 
 report: table and learning curves of the finished runs. time: seconds of a training step by kind, at the recipe's length
-and at a greater one. concat: blocks of 8,192 tokens, a small Performer against the largest Transformer of equal speed.
+and at a greater one. longer: runs of different lengths, and how long a gain takes. concat: blocks of 8,192 tokens, a
+small Performer against the largest Transformer of equal speed.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from pathlib import Path
 from benchmarks.measure import numbers, positive, program
 from benchmarks.quality.concat import Grid, compare_concatenated
 from benchmarks.quality.corpora import CORPORA, SAMPLE, Sources, make_corpus
+from benchmarks.quality.longer import compare_lengths
 from benchmarks.quality.recipe import Run, check_models, compared
 from benchmarks.quality.report import report
 from benchmarks.quality.runs import run_all
@@ -166,6 +169,14 @@ def parsed() -> argparse.Namespace:
     part.add_argument("--results", type=Path, default=Path("docs/results"), help="folder for the CSV files")
     part.add_argument("--figure", type=Path, default=Path("docs/figures/quality.png"))
 
+    part = parts.add_parser(
+        "longer", help="runs of different lengths, and how long a gain over the unigram baseline takes"
+    )
+    part.add_argument("works", type=Path, nargs="+", help="work folders, each with runs of another number of --steps")
+    part.add_argument("--split", default="test")
+    part.add_argument("--points", type=float, default=4.0, help="accuracy above the unigram baseline to extrapolate to")
+    part.add_argument("--results", type=Path, default=Path("docs/results/longer"), help="folder for the CSV files")
+
     part = parts.add_parser("time", help="seconds of a training step of each kind")
     part.add_argument("--lengths", type=numbers, help="default: the recipe's and 1,024")
     part.add_argument("--repeats", type=positive, default=7, help="timed steps, after one warm-up step")
@@ -182,7 +193,7 @@ def parsed() -> argparse.Namespace:
     part.add_argument("--csv", type=Path, default=Path("docs/results/quality_concat.csv"))
     add_runs(part, "1", "bidirectional")
 
-    for part in parts.choices.values():
+    for part in [part for name, part in parts.choices.items() if name != "longer"]:
         part.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
     return parser.parse_args()
 
@@ -194,6 +205,9 @@ def main() -> int:
         return train(options)
     if options.part == "report":
         report(options.work, options.results, options.figure)
+        return 0
+    if options.part == "longer":
+        compare_lengths(options.works, options.split, options.points, options.results)
         return 0
     if options.part == "time":
         pairs = [
