@@ -14,7 +14,7 @@ from benchmarks.interpret.residue_attention import off_diagonal
 from protlm.errors import UserError
 from protlm.homology.blosum62 import blosum62_matrix
 from protlm.inference.engine import TOKEN_BUDGET, Computer, encoded, windows
-from protlm.inference.probabilities import log_softmax, of_residues
+from protlm.inference.probabilities import log_softmax, of_letters
 from protlm.inference.token_batch import TokenBatch
 from protlm.performer import Performer
 from protlm.sequence.alphabet import MASK, STANDARD, STANDARD_TOKENS, TOKENS
@@ -138,7 +138,7 @@ def predicted(
             else:
                 batch = batch.replaced(places, MASK)
             logits = model.logits(batch.hidden(model)[places])
-            p = np.exp(of_residues(log_softmax(logits)))
+            p = np.exp(of_letters(log_softmax(logits)))
             total = np.zeros((len(TOKENS), len(STANDARD) + 1))
             np.add.at(total, true, np.concatenate((p, np.ones((len(p), 1))), axis=1))
             return total

@@ -15,8 +15,8 @@ import torch
 from benchmarks.measure import kibibytes, peak_bytes
 from benchmarks.models import DIRECTIONS, Sizes, bare_step, random_batch
 from protlm.performer.kind import Kind
+from protlm.training.base_task import return_freed_memory
 from protlm.training.optimizer import adamw
-from protlm.training.task import return_freed_memory
 
 GIB = 2**30
 RESERVE = 2 * GIB  # left free for other processes

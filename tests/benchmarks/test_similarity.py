@@ -18,7 +18,7 @@ from benchmarks.interpret.similarity import (
 from protlm.embedding.in_memory import embed
 from protlm.errors import UserError
 from protlm.homology.blosum62 import blosum62_matrix
-from protlm.inference.probabilities import of_residues
+from protlm.inference.probabilities import of_letters
 from protlm.sequence.alphabet import INDEX, MASK, STANDARD
 from tests.inference.toys import random_table, table_model
 
@@ -79,7 +79,7 @@ def test_embeddings_are_those_of_each_residue(tiny_model) -> None:
 def test_a_bidirectional_model_predicts_masked_residues() -> None:
     table = random_table(33)
     found = predicted(table_model(table, "token"), PROTEINS * 20)
-    np.testing.assert_allclose(found, np.tile(np.exp(of_residues(table[MASK])), (20, 1)), atol=1e-4)
+    np.testing.assert_allclose(found, np.tile(np.exp(of_letters(table[MASK])), (20, 1)), atol=1e-4)
     np.testing.assert_allclose(prediction_similarity(found), 0, atol=1e-2)
 
 
@@ -87,7 +87,7 @@ def test_a_causal_model_predicts_the_next_residue() -> None:
     table = random_table(33)
     found = predicted(table_model(table, "token", causal=True), ["M" + STANDARD])
     before = ["M", *STANDARD[:-1]]
-    expected = np.exp(of_residues(table[[INDEX[token] for token in before]]))
+    expected = np.exp(of_letters(table[[INDEX[token] for token in before]]))
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
