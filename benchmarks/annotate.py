@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import model_path, positive, program
+from benchmarks.measure import positive, program
 from benchmarks.tables import check_outputs, markdown
 from protlm.annotation.annotate import embedded
 from protlm.annotation.annotator import Annotator
@@ -145,7 +145,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("reference", "queries", "labels", "clusters"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("model", type=model_path, help="model folder; - for the bundled one")
+    parser.add_argument("model", type=Path, help="model folder or checkpoint")
     parser.add_argument("--index", type=Path)
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--sample", type=positive, default=AnnotateOptions.sample)

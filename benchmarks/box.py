@@ -3,9 +3,9 @@
     python -m benchmarks.box MODEL CORPUS DMS_DIR
 
 evaluates a bidirectional model on the test and ood splits of CORPUS and scores the assays of DMS_DIR, a folder for
-`protlm proteingym`; - for MODEL is the bundled model. It prints Markdown tables and writes a CSV file with all
-figures. Splits are labelled by the relation of their proteins to those in training: held-out clusters, or new members
-of training clusters. Masking is that of `protlm evaluate` and scoring that of `protlm proteingym`, with their defaults.
+`protlm proteingym`. It prints Markdown tables and writes a CSV file with all figures. Splits are labelled by the
+relation of their proteins to those in training: held-out clusters, or new members of training clusters. Masking is that
+of `protlm evaluate` and scoring that of `protlm proteingym`, with their defaults.
 
 The unigram score of a variant is the sum over its substitutions of log f(mutant) - log f(wild type), with the
 frequencies f of the residues in the training split of CORPUS.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import model_path, positive, program
+from benchmarks.measure import positive, program
 from benchmarks.tables import check_outputs, markdown
 from protlm.corpus.reader import Corpus
 from protlm.corpus.unigram import Unigram
@@ -148,7 +148,7 @@ def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=model_path, help="model folder or checkpoint; - is the bundled model")
+    parser.add_argument("model", type=Path, help="model folder or checkpoint")
     parser.add_argument("corpus", type=Path, help="made by protlm prepare, with a test or ood split")
     parser.add_argument("folder", type=Path, metavar="dms_dir", help="folder with a CSV file per assay, and wt.fasta")
     parser.add_argument("--csv", type=Path, default=Path("docs/results/box.csv"))

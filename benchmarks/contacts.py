@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import model_path, positive, program
+from benchmarks.measure import positive, program
 from benchmarks.tables import check_outputs, markdown, write_csv
 from protlm.contacts.contact_map import METHODS, contact_map
 from protlm.contacts.precision import PARTS, RANGES, precision, read_contacts
@@ -90,7 +90,7 @@ def summary(rows: Sequence[Mapping[str, object]], methods: Sequence[str]) -> str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="structure files")
-    parser.add_argument("--model", type=model_path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--database", type=Path, action="append", default=[], help="FASTA file, for couplings")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--least", type=positive, default=60, help="residues of a chain, at least")

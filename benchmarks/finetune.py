@@ -102,7 +102,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--model", required=True, help="model folder or checkpoint")
     parser.add_argument("--name", help="of the model in the table; by default that of its folder")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS[:3]))

@@ -1,6 +1,6 @@
 """What a trained model has learned about amino acids: attention maps, similarities against BLOSUM62, embeddings.
 
-    python -m benchmarks.inside MODEL FASTA              # seven minutes on one core for the bundled model
+    python -m benchmarks.inside MODEL FASTA              # seven minutes on one core for 0.93 million parameters
     python -m benchmarks.inside MODEL CORPUS.h5          # the test split of a corpus
 
 Similarities of the twenty amino acids by attention, embedding matrix, mean contextual embeddings and predictions are
@@ -29,7 +29,7 @@ from benchmarks.interpret.similarity import (
     prediction_similarity,
     residue_embedding,
 )
-from benchmarks.measure import model_path, natural, positive, program
+from benchmarks.measure import natural, positive, program
 from benchmarks.plots.interpret import attention_maps, residue_map, similarity_matrices
 from benchmarks.tables import check_outputs, write_csv
 from protlm import checkpoint
@@ -163,7 +163,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=model_path, help="model folder or checkpoint; - is the bundled model")
+    parser.add_argument("model", type=Path, help="model folder or checkpoint")
     parser.add_argument(
         "proteins_of",
         metavar="FASTA",

@@ -14,7 +14,6 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from protlm import bundled
 from protlm.errors import UserError
 
 Function = Callable[..., Tensor]
@@ -55,11 +54,6 @@ def program(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def model_path(text: str) -> Path:
-    """For argparse: the path of a model; - is the bundled model."""
-    return bundled.path() if text == "-" else Path(text)
 
 
 def positive(text: str) -> int:

@@ -1,4 +1,4 @@
-r"""Selects members of large clusters to hold out as the `ood` split of the bundled model's corpus.
+r"""Selects members of large clusters to hold out as the `ood` split of a corpus of Swiss-Prot.
 
     python data/draw_members.py CLUSTERS.tsv.zst > members.txt
     protlm prepare SWISSPROT.fasta.zst --clusters CLUSTERS.tsv.zst --valid 0.01 --test 0.02 --ood members.txt \

@@ -28,7 +28,7 @@ _LAZY = {
 
 
 def load(
-    path: "str | Path | None" = None,
+    path: "str | Path",
     device: str = "cpu",
     attention: str | None = None,
     num_features: int | None = None,
@@ -38,13 +38,12 @@ def load(
 ) -> Any:
     """Loads a trained model; see `protlm.model_api.load`.
 
-    Without a path, loads the bundled model and says so on standard error. A folder of `protlm fit` is loaded as a
-    `protlm.supervised.predictor.Predictor`.
+    A folder of `protlm fit` is loaded as a `protlm.supervised.predictor.Predictor`.
     """
     from protlm import model_api  # imports torch, which takes seconds that `protlm --help` should not
 
     options = (device, attention, num_features, attention_backend, packed_batches)
-    if path is not None and _is_fitted(path):
+    if _is_fitted(path):
         from protlm.supervised.predictor_folder import load_predictor
 
         return load_predictor(path, lambda base: model_api.load(base, *options))

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from protlm.errors import UserError, counted
+from protlm.errors import UserError, counted, no_model
 
 
 class Embedder:
@@ -14,7 +14,7 @@ class Embedder:
     Each process loads the model once, at the first batch, however often the object is sent to it.
 
     Args:
-        model: folder or checkpoint, which every machine must see under the same path. None is the bundled model.
+        model: folder or checkpoint, which every machine must see under the same path.
         sequence: name of the column of proteins; `id` and it match in any case if nothing matches exactly.
         column: name of the new column.
         id: name of the column that error messages name a protein by, if there is one.
@@ -25,10 +25,14 @@ class Embedder:
         UserError: for a model that does not exist; when called, for a batch without the column or a sequence that is
             not a protein.
 
-    >>> embedder = Embedder()
-    >>> batch = embedder({"id": ["a", "b"], "sequence": ["MKT", "MKTAYIAK"]})
+    >>> from tempfile import TemporaryDirectory
+    >>> from protlm import checkpoint, model_api
+    >>> with TemporaryDirectory() as folder:
+    ...     checkpoint.export(model_api.example(), f"{folder}/model")
+    ...     embedder = Embedder(f"{folder}/model")
+    ...     batch = embedder({"id": ["a", "b"], "sequence": ["MKT", "MKTAYIAK"]})
     >>> batch["id"], batch["embedding"].shape, batch["embedding"].dtype
-    (['a', 'b'], (2, 128), dtype('float32'))
+    (['a', 'b'], (2, 16), dtype('float32'))
     """
 
     def __init__(
@@ -43,12 +47,12 @@ class Embedder:
         precision: str = "float32",
         device: str = "auto",
     ) -> None:
-        from protlm import bundled
-
-        if not isinstance(model, str | Path | None):
+        if model is None:
+            raise no_model("model, the path of a model folder or a training checkpoint (.ckpt)")
+        if not isinstance(model, str | Path):
             got = type(model).__name__
             raise UserError(f"expected the path of a model, which each process loads itself, got {got}")
-        path = bundled.path() if model is None else Path(model)
+        path = Path(model)
         if not path.exists():
             raise UserError(f"{path}: no such model; expected a model folder or a training checkpoint (.ckpt)")
         self.model = path.resolve()  # workers run in other folders

@@ -1,4 +1,4 @@
-"""Exceptions for user errors, and counts for messages."""
+"""Exceptions for user errors, also that of a missing model, and counts for messages."""
 
 import re
 from collections.abc import Callable
@@ -65,6 +65,18 @@ def check_integer(name: str, value: object, minimum: int) -> None:
 
 class ProtlmWarning(UserWarning):
     """Results may be unreliable; the `protlm` command prints the message once."""
+
+
+def no_model(expected: str) -> UserError:
+    """The error of a call without a model, which says how to get one.
+
+    >>> str(no_model("model, the path of one")).partition(". ")[0]
+    'no model given; expected model, the path of one'
+    """
+    return UserError(
+        f"no model given; expected {expected}. To get one, import ESM-2: protlm import facebook/esm2_t6_8M_UR50D "
+        "esm2-8m (30 MB to download), or train one on your proteins: python -m protlm.train data.fasta=proteins.fasta"
+    )
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,6 +1,5 @@
 """The Python API: a trained model as a `Performer` that takes proteins and returns numpy arrays."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from protlm import bundled, checkpoint
+from protlm import checkpoint
 from protlm.contacts import contact_map
 from protlm.embedding import in_memory
-from protlm.errors import UserError
+from protlm.errors import UserError, no_model
 from protlm.inference import fill, generate, perplexity
 from protlm.inference.engine import TOKEN_BUDGET, Computer
 from protlm.performer import Performer, PerformerConfig
@@ -273,7 +272,7 @@ class ProteinModel(Performer):
 
 
 def load(
-    path: str | Path | None = None,
+    path: str | Path,
     device: str = "cpu",
     attention: str | None = None,
     num_features: int | None = None,
@@ -284,8 +283,7 @@ def load(
     """Loads a trained model, in evaluation mode.
 
     Args:
-        path: a model folder, written by `protlm export` or `protlm import`, or a training checkpoint (.ckpt). None
-            is the bundled model (`protlm.bundled`), which a line on standard error names.
+        path: a model folder, written by `protlm export` or `protlm import`, or a training checkpoint (.ckpt).
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the accelerator of this machine, if any.
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
         attention_backend: what computes attention from random features; see `Performer.use_backend`.
@@ -297,13 +295,11 @@ def load(
         UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device or
             backend.
     """
-    if not isinstance(path, str | Path | None):
-        raise UserError(f"expected the path of a model, got {type(path).__name__}")
-    folder = bundled.path() if path is None else path
-    model: Performer = checkpoint.load(folder, attention, num_features, any_alphabet)
     if path is None:
-        parameters = sum(weight.numel() for weight in model.parameters())
-        print(bundled.notice(Path(folder), parameters), file=sys.stderr, flush=True)
+        raise no_model("path, of a model folder or a training checkpoint (.ckpt)")
+    if not isinstance(path, str | Path):
+        raise UserError(f"expected the path of a model, got {type(path).__name__}")
+    model: Performer = checkpoint.load(path, attention, num_features, any_alphabet)
     return placed(model, device, attention_backend, packed_batches)
 
 

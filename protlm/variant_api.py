@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from protlm.inference.engine import Computer
 
-BUNDLED = "bundled"
-"""Name of the bundled model."""
-
 
 def score(
     wild_type: Any,
@@ -41,7 +38,7 @@ def score(
             for all single substitutions.
         alignment: of the protein's homologs, a file or an `Alignment`.
         database: one or more FASTA files to search for homologs.
-        model: a model of `protlm.load`, the path of one, or "bundled".
+        model: a model of `protlm.load`, or the path of one.
         structure: PDB or mmCIF file of the protein; solvent accessibility then weighs the profile. Requires the extra
             `structure`.
         scorer: "blosum62", "profile", "model", "blend", or "auto" for the one that uses all of what is given: without
@@ -97,15 +94,13 @@ def score(
 def computer_of(
     model: Any, load: Callable[[Any], Any] | None = None, token_budget: int | None = None, precision: str = "float32"
 ) -> "Computer":
-    """Runs a model, which is one of `protlm.load`, the path of one, or "bundled"."""
-    from protlm import bundled, model_api
+    """Runs a model, which is one of `protlm.load`, or the path of one."""
+    from protlm import model_api
     from protlm.inference.engine import TOKEN_BUDGET, Computer
     from protlm.performer import Performer
 
     if isinstance(model, str | Path):
-        path = bundled.path() if str(model) == BUNDLED and not Path(model).exists() else model
-        model = (load or model_api.load)(path)
+        model = (load or model_api.load)(model)
     if not isinstance(model, Performer):
-        expected = "expected a model of protlm.load, the path of one, or 'bundled'"
-        raise UserError(f"model: {expected}, got {type(model).__name__}", "model")
+        raise UserError(f"model: expected a model or the path of one, got {type(model).__name__}", "model")
     return Computer(model, token_budget or TOKEN_BUDGET, precision)

@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from protlm.checkpoint import export
 from protlm.cli import main
+from protlm.cli.console import MODEL_VARIABLE
 from protlm.corpus.prepare import prepare_corpus
 from protlm.corpus.splits import SplitRule, read_ids
 from protlm.performer import Performer, PerformerConfig
@@ -37,6 +38,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with the slow tests, so that no worker has to wait at the end for a long test of another."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def _without_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not depend on the model of whoever runs them."""
+    monkeypatch.delenv(MODEL_VARIABLE, raising=False)
 
 
 @pytest.fixture(autouse=True)

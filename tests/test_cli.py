@@ -329,7 +329,6 @@ def test_nucleotides_are_accepted_on_request(
         ("info", "Missing argument"),
         ("prepare FASTA -o absent/out.h5", "there is no folder absent"),
         ("prepare FASTA -o out.h5 --clutsers x", "no such option --clutsers; did you mean --clusters; see:"),
-        ("embed FASTA -o out.h5", "no model given, and EMPTY has none"),
         ("embed FASTA -o out.h5 --model absent", "absent: no such model"),
         ("embed FASTA -o out.h5 --model FASTA", "not a checkpoint"),
         ("embed FASTA -o out.h5 --model MODEL --device abacus", "--device abacus"),
@@ -339,9 +338,6 @@ def test_nucleotides_are_accepted_on_request(
         ("embed " + 300 * "MK" + " -o out.h5 --model MODEL", "File name too long"),
         ("fill MKT --model MODEL", "no <mask>"),
         ("fill MK<mask>1 --model MODEL", "'1'"),
-        ("fill MK<mask>", "no model given, and EMPTY has none"),
-        ("evaluate CORPUS", "no model given, and EMPTY has none"),
-        ("export out", "no model given, and EMPTY has none"),
         ("fill MK<mask> --model", "'--model' requires an argument"),
         ("fill MK<mask> --model MODEL --top 21", "--top"),
         ("evaluate absent.h5 --model MODEL", "absent.h5: no such corpus"),
@@ -364,7 +360,6 @@ def test_invalid_arguments_are_refused(
     protlm, fasta: Path, model_folder: Path, corpus_path: Path, tmp_path: Path, monkeypatch, arguments: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("protlm.bundled.FOLDERS", (Path("EMPTY"),))
     text, names = fasta.read_text(), sorted(tmp_path.iterdir())
     places = {"FASTA": fasta, "MODEL": model_folder, "CORPUS": corpus_path}
     assert_refused(protlm(*(places.get(word, word) for word in arguments.split())), words)
@@ -373,7 +368,7 @@ def test_invalid_arguments_are_refused(
 
 
 def test_a_sequence_of_several_lines_is_quoted_in_one(protlm) -> None:
-    assert_refused(protlm("fill", ">a\nMK<mask>"), ">a MK<mask>: '>' at position 1 is not a residue")
+    assert_refused(protlm("fill", ">a\nMK<mask>", "-m", "absent"), ">a MK<mask>: '>' at position 1 is not a residue")
 
 
 def test_without_arguments_the_help_is_printed(protlm) -> None:
@@ -444,15 +439,15 @@ def test_interrupted_prepare_leaves_nothing(tmp_path: Path, number: signal.Signa
 @pytest.mark.parametrize("command", ["embed -o out.h5", "fill", "score --all", "score --pseudo-perplexity"])
 @pytest.mark.parametrize("content", ["some words", ">a\nM1\n", ">P1;a\ntext\nMKT*\n"])
 def test_inputs_are_checked_before_a_model_is_loaded(protlm, tmp_path, monkeypatch, command: str, content: str) -> None:
-    """Neither the notice of the bundled model nor an error about the model comes first."""
+    """So that their errors come before those of the model."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.fasta").write_text(content)
     name, *options = command.split()
-    for model in ([], ["-m", "absent"]):
-        assert_refused(protlm(name, "in.fasta", *options, *model), "in.fasta")
+    assert_refused(protlm(name, "in.fasta", *options, "-m", "absent"), "in.fasta")
     if name == "embed":
         (tmp_path / "in.fasta").write_text(">a\nMKT\n")
-        assert_refused(protlm("embed", "in.fasta", "-o", "absent/out.h5"), "there is no folder absent")
+        outcome = protlm("embed", "in.fasta", "-o", "absent/out.h5", "-m", "absent")
+        assert_refused(outcome, "there is no folder absent")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from protlm.annotation.index import index_vectors, kept_relatives
 from protlm.annotation.options import AnnotateOptions
 from protlm.annotation.reference import Reference, read_records
 from protlm.embedding.in_memory import embed
-from protlm.errors import UserError, counted
+from protlm.errors import UserError, counted, no_model
 from protlm.homology.relatives import Relatives, clusters_of, find_relatives
 from protlm.performer import Performer
 from protlm.progress import Progress, Stage, summed
@@ -60,7 +60,7 @@ def annotate(
         queries: path of a FASTA file, or proteins as in `ProteinModel`.
         reference: the same.
         labels: table with a column `id` and others of labels, or a DataFrame; see `read_known_labels`.
-        model: a model of `protlm.load`, the path of one, or "bundled", the default.
+        model: a model of `protlm.load`, or the path of one; not needed with `by="homology"`.
         column: of labels, one or more of them; by default the only one.
         index: file of the embeddings of the reference, as of `protlm embed`; written if there is none.
         **options: see `AnnotateOptions`.
@@ -78,9 +78,11 @@ def annotate(
         chosen = AnnotateOptions(**options)
     except TypeError as error:
         raise UserError(f"annotate: {str(error).removeprefix('AnnotateOptions.__init__() ')}") from error
+    if chosen.embeds and model is None:
+        raise UserError(f"{no_model('model, a model of protlm.load or the path of one')}; by='homology' needs none")
     _, records, _ = read_records(queries, "queries")
     known = Reference.read(reference, labels, [column] if isinstance(column, str) else column or ())
-    network = base_model(model, announce=True)[0] if chosen.embeds else None
+    network = base_model(model)[0] if chosen.embeds else None
     fasta = reference if isinstance(reference, str | Path) else None
     annotators = annotators_of(known, chosen, network, index, fasta)
     return pandas.DataFrame(list(rows(annotators, records, network)), columns=list(COLUMNS))

@@ -17,6 +17,7 @@ from protlm.cli.console import (
     Packed,
     model_files,
     progress,
+    required,
     say,
     stages,
 )
@@ -73,12 +74,13 @@ def annotate(
     from protlm.tables import write_table
 
     chosen = AnnotateOptions(by, precision, neighbours, clusters, identity, sample, layer, seed, threads, token_budget)
-    inputs = [queries, reference, labels, *filter(None, [clusters]), *model_files(model)]
+    inputs = [queries, reference, labels, *filter(None, [clusters]), *(model_files(model) if model else ())]
     check_outputs({"--output": (output, TABLE), "--index": (index, HDF5)}, inputs)
     loaded = None
     if chosen.embeds:
         options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
-        loaded = LateNetwork(model, device, only="labels are transferred between proteins", **options)
+        path = required(model, "; --by homology needs none")
+        loaded = LateNetwork(path, device, only="labels are transferred between proteins", **options)
     reading: dict[str, Any] = {"invalid": invalid, "allow_nucleotides": allow_nucleotides}
     _, records, notes = read_records(queries, "queries", **reading)
     known = Reference.read(reference, labels, column or (), **reading)
@@ -141,7 +143,8 @@ def map_proteins(
     else:
         options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
         only = "embed the sequences with it (protlm embed, .h5 or .npz), and map the embeddings"
-        loaded = LateNetwork(model, device, only=only, **options)
+        path = required(model, "; embeddings (.h5, .npz) in place of a FASTA file need none")
+        loaded = LateNetwork(path, device, only=only, **options)
         _, records, notes = read_records(proteins, "proteins", invalid, allow_nucleotides)
         ids = [record.id for record in records]
     columns = {} if labels is None else label_columns(labels, ids, str(proteins))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from protlm.cli.console import Backend, Device, Packed, Precision, load_network, named, say
+from protlm.cli.console import MODEL_VARIABLE, Backend, Device, Packed, Precision, load_network, required, say
 from protlm.errors import UserError
 
 
@@ -15,7 +15,8 @@ def check(
         Path | None,
         Argument(
             metavar="[MODEL]",
-            help="Model folder, also one for transformers or of protlm fit. Default: the bundled model.",
+            envvar=MODEL_VARIABLE,
+            help="Model folder, also one for transformers or of protlm fit.",
         ),
     ] = None,
     write: Annotated[
@@ -30,6 +31,8 @@ def check(
 
     Exit code 0 if all are within the tolerance of the precision, 1 if not, 2 if there is nothing to compare with.
     """
+    model = required(model, name="MODEL")
+
     from protlm import golden
     from protlm.exchange.pretrained import is_for_transformers, load_pretrained
     from protlm.inference.engine import Computer
@@ -39,8 +42,7 @@ def check(
     from protlm.supervised.predictor_folder import base_of, is_predictor
     from protlm.tables import aligned
 
-    folder = named(model)
-    folder = base_of(folder) if is_predictor(folder) else folder
+    folder = base_of(model) if is_predictor(model) else model
     if is_for_transformers(folder):
         network = placed(load_pretrained(folder).model, device, attention_backend, packed_batches)
     else:
@@ -64,7 +66,7 @@ def check(
             f"{folder}: no golden values: an earlier version of protlm wrote it, or {golden.FILE} was removed; to "
             "record those of a machine that you trust, use --write"
         )
-    if folder != named(model):
+    if folder != model:
         say(f"base model: {folder}")
     found = golden.differences(recomputed(Computer(network, precision=precision)), kept.values)
     header = (alphabet_of(network.config.alphabet).record, "values", "max. difference", "relative")

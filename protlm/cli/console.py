@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 import typer
 from typer import Option
 
-from protlm.errors import OtherAlphabetError, ProtlmWarning, UserError
+from protlm.errors import OtherAlphabetError, ProtlmWarning, UserError, no_model
 from protlm.progress import Progress, Stage, plain_lines
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 LINE_EVERY = 30.0
 """Seconds between two lines of progress in a log."""
 
+MODEL_VARIABLE = "PROTLM_MODEL"
+"""Environment variable with the model of commands that need one and are given none."""
 Model = Annotated[
     Path | None,
-    typer.Option("--model", "-m", help="Model folder or training checkpoint (.ckpt). Default: the bundled model."),
+    Option("--model", "-m", envvar=MODEL_VARIABLE, help="Model folder or training checkpoint (.ckpt)."),
 ]
 Budget = Annotated[int, typer.Option(min=1, help="Maximum number of tokens in a batch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -46,15 +48,15 @@ Invalid = Annotated[
 ]
 
 
-def load_network(path: Path | None, device: str, quiet: bool = False, only: str = "", **options: Any) -> Any:
-    """The model of the option, by default the bundled one; announced unless `quiet`, as is its attention on a GPU.
+def load_network(path: Path, device: str, quiet: bool = False, only: str = "", **options: Any) -> Any:
+    """The model of the option; unless `quiet`, its attention is announced on a GPU.
 
     `only` says why a command refuses models of other alphabets than that of proteins; `options` are those of `load`.
     """
     from protlm.model_api import load
 
     try:
-        network = load(named(path) if quiet else path, device, **options)
+        network = load(path, device, **options)
     except OtherAlphabetError as error:
         raise UserError(f"{error.found}; {only or error.advice}") from error
     if not quiet and network.embedding.weight.is_cuda and (used := network.backend_in_use):
@@ -71,12 +73,12 @@ class LateNetwork:
         only: see `load_network`; by default, any alphabet is accepted.
     """
 
-    def __init__(self, path: Path | None, device: str, only: str = "", **options: Any) -> None:
+    def __init__(self, path: Path, device: str, only: str = "", **options: Any) -> None:
         from protlm.checkpoint import may_be_of_other_letters
         from protlm.sequence.alphabets import PROTEIN, alphabet_of
 
         self._load = partial(load_network, path, device, only=only, any_alphabet=not only, **options)
-        other = may_be_of_other_letters(named(path))
+        other = may_be_of_other_letters(path)
         self.alphabet: Alphabet = alphabet_of(self.network.config.alphabet) if other else PROTEIN
 
     @cached_property
@@ -84,16 +86,31 @@ class LateNetwork:
         return self._load()
 
 
-def named(model: Path | None) -> Path:
-    """The path of the option, by default that of the bundled model."""
-    from protlm.bundled import path
+def required(model: Path | None, otherwise: str = "", name: str = "--model MODEL") -> Path:
+    """The path of the option or of the environment variable.
 
-    return path() if model is None else model
+    Args:
+        model: value of the option, which is by default that of the variable.
+        otherwise: end of the message: what needs no model.
+        name: of the option, for the message.
+
+    Raises:
+        UserError: without a model; it says how to get one.
+    """
+    if model is None:
+        expected = f"{name} or the environment variable {MODEL_VARIABLE}, a model folder or a checkpoint (.ckpt)"
+        raise UserError(f"{no_model(expected)}{otherwise}")
+    return model
 
 
-def model_files(model: Path | None) -> list[Path]:
+def named(context: typer.Context, model: Path | None) -> Path | None:
+    """The path of the option on the command line, and not that of the environment variable."""
+    source = context.get_parameter_source("model")
+    return None if source is not None and source.name == "ENVIRONMENT" else model
+
+
+def model_files(model: Path) -> list[Path]:
     """The files of the model, which must not be overwritten."""
-    model = named(model)
     return [model, *(model / name for name in ("config.json", "model.safetensors"))]
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from protlm.cli.console import (
     Backend,
@@ -17,7 +17,9 @@ from protlm.cli.console import (
     Nucleotides,
     Packed,
     Precision,
+    named,
     progress,
+    required,
     say,
 )
 from protlm.cli.outputs import FOLDER, check_outputs
@@ -25,6 +27,7 @@ from protlm.errors import UserError, counted
 
 
 def contacts(
+    context: Context,
     fasta: Annotated[str, Argument(help="One or more proteins: a FASTA file, - for standard input, or a sequence.")],
     output: Annotated[Path, Option("--output", "-o", help="Folder for a table and a picture of each protein.")],
     model: Model = None,
@@ -74,13 +77,14 @@ def contacts(
         raise UserError("expected one of --alignment and --database")
     homologs = bool(alignment or database)
     chosen_method(method, None, homologs)
-    if homologs and model:
+    if homologs and named(context, model):
         raise UserError("--model is not used by couplings; leave it out, or --alignment and --database")
     check_outputs({"--output": (output, FOLDER)})
     loaded = None
     if not homologs:
         options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
-        loaded = LateNetwork(model, device, only="contacts are of residues of proteins", **options)
+        path = required(model, "; --alignment and --database need none")
+        loaded = LateNetwork(path, device, only="contacts are of residues of proteins", **options)
     opened = open_proteins(fasta, allow_nucleotides, gaps=False, invalid=invalid)
     if not (records := list(opened)):
         raise none_left(fasta, None if isinstance(opened, list) else opened.tally)

@@ -16,8 +16,8 @@ from protlm.cli.console import (
     Packed,
     load_network,
     model_files,
-    named,
     progress,
+    required,
     say,
 )
 from protlm.cli.outputs import HDF5, JSON, PICTURE, check_outputs
@@ -146,6 +146,8 @@ def evaluate(
     packed_batches: Packed = None,
 ) -> None:
     """Print accuracy and perplexity on splits of a corpus, next to the unigram baseline."""
+    model = required(model)
+
     from protlm.corpus.reader import Corpus
     from protlm.inference.evaluate import checked_splits, format_details, to_json
     from protlm.inference.evaluate import evaluate as measure
@@ -164,7 +166,7 @@ def evaluate(
         with progress("evaluating", "proteins") as report:
             results = measure(network, opened, split or (), **options, progress=report)
         if file:
-            file.write(to_json(results, network, named(model), opened, options))
+            file.write(to_json(results, network, model, opened, options))
     if str(json) != STDOUT:
         with text_output() as file:
             print(format_metrics(results), file=file)

@@ -18,8 +18,8 @@ from protlm.cli.console import (
     Precision,
     load_network,
     model_files,
-    named,
     progress,
+    required,
     say,
 )
 from protlm.cli.outputs import EMBEDDINGS, FOLDER, MERGED, check_outputs
@@ -85,6 +85,8 @@ def embed(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Embed proteins, or what the model is of. To resume a run that was stopped or killed, repeat the command."""
+    model = required(model)
+
     from protlm.checkpoint import may_be_of_other_letters
     from protlm.embedding.outputs import checked_outputs
     from protlm.embedding.proteome import EmbedOptions, embed_fasta
@@ -108,7 +110,7 @@ def embed(
     if not ranks:  # before the model is loaded; of several ranks, all would report the error
         inputs = checked_inputs(fasta)
         checked_outputs(options.layout, options.dtype, options.pools, inputs, output, per_residue)
-        if not may_be_of_other_letters(named(model)):
+        if not may_be_of_other_letters(model):
             FastaFiles(inputs, allow_nucleotides, identifier, invalid=invalid).check_start()
     network = load_network(
         model,

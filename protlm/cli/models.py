@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from protlm.cli.console import Model, load_network, named, say
+from protlm.cli.console import Model, load_network, required, say
 from protlm.cli.outputs import FOLDER, check_outputs, listed
 from protlm.errors import UserError
 
@@ -57,6 +57,8 @@ def export(
     compare: Compare = None,
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""
+    model = required(model)
+
     from protlm.checkpoint import DTYPES, check_absent
     from protlm.checkpoint import export as export_folder
     from protlm.exchange.huggingface import export_huggingface
@@ -78,7 +80,7 @@ def export(
     if is_predictor(model):
         if layout != "hf" or attention or num_features:
             raise UserError(f"{model}: a model of 'protlm fit'; it is exported with --format hf only, without options")
-        predictor = load_predictor(str(model))
+        predictor = load_predictor(model)
         export_predictor(predictor, output, target)
         _report_export(predictor.model, output, compare, own_code=True)
         return
@@ -97,7 +99,7 @@ def export(
         say(f"wrote {output}; use it with --model {output}")
         return
     if layout == "hf":
-        export_huggingface(network, output, None if attention or num_features else named(model))
+        export_huggingface(network, output, None if attention or num_features else model)
     else:
         export_native(network, output, layout)
     _report_export(network, output, compare, own_code=layout == "hf")

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from protlm.cli.console import (
+    MODEL_VARIABLE,
     Backend,
     Budget,
     Device,
@@ -19,6 +20,7 @@ from protlm.cli.console import (
     load_network,
     model_files,
     progress,
+    required,
     say,
 )
 from protlm.cli.outputs import FASTA, JSON, PICTURE, TSV, OutputKind, check_outputs, chosen_format
@@ -27,7 +29,8 @@ from protlm.files import STDOUT
 
 FORMATS = {"table": OutputKind("text", text=True), "tsv": TSV, "json": JSON}
 Causal = Annotated[
-    Path | None, Option("--model", "-m", help="Folder or training checkpoint (.ckpt) of a causal model.")
+    Path | None,
+    Option("--model", "-m", envvar=MODEL_VARIABLE, help="Folder or training checkpoint (.ckpt) of a causal model."),
 ]
 
 
@@ -72,6 +75,8 @@ def fill(
     allow_nucleotides: Nucleotides = False,
 ) -> None:
     """Predict amino acids, or letters of the model's alphabet, at each <mask>, or probabilities at every position."""
+    model = required(model)
+
     from protlm.inference.engine import Computer
     from protlm.inference.predictions import PredictionFiles, check_pictures, columns, write_predictions, write_rows
     from protlm.inference.sequences import open_sequences
@@ -129,12 +134,16 @@ def generate(
     attention_backend: Backend = "auto",
 ) -> None:
     """Generate new proteins with a causal model, as FASTA."""
+    if model is None:
+        raise UserError(
+            f"no model given; expected --model MODEL or the environment variable {MODEL_VARIABLE}, a causal model. To "
+            "train one on your proteins: python -m protlm.train model.causal=true data.fasta=proteins.fasta"
+        )
+
     from protlm.inference.generate import generate as sample
     from protlm.sequence.alphabets import alphabet_of
     from protlm.tables import text_output
 
-    if model is None:
-        raise UserError("generate requires --model with a causal model (trained with model.causal=true)")
     check_outputs({"--output": (output, FASTA)}, model_files(model))
     network = load_network(model, device, attention_backend=attention_backend, any_alphabet=True)
     alphabet = alphabet_of(network.config.alphabet)

@@ -9,8 +9,10 @@ from typer import Argument, Option
 from protlm.cli.console import (
     Backend,
     Device,
+    Model,
     Packed,
     Precision,
+    required,
     say,
     stages,
     warn,
@@ -19,11 +21,6 @@ from protlm.cli.outputs import FOLDER, check_outputs
 from protlm.errors import UserError, counted
 from protlm.progress import reporting_to
 
-BaseModel = Annotated[
-    Path | None,
-    Option("--model", "-m", help="Model folder or training checkpoint (.ckpt). Default: the bundled model."),
-]
-
 
 def fit(
     labels: Annotated[
@@ -31,7 +28,7 @@ def fit(
         Argument(help="Table (.csv, .tsv, .parquet) with sequences and labels, or FASTA with a label per residue."),
     ],
     output: Annotated[Path, Option("--output", "-o", help="Folder to write: the fitted model and its report.")],
-    model: BaseModel = None,
+    model: Model = None,
     method: Annotated[
         str,
         Option(
@@ -108,6 +105,8 @@ def fit(
 
     A fit by head, lora or full that is interrupted resumes when the command is repeated.
     """
+    model = required(model)
+
     from protlm.checkpoint import check_absent
     from protlm.inference.engine import TOKEN_BUDGET
     from protlm.model_api import placed
@@ -145,7 +144,7 @@ def fit(
     for name, value in (("--set", setting), ("--epochs", epochs), ("--learning-rate", learning_rate)):
         if value:
             raise UserError(f"{name}: is for --method head, lora and full; a probe has no such option")
-    network, base = base_model(model, announce=model is None)
+    network, base = base_model(model)
     network = placed(network, device, attention_backend, packed_batches)
     units = {"comparing": "proteins", "embedding": "residues"}
     with stages() as stage:

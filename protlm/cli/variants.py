@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from protlm.cli.console import (
+    MODEL_VARIABLE,
     Backend,
     Budget,
     Device,
@@ -17,6 +18,7 @@ from protlm.cli.console import (
     model_files,
     named,
     progress,
+    required,
     say,
 )
 from protlm.cli.outputs import FOLDER, HTML, PICTURE, TABLE, check_outputs
@@ -43,8 +45,9 @@ NamedModel = Annotated[
     Option(
         "--model",
         "-m",
-        help="Model folder or training checkpoint (.ckpt); 'bundled' is the bundled model. Default: none, except for "
-        "pseudo-perplexities.",
+        envvar=MODEL_VARIABLE,
+        help="Model folder or training checkpoint (.ckpt). Default: none; the environment variable counts only where a "
+        "model is needed, with --scorer model or --pseudo-perplexity.",
     ),
 ]
 ScorerName = Annotated[
@@ -63,6 +66,7 @@ _FATES = "'error' stops, 'skip' leaves them out, 'nan' leaves the score empty; '
 
 
 def score(
+    context: Context,
     protein: Annotated[str, Argument(help="The wild type: a FASTA file, - for standard input, or a sequence.")],
     variants: Annotated[
         Path | None,
@@ -132,6 +136,7 @@ def score(
         raise UserError("--column requires --variants")
     if database and alignment:
         raise UserError("expected one of --database and --alignment")
+    model = _model(context, model, pseudo_perplexity or scorer == "model")
     if method and model is None:
         raise UserError("--method requires --model")
     _check_invalid(invalid)
@@ -140,9 +145,9 @@ def score(
 
     from protlm.inference.proteins import open_proteins
 
-    model = _model(model)
     options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
     if pseudo_perplexity:
+        assert model is not None
         reading: dict[str, Any] = {"allow_nucleotides": allow_nucleotides, "invalid": invalid}
         how = not one_pass, masking, token_budget, precision
         report_perplexities(LateNetwork(model, device, **options), protein, model_files(model), output, how, reading)
@@ -186,6 +191,7 @@ def score(
 
 
 def proteingym(
+    context: Context,
     folder: Annotated[Path, Argument(help="Folder with a CSV file per assay, and DMS_substitutions.csv or wt.fasta.")],
     database: SearchedDatabases = None,
     msa: Annotated[
@@ -233,6 +239,7 @@ def proteingym(
     from protlm.variants.knowledge import Knowledge
     from protlm.variants.sources import chosen_scorer
 
+    model = _model(context, model, scorer == "model")
     _check_invalid(invalid)
     if method and model is None:
         raise UserError("--method requires --model")
@@ -241,7 +248,6 @@ def proteingym(
     if msa and not msa.is_dir():
         raise UserError(f"--msa {msa}: no such folder; expected the alignments named in the reference table")
     assays = find_assays(folder, reference, [published] if published else [])
-    model = _model(model)
     inputs = [path for path in (model, reference, published) if path]
     inputs += [folder / name for name in ("wt.fasta", *REFERENCES)] + [assay.path for assay in assays.found]
     inputs += [*(msa.glob("*") if msa else ()), *(database or ())]
@@ -274,11 +280,9 @@ def proteingym(
         say(f"skipped {counted(len(foreign), 'file')} without a known wild type: {shown}")
 
 
-def _model(path: Path | None) -> Path | None:
-    """The path of the option; that of the bundled model for "bundled"."""
-    from protlm.variant_api import BUNDLED
-
-    return named(None) if str(path) == BUNDLED and path and not path.exists() else path
+def _model(context: Context, model: Path | None, needed: bool) -> Path | None:
+    """The model to use: where none is needed, only one of the command line, so that the variable changes no score."""
+    return required(model) if needed else named(context, model)
 
 
 def _check_invalid(invalid: str) -> None:

@@ -30,7 +30,7 @@ class Probe(BaseEstimator):
     with `sklearn.base.clone`, `cross_val_score` and pipelines; proteins are as for `ProteinModel`.
 
     Args:
-        model: a model of `protlm.load`, the path of one, or None for the bundled model.
+        model: a model of `protlm.load`, or the path of one.
         kind: "classification", "multilabel", "regression" or "ranking"; None for the one found.
         layers: of the model; by default the middle and the last one.
         token_budget, precision: see `ProteinModel`.

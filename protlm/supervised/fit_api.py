@@ -1,12 +1,11 @@
 """The Python API of supervised learning: what `protlm.fit` does, and the command `protlm fit` with it."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protlm import bundled, checkpoint
-from protlm.errors import UserError
+from protlm import checkpoint
+from protlm.errors import UserError, no_model
 from protlm.inference.engine import check_of_proteins
 from protlm.performer import Performer
 from protlm.progress import Progress
@@ -15,7 +14,6 @@ from protlm.supervised.fit_options import FitOptions
 from protlm.supervised.kinship import parent_of
 from protlm.supervised.labels import LabelledSet, read_labels
 from protlm.supervised.predictor import Predictor
-from protlm.supervised.predictor_folder import BUNDLED
 
 PROBE = "probe"
 METHODS = (PROBE, "head", "lora", "full")
@@ -43,7 +41,7 @@ def fit(
     Args:
         labels: a table (path or DataFrame), or FASTA of labels per residue; see `read_labels`.
         output: folder to write; must not exist.
-        model: a model of `protlm.load`, the path of one, or "bundled", the default.
+        model: a model of `protlm.load`, or the path of one.
         method: "probe", linear on frozen embeddings; "head", a small network on a frozen model; "lora", adapters in
             the model, too; or "full", all of its weights. All but the probe take the path of a model.
         sequences, mask, split, classes: see `read_labels`.
@@ -61,6 +59,7 @@ def fit(
         UserError: for arguments or labels that cannot be used.
     """
     check_method(method)
+    check_model(model)
     if output is not None:
         checkpoint.check_absent(Path(output))
     targets = [target] if isinstance(target, str) else list(target)
@@ -73,7 +72,7 @@ def fit(
         from protlm.supervised.tuning.run import check_settings, options_of, tuned
 
         check_settings(settings)
-        if model is not None and not isinstance(model, str | Path):
+        if not isinstance(model, str | Path):
             raise UserError(f"model: method {method} takes the path of a model, got {type(model).__name__}", "model")
         given = options_of((labels, sequences, mask, targets, split, kinds, classes), chosen, model)
         given |= {"callbacks.results.copy_base": copy_base}
@@ -83,7 +82,7 @@ def fit(
     if settings or epochs or learning_rate:
         raise UserError("epochs, learning_rate, settings: a probe has no such options", "method")
     labelled = read_labels(labels, sequences, mask, targets, split, kinds, classes)
-    network, base = base_model(model, announce=True)
+    network, base = base_model(model)
     predictor, _ = fitted(labelled, network, base, chosen)
     if output is not None:
         predictor.save(output, copy_base)
@@ -96,31 +95,28 @@ def check_method(method: str) -> None:
         raise UserError(f"method {method!r}: expected one of {', '.join(METHODS)}", "method")
 
 
-def base_model(model: Any, announce: bool = False) -> tuple[Performer, dict[str, Any]]:
-    """The network, and where it comes from: a path (None for an object), and its fingerprint.
+def check_model(model: Any) -> None:
+    """Raises a UserError without a model."""
+    if model is None:
+        raise no_model("model, a model of protlm.load or the path of one")
 
-    Args:
-        model: see `fit`.
-        announce: say on standard error that the bundled model is used, if none was given.
-    """
+
+def base_model(model: Any) -> tuple[Performer, dict[str, Any]]:
+    """The network of `fit`, and where it comes from: a path (None for an object), and its fingerprint."""
+    check_model(model)
     path: str | None = None
-    if model is None or isinstance(model, str | Path):
-        path, own = base_path(model)
-        model = checkpoint.load(own)
-        if path == BUNDLED and announce:
-            parameters = sum(weight.numel() for weight in model.parameters())
-            print(bundled.notice(own, parameters), file=sys.stderr, flush=True)
+    if isinstance(model, str | Path):
+        path = base_path(model)
+        model = checkpoint.load(path)
     if not isinstance(model, Performer):
         raise UserError(f"model: expected a model or the path of one, got {type(model).__name__}", "model")
     check_of_proteins(model, "fit")
     return model, {"path": path, "fingerprint": checkpoint.fingerprint(model)}
 
 
-def base_path(model: str | Path | None) -> tuple[str, Path]:
-    """How the folder of a fitted model names its base model, and where that is now."""
-    is_bundled = model is None or (str(model) == BUNDLED and not Path(model).exists())
-    own = bundled.path() if is_bundled else Path(str(model)).resolve()
-    return BUNDLED if is_bundled else str(own), own
+def base_path(model: str | Path) -> str:
+    """How the folder of a fitted model names its base model: the absolute path."""
+    return str(Path(model).resolve())
 
 
 def fitted(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from protlm import bundled, checkpoint
+from protlm import checkpoint
 from protlm.errors import UserError
 from protlm.strict_json import dumps
 from protlm.supervised.card import card
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CONFIG, HEAD, BASE = "config.json", "head.safetensors", "base"
-BUNDLED = "bundled"
+NO_LONGER_SHIPPED = "bundled"
+"""Path of the base model that earlier versions shipped."""
 
 
 def is_predictor(path: Any) -> bool:
@@ -110,7 +111,7 @@ def load_predictor(folder: str | Path, model: Any = None, base: str | Path | Non
         )
     if adapters is not None:
         adapters.merge_into(network)
-    named = {**described["base"], "path": str(own) if path != BUNDLED else path}
+    named = {**described["base"], "path": str(own)}
     return Predictor(network, heads, report, named, adapters)
 
 
@@ -123,7 +124,13 @@ def base_of(folder: Path) -> Path:
 
 
 def _located(folder: Path, base: str) -> Path:
-    return bundled.path() if base == BUNDLED else folder / base
+    if base == NO_LONGER_SHIPPED:
+        raise UserError(
+            f"{folder}: fitted on the small model that earlier versions of protlm shipped; fit it again with another "
+            "one, or give the path of a copy of that model as base",
+            "base",
+        )
+    return folder / base
 
 
 def _described(head: "Head") -> dict[str, Any]:

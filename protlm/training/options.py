@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from protlm.errors import no_model
+
 CONF = Path(__file__).parents[1] / "conf"  # in a wheel
 if not CONF.is_dir():
     CONF = Path(__file__).parents[2] / "conf"  # in a checkout
@@ -24,6 +26,8 @@ WORDS = {
 }
 """Names of options in other programs."""
 _CHOICE = re.compile(r"Could not (?:find|load) '(?!hydra/)([^']+)/([^/']+)'(?: Available options in '\S+ (.*))?")
+_MODELS = ("model.path", "model.teacher")
+"""Options without a default that take a trained model."""
 _UNEXPECTED = re.compile(r"(?:([\w.+/]+): )?(?:\S+ )?got an unexpected keyword argument '(\w+)'")
 
 
@@ -56,6 +60,11 @@ def explained(message: str, conf: Path) -> str:
         name = f"{found[1]}.{found[2]}" if found[1] else found[2]
         known = any(name == one for one, _ in known_options(conf))
         return f"{found[1]}: takes no option {found[2]!r}; leave it out with ~{name}" if known else unknown(name, conf)
+    if found := re.search(r"Missing mandatory value: (\S+)", message):
+        option = found[1]
+        if option in _MODELS:
+            return str(no_model(f"{option}=MODEL, a model folder or a checkpoint (.ckpt)"))
+        return f"{option}: none given, and there is no default; write {option}=VALUE"
     if found := re.search(r"Error parsing override '(.*?)' missing EQUAL", message):
         return f"{found[1]!r}: expected OPTION=VALUE, without spaces"
     return message

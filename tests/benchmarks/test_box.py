@@ -95,9 +95,3 @@ def test_user_errors_are_one_line_and_leave_nothing(
     assert not path.exists()
     with pytest.raises(UserError, match="the model is causal"):
         box.measure(causal_model, Corpus(corpus_path), scans, 1024)
-
-
-def test_a_dash_is_the_bundled_model(model_folder, corpus_path, scans, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("protlm.bundled.FOLDERS", (model_folder.parent,))
-    run(monkeypatch, "-", corpus_path, scans, "--csv", tmp_path / "box.csv")
-    assert capsys.readouterr().out.startswith(f"{model_folder}: ")

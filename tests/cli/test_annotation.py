@@ -65,7 +65,7 @@ def test_what_was_changed_or_skipped_is_reported(protlm, given, write_fasta, tmp
     assert f"{queries}: " in outcome.err
     assert "lower" in outcome.err
     assert "invalid" in outcome.err
-    outcome = protlm("map", queries, "-o", tmp_path / "map")
+    outcome = protlm("map", queries, "-o", tmp_path / "map", "-m", "absent")
     assert_refused(outcome, "record 2")
 
 
@@ -83,11 +83,14 @@ def test_an_interrupted_index_says_how_to_resume(protlm, given, model_folder, mo
 
 
 def test_inputs_are_not_overwritten_and_errors_name_options(protlm, given, tmp_path):
-    assert_refused(protlm("annotate", *given, "-o", given[4]), "--output", "is an input")
-    assert_refused(protlm("annotate", *given, "--by", "x"), "--by 'x'", "embedding, homology, both")
-    assert_refused(protlm("annotate", *given, "--precision", "7"), "--precision 7")
-    assert_refused(protlm("annotate", *given, "--index", tmp_path / "index.txt"), "--index", ".h5")
-    assert_refused(protlm("annotate", *given, "--column", "ec"), "no column 'ec'; found: id, go")
+    for options, words in (
+        (("-o", given[4]), ("--output", "is an input")),
+        (("--by", "x"), ("--by 'x'", "embedding, homology, both")),
+        (("--precision", "7"), ("--precision 7",)),
+        (("--index", tmp_path / "index.txt"), ("--index", ".h5")),
+        (("--column", "ec"), ("no column 'ec'; found: id, go",)),
+    ):
+        assert_refused(protlm("annotate", *given, "-m", "absent", *options), *words)
 
 
 def test_a_map_of_proteins_and_of_their_embeddings_is_the_same(protlm, given, model_folder, tmp_path):
@@ -115,9 +118,8 @@ def test_a_map_of_proteins_and_of_their_embeddings_is_the_same(protlm, given, mo
 
 def test_maps_that_cannot_be_drawn_are_refused(protlm, given, tmp_path):
     reference, labels, folder = given[2], given[4], tmp_path / "map"
-    assert_refused(protlm("map", reference, "-o", folder, "--color", "go"), "--color requires --labels")
-    assert_refused(
-        protlm("map", reference, "-o", folder, "--labels", labels, "--color", "ec"), "--color 'ec'", "found: go"
-    )
-    assert_refused(protlm("map", reference, "-o", tmp_path / "map.html"), "--output", "the name of a folder")
+    mapped = ("map", reference, "-m", "absent", "-o")
+    assert_refused(protlm(*mapped, folder, "--color", "go"), "--color requires --labels")
+    assert_refused(protlm(*mapped, folder, "--labels", labels, "--color", "ec"), "--color 'ec'", "found: go")
+    assert_refused(protlm(*mapped, tmp_path / "map.html"), "--output", "the name of a folder")
     assert_refused(protlm("map", tmp_path / "none.h5", "-o", folder), "none.h5: no such file")

@@ -115,4 +115,5 @@ def test_other_invalid_inputs_are_refused(protlm, model_folder: Path, esm: Path,
 
 
 def test_a_checkpoint_in_place_of_the_folder_is_refused(protlm, tmp_path: Path) -> None:
-    assert_refused(protlm("export", tmp_path / "last.ckpt"), tmp_path, "last.ckpt: expected a folder", "with --model")
+    outcome = protlm("export", tmp_path / "last.ckpt", "--model", "absent")
+    assert_refused(outcome, tmp_path, "last.ckpt: expected a folder", "with --model")

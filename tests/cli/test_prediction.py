@@ -157,7 +157,7 @@ def test_new_proteins_are_fasta(protlm, causal_model, causal_folder, tmp_path) -
         ("generate -m CAUSAL -o .", "is a folder"),
         ("generate -m CAUSAL -o absent/out.fasta", "there is no folder absent"),
         ("generate -m CAUSAL -o CAUSAL/config.json", "the output is a FASTA file"),
-        ("generate", "generate requires --model with a causal model"),
+        ("generate", "expected --model MODEL or the environment variable PROTLM_MODEL, a causal model"),
     ],
 )
 def test_invalid_input_is_one_line_and_leaves_nothing(

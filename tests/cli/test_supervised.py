@@ -102,7 +102,7 @@ def test_what_cannot_be_used_is_one_line(protlm, labels, fitted, model_folder, w
         ((*fit, "--epochs", 3), "--epochs: is for --method head, lora and full"),
         (("predict", fasta, "-m", folder, "-o", "s.csv", "--shard", "3/2"), "--shard 3/2: expected i/n with i from 1"),
         (("predict", fasta, "-m", folder, "-o", "s.csv", "--shard", "0/2"), "--shard 0/2: expected i/n with i from 1"),
-        (("fit", fasta, "--sequences", fasta, "-o", tmp_path / "new"), "its labels are the sequences themselves"),
+        (("fit", fasta, "--sequences", fasta, *fit[2:]), "its labels are the sequences themselves"),
         ((*fit, "--folds", 1), "--folds 1: expected at least 2"),
         ((*fit, "--layers", "7"), "layer 7: expected 0"),
         ((*fit, "--layers", "x"), "--layers 'x': expected numbers"),

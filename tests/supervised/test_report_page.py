@@ -30,7 +30,7 @@ def report() -> dict[str, Any]:
     }
     return {
         "method": "probe",
-        "base": {"path": "bundled", "fingerprint": "f"},
+        "base": {"path": "model", "fingerprint": "f"},
         "data": {"source": "x.csv", "proteins": 20, "fingerprint": "g", "notes": []},
         "split": {"described": "at random", "rounds": 1, "leakage": None},
         "targets": [target],

@@ -114,3 +114,18 @@ def test_flags_of_hydra_may_stand_between_options(capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "seed: 7" in printed
     assert "layers: 3" in printed
+
+
+@pytest.mark.parametrize(("experiment", "option"), [("finetune", "model.path"), ("linearise", "model.teacher")])
+def test_an_experiment_without_its_model_says_how_to_get_one(
+    experiment: str, option: str, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run_training(f"+experiment={experiment}")
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: no model given; expected {option}=MODEL, ")
+    assert "protlm import facebook/esm2_t6_8M_UR50D esm2-8m" in line
+    missing = "Missing mandatory value: data.path\n    full_key: data.path\n    object_type=dict"
+    assert explained(missing, CONF) == "data.path: none given, and there is no default; write data.path=VALUE"

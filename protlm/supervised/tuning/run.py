@@ -59,7 +59,7 @@ def overrides_of(method: str, options: Mapping[str, Any], settings: Sequence[str
 def options_of(
     read: Sequence[Any],
     options: FitOptions,
-    model: str | Path | None = None,
+    model: str | Path,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Options of `python -m protlm.train +experiment=finetune` by name.
@@ -67,7 +67,7 @@ def options_of(
     Args:
         read: arguments of `read_labels`.
         options: of the split; `precision` bfloat16 is mixed precision.
-        model: path of the base model; None for the bundled one.
+        model: path of the base model.
         device: as for `protlm.load`.
     """
     names = ("labels", "sequences", "mask", "target", "split", "kind", "classes")
@@ -81,7 +81,7 @@ def options_of(
     for name in ("split_by", "folds", "identity", "layers", "relatives", "threads"):
         found[f"data.{name}"] = getattr(options, name)
     found |= {"data.clusters": options.clusters and Path(options.clusters).resolve(), "seed": options.seed}
-    found["model.path"] = base_path(model)[0]
+    found["model.path"] = base_path(model)
     kind, _, number = device.partition(":")
     found |= {"trainer.accelerator": kind, "trainer.devices": [int(number)] if number.isdigit() else 1}
     found["trainer.precision"] = "bf16-mixed" if options.precision == "bfloat16" else "32-true"

@@ -82,7 +82,7 @@ class FineTuningTask(TrainingTask):
                 raise UserError(f"task.{name} {value!r}: expected a positive integer")
         super().__init__(model, optimizer, schedule, **options)
         self.method, self.balanced, self.interpolate, self.kept_fraction = method, balanced, interpolate, 1.0
-        self.base = {"path": base and base_path(base)[0], "fingerprint": checkpoints.fingerprint(model)}
+        self.base = {"path": base and base_path(base), "fingerprint": checkpoints.fingerprint(model)}
         self._adapters = (rank, alpha, adapter_dropout)
         self._branch = {"pooling": pooling, "hidden": hidden, "dropout": dropout}
         self.heads = nn.ModuleList()

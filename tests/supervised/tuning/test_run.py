@@ -158,4 +158,4 @@ def test_a_killed_and_a_stopped_fit_resume_when_the_command_is_repeated(base, tm
 )
 def test_wrong_settings_are_reported_before_labels_are_read(setting, message):
     with pytest.raises(UserError, match=message):
-        protlm.fit("missing.csv", method="head", settings=[setting])
+        protlm.fit("missing.csv", model="missing", method="head", settings=[setting])
