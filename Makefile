@@ -9,7 +9,7 @@ TRITON := $(VENV)/.triton
 # and reading their source takes twice as long.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow test-kernels test-all check docs notebooks bench-gpu bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-box clean
+.PHONY: demo test test-slow test-kernels test-all check docs notebooks bench-gpu bench-attention bench-error bench-ingest bench-train bench-stability bench-embed bench-generate bench-quality bench-card clean
 
 DEMO := runs/demo
 DEMO_MODEL := $(DEMO)/checkpoints/best.ckpt
@@ -94,8 +94,8 @@ bench-generate: $(READY)
 
 # 13 minutes for 0.93 million parameters; MODEL is a folder or checkpoint, CORPUS has held-out clusters, DMS is a folder of deep
 # mutational scans for `protlm proteingym`
-bench-box: $(READY)
-	$(BIN)/python -m benchmarks.box $(MODEL) $(CORPUS) $(DMS)
+bench-card: $(READY)
+	$(BIN)/python -m benchmarks.card $(MODEL) $(CORPUS) $(DMS)
 	$(BIN)/python -m benchmarks.inside $(MODEL) $(CORPUS)
 
 # many hours; if interrupted, run it again to resume. FASTA is Swiss-Prot, CLUSTERS a table of its clusters; without them,

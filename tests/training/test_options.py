@@ -35,7 +35,7 @@ from tests.tiny import FAST, run_training
         ),
         (
             ["+experiment=demos"],
-            "experiment 'demos': did you mean demo? expected one of box, demo, finetune, image64, linearise, quality,",
+            "experiment 'demos': did you mean demo? expected one of demo, finetune, image64, linearise, quality,",
         ),
         (["logger=[csv,tensorbord]"], "logger 'tensorbord': did you mean tensorboard? expected one of csv,"),
         (["model/attention=rel"], "model/attention 'rel': did you mean relu?"),
@@ -95,7 +95,7 @@ def test_help_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         run_training("--help")
     printed = capsys.readouterr().out
-    assert "experiment: box, demo, finetune, image64, linearise, quality, text, trembl," in printed
+    assert "experiment: demo, finetune, image64, linearise, quality, swissprot, text, trembl," in printed
     assert "_small," in printed
     assert " _small" not in printed
     assert "3 to 5 minutes" in printed

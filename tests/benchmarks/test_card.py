@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import box
+from benchmarks import card
 from protlm.checkpoint import export
 from protlm.corpus.reader import Corpus
 from protlm.errors import UserError
@@ -29,23 +29,23 @@ def scans(tmp_path: Path) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr("sys.argv", ["box", *map(str, arguments)])
-    box.main()
+    monkeypatch.setattr("sys.argv", ["card", *map(str, arguments)])
+    card.main()
 
 
 def test_figures_are_those_of_the_commands(
     protlm, model_folder: Path, corpus_path: Path, scans: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    path = tmp_path / "results" / "box.csv"
+    path = tmp_path / "results" / "card.csv"
     run(monkeypatch, model_folder, corpus_path, scans, "--csv", path)
     printed = capsys.readouterr().out
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == box.COLUMNS
+    assert tuple(rows[0]) == card.COLUMNS
     found = {(row["set"], row["part"], row["figure"]): row for row in rows}
     assert len(found) == len(rows)
     for split, result in evaluate(load(model_folder), Corpus(corpus_path)).items():
-        split = box.described(Corpus(corpus_path), split)
+        split = card.described(Corpus(corpus_path), split)
         for part, expected in (("all", result), ("129-256", next(r for r in result.by_length if r["min"] == 129))):
             for figure in ("accuracy", "perplexity"):
                 row = found[split, part, figure]
@@ -71,8 +71,8 @@ def test_figures_are_those_of_the_commands(
 
 def test_the_unigram_score_is_a_ratio_of_frequencies(corpus_path: Path) -> None:
     unigram = Corpus(corpus_path).unigram()
-    one, both, wild_type = box.frequency_score(parse(WILD_TYPE, ["M1A", "M1A:K2W", "WT"]), unigram)
-    frequency = dict(zip("MAKW", unigram.probabilities[[box.INDEX[letter] for letter in "MAKW"]], strict=True))
+    one, both, wild_type = card.frequency_score(parse(WILD_TYPE, ["M1A", "M1A:K2W", "WT"]), unigram)
+    frequency = dict(zip("MAKW", unigram.probabilities[[card.INDEX[letter] for letter in "MAKW"]], strict=True))
     assert one == pytest.approx(np.log(frequency["A"] / frequency["M"]))
     assert both == pytest.approx(one + np.log(frequency["W"] / frequency["K"]))
     assert wild_type == 0
@@ -82,7 +82,7 @@ def test_user_errors_are_one_line_and_leave_nothing(
     model_folder: Path, causal_model, corpus_path: Path, scans: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     export(causal_model, tmp_path / "causal")
-    path = tmp_path / "results" / "box.csv"
+    path = tmp_path / "results" / "card.csv"
     for model, folder, words in (
         (tmp_path / "causal", scans, "the model is causal"),
         (model_folder, tmp_path / "absent", "no such folder"),
@@ -94,4 +94,4 @@ def test_user_errors_are_one_line_and_leave_nothing(
         run(monkeypatch, tmp_path / "absent", corpus_path, scans, "--csv", tmp_path)
     assert not path.exists()
     with pytest.raises(UserError, match="the model is causal"):
-        box.measure(causal_model, Corpus(corpus_path), scans, 1024)
+        card.measure(causal_model, Corpus(corpus_path), scans, 1024)

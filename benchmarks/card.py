@@ -1,6 +1,6 @@
 """All figures of a model card: masked residues against the unigram baseline, mutational scans against BLOSUM62.
 
-    python -m benchmarks.box MODEL CORPUS DMS_DIR
+    python -m benchmarks.card MODEL CORPUS DMS_DIR
 
 evaluates a bidirectional model on the test and ood splits of CORPUS and scores the assays of DMS_DIR, a folder for
 `protlm proteingym`. It prints Markdown tables and writes a CSV file with all figures. Splits are labelled by the
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="model folder or checkpoint")
     parser.add_argument("corpus", type=Path, help="made by protlm prepare, with a test or ood split")
     parser.add_argument("folder", type=Path, metavar="dms_dir", help="folder with a CSV file per assay, and wt.fasta")
-    parser.add_argument("--csv", type=Path, default=Path("docs/results/box.csv"))
+    parser.add_argument("--csv", type=Path, default=Path("docs/results/card.csv"))
     parser.add_argument("--token-budget", type=positive, default=16_384)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
