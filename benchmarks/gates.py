@@ -12,7 +12,7 @@ B=... C=...`); DATA a folder with the public files of `benchmarks/labelled_tasks
   nearest by composition, outside chance.
 
 Differences have 95 % bootstrap intervals over proteins, in pairs. Probes are those of `protlm fit` with its defaults.
-It prints a Markdown table and writes a CSV file.
+It prints a Markdown table and writes a CSV file, in which rows of models of other names stay.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.labelled_tasks import TASKS
 from benchmarks.measure import positive, program
-from benchmarks.tables import check_outputs, markdown
+from benchmarks.tables import check_outputs, markdown, read_rows, replace_csv
 from protlm.annotation.annotate import embedded
 from protlm.annotation.neighbours import Neighbours
 from protlm.corpus.reader import Corpus
@@ -38,7 +38,6 @@ from protlm.progress import plain_lines
 from protlm.sequence.fasta import FastaFile
 from protlm.supervised.features import composition
 from protlm.supervised.fit_api import fit
-from protlm.tables import write_table
 
 PERPLEXITY = 15.5
 PROBES = {"localisation": ("composition", 0.10), "structure": ("window of residues", 0.03)}
@@ -50,8 +49,8 @@ YES = ("no", "yes")
 class Gate(NamedTuple):
     """A figure of the model beside that of its baseline; `passed` compares the gain with what it has to be."""
 
-    name: str
-    model: float
+    gate: str
+    value: float
     baseline: float
     gain: float
     low: float
@@ -165,7 +164,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=positive, default=1_000)
     parser.add_argument("--draws", type=positive, default=1_000, help="bootstrap samples")
     parser.add_argument("--token-budget", type=positive, default=16_384)
-    parser.add_argument("--csv", type=Path, default=Path("gates.csv"))
+    parser.add_argument("--name", help="of the model in the tables; default: that of its folder")
+    parser.add_argument("--csv", type=Path, default=Path("docs/results/gates.csv"))
     options = parser.parse_args(given)
     check_outputs(options.csv)
     model, corpus = load(options.model), Corpus(options.corpus)
@@ -174,8 +174,10 @@ def main(given: Sequence[str] | None = None) -> None:
     gates = [perplexity(model, corpus, options.token_budget)]
     gates += [probe(task, options.model, options.data) for task in PROBES]
     gates.append(neighbours(model, reference, asked, options.token_budget, options.draws))
-    write_table(options.csv, Gate._fields, [[str(cell) for cell in gate] for gate in gates])
-    cells = [[gate.name, *(f"{x:.3f}" for x in gate[1:6]), gate.needed, YES[gate.passed]] for gate in gates]
+    name = options.name or options.model.name
+    others = [row for row in read_rows(options.csv) if row["model"] != name]
+    replace_csv([*others, *({"model": name, **gate._asdict()} for gate in gates)], options.csv)
+    cells = [[gate.gate, *(f"{x:.3f}" for x in gate[1:6]), gate.needed, YES[gate.passed]] for gate in gates]
     print(markdown(Gate._fields, cells))
 
 
