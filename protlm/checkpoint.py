@@ -5,7 +5,6 @@ No pickle is ever executed: Lightning checkpoints are read with torch's `weights
 
 import hashlib
 import json
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -22,8 +21,9 @@ from torch import Tensor
 from protlm import golden
 from protlm.errors import OtherAlphabetError, UserError
 from protlm.files import atomic_output
+from protlm.missing_model import check_not_a_run, esm_advice, no_such_model
 from protlm.performer import Performer, PerformerConfig
-from protlm.sequence.alphabets import PROTEIN, alphabet_of, name_of
+from protlm.sequence.alphabets import PROTEIN, alphabet_of, described_units, name_of
 from protlm.sequence.formats import found_in
 from protlm.strict_json import dumps
 
@@ -61,12 +61,11 @@ def load(
     """
     path = Path(path)
     if not path.exists():
-        advice = esm_advice(path) or "; expected a folder from 'protlm export' or a checkpoint from training"
-        raise UserError(f"{path}: no such model{advice}")
+        raise no_such_model(path)
     described, weights = _read_folder(path) if path.is_dir() else _read_lightning(path)
     config = _configuration(path, described)
     if not any_alphabet and (alphabet := alphabet_of(config.alphabet)) != PROTEIN:
-        raise OtherAlphabetError(f"{path}: a model of {alphabet.unit}s ({name_of(alphabet)})")
+        raise OtherAlphabetError(f"{path}: a model of {described_units(alphabet)}")
     try:
         model = Performer(config)
         model.load_state_dict(weights)
@@ -85,17 +84,6 @@ def may_be_of_other_letters(path: Path) -> bool:
         return bool(json.loads((path / CONFIG).read_text())["model"].get("alphabet", "protein") != "protein")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return path.is_file()
-
-
-def esm_advice(path: Path) -> str:
-    """How to import a model of ESM-2 that is named as on the Hugging Face Hub; empty for another name.
-
-    >>> esm_advice(Path("proteins/model"))
-    ''
-    """
-    if not re.fullmatch(r"esm2_t\d+_\d+[MB]_UR50D(\.pt)?", path.name):
-        return ""
-    return f"; to use ESM-2, import it: protlm import facebook/{path.name.removesuffix('.pt')} MODEL"
 
 
 def switch(model: Performer, attention: str | None = None, num_features: int | None = None) -> None:
@@ -239,8 +227,7 @@ def _checksum(path: Path) -> str:
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if best := next(path.glob("checkpoints/best.ckpt"), None):
-        raise UserError(f"{path}: the folder of a run, not a model; use {best}")
+    check_not_a_run(path)
     _check_is_there(path, CONFIG)
     try:
         described = json.loads((path / CONFIG).read_text())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from protlm.errors import UserError, counted, no_model
+from protlm.missing_model import no_such_model
 
 
 class Embedder:
@@ -54,7 +55,7 @@ class Embedder:
             raise UserError(f"expected the path of a model, which each process loads itself, got {got}")
         path = Path(model)
         if not path.exists():
-            raise UserError(f"{path}: no such model; expected a model folder or a training checkpoint (.ckpt)")
+            raise no_such_model(path)
         self.model = path.resolve()  # workers run in other folders
         self.sequence, self.column, self.id, self.device = sequence, column, id, device
         self.options: dict[str, Any] = {"pool": pool, "layers": tuple(layers)}

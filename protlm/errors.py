@@ -48,7 +48,7 @@ class OtherAlphabetError(UserError):
     """
 
     advice = (
-        "this is for models of proteins; with other models use embed, fill, generate, evaluate or "
+        "this is for models of proteins; with other models use embed, fill, generate, evaluate, check, export or "
         "score --pseudo-perplexity"
     )
 

@@ -295,7 +295,7 @@ def load(
         UserError: for a path that is not a model or is damaged, an unknown attention, or an unavailable device or
             backend.
     """
-    if path is None:
+    if path is None or path == "":
         raise no_model("path, of a model folder or a training checkpoint (.ckpt)")
     if not isinstance(path, str | Path):
         raise UserError(f"expected the path of a model, got {type(path).__name__}")

@@ -55,17 +55,24 @@ def test_where_something_does_without_a_model_the_message_says_so(protlm) -> Non
 
 
 @pytest.mark.parametrize("command", [*NEEDED, "generate"])
-def test_the_variable_stands_for_the_option(protlm, tmp_path, monkeypatch, model_folder, command: str) -> None:
-    """The next error is about the files, of those that need no files about the model."""
+def test_the_variable_stands_for_the_option(protlm, tmp_path, monkeypatch, command: str) -> None:
+    """A wrong one is named as the source; an empty one, or an empty option, is none."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").write_text("mutant,DMS_score\nM1A,1\n")  # of proteingym
-    (tmp_path / "wt.fasta").write_text(">a\nMKT\n")
+    arguments = NEEDED.get(command, "").split()
     monkeypatch.setenv(MODEL_VARIABLE, "nowhere")
-    outcome = protlm(command, *NEEDED.get(command, "").split())
-    word = "nowhere" if command in ("export", "check", "proteingym", "generate") else "absent"
-    assert_refused(outcome, word)
+    assert_refused(protlm(command, *arguments), "environment variable PROTLM_MODEL: nowhere: no such model; expected")
     monkeypatch.setenv(MODEL_VARIABLE, "")
-    assert_refused(protlm(command, *NEEDED.get(command, "").split()), "no model given")
+    assert_refused(protlm(command, *arguments), "no model given")
+    empty = [""] if command == "check" else ["--model", ""]
+    assert_refused(protlm(command, *arguments, *empty), "no model given")
+
+
+def test_a_run_without_validation_has_only_its_last_checkpoint(protlm, tmp_path) -> None:
+    made = tmp_path / "run" / "checkpoints"
+    made.mkdir(parents=True)
+    (made / "last.ckpt").write_bytes(b"")
+    for given in (tmp_path / "run", made / "best.ckpt"):
+        assert_refused(protlm("generate", "--model", given), f"use {made / 'last.ckpt'}")
 
 
 def test_the_variable_gives_the_same_as_the_option(protlm, monkeypatch, model_folder: Path, causal_model) -> None:

@@ -6,7 +6,17 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from protlm.cli.console import MODEL_VARIABLE, Backend, Device, Packed, Precision, load_network, required, say
+from protlm.cli.console import (
+    MODEL_VARIABLE,
+    Backend,
+    Device,
+    Packed,
+    Precision,
+    given_path,
+    load_network,
+    required,
+    say,
+)
 from protlm.errors import UserError
 
 
@@ -16,6 +26,7 @@ def check(
         Argument(
             metavar="[MODEL]",
             envvar=MODEL_VARIABLE,
+            parser=given_path,
             help="Model folder, also one for transformers or of protlm fit.",
         ),
     ] = None,
@@ -31,7 +42,7 @@ def check(
 
     Exit code 0 if all are within the tolerance of the precision, 1 if not, 2 if there is nothing to compare with.
     """
-    model = required(model, name="MODEL")
+    model = required(model, name="MODEL", kinds="a model folder (protlm export)")
 
     from protlm import golden
     from protlm.exchange.pretrained import is_for_transformers, load_pretrained

@@ -1,5 +1,6 @@
 """Shared by all commands: options, loading the model, messages and progress on standard error."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import typer
 from typer import Option
 
 from protlm.errors import OtherAlphabetError, ProtlmWarning, UserError, no_model
+from protlm.missing_model import no_such_model
 from protlm.progress import Progress, Stage, plain_lines
 
 if TYPE_CHECKING:
@@ -22,10 +24,19 @@ LINE_EVERY = 30.0
 
 MODEL_VARIABLE = "PROTLM_MODEL"
 """Environment variable with the model of commands that need one and are given none."""
-Model = Annotated[
-    Path | None,
-    Option("--model", "-m", envvar=MODEL_VARIABLE, help="Model folder or training checkpoint (.ckpt)."),
-]
+
+
+def given_path(text: str) -> Path | None:
+    """Of an argument; None for an empty one, as of an unset variable of the shell, and not the current folder."""
+    return Path(text) if text else None
+
+
+def model_option(about: str) -> Any:
+    """The option --model, which the environment variable may give."""
+    return Option("--model", "-m", envvar=MODEL_VARIABLE, parser=given_path, metavar="PATH", help=about)
+
+
+Model = Annotated[Path | None, model_option("Model folder or training checkpoint (.ckpt).")]
 Budget = Annotated[int, typer.Option(min=1, help="Maximum number of tokens in a batch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Backend = Annotated[
@@ -86,20 +97,27 @@ class LateNetwork:
         return self._load()
 
 
-def required(model: Path | None, otherwise: str = "", name: str = "--model MODEL") -> Path:
+def required(
+    model: Path | None,
+    otherwise: str = "",
+    name: str = "--model MODEL",
+    kinds: str = "a model folder or a checkpoint (.ckpt)",
+) -> Path:
     """The path of the option or of the environment variable.
 
     Args:
         model: value of the option, which is by default that of the variable.
         otherwise: end of the message: what needs no model.
         name: of the option, for the message.
+        kinds: of models, for the message.
 
     Raises:
-        UserError: without a model; it says how to get one.
+        UserError: without a model, and it says how to get one; or if the variable names none.
     """
     if model is None:
-        expected = f"{name} or the environment variable {MODEL_VARIABLE}, a model folder or a checkpoint (.ckpt)"
-        raise UserError(f"{no_model(expected)}{otherwise}")
+        raise UserError(f"{no_model(f'{name} or the environment variable {MODEL_VARIABLE}, {kinds}')}{otherwise}")
+    if not model.exists() and str(model) == os.environ.get(MODEL_VARIABLE):
+        raise UserError(f"environment variable {MODEL_VARIABLE}: {no_such_model(model)}")
     return model
 
 

@@ -19,6 +19,7 @@ from protlm.cli.console import (
     Precision,
     load_network,
     model_files,
+    model_option,
     progress,
     required,
     say,
@@ -28,10 +29,7 @@ from protlm.errors import UserError, counted
 from protlm.files import STDOUT
 
 FORMATS = {"table": OutputKind("text", text=True), "tsv": TSV, "json": JSON}
-Causal = Annotated[
-    Path | None,
-    Option("--model", "-m", envvar=MODEL_VARIABLE, help="Folder or training checkpoint (.ckpt) of a causal model."),
-]
+Causal = Annotated[Path | None, model_option("Folder or training checkpoint (.ckpt) of a causal model.")]
 
 
 def fill(
@@ -139,6 +137,7 @@ def generate(
             f"no model given; expected --model MODEL or the environment variable {MODEL_VARIABLE}, a causal model. To "
             "train one on your proteins: python -m protlm.train model.causal=true data.fasta=proteins.fasta"
         )
+    model = required(model)
 
     from protlm.inference.generate import generate as sample
     from protlm.sequence.alphabets import alphabet_of

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from typer import Argument, Context, Option
 
 from protlm.cli.console import (
-    MODEL_VARIABLE,
     Backend,
     Budget,
     Device,
@@ -16,6 +15,7 @@ from protlm.cli.console import (
     Precision,
     load_network,
     model_files,
+    model_option,
     named,
     progress,
     required,
@@ -42,12 +42,9 @@ SearchedDatabases = Annotated[
 ]
 NamedModel = Annotated[
     Path | None,
-    Option(
-        "--model",
-        "-m",
-        envvar=MODEL_VARIABLE,
-        help="Model folder or training checkpoint (.ckpt). Default: none; the environment variable counts only where a "
-        "model is needed, with --scorer model or --pseudo-perplexity.",
+    model_option(
+        "Model folder or training checkpoint (.ckpt). Default: none; the environment variable counts only where a model "
+        "is needed, with --scorer model or --pseudo-perplexity."
     ),
 ]
 ScorerName = Annotated[

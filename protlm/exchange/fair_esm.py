@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from protlm.checkpoint import esm_advice
 from protlm.errors import UserError
 from protlm.exchange.architecture import Parts
 from protlm.exchange.esm import language_parts, rounding
 from protlm.exchange.saved_model import checked_weights, read_pickle
 from protlm.exchange.weight_names import WeightNames
+from protlm.missing_model import esm_advice
 from protlm.sequence.alphabet import CLS, MASK, PAD, TOKENS
 
 SUFFIX, REGRESSION = ".pt", "-contact-regression.pt"

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from protlm.checkpoint import CONFIG, esm_advice
+from protlm.checkpoint import CONFIG
 from protlm.errors import UserError
+from protlm.missing_model import esm_advice
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files that may hold the weights of a folder; the first one found is read."""

@@ -129,7 +129,7 @@ def chosen_top(top: int | None, alphabet: Alphabet) -> int:
 
 
 def _check_model(model: Performer) -> None:
-    check_bidirectional(model, "fill", "; use generate or score")
+    check_bidirectional(model, "fill", "; use generate or score --pseudo-perplexity")
 
 
 def _at_masks(computer: Computer, rows: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from protlm.errors import UserError
-from protlm.sequence.alphabets import PROTEIN, name_of
+from protlm.sequence.alphabets import PROTEIN, described_units
 from protlm.sequence.letters import Alphabet
 
 MOST = 40
@@ -69,7 +69,7 @@ def palette_of(alphabet: Alphabet) -> Palette:
     if alphabet == PROTEIN:
         return AMINO_ACIDS
     if len(letters) > MOST:
-        what = f"{len(letters)} {alphabet.unit}s ({name_of(alphabet)}) are too many for a picture"
+        what = f"{len(letters)} {described_units(alphabet)} are too many for a picture"
         raise UserError(f"{what}; write the probabilities as a table, with matrix", "matrix")
     bases = set(letters) <= set(_BASES)
     groups = {letter: _BASES[letter] for letter in letters} if bases else {letters: _OTHER}

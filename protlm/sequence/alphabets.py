@@ -172,6 +172,16 @@ def describe(alphabet: Alphabet) -> str | dict[str, Any]:
     return {_TARGET: f"{cls.__module__}.{cls.__qualname__}", **asdict(alphabet)}
 
 
+def described_units(alphabet: Alphabet) -> str:
+    """Its units, with its name if that says more; for messages.
+
+    >>> described_units(DNA), described_units(BYTES)
+    ('bases (dna)', 'bytes')
+    """
+    units, name = f"{alphabet.unit}s", name_of(alphabet)
+    return units if name == units else f"{units} ({name})"
+
+
 def name_of(alphabet: Alphabet) -> str:
     """For messages."""
     described = describe(alphabet)

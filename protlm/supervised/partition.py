@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from protlm.corpus import splits
-from protlm.errors import UserError
+from protlm.errors import UserError, counted
 from protlm.sequence.stream import Source
 
 METHODS = ("auto", "column", "random", "homology")
@@ -76,7 +76,9 @@ def folds_of(groups: np.ndarray, folds: int = FOLDS, seed: int = 0) -> np.ndarra
     """
     distinct, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(distinct) < folds:
-        raise UserError(f"{len(distinct):,} groups of related proteins; expected at least {folds}, one for each fold")
+        raise UserError(
+            f"{counted(len(distinct), 'group')} of related proteins; expected at least {folds}, one for each fold"
+        )
     shuffled = np.random.default_rng(seed).permutation(len(distinct))
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     fold_of, filled = np.zeros(len(distinct), dtype=np.int64), np.zeros(folds, dtype=np.int64)

@@ -107,7 +107,7 @@ def test_perplexities_of_whole_sequences(protlm, folder, name: str) -> None:
         ("fill g.fa --model dna --top 5", "--top 5: expected 1 to 4"),
         ("fill g.fa --model dna --invalid skip", "--invalid is only for proteins; the model is of bases"),
         ("fill g.fa --model dna --logo l.png", "several sequences; a logo or heat map shows exactly one"),
-        ("fill a<mask> --model bytes --logo l.png", "256 bytes (bytes) are too many for a picture; write the"),
+        ("fill a<mask> --model bytes --logo l.png", "256 bytes are too many for a picture; write the"),
         ("fill a<mask> --model causal", "a causal one cannot see bytes after a mask"),
         (
             "score MKTAY --all --model dna",
@@ -116,11 +116,11 @@ def test_perplexities_of_whole_sequences(protlm, folder, name: str) -> None:
         ("score absent --pseudo-perplexity --model bytes", "absent: neither an existing file nor a document of bytes"),
         ("contacts MKTAY --model dna -o out", "dna: a model of bases (dna); contacts are of residues of proteins"),
         ("annotate p.fa --reference p.fa --labels l.csv --model dna", "(dna); labels are transferred between proteins"),
-        ("map g.fa --model bytes -o out", "a model of bytes (bytes); embed the sequences with it (protlm embed"),
+        ("map g.fa --model bytes -o out", "a model of bytes; embed the sequences with it (protlm embed"),
         ("predict p.fa --model dna -o out.csv", "dna: no fitted head there"),
         ("linearise dna -o out --fasta p.fa", "dna: a model of bases (dna); this is for models of proteins"),
         ("proteingym assays --model dna", "dna: a model of bases (dna); ProteinGym's assays are of proteins"),
-        ("export out --model bytes --format esm", "a model of bytes (bytes); --format esm has the tokens of proteins"),
+        ("export out --model bytes --format esm", "a model of bytes; --format esm has the tokens of proteins"),
     ],
 )
 def test_what_is_refused_is_one_line(protlm, folder, arguments: str, words: str) -> None:
