@@ -43,8 +43,8 @@ SearchedDatabases = Annotated[
 NamedModel = Annotated[
     Path | None,
     model_option(
-        "Model folder or training checkpoint (.ckpt). Default: none; the environment variable counts only where a model "
-        "is needed, with --scorer model or --pseudo-perplexity."
+        "Model folder or training checkpoint (.ckpt). Default: none; the environment variable counts only where a "
+        "model is needed, with --scorer model or --pseudo-perplexity."
     ),
 ]
 ScorerName = Annotated[
