@@ -175,7 +175,7 @@ def describe(alphabet: Alphabet) -> str | dict[str, Any]:
 def described_units(alphabet: Alphabet) -> str:
     """Its units, with its name if that says more; for messages.
 
-    >>> described_units(DNA), described_units(BYTES)
+    >>> described_units(alphabet_of("dna")), described_units(alphabet_of("bytes"))
     ('bases (dna)', 'bytes')
     """
     units, name = f"{alphabet.unit}s", name_of(alphabet)
