@@ -85,6 +85,13 @@ IMAGES = {
         "v-",
         usual=False,
     ),
+    "softmax_local_6": Kind(
+        "Performer-softmax, 6 layers, 2 of 4 heads local",
+        ("model.attention=softmax", REDRAWN, "model.local_heads=2", "model.local_window=256"),
+        "#8B4513",
+        "D-",
+        usual=False,
+    ),
     "reformer_6": Kind("Reformer, 6 layers", REFORMER, ORANGE, "s:", usual=False),
 }
 SHORT = (
