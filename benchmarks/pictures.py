@@ -4,10 +4,10 @@ WHEELS is a folder with the wheels of both packages, which need not be installed
 
     pip download --no-deps scikit-image==0.26.0 scikit-learn==1.9.1
 
-Each photograph is halved SCALES - 1 times; squares of 64 pixels (--side) are cut from each size and overlap by half.
-OUTPUT gets PHOTOGRAPH.raw, squares of (side, side, 3) bytes one after the other; clusters.tsv, in which a cluster is a
-photograph; held_out.txt, the photographs for the split ood; and LICENCES.txt. Of the others, `protlm prepare --valid
-0.12 --test 0` validates on one.
+Each photograph is cut into BANDS vertical bands, and each band is halved SCALES - 1 times; squares of 64 pixels
+(--side) are cut from each size and overlap by half. OUTPUT gets PHOTOGRAPH.raw, squares of (side, side, 3) bytes one
+after the other; clusters.tsv, in which a cluster is a band; held_out.txt, the bands of the photographs for the split
+ood; and LICENCES.txt. So `protlm prepare` validates and tests on bands of photographs of which it trains on others.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from protlm.errors import UserError, counted
 
 SIDE = 64
 SCALES = 3
+BANDS = 4
 SKIMAGE, SKLEARN = "skimage/data/", "sklearn/datasets/images/"
 PHOTOGRAPHS = {
     "astronaut": (f"{SKIMAGE}astronaut.png", "NASA, public domain"),
@@ -64,6 +65,16 @@ def squares(pixels: np.ndarray, side: int = SIDE) -> np.ndarray:
     return np.stack(found) if found else np.zeros((0, side, side, 3), np.uint8)
 
 
+def bands(pixels: np.ndarray, number: int = BANDS) -> list[np.ndarray]:
+    """Vertical bands (height, width // number, 3) of a photograph (height, width, 3), from left to right.
+
+    >>> [band.shape for band in bands(np.zeros((2, 9, 3), np.uint8))]
+    [(2, 2, 3), (2, 2, 3), (2, 2, 3), (2, 2, 3)]
+    """
+    width = pixels.shape[1] // number
+    return [pixels[:, left : left + width] for left in range(0, width * number, width)]
+
+
 def photographs(wheels: Path) -> dict[str, np.ndarray]:
     """Name -> pixels (height, width, 3) uint8.
 
@@ -91,13 +102,15 @@ def write_pictures(wheels: Path, output: Path, side: int = SIDE) -> dict[str, in
     check_folder(output)
     counts, clusters, size = {}, [], side * side * 3
     for name, pixels in found.items():
-        cut = squares(pixels, side)
-        cut.tofile(output / f"{name}.raw")
-        counts[name] = len(cut)
-        starts = range(0, cut.size, size)
-        clusters += [f"{name}\t{name}.raw:{start + 1}-{start + size}\n" for start in starts]  # names of the pieces
+        cut = [squares(band, side) for band in bands(pixels)]
+        np.concatenate(cut).tofile(output / f"{name}.raw")
+        counts[name] = sum(map(len, cut))
+        of = [f"{name}_{number}" for number, own in enumerate(cut) for _ in own]
+        pieces = [f"{name}.raw:{size * number + 1}-{size * (number + 1)}" for number in range(len(of))]
+        clusters += [f"{band}\t{piece}\n" for band, piece in zip(of, pieces, strict=True)]
     (output / "clusters.tsv").write_text("".join(clusters))
-    (output / "held_out.txt").write_text("".join(f"{name}\n" for name in HELD_OUT))
+    held_out = [f"{name}_{number}\n" for name in HELD_OUT for number in range(BANDS)]
+    (output / "held_out.txt").write_text("".join(held_out))
     licences = [f"{name}.raw: {member}; {licence}\n" for name, (member, licence) in PHOTOGRAPHS.items()]
     (output / "LICENCES.txt").write_text("".join(licences))
     return counts

@@ -57,6 +57,8 @@ def export(
     compare: Compare = None,
 ) -> None:
     """Write a model folder from a checkpoint or another model: config and safetensors, without optimizer or pickle."""
+    if output.suffix == ".ckpt":
+        raise UserError(f"{output}: expected a folder to write; the checkpoint to export is given with --model")
     model = required(model)
 
     from protlm.checkpoint import DTYPES, check_absent
@@ -73,8 +75,6 @@ def export(
         raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     if layout != "folder" and dtype != "float32":
         raise UserError(f"--dtype {dtype} requires --format folder; with transformers, choose a dtype when loading")
-    if output.suffix == ".ckpt":
-        raise UserError(f"{output}: expected a folder to write; the checkpoint to export is given with --model")
     check_absent(output)
     check_outputs({"OUTPUT": (output, FOLDER)})
     if is_predictor(model):
