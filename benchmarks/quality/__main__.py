@@ -191,6 +191,7 @@ def parsed() -> argparse.Namespace:
         part.add_argument(f"--{name}", type=numbers, default=list(values), help=f"{name} of the Transformers to try")
     part.add_argument("--repeats", type=positive, default=3, help="timed steps, after one warm-up step")
     part.add_argument("--csv", type=Path, default=Path("docs/results/quality_concat.csv"))
+    part.add_argument("--local-heads", type=positive, default=0, help="of another Performer to train")
     add_runs(part, "1", "bidirectional")
 
     for part in [part for name, part in parts.choices.items() if name != "longer"]:
@@ -225,9 +226,8 @@ def main() -> int:
     grid = Grid(tuple(options.layers), tuple(options.widths), tuple(options.heads), options.repeats)
     overrides += options.overrides
     again = (options.jobs, options.redo, options.ignore)
-    return compare_concatenated(
-        corpus, options.work / "concat", grid, directions, options.seeds, overrides, *again, options.csv
-    )
+    work, heads = options.work / "concat", options.local_heads
+    return compare_concatenated(corpus, work, grid, directions, options.seeds, overrides, *again, options.csv, heads)
 
 
 if __name__ == "__main__":

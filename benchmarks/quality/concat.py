@@ -3,7 +3,8 @@
 Both use conf/experiment/trembl_concat_small.yaml, except for the Transformer's layers, width and heads; its
 feed-forward is four times as wide, as the Performer's is. A step of each Transformer of the grid is timed alternately
 with one of the Performer. Of those that take no longer, the one with most parameters in its blocks is trained for as
-many steps. If none is as fast, the fastest one is; the table has the seconds of both.
+many steps. If none is as fast, the fastest one is; the table has the seconds of both. A Performer of which some heads
+are local may be trained, too.
 """
 
 import json
@@ -24,6 +25,7 @@ from protlm.errors import UserError
 CHOICE = "choice.json"
 BASE = ["+experiment=trembl_concat_small", "trainer.max_time=null", "callbacks.checkpoint.every_n_train_steps=100"]
 PERFORMER = ["model.attention=relu"]
+LOCAL = "performer_local"
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,19 @@ def at_edge(choice: Candidate, grid: Grid) -> str:
     return " and ".join(name for name, (value, values) in sizes.items() if value == max(values))
 
 
+def with_local_heads(performer: Candidate, heads: int, repeats: int, options: Sequence[str]) -> Candidate:
+    """The Performer with some local heads, timed alternately with the one without."""
+    own = [*PERFORMER, f"model.local_heads={heads}"]
+    configs = [composed([*BASE, "data.corpus=none", *options, *kind]) for kind in (PERFORMER, own)]
+    usual, other = (training_step(config, config.data.max_length) for config in configs)
+    pair = mean_seconds({"performer": usual, LOCAL: other}, repeats)
+    seconds = performer.seconds * pair[LOCAL] / pair["performer"]
+    parameters, in_blocks = size(other.model), size(other.model.blocks)
+    return replace(performer, options=tuple(own), parameters=parameters, in_blocks=in_blocks, seconds=seconds)
+
+
 def chosen(
-    work: Path, grid: Grid, directions: Mapping[str, str], overrides: Sequence[str]
+    work: Path, grid: Grid, directions: Mapping[str, str], overrides: Sequence[str], local_heads: int = 0
 ) -> dict[str, dict[str, Candidate]]:
     """Direction -> kind -> model; measured once per set of options, since repeating could choose another model."""
     work.mkdir(parents=True, exist_ok=True)
@@ -144,10 +157,19 @@ def chosen(
             pair = {"performer": performer, "transformer": choose(performer, candidates)}
             stored[key] = {kind: asdict(candidate) for kind, candidate in pair.items()}
             replace_json(stored, path)
-        result[name] = {
-            kind: Candidate(**{**values, "options": tuple(values["options"])}) for kind, values in stored[key].items()
-        }
+        result[name] = {kind: _candidate(values) for kind, values in stored[key].items()}
+        if local_heads:
+            key += f" {local_heads} local heads"
+            if key not in stored:
+                local = with_local_heads(result[name]["performer"], local_heads, grid.repeats, [direction, *overrides])
+                stored[key] = asdict(local)
+                replace_json(stored, path)
+            result[name][LOCAL] = _candidate(stored[key])
     return result
+
+
+def _candidate(values: Mapping[str, Any]) -> Candidate:
+    return Candidate(**{**values, "options": tuple(values["options"])})
 
 
 def compare_concatenated(
@@ -161,15 +183,17 @@ def compare_concatenated(
     redo: bool,
     ignored: Sequence[str],
     path: Path,
+    local_heads: int = 0,
 ) -> int:
     """Measures, chooses, trains the runs that are not done, writes and prints the table; returns the exit code."""
     if not corpus.exists():
         raise UserError(f"{corpus}: no such corpus; give one made by 'protlm prepare'")
     Corpus(corpus)  # raises for any other file
     check_outputs(path, work / CHOICE)
-    pairs = chosen(work, grid, directions, overrides)
+    pairs = chosen(work, grid, directions, overrides, local_heads)
     runs, models = [], {}
-    for seed, (name, direction), kind in product(seeds, directions.items(), ("performer", "transformer")):
+    kinds = ("performer", "transformer", *([LOCAL] if local_heads else []))
+    for seed, (name, direction), kind in product(seeds, directions.items(), kinds):
         model = pairs[name][kind]
         run = Run(f"{name}/{kind}/{seed}", corpus, (*BASE, direction, *overrides, *model.options, f"seed={seed}"))
         runs.append(run)

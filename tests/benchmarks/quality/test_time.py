@@ -122,16 +122,17 @@ def test_blocks_compare_a_performer_with_a_transformer_of_equal_speed(
     arguments = ["concat", corpus_path, "--work", tmp_path / "work", *options, "--csv", tmp_path / "c.csv"]
     usual = concat.mean_seconds
     monkeypatch.setattr(concat, "mean_seconds", lambda steps, repeats: dict.fromkeys(usual(steps, repeats), 1))
-    for _ in range(2):  # the second call uses the choice of the first
-        assert call([*arguments, "--overrides", *sizes]) == 0
+    for local in ((), ("--local-heads", 1)):  # the second call uses the choice of the first
+        assert call([*arguments, *local, "--overrides", *sizes]) == 0
         said = capsys.readouterr().out
         assert "the Transformer has the greatest layers and width and heads of the grid" in said
         tables.append(said)
-    assert began == ["bidirectional/performer/1", "bidirectional/transformer/1"]
+    assert began == [f"bidirectional/{kind}/1" for kind in ("performer", "transformer", "performer_local")]
     assert ["a step at L=256" in said for said in tables] == [True, False]
     rows = lines(tmp_path / "c.csv")
     assert [(row["kind"], row["split"]) for row in rows][:3:2] == [("performer", "test"), ("transformer", "test")]
     assert {row["layers"] for row in rows if row["kind"] == "transformer"} == {"2"}
     assert all(float(row["seconds_per_step"]) > 0 and row["steps"] == "2" for row in rows)
-    made = recipe.recipe_in(tmp_path / "work" / "concat" / "bidirectional/transformer/1")
-    assert made["model.feed_forward"] == 4 * made["model.width"] == 64
+    made = {name: recipe.recipe_in(tmp_path / "work" / "concat" / name) for name in began}
+    assert made[began[1]]["model.feed_forward"] == 4 * made[began[1]]["model.width"] == 64
+    assert [made[name].get("model.local_heads", 0) for name in began] == [0, 0, 1]
