@@ -17,7 +17,8 @@ report: the table, docs/results/STUDY.csv, STUDY_curves.csv and docs/figures/STU
 
 time: processor seconds of a training step of each kind, docs/results/STUDY_time.csv.
 
-draw: completions of held-out pictures by each finished run, docs/figures/STUDY_completions.png.
+draw: completions of held-out pictures by each finished run, docs/figures/STUDY_completions.png; not by Reformer, which
+cannot be computed token by token.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def parsed() -> argparse.Namespace:
     part = parts.add_parser("draw", help="completions of held-out pictures by the finished runs")
     part.add_argument("study", choices=[name for name, study in STUDIES.items() if study.unit == "dimension"])
     part.add_argument("corpus", type=Path, help="corpus of the pictures")
-    part.add_argument("--pictures", type=positive, default=3)
+    part.add_argument("--pictures", type=positive, default=2, help="of each held-out split, test and ood")
     part.add_argument("--figure", type=Path, help="default: docs/figures/STUDY_completions.png")
     for part in parts.choices.values():
         part.add_argument("--work", type=Path, default=WORK, help="folder of the runs")

@@ -18,7 +18,9 @@ from protlm.performer import Performer
 
 
 def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None:
-    """Draws completions of `count` held-out pictures by the finished runs in a work folder.
+    """Draws completions of held-out pictures, `count` of each split, by the finished runs in a work folder.
+
+    Models that cannot be computed token by token (Reformer) are left out.
 
     Raises:
         UserError: without finished runs or pictures.
@@ -29,9 +31,11 @@ def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None
     for kind, about in IMAGES.items():
         for folder in sorted((work / kind).glob("*"))[:1]:
             if has_results(folder):
-                models[about.title] = load(folder / "checkpoints" / "best.ckpt", any_alphabet=True)
+                model = load(folder / "checkpoints" / "best.ckpt", any_alphabet=True)
+                if model.config.stepwise:
+                    models[about.title] = model
     if not models:
-        raise UserError(f"{work}: no run has finished; train first")
+        raise UserError(f"{work}: no run has finished whose model computes token by token; train first")
     halves = [np.where(np.arange(len(one)) < len(one) // 2, one, 255).astype(np.uint8) for one in pictures]
     columns = {"original": pictures, "given": halves}
     for title, model in models.items():
@@ -41,18 +45,19 @@ def draw_completions(corpus: Path, work: Path, count: int, figure: Path) -> None
 
 
 def held_out(path: Path, count: int) -> list[np.ndarray]:
-    """Square pictures (n,) uint8 of the split ood, drawn by a fixed seed.
+    """Square pictures (n,) uint8 of the splits test and ood, `count` of each, drawn by a fixed seed.
 
     Raises:
         UserError: if the corpus has none.
     """
-    corpus = Corpus(path)
+    corpus, chosen = Corpus(path), []
     lengths = corpus.lengths.tolist()
-    members = [one for one in corpus.members("ood").tolist() if 3 * side_of(lengths[one]) ** 2 == lengths[one]]
-    if not members:
+    for split in ("test", "ood"):
+        members = [one for one in corpus.members(split).tolist() if 3 * side_of(lengths[one]) ** 2 == lengths[one]]
+        chosen += [members[index] for index in np.random.default_rng(1).permutation(len(members))[:count]]
+    if not chosen:
         raise UserError(f"{path}: has no held-out square pictures; see python -m benchmarks.pictures --help")
-    chosen = np.random.default_rng(1).permutation(len(members))[:count]
-    return [np.array(corpus[members[index]], dtype=np.uint8) for index in chosen]
+    return [np.array(corpus[one], dtype=np.uint8) for one in chosen]
 
 
 def side_of(size: int) -> int:

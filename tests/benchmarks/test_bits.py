@@ -168,13 +168,15 @@ def test_completions_keep_what_is_given(tmp_path: Path) -> None:
 def test_held_out_pictures_are_drawn(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (3, 48), dtype=np.uint8)
     pixels.tofile(tmp_path / "cat.raw")
-    pixels[:1].tofile(tmp_path / "dog.raw")
+    dog = pixels[0, ::-1]
+    dog.tofile(tmp_path / "dog.raw")
     held = frozenset({f"cat.raw:{n * 48 + 1}-{(n + 1) * 48}" for n in range(3)})
     selection = Selection(alphabet=alphabet_of("bytes"), cut=48)
     files = [tmp_path / "cat.raw", tmp_path / "dog.raw"]
-    prepare_corpus(files, tmp_path / "pictures.h5", SplitRule(0, 0, held_out=held), selection)
+    prepare_corpus(files, tmp_path / "pictures.h5", SplitRule(0, 0.99, held_out=held), selection)
     found = held_out(tmp_path / "pictures.h5", 2)
-    assert len(found) == 2
-    assert {one.tobytes() for one in found} < {one.tobytes() for one in pixels}
+    assert len(found) == 3
+    assert np.array_equal(found[0], dog)  # of the test split
+    assert {one.tobytes() for one in found[1:]} < {one.tobytes() for one in pixels}
     draw({"original": found, next(iter(IMAGES)): found}, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 0
