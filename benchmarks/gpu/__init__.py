@@ -1,0 +1,1 @@
+"""Attention and the 36-layer model on a CUDA device: `python -m benchmarks.gpu`."""
