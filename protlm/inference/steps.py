@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from protlm.errors import ProtlmWarning
-from protlm.performer import Performer
+from protlm.errors import ProtlmWarning, UserError
+from protlm.performer import FavorAttention, Performer
 from protlm.performer.backends import TOLERANCE
 from protlm.performer.recurrent import InPlaceState, PerformerState
 
@@ -104,11 +104,15 @@ def steps_from(model: Performer, prefix: PerformerState, most: int) -> Steps:
 
     The first step of the kernel is compared with that of PyTorch operations, which compute all with a warning if the
     two differ or the kernel fails.
+
+    Raises:
+        UserError: instead of the warning, if the backend "triton" was requested.
     """
     steps = Steps(model, prefix)
     if not model.has_step_kernel:
         return steps
     tokens = torch.arange(4, 4 + most, device=model.embedding.weight.device) % model.config.vocab_size
+    cause: Exception | None = None
     try:
         fast = StaticSteps(model, prefix, most)
         found, expected = (_first(each, tokens) for each in (fast, steps))
@@ -117,7 +121,10 @@ def steps_from(model: Performer, prefix: PerformerState, most: int) -> Steps:
             return fast
         reason = f"differs from PyTorch by {error:.2g}"
     except RuntimeError as failure:
-        reason = f"failed ({str(failure).splitlines()[0]})"
+        reason, cause = f"failed ({(str(failure).splitlines() or ['no message'])[0]})", failure
+    if any(isinstance(module, FavorAttention) and module.backend == "triton" for module in model.modules()):
+        message = f"attention_backend 'triton': the kernel for single steps {reason}; use 'auto' or 'eager'"
+        raise UserError(message, "attention_backend") from cause
     warnings.warn(f"generation: the kernel for single steps {reason}; PyTorch computes them", ProtlmWarning, 3)
     return steps
 

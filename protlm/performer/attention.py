@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from protlm.performer.backends import choose, explain, flex, kernels
-from protlm.performer.estimator import precision, without_autocast
+from protlm.performer.estimator import precision, widest, without_autocast
 from protlm.performer.features import FEATURE_MAPS, Computed, FeatureMap, Generalised, encode_map, named
 from protlm.performer.linear_attention import Inputs, Options, linear_attention
 from protlm.performer.operands import check_operands
@@ -244,18 +244,20 @@ class FavorAttention(nn.Module):
                 kernel for one position (L = 1), if `has_step_kernel`.
 
         Raises:
-            ValueError: for bidirectional attention, and for shapes, including those of the state, that do not match.
+            ValueError: for bidirectional attention, for shapes, including those of the state, that do not match, and
+                for a `backend` that cannot compute the first positions.
         """
         check_operands(self.head_dim, q, k, v, None)
         if not self.causal:
             raise ValueError("only causal attention can be computed step by step")
         inputs, options = self._operands(q, k, v, None)
-        if state is None or not q.numel():
-            with torch.no_grad():
-                out, shift, sums = linear_attention(inputs, options)
-            return out, state or RecurrentState(shift, sums)
-        with without_autocast(q.device), torch.no_grad():
-            return step(inputs, options, state)
+        if state is not None and q.numel():
+            with without_autocast(q.device), torch.no_grad():
+                return step(inputs, options, state)
+        with torch.no_grad():
+            kernel = q.numel() and self._choice(inputs, options) == "triton"
+            out, shift, sums = (self._attend if kernel else linear_attention)(inputs, options)
+        return out, state or RecurrentState(shift.to(widest(shift)), sums)
 
     @property
     def has_step_kernel(self) -> bool:

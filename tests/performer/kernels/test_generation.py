@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from protlm.errors import ProtlmWarning
+from protlm.errors import ProtlmWarning, UserError
 from protlm.inference import steps as steps_module
 from protlm.inference.generate import generate
 from protlm.inference.steps import StaticSteps, captured
-from protlm.performer import Performer, PerformerConfig, backends
+from protlm.performer import FavorAttention, Performer, PerformerConfig, backends
 
 pytest.importorskip("triton", reason="Triton is the optional extra gpu")
 
@@ -54,8 +54,45 @@ def test_the_same_proteins_as_by_pytorch(attention: str, monkeypatch: pytest.Mon
         assert likelihood == pytest.approx(expected_likelihood, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["relu", "softmax", "exp"])
+@pytest.mark.parametrize("local_heads", [0, 1])
+def test_the_prefix_is_computed_by_the_kernels(kind: str, local_heads: int, monkeypatch) -> None:
+    """Once in each layer; PyTorch operations continue from their state, and from an empty prefix."""
+    network, kernel, calls = model(kind, local_heads=local_heads), backends.kernels().attention, []
+
+    def counted(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        calls.append(arguments[0].q.shape[2])
+        return kernel(*arguments)
+
+    monkeypatch.setattr(backends.kernels(), "attention", counted)
+    tokens = torch.tensor([[0, 20, 5, 6, 7, 9, 4, 4]])
+    network.use_backend("eager")
+    first, before = network.step(tokens[:, :6])
+    second, after = network.step(tokens[:, 6:], before)
+    assert not calls
+    network.use_backend("triton")
+    found, state = network.step(tokens[:, :6])
+    assert calls == [6, 6]
+    torch.testing.assert_close(found, first, rtol=1e-4, atol=1e-4)
+    continued, state = network.step(tokens[:, 6:], state)
+    torch.testing.assert_close(continued, second, rtol=1e-4, atol=1e-4)
+    layer = getattr(state.layers[0], "rest", state.layers[0])
+    assert layer.shift.dtype == getattr(after.layers[0], "rest", after.layers[0]).shift.dtype
+    attention = network.blocks[0].attention.attention
+    out, _ = getattr(attention, "rest", attention).step(*torch.zeros(3, 1, 2, 0, 16))
+    assert (out.shape, calls) == ((1, 2, 0, 16), [6, 6])
+
+
+def test_a_prefix_that_the_requested_backend_cannot_compute_is_refused() -> None:
+    attention = FavorAttention(16, 12, "trig", causal=True)
+    attention.backend = "triton"
+    with pytest.raises(ValueError, match="attention_backend 'triton'"):
+        attention.step(*torch.ones(3, 1, 1, 4, 16))
+
+
 @pytest.mark.parametrize("fault", ["differs", "fails"])
 def test_a_kernel_that_differs_or_fails_is_not_used(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto", which takes the kernels on a CUDA device only, warns; a request of "triton" ends with an error."""
     network, kernel = model(), backends.kernels().step
     expected = generated(network, "eager")
 
@@ -65,8 +102,12 @@ def test_a_kernel_that_differs_or_fails_is_not_used(fault: str, monkeypatch: pyt
         return kernel(*arguments) + 1
 
     monkeypatch.setattr(backends.kernels(), "step", broken)
-    with pytest.warns(ProtlmWarning, match="differs from PyTorch by" if fault == "differs" else "no kernel image is"):
-        assert generated(network, "triton") == expected
+    reason = "single steps differs from PyTorch by" if fault == "differs" else "no kernel image is"
+    with pytest.raises(UserError, match=f"^attention_backend 'triton': the kernel for .*{reason}"):
+        generated(network, "triton")
+    monkeypatch.setattr(FavorAttention, "has_step_kernel", True)
+    with pytest.warns(ProtlmWarning, match=reason):
+        assert generated(network, "auto") == expected
 
 
 @pytest.mark.parametrize("options", [{"attention": "exact"}, {"local_heads": 1}])
