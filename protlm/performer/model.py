@@ -158,7 +158,8 @@ class Performer(nn.Module):
 
         Args:
             tokens: (B, L) int64.
-            key_mask: (B, L) bool, true where a token is real; by default all but padding.
+            key_mask: (B, L) bool, true where a token is real; by default all but padding. Attention ignores it with a
+                `Packed`, which holds no padding.
             segments: of packed batches: (B, L) integers, equal within each sequence of a row, or for a batch of one row
                 a `Packed`. Attention stays within a sequence, and its positions start from 0. None for one sequence
                 per row.
@@ -180,7 +181,9 @@ class Performer(nn.Module):
         numbers = segments.numbers(tokens.shape[1]) if isinstance(segments, Packed) else segments
         x = self._embedded(tokens, key_mask, numbers)
         rotation = self._rotation(tokens, numbers)
-        if segments is None and self.config.kind.prefers_no_mask and bool(key_mask.all()):
+        if isinstance(segments, Packed):
+            key_mask = None  # nothing is padding
+        elif segments is None and self.config.kind.prefers_no_mask and bool(key_mask.all()):
             key_mask = None  # found out once, since on a GPU it means waiting for the device
         kept = {0: x} if 0 in layers else {}
         for number, block in enumerate(self.blocks, start=1):

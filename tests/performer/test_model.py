@@ -15,6 +15,7 @@ from protlm.performer.linformer import Linformer
 from protlm.performer.model import EsmHead
 from protlm.performer.positions import extrapolated, rotate, rounded, sinusoids
 from protlm.performer.reference import exact_attention
+from protlm.performer.segments import Packed
 from protlm.performer.window import Window
 
 PAD = 1
@@ -331,6 +332,19 @@ def test_a_residue_changes_nothing_in_the_other_proteins_of_a_block(
     assert difference[0, 8:28].min() > 1e-9
     difference[0, 8:28] = 0
     assert difference.max() < 1e-10
+
+
+def test_attention_gets_no_mask_with_packed_sequences() -> None:
+    """Nothing is padding there, and kernels without a mask need fewer registers."""
+    model = Performer(PerformerConfig(33, 1, 2, 2, 16, 16, num_features=8)).eval()
+    tokens, edges = torch.randint(4, 24, (1, 9)), torch.tensor([0, 5, 9], dtype=torch.int32)
+    masks = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, arguments: masks.append(arguments[1]))
+    model.hidden(tokens, tokens != 1, Packed(edges, 5))
+    assert masks == [None, None]
+    model.hidden(tokens, tokens != 1, Packed(edges, 5).numbers(9))
+    assert all(mask.all() for mask in masks[2:])
 
 
 @pytest.mark.parametrize(("attention", "causal", "positions"), [*SOME, ("opt", False, "both")])

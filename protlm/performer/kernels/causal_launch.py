@@ -63,7 +63,8 @@ class Call:
         capability = generation(q.device)
         narrowest = NARROWEST if short and capability == HOPPER else 16
         widths = [max(narrowest, triton.next_power_of_2(x)) for x in (d, e)]
-        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability, widths != [d, e])
+        kind = widths != [d, e], feature_map.log and key_mask is not None
+        self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability, *kind)
         self.features = d if weight is None else len(weight)
         self.largest_tile = max(16 if weight is not None else narrowest, triton.next_power_of_2(self.features))
         self.padded = self.largest_tile

@@ -77,7 +77,6 @@ def outputs_kernel(
     real = real_keys(mask, left, G, MASKED)
     tile_q = rows(q + batch * q_batch + head * q_head + own * q_row, q_row, t < left, d, C, D).to(INPUT)
     tile_k = columns(k, k_row, real, d, G, D).to(INPUT)
-    seen = real[None, :] & (tl.arange(0, G)[None, :] <= t[:, None])
     means = tl.zeros((C, E), tl.float32)
     pairs = tl.zeros((C, G), tl.float32)
     denominator = tl.zeros((C,), tl.float32)
@@ -137,6 +136,8 @@ def outputs_kernel(
             denominator = denominator * change + tl.sum(products.to(tl.float32), 1)
             means = product(products, few_v, means * change[:, None], PRECISION)
     else:
+        real = real_keys(mask, left, G, MASKED)  # once more, since what is kept until here takes registers
+        seen = real[None, :] & (tl.arange(0, G)[None, :] <= t[:, None])
         tile_v = rows(v, v_row, real, e, G, E).to(PRODUCT)
         products = tl.where(seen, pairs, 0.0).to(PRODUCT)
         denominator += tl.sum(products.to(tl.float32), 1)

@@ -56,7 +56,10 @@ BACKWARD = Tiling()
 PADDED_FORWARD = Tiling(group=128, outputs=Launch(num_warps=8))
 PADDED_BACKWARD = Tiling(queries=Launch(num_warps=8), keys=Launch(features=32, num_warps=8))
 """The same on Hopper for heads narrower than their tiles, whose masks take registers."""
+MASKED_BACKWARD = Tiling(keys=Launch(features=32, num_stages=1))
+"""The same on Hopper for positive features with a key mask."""
 BLACKWELL_BACKWARD = Tiling(keys=Launch(features=16))
+BLACKWELL_MASKED_FORWARD = Tiling(group=128, outputs=Launch(chunk=128, num_warps=8, num_stages=1))
 AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk=32, features=16, num_warps=8))
 """Of both passes for 16-bit inputs on GPUs before Hopper."""
 FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST_WIDE, queries=_SMALLEST_WIDE, keys=_SMALLEST_WIDE)
@@ -77,10 +80,13 @@ def generation(device: torch.device) -> int:
     return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
 
 
-def tiling(width: int, short: bool, backward: bool, capability: int, padded: bool = False) -> Tiling:
+def tiling(
+    width: int, short: bool, backward: bool, capability: int, padded: bool = False, masked: bool = False
+) -> Tiling:
     """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability.
 
-    `padded` says that the tiles are wider than the heads or values.
+    `padded` says that the tiles are wider than the heads or values; `masked`, that features are positive and keys have
+    a mask.
     """
     if not short:
         sizes = FLOAT32
@@ -88,10 +94,12 @@ def tiling(width: int, short: bool, backward: bool, capability: int, padded: boo
         sizes = AMPERE
     elif capability == HOPPER and padded:
         sizes = PADDED_BACKWARD if backward else PADDED_FORWARD
+    elif backward and capability == HOPPER:
+        sizes = MASKED_BACKWARD if masked else BACKWARD
     elif backward:
-        sizes = BACKWARD if capability == HOPPER else BLACKWELL_BACKWARD
+        sizes = BLACKWELL_BACKWARD
     else:
-        sizes = FORWARD
+        sizes = BLACKWELL_MASKED_FORWARD if masked and capability > HOPPER else FORWARD
     if width <= 64:
         return sizes
     # twice the numbers in each row: half the features in a tile

@@ -1,8 +1,8 @@
 """Compiles the kernels for GPUs that need not be there, and prints what they take.
 
 python -m tests.performer.kernels.ahead_of_time CAPABILITY CALL...: one JSON object a line for each kernel of a forward
-and a backward pass. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, masked, packed or causal. It runs in a
-process of its own, since kernels are either interpreted or compiled.
+and a backward pass. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, or what applies of causal, packed and
+masked, such as causal-masked. It runs in a process of its own, since kernels are either interpreted or compiled.
 """
 
 import json
@@ -23,8 +23,11 @@ from protlm.performer.attention import FavorAttention
 from protlm.performer.features import named
 from protlm.performer.kernels import bidirectional, causal_launch
 from protlm.performer.kernels.causal_step import causal_step
+from protlm.performer.segments import Packed
 from tests.performer.kernels.disassembly import unwritten
 
+LENGTH = 512
+"""Positions of a row."""
 TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -79,35 +82,42 @@ def launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: s
 
     run, triton.runtime.JITFunction.run = triton.runtime.JITFunction.run, record
     try:
-        (causal_pass if form == "causal" else bidirectional_pass)(kernel, width, features, dtype, form)
+        arguments = kernel, width, features, dtype, "packed" in form, "masked" in form
+        (causal_pass if "causal" in form else bidirectional_pass)(*arguments)
     finally:
         triton.runtime.JITFunction.run = run
     yield from found.values()
 
 
-def bidirectional_pass(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> None:
-    """Of 4 x 8 heads of 512 positions."""
-    batch = 1 if form == "packed" else 4
-    q, k, v, grad = (torch.empty(batch, 512, 8, width, dtype=dtype).transpose(1, 2) for _ in range(4))
-    packed = (torch.zeros(5, dtype=torch.int32), 512) if form == "packed" else (None, 0)
-    key_mask = torch.ones(batch, 512, dtype=torch.bool) if form == "masked" else None
+def operands(batch: int, heads: int, width: int, dtype: torch.dtype, packed: bool, masked: bool) -> tuple[Any, ...]:
+    """q, k, v and the gradient of the output, a key mask and the sequences of a packed batch, or None for these."""
+    batch = 1 if packed else batch
+    q, k, v, grad = (torch.empty(batch, LENGTH, heads, width, dtype=dtype).transpose(1, 2) for _ in range(4))
+    key_mask = torch.ones(batch, LENGTH, dtype=torch.bool) if masked else None
+    sequences = Packed(torch.tensor([0, 200, LENGTH], dtype=torch.int32), LENGTH - 200) if packed else None
+    return q, k, v, grad, key_mask, sequences
+
+
+def bidirectional_pass(kernel: str, width: int, features: int, dtype: torch.dtype, packed: bool, masked: bool) -> None:
+    """Of 4 x 8 heads, or 8 of a packed batch."""
+    *qkv, grad, key_mask, sequences = operands(4, 8, width, dtype, packed, masked)
     attention = FavorAttention(width, features, kernel)
-    inputs, options = attention._operands(q, k, v, key_mask)
-    call = attention.feature_map.redrawn, *packed
+    inputs, options = attention._operands(*qkv, key_mask)
+    call = attention.feature_map.redrawn, *(sequences or (None, 0))
     results = bidirectional.forward(inputs, options, *call)
     bidirectional.backward(grad, inputs, options, results, *call)
 
 
-def causal_pass(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> None:
-    """Of 2 x 4 heads of 512 positions, and a step."""
+def causal_pass(kernel: str, width: int, features: int, dtype: torch.dtype, packed: bool, masked: bool) -> None:
+    """Of 2 x 4 heads, or 4 of a packed batch, and a step."""
+    *qkv, grad, key_mask, sequences = operands(2, 4, width, dtype, packed, masked)
     feature_map = named(kernel)
-    q = k = v = torch.zeros(2, 512, 4, width, dtype=dtype).transpose(1, 2)
     bias = torch.zeros(features) if feature_map.adaptive else None
-    arguments = q, k, v, None, torch.zeros(features, width), bias, feature_map, 1.0
-    results = causal_launch.causal(*arguments)
-    causal_launch.causal_backward(results.out, results, *arguments)
-    one = (x[:, :, :1] for x in (q, k, v))
-    causal_step(*one, *arguments[4:], results.shift, results.sums)
+    directions = torch.zeros(features, width), bias, feature_map, 1.0
+    results = causal_launch.causal(*qkv, key_mask, *directions, packed=sequences)
+    causal_launch.causal_backward(grad, results, *qkv, key_mask, *directions, packed=sequences)
+    if not packed:
+        causal_step(*(x[:, :, :1] for x in qkv), *directions, results.shift, results.sums)
 
 
 def resources(launch: Launched, capability: int) -> dict[str, Any]:

@@ -19,15 +19,15 @@ Other kernels keep none.
 CALLS = [
     "softmax 128 256 bfloat16 packed",
     "softmax 128 512 float32 dense",
-    "relu 64 256 bfloat16 causal",
-    "softmax 64 256 bfloat16 causal",
+    "relu 64 256 bfloat16 causal-packed",
+    "softmax 64 256 bfloat16 causal-masked",
     "softmax 64 256 float32 causal",
 ]
 NARROW = [
     "relu 16 32 bfloat16 causal",
     "softmax 16 32 bfloat16 causal",
     "relu 20 100 bfloat16 causal",
-    "softmax 20 100 bfloat16 causal",
+    "softmax 20 100 bfloat16 causal-masked",
 ]
 """Compiled for Hopper: ptxas of CUDA 12.8 miscompiles kernels with rows of less than 128 bytes."""
 SMALL = [
@@ -37,10 +37,18 @@ SMALL = [
     "relu 20 32 bfloat16 dense",
 ]
 """Bidirectional ones, for the same reason."""
+COMMON = [
+    "softmax 64 128 bfloat16 masked",
+    "softmax 64 256 bfloat16 masked",
+    "relu 64 256 bfloat16 masked",
+    "relu 64 128 float16 dense",
+    "softmax 64 256 bfloat16 causal-packed",
+]
+"""What models use, with the tiles that need the most registers, and float16."""
 ONLY = {
     80: ["relu 64 128 bfloat16 masked", "relu 64 256 float32 causal"],  # shared memory is smallest
-    90: SMALL + NARROW,
-    100: ["relu 64 128 bfloat16 masked"],
+    90: SMALL + NARROW + COMMON,
+    100: ["relu 64 128 bfloat16 masked", "softmax 64 256 bfloat16 causal-packed"],
 }
 """In addition."""
 
@@ -56,8 +64,8 @@ def test_registers_and_shared_memory_suffice_and_addresses_are_written(capabilit
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     for call in calls:
         kernels = [row["kernel"] for row in rows if row["call"] == call]
-        assert len(kernels) == 8 if call.endswith("causal") else len(kernels) >= 5
+        assert len(kernels) >= (5 if "causal" not in call else 7 if "packed" in call else 8)
     for row in rows:
-        assert row["spills"] <= (SPILLED if row["call"].endswith("float32 causal") else 0), row
+        assert row["spills"] <= (SPILLED if "float32 causal" in row["call"] else 0), row
         assert row["shared"] <= SHARED[capability] * 1024, row
         assert row["unwritten"] == [], row
