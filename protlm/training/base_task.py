@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -51,6 +52,7 @@ class TrainingTask(pl.LightningModule):
 
     monitored = "valid/perplexity"
     """The metric that tells how good the model is."""
+    _shows_bar = False  # Lightning waits for the device in each step to show the loss in a progress bar
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class TrainingTask(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Says what computes attention, where there is a choice; refuses a backend that cannot."""
+        bar = self.trainer.progress_bar_callback
+        self._shows_bar = bar is not None and getattr(bar, "is_enabled", True)
         try:
             used = self.model.backend_in_use
         except ValueError as error:
@@ -126,7 +130,7 @@ class TrainingTask(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss_of(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.inputs))
+        self.log("train/loss", loss, prog_bar=self._shows_bar, batch_size=len(batch.inputs))
         self.gradients.add(loss, batch)
         return loss
 
@@ -138,7 +142,8 @@ class TrainingTask(pl.LightningModule):
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.log("train/gradient_norm", norm)
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        # on the CPU, since Lightning copies numbers to the device, and waits for it
+        self.log("train/learning_rate", torch.as_tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32))
         if not self.gradients.finite(norm, self.trainer):
             optimizer.zero_grad()  # without gradients an optimizer changes nothing
         elif gradient_clip_val and gradient_clip_algorithm == "value":
@@ -146,7 +151,7 @@ class TrainingTask(pl.LightningModule):
         elif gradient_clip_val:
             clip_grads_with_norm_(weights, gradient_clip_val, norm)
         if self.gradients.limit:
-            self.log("train/skipped_steps", float(self.gradients.skipped))
+            self.log("train/skipped_steps", torch.tensor(float(self.gradients.skipped)))
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         super().optimizer_step(*args, **options)

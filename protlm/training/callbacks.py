@@ -21,6 +21,7 @@ from protlm.performer.segments import Packed
 from protlm.sequence.alphabets import alphabet_of
 from protlm.strict_json import dumps
 from protlm.training.base_task import TrainingTask
+from protlm.training.ranks import reduced
 
 
 class RedrawFeatures(Callback):
@@ -97,18 +98,20 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._residues = 0  # before this process started
-        self._counts: Tensor | None = None  # tokens, residues and kFLOPs of this process
-        self._previous = (0, 0.0)  # tokens and kFLOPs at the previous row
+        self._total = [0, 0, 0]  # tokens, residues and kFLOPs of all ranks since then, up to the last sum over them
+        self._counts: Tensor | None = None  # the same of this rank, after that sum
+        self._previous = (0, 0)  # tokens and kFLOPs at the previous row
         self._start = self._paused = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"residues": self._residues + (0 if self._counts is None else int(self._counts[1]))}
+        return {"residues": self._residues + self._summed()[1]}  # Lightning calls it on all ranks
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._residues = state_dict["residues"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._counts, self._previous, self._start = None, (0, 0.0), time.perf_counter()
+        self._counts, self._total = None, [0, 0, 0]
+        self._previous, self._start = (0, 0), time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()
@@ -127,11 +130,11 @@ class Throughput(Callback):
         segments = batch.segments
         length = segments.max_length if isinstance(segments, Packed) else batch.inputs.shape[1]
         work = tokens * (3 * flops_per_token(pl_module.model.config, length)) // 1000
-        counts: Any = trainer.strategy.reduce(torch.stack((tokens, residues, work)), reduce_op="sum")
-        self._counts = total = counts if self._counts is None else self._counts + counts
+        counts = torch.stack((tokens, residues, work))
+        self._counts = counts if self._counts is None else self._counts + counts
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        done = total.tolist()  # waits for the device
+        done = self._summed()
         seconds = max(time.perf_counter() - self._start, 1e-9)
         values = {
             "throughput/tokens_per_second": (done[0] - self._previous[0]) / seconds,
@@ -140,6 +143,14 @@ class Throughput(Callback):
         }
         pl_module.log_dict(values)
         self._previous, self._start = (done[0], done[2]), time.perf_counter()
+
+    def _summed(self) -> list[int]:
+        """The counts of all ranks; waits for the device."""
+        if self._counts is not None:
+            new = reduced(self._counts).tolist()
+            self._total = [before + one for before, one in zip(self._total, new, strict=True)]
+            self._counts = None
+        return self._total
 
 
 class Results(Callback):
@@ -165,20 +176,21 @@ class LearningCurve(Callback):
     def __init__(self, path: str, every_n_steps: int = 10) -> None:
         self.path, self.every_n_steps = Path(path), every_n_steps
         self._training: list[list[float]] = []
+        self._unread: list[tuple[int, Tensor, int]] = []  # step, loss and divisor of points that are on the device
         self._validation: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"training": self._training, "validation": self._validation}
+        return {"training": self._read(), "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._training, self._validation = state_dict["training"], state_dict["validation"]
+        self._training, self._validation, self._unread = state_dict["training"], state_dict["validation"], []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every_n_steps == 0 or not self._training:
+        if trainer.global_step % self.every_n_steps == 0 or not (self._training or self._unread):
             # Lightning divides the loss of an accumulated gradient
-            self._training.append([trainer.global_step, outputs["loss"].item() * trainer.accumulate_grad_batches])
+            self._unread.append((trainer.global_step, outputs["loss"].detach(), trainer.accumulate_grad_batches))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -186,8 +198,16 @@ class LearningCurve(Callback):
             self._validation.append({"step": trainer.global_step, **values})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and (self._training or self._validation):
+        if trainer.is_global_zero and (self._read() or self._validation):
             draw_learning_curve(self._training, self._validation, self.path)
+
+    def _read(self) -> list[list[float]]:
+        """The points of the training loss; waits for the device."""
+        losses = torch.stack([loss for _, loss, _ in self._unread]).tolist() if self._unread else []
+        for (step, _, parts), loss in zip(self._unread, losses, strict=True):
+            self._training.append([step, loss * parts])
+        self._unread = []
+        return self._training
 
 
 def draw_learning_curve(training: list[list[float]], validation: list[dict[str, float]], path: Path) -> None:

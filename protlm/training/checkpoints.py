@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from protlm.checkpoint import read_lightning
 from protlm.errors import UserError
 from protlm.files import UnwritableError, atomic_output
+from protlm.training.ranks import reduced
 from protlm.training.run import is_first
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -140,11 +141,16 @@ class StopOnSignal(BetweenSteps):
         if threading.current_thread() is threading.main_thread():
             numbers = (signal.SIGINT, signal.SIGTERM, *REQUEUE)
             self._handlers = {number: signal.signal(number, self._note) for number in numbers}
+        # Lightning would wait for the device before every batch to learn whether rank 0 has got SIGTERM
+        loop: Any = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = lambda: None
 
     def between_steps(self, trainer: pl.Trainer) -> None:
         # all ranks stop together, since writing a checkpoint takes all of them
-        number = torch.tensor(self._signal, device=trainer.strategy.root_device)
-        if agreed := int(trainer.strategy.reduce(number, reduce_op="max")) if trainer.world_size > 1 else self._signal:
+        agreed = self._signal
+        if trainer.world_size > 1:  # full, since torch.tensor copies from the host, for which it waits
+            agreed = int(reduced(torch.full((), self._signal, device=trainer.strategy.root_device), "max"))
+        if agreed:
             self._stop(trainer, agreed)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

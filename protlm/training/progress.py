@@ -12,6 +12,7 @@ from torch import Tensor
 from protlm.batching.batches import Batch
 from protlm.errors import UserError
 from protlm.progress import duration
+from protlm.training.ranks import reduced
 
 
 class StepProgressBar(RichProgressBar):
@@ -56,7 +57,8 @@ class ProgressLines(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         bar = trainer.progress_bar_callback
-        self._on = bar is None or not getattr(bar, "is_enabled", True)
+        on = bar is None or not getattr(bar, "is_enabled", True)
+        self._on = trainer.strategy.broadcast(on)  # only rank 0 has a bar, and the lines are sums over all ranks
         self._first, self._since = (trainer.global_step, time.monotonic()), time.monotonic()
         self._shown = trainer.global_step
 
@@ -72,8 +74,7 @@ class ProgressLines(Callback):
         due = step % self.every_n_steps == 0 or step in (self._first[0] + 1, trainer.max_steps)
         if step == self._shown or not due:
             return
-        total: Any = trainer.strategy.reduce(self._sums, reduce_op="sum")
-        loss, batches, tokens = total.tolist()
+        loss, batches, tokens = reduced(self._sums).tolist()
         now = time.monotonic()
         parts = [f"loss {loss / batches:.3f}"]
         if (rate := trainer.callback_metrics.get("train/learning_rate")) is not None:

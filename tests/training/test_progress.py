@@ -4,9 +4,14 @@ import csv
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from protlm.batching.batches import Batch
+from protlm.training.progress import ProgressLines
 from tests.tiny import FAST, run_training
 
 RUN = [*FAST, "data.token_budget=900", "trainer.log_every_n_steps=1", "hydra.run.dir=run"]
@@ -46,6 +51,23 @@ def test_lines_can_be_turned_off(capsys, corpus_path) -> None:
     with pytest.raises(SystemExit):
         run_training(*RUN, "callbacks.lines.every_n_steps=0", f"data.corpus={corpus_path}")
     assert "callbacks.lines.every_n_steps 0: expected a positive integer" in capsys.readouterr().err
+
+
+def test_all_ranks_have_lines_or_none_has() -> None:
+    """In a terminal only rank 0 has a bar; the others would wait for its part of the sums forever."""
+    tokens, key_mask = torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
+    for shows_bar in (False, True):
+        lines = ProgressLines()
+        trainer: Any = SimpleNamespace(
+            global_step=0,
+            progress_bar_callback=SimpleNamespace(is_enabled=False),
+            strategy=SimpleNamespace(broadcast=lambda on, first=not shows_bar: first),
+            accumulate_grad_batches=1,
+        )
+        task: Any = None
+        lines.on_train_start(trainer, task)
+        lines.on_train_batch_end(trainer, task, {"loss": torch.ones(())}, Batch(tokens, tokens, key_mask, key_mask), 0)
+        assert (lines._sums is None) == shows_bar
 
 
 @pytest.mark.parametrize("terminal", [True, False])

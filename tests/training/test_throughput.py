@@ -74,7 +74,6 @@ def logged(model: Performer, batches: list[Batch], every: int, pause: float) -> 
     trainer: Any = SimpleNamespace(
         global_step=0,
         log_every_n_steps=every,
-        strategy=SimpleNamespace(reduce=lambda x, reduce_op: x),
         accumulate_grad_batches=1,
     )
     callback = Throughput()
