@@ -1,5 +1,7 @@
 """Fully sharded training: each process holds a shard of the weights, gradients and optimizer state."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,22 @@ class FullySharded(ModelParallelStrategy):
         for module in (*model.blocks, model):
             if not isinstance(module, FSDPModule):
                 fully_shard(module, mesh=mesh)
+
+    @contextmanager
+    def block_backward_sync(self) -> Generator[None, None, None]:
+        """Adds gradients up on each rank, without communication, before the last batch of an accumulated gradient.
+
+        Until then, each rank keeps the gradients of all weights.
+        """
+        assert self.model is not None
+        sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for module in sharded:
+            module.set_requires_gradient_sync(False, recurse=False)
+        try:
+            yield
+        finally:
+            for module in sharded:
+                module.set_requires_gradient_sync(True, recurse=False)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The full state on rank 0, with parameters numbered as by `torch.optim`; empty on other ranks."""
