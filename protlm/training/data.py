@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from protlm.batching.samplers import EndlessBatches, Position, leave_signals_to_the_main_process
 from protlm.errors import UserError
+from protlm.training.packing import AUTO
 
 _ESTIMATE_POOLS = 64
 """Pools of batches planned to estimate the number of batches in an epoch."""
@@ -23,7 +24,11 @@ class TrainingData(pl.LightningDataModule):
     Subclasses define `_training_batches`, `_order`, `evaluated_splits` and what is evaluated.
 
     Args:
-        workers: number of processes that make batches; 0 makes them in the main process.
+        workers: number of processes that make batches; 0 makes them in the main process. "auto" has one on a CUDA
+            device, so that batches are ready before the device needs them, and none elsewhere.
+
+    Raises:
+        UserError: for another value of `workers`.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # of a small split
@@ -32,8 +37,10 @@ class TrainingData(pl.LightningDataModule):
     earlier: Mapping[str, Any] = MappingProxyType({})
     """What `_order` had for options that older checkpoints lack."""
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int | str = 0) -> None:
         super().__init__()
+        if workers != AUTO and (not isinstance(workers, int) or workers < 0):
+            raise UserError(f"data.workers {workers!r}: expected a non-negative integer, or {AUTO}")
         self.workers = workers
         self._sampler: EndlessBatches | None = None
         self._epoch_batches: int | None = None
@@ -124,12 +131,15 @@ class TrainingData(pl.LightningDataModule):
         return progress.processed
 
     def _loader(self, samples: Any, keys: Any) -> DataLoader[Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        workers = int(on_gpu) if isinstance(self.workers, str) else self.workers
         return DataLoader(
             samples,
             batch_size=None,  # a key yields a whole batch
             sampler=keys,
             collate_fn=self.collate,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,  # copied to the device while it computes
             worker_init_fn=leave_signals_to_the_main_process,
         )

@@ -88,7 +88,7 @@ class TremblDataModule(TrainingData):
         token_budget: int = 16_384,
         causal: bool = False,
         masking: Masking | None = None,
-        workers: int = 0,
+        workers: int | str = 0,
         packed: bool | str = False,
         seed: int = 0,
     ) -> None:
@@ -99,7 +99,7 @@ class TremblDataModule(TrainingData):
             if not isinstance(value, bool):
                 auto = ", or auto" * (name == "packed")
                 raise UserError(f"data.{name} {value!r}: expected true or false{auto}")
-        counts = {"workers": workers, "seed": seed, "max_length": max_length, "token_budget": token_budget}
+        counts = {"seed": seed, "max_length": max_length, "token_budget": token_budget}
         for name, value in counts.items():
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"data.{name} {value!r}: expected a non-negative integer")

@@ -70,7 +70,7 @@ class LabelledDataModule(TrainingData):
         threads: int | None = None,
         max_length: int = 2048,
         token_budget: int | None = None,
-        workers: int = 0,
+        workers: int | str = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(workers)
