@@ -10,13 +10,14 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Optimizer
 
 from protlm.errors import UserError
+from protlm.training.orthogonal import arithmetic, orthogonalised, orthogonalised_batch
 
 DECAY = ("matrices", "all")
 FUSED = {"cpu", "cuda", "mps", "xpu"}
 """Devices for which PyTorch has a fused AdamW, several times faster than its loop over tensors."""
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""a, b, c of the iteration x -> a x + b x^3 + c x^5, which moves singular values towards 1 (Jordan et al. 2024)."""
-ITERATIONS = 5
+_LISTS: Any = torch  # whose operations on lists of tensors are not exported
+_BATCH = 2**27
+"""Most elements of the matrices that are orthogonalised together."""
 
 
 def adamw(
@@ -74,36 +75,12 @@ def muon(
     )
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Approximates the nearest matrix with orthonormal rows or columns: singular values between 0.7 and 1.2.
-
-    Uses bfloat16 on accelerators and float32 on CPUs, many of which have no 16-bit arithmetic.
-
-    Args:
-        matrix: (m, n).
-
-    Source: Newton-Schulz iteration of Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
-    """
-    a, b, c = COEFFICIENTS
-    x = matrix.to(_arithmetic(matrix))
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x.T if tall else x).to(matrix.dtype)
-
-
-def _arithmetic(matrix: Tensor) -> torch.dtype:
-    return torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
-
-
 class Muon(Optimizer):
     """Nesterov momentum with orthogonalised updates (Jordan et al. 2024).
 
     The same as `torch.optim.Muon`, which always uses bfloat16: on a CPU without such instructions its step took 0.74 s
-    instead of 0.04 s for the demo's model (docs/decisions.md).
+    instead of 0.04 s for the demo's model (docs/decisions.md). On accelerators, matrices of the same shape are computed
+    together, since one alone has some fifty small operations, the launches of which take longer than what they compute.
 
     Args:
         params: weight matrices, or parameter groups of them. A group may have "parts": factors of the update for
@@ -122,35 +99,85 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         loss = _loss(closure)
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights and _in_batches(weights[0]):
+                self._update_together(weights, group)
+            else:
+                for weight in weights:
                     self._update(weight, weight.grad, group)
         return loss
 
     def _update(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[weight]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(grad)
-        mean = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        mean = self._mean(weight, grad).lerp_(grad, 1 - group["momentum"])
         update = grad.lerp(mean, group["momentum"])
         update = self._of_shard(update, group) if isinstance(update, DTensor) else self._scaled(update, group)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
 
+    def _update_together(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        gradients: list[Any] = [weight.grad for weight in weights]
+        means, grads = _local(list(map(self._mean, weights, gradients))), _local(gradients)
+        _LISTS._foreach_lerp_(means, grads, 1 - group["momentum"])
+        updates = _LISTS._foreach_lerp(grads, means, group["momentum"])
+        _LISTS._foreach_mul_(_local(weights), 1 - group["lr"] * group["weight_decay"])
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for weight, update in zip(weights, updates, strict=True):
+            by_shape.setdefault(weight.shape, []).append((weight, update))
+        for shape, pairs in by_shape.items():
+            size = max(1, _BATCH // shape.numel())
+            for first in range(0, len(pairs), size):
+                some, theirs = zip(*pairs[first : first + size], strict=True)
+                found = self._scaled(torch.stack([_whole(*pair) for pair in zip(some, theirs, strict=True)]), group)
+                found = [_own(weight, update) for weight, update in zip(some, found.to(some[0].dtype), strict=True)]
+                _LISTS._foreach_add_(_local(some), found, alpha=-0.2 * group["lr"] * max(shape) ** 0.5)
+
+    def _mean(self, weight: Tensor, grad: Tensor) -> Tensor:
+        """The running mean of the gradients of a weight."""
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        return state["momentum_buffer"]
+
     def _of_shard(self, shard: DTensor, group: dict[str, Any]) -> Tensor:
         """Gathers the matrix once, on the device, and keeps this rank's part of the result."""
-        narrow: Any = shard.to(_arithmetic(shard))
+        narrow: Any = shard.to(arithmetic(shard))
         update = self._scaled(narrow.full_tensor().to(shard.dtype), group)
         whole = DTensor.from_local(update, shard.device_mesh, [Replicate()] * shard.device_mesh.ndim)
         return whole.redistribute(placements=shard.placements)
 
     def _scaled(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
-        """The orthogonalised matrix, equal parts of its rows multiplied by the factors of the group."""
-        update, factors = orthogonalised(matrix), group["parts"]
-        for rows, factor in zip(update.chunk(len(factors)), factors, strict=True):
+        """The orthogonalised matrix (m, n), or (N, m, n), equal parts of its rows multiplied by the group's factors."""
+        update, factors = (orthogonalised if matrix.ndim == 2 else orthogonalised_batch)(matrix), group["parts"]
+        for rows, factor in zip(update.chunk(len(factors), dim=-2), factors, strict=True):
             if factor != 1:
                 rows.mul_(factor)
         return update
+
+
+def _in_batches(weight: Tensor) -> bool:
+    return weight.device.type != "cpu"
+
+
+def _local(tensors: Sequence[Any]) -> list[Tensor]:
+    """What this rank holds of each."""
+    return [one.to_local() if isinstance(one, DTensor) else one for one in tensors]
+
+
+def _whole(weight: Tensor, update: Tensor) -> Tensor:
+    """The update of a weight from that of each rank's shard, gathered once, on the device."""
+    if not isinstance(weight, DTensor):
+        return update
+    shape = {"shape": weight.shape, "stride": weight.stride()}
+    narrow: Any = update.to(arithmetic(update))
+    return DTensor.from_local(narrow, weight.device_mesh, weight.placements, run_check=False, **shape).full_tensor()
+
+
+def _own(weight: Tensor, update: Tensor) -> Tensor:
+    """This rank's part of an update of a whole weight."""
+    if not isinstance(weight, DTensor):
+        return update
+    whole = DTensor.from_local(update, weight.device_mesh, [Replicate()] * weight.device_mesh.ndim, run_check=False)
+    return whole.redistribute(placements=weight.placements).to_local()
 
 
 class MuonWithAdamW(Optimizer):

@@ -2,22 +2,17 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from protlm.errors import UserError
 from protlm.performer import Performer
-from protlm.training.optimizer import Muon, adamw, muon, orthogonalised
+from protlm.training.optimizer import adamw, muon
 from protlm.training.schedule import Warmup
 
 
@@ -212,58 +207,3 @@ def test_a_trapezoid_decays_at_the_end_and_agrees_with_a_longer_one_until_then()
 def test_invalid_schedules_are_refused(options: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         Warmup(**options)
-
-
-def test_muon_equals_that_of_torch() -> None:
-    """Up to the precision of the iteration, which is bfloat16 in torch."""
-    generator = torch.Generator().manual_seed(1)
-    one = [torch.randn(shape, generator=generator) for shape in ((24, 8), (8, 8), (8, 32))]
-    other = [weight.clone() for weight in one]
-    before = [weight.clone() for weight in one]
-    ours = Muon(one, lr=1e-2, momentum=0.9, weight_decay=0.1)
-    peer = torch.optim.Muon(other, lr=1e-2, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    for _ in range(3):
-        for weight, its in zip(one, other, strict=True):
-            weight.grad = torch.randn(weight.shape, generator=generator)
-            its.grad = weight.grad.clone()
-        ours.step()
-        peer.step()
-    for weight, its, start in zip(one, other, before, strict=True):
-        assert (weight - its).norm() < 0.03 * (weight - start).norm(), weight.shape
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (7, 3), (64, 64), (192, 64)])
-def test_an_orthogonalised_matrix_has_singular_values_near_one(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-4
-    singular = torch.linalg.svdvals(orthogonalised(matrix))
-    largest = torch.linalg.svdvals(matrix)
-    assert singular.max() < 1.3
-    assert singular[largest > 0.05 * largest.max()].min() > 0.5
-    assert orthogonalised(torch.zeros(shape)).abs().max() == 0
-
-
-@pytest.fixture
-def ranks(request: pytest.FixtureRequest) -> Iterator[DeviceMesh]:
-    """Of one process, or of two of which only the first exists and what it communicates is only counted."""
-    fake = request.param == 2
-    store = FakeStore() if fake else dist.HashStore()
-    dist.init_process_group("fake" if fake else "gloo", rank=0, world_size=request.param, store=store)
-    yield init_device_mesh("cpu", (request.param,))
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize(("shape", "parts"), [((8, 8), (1.0,)), ((24, 8), (0.5, 0.5, 1.0)), ((8, 32), (1.0,))])
-@pytest.mark.parametrize("ranks", [1, 2], indirect=True)
-def test_muon_gathers_a_sharded_matrix_once(shape, parts, ranks: DeviceMesh) -> None:
-    """An iteration on shards would communicate for each of its products."""
-    generator = torch.Generator().manual_seed(0)
-    values, gradient = (torch.randn(shape, generator=generator) for _ in range(2))
-    whole, sharded = values.clone(), DTensor.from_local(values.clone(), ranks, [Shard(0)])
-    whole.grad, sharded.grad = gradient, DTensor.from_local(gradient, ranks, [Shard(0)])
-    Muon([{"params": [whole], "parts": parts}], 0.01, 0.95, 0.1).step()
-    with CommDebugMode() as communication:
-        Muon([{"params": [sharded], "parts": parts}], 0.01, 0.95, 0.1).step()
-    if ranks.size() == 1:
-        assert torch.equal(sharded.to_local(), whole)
-    else:
-        assert communication.get_total_counts() == 1
