@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from protlm.performer.backends import check_backend
 from protlm.performer.block import Block
+from protlm.performer.checkpointing import SELECTIVE, keeping_attention
 from protlm.performer.config import PerformerConfig
 from protlm.performer.contact_head import ContactHead
 from protlm.performer.features import FeatureMap
@@ -40,8 +41,8 @@ class Performer(nn.Module):
 
     packed_batches: bool | None = None
     """Whether inference computes batches without padding; None: on a GPU, where attention takes such batches."""
-    activation_checkpointing = False
-    """Whether the backward pass recomputes each block from its input, to save memory."""
+    activation_checkpointing: bool | str = False
+    """Whether the backward pass recomputes each block from its input, to save memory; "selective": except attention."""
 
     def __init__(self, config: PerformerConfig) -> None:
         super().__init__()
@@ -185,10 +186,12 @@ class Performer(nn.Module):
             key_mask = None  # nothing is padding
         elif segments is None and self.config.kind.prefers_no_mask and bool(key_mask.all()):
             key_mask = None  # found out once, since on a GPU it means waiting for the device
+        keeping: dict[str, Any] = {"context_fn": keeping_attention}
+        selective = keeping if self.activation_checkpointing == SELECTIVE else {}
         kept = {0: x} if 0 in layers else {}
         for number, block in enumerate(self.blocks, start=1):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, key_mask, segments, rotation, use_reentrant=False)
+                x = checkpoint(block, x, key_mask, segments, rotation, use_reentrant=False, **selective)
             else:
                 x = block(x, key_mask, segments, rotation)
             if number in layers and number < len(self.blocks):

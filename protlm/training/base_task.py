@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from protlm.checkpoint import KEY, description
 from protlm.errors import UserError
 from protlm.performer import Performer, PerformerConfig
+from protlm.performer.checkpointing import SELECTIVE
 from protlm.training.averaging import start_averages
 from protlm.training.checkpoints import BetweenSteps
 from protlm.training.epochs import align_progress, plan_epochs
@@ -41,8 +42,9 @@ class TrainingTask(pl.LightningModule):
             each optimizer step (`ReduceLROnPlateau`: after each validation, with `monitored`). Any other callable
             gets the step and the total number of steps, and returns a factor of the learning rate. None keeps the
             learning rate constant.
-        activation_checkpointing: see `Performer`; needs less memory and about a third more time.
-        compile: compile the blocks with `torch.compile` for training.
+        activation_checkpointing: see `Performer`; needs less memory and about a third more time. "selective" keeps the
+            results of attention, and needs more memory and less time than true.
+        compile: compile the blocks with `torch.compile` for training; not with "selective".
         skip_nonfinite: maximum number of consecutive steps to skip because of a non-finite gradient.
         attention_backend: what computes attention from random features; see `Performer.use_backend`.
 
@@ -59,7 +61,7 @@ class TrainingTask(pl.LightningModule):
         model: Performer,
         optimizer: Callable[[Any], Optimizer],
         schedule: Callable[..., Any] | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         compile: bool = False,  # noqa: A002
         skip_nonfinite: int = 0,
         attention_backend: str = "auto",
@@ -68,9 +70,13 @@ class TrainingTask(pl.LightningModule):
         if schedule is not None and not callable(schedule):
             got = type(schedule).__qualname__
             raise UserError(f"schedule: expected a schedule of torch or a function of (step, total), got {got}")
-        for name, value in (("activation_checkpointing", activation_checkpointing), ("compile", compile)):
-            if not isinstance(value, bool):
-                raise UserError(f"task.{name} {value!r}: expected true or false")
+        if not isinstance(activation_checkpointing, bool) and activation_checkpointing != SELECTIVE:
+            name = f"task.activation_checkpointing {activation_checkpointing!r}"
+            raise UserError(f"{name}: expected true or false, or {SELECTIVE}")
+        if not isinstance(compile, bool):
+            raise UserError(f"task.compile {compile!r}: expected true or false")
+        if compile and activation_checkpointing == SELECTIVE:
+            raise UserError(f"task.activation_checkpointing={SELECTIVE} with task.compile=true: choose one of them")
         self.model = model
         try:
             self.model.use_backend(attention_backend)

@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 import functools
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from protlm.batching.batches import Batch
 from protlm.checkpoint import KEY
@@ -86,6 +88,47 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradients(
     for name, value in plain.named_buffers():
         if not name.endswith("observed"):  # each batch counts twice in the mean, all alike
             torch.testing.assert_close(again.get_buffer(name), value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        name = operation.name()
+        if "scaled_dot_product" in name or name.startswith("protlm::"):
+            self.counts["backward" if "backward" in name else "forward"] += 1
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("checkpointing", "forward"), [(False, 1), ("selective", 1), (True, 2)])
+@pytest.mark.parametrize("attention", ["relu", "softmax", "exact"])
+def test_selective_checkpointing_computes_attention_once(
+    attention: str, checkpointing: bool | str, forward: int, tiny_model: Performer
+) -> None:
+    """And changes no gradient."""
+    config = dataclasses.replace(tiny_model.config, attention=attention, layers=1, dropout=0.3)
+    plain = Performer(config).train()
+    again = copy.deepcopy(plain)
+    LanguageModelTask(again, torch.optim.SGD, activation_checkpointing=checkpointing)
+    norms = []
+    again.blocks[0].attention_norm.register_forward_hook(lambda *_: norms.append(1))
+    expected = gradients(plain, tokens(1))
+    with Calls() as calls:
+        found = gradients(again, tokens(1))
+    assert calls.counts == {"forward": forward, "backward": 1}
+    assert len(norms) == (2 if checkpointing else 1)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_selective_checkpointing_is_refused_with_compiled_blocks(tiny_model: Performer) -> None:
+    options: dict[str, Any] = {"activation_checkpointing": "selective", "compile": True}
+    with pytest.raises(UserError, match="selective with task.compile=true: choose one of them"):
+        LanguageModelTask(tiny_model, torch.optim.SGD, **options)
 
 
 @pytest.mark.slow
