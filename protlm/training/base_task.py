@@ -23,6 +23,7 @@ from protlm.training.checkpoints import BetweenSteps
 from protlm.training.epochs import align_progress, plan_epochs
 from protlm.training.factories import checked, configured, takes_optimizer, takes_parameters
 from protlm.training.gradient_check import GradientCheck
+from protlm.training.progress import LOSS, StepProgressBar
 from protlm.training.resumed_optimizer import check_callbacks, check_resumed, check_schedule
 from protlm.training.strategies import FullySharded
 
@@ -54,7 +55,7 @@ class TrainingTask(pl.LightningModule):
 
     monitored = "valid/perplexity"
     """The metric that tells how good the model is."""
-    _shows_bar = False  # Lightning waits for the device in each step to show the loss in a progress bar
+    _bar_needs_loss = False  # Lightning waits for the device in each step to show it
 
     def __init__(
         self,
@@ -113,7 +114,8 @@ class TrainingTask(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Says what computes attention, where there is a choice; refuses a backend that cannot."""
         bar = self.trainer.progress_bar_callback
-        self._shows_bar = bar is not None and getattr(bar, "is_enabled", True)
+        shown = bar is not None and getattr(bar, "is_enabled", True)
+        self._bar_needs_loss = shown and not isinstance(bar, StepProgressBar)
         try:
             used = self.model.backend_in_use
         except ValueError as error:
@@ -136,7 +138,7 @@ class TrainingTask(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss_of(batch)
-        self.log("train/loss", loss, prog_bar=self._shows_bar, batch_size=len(batch.inputs))
+        self.log(LOSS, loss, prog_bar=self._bar_needs_loss, batch_size=len(batch.inputs))
         self.gradients.add(loss, batch)
         return loss
 

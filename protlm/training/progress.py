@@ -1,5 +1,6 @@
 """Progress of training: a bar in a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -14,9 +15,22 @@ from protlm.errors import UserError
 from protlm.progress import duration
 from protlm.training.ranks import reduced
 
+LOSS = "train/loss"
+
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, counting steps instead of epochs and without v_num; only in a terminal."""
+    """Lightning's rich progress bar, counting steps instead of epochs and without v_num; only in a terminal.
+
+    The training loss is read at most once a second, since reading it waits for the device.
+    """
+
+    interval = 1.0
+    """Seconds between two readings of the loss."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loss: dict[str, float] = {}
+        self._read = -math.inf
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -34,7 +48,11 @@ class StepProgressBar(RichProgressBar):
         return "training".ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        now, loss = time.monotonic(), trainer.callback_metrics.get(LOSS)
+        if loss is not None and now - self._read >= self.interval:
+            self._loss, self._read = {LOSS: float(loss)}, now
+        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return {**self._loss, **shown}
 
 
 class ProgressLines(Callback):

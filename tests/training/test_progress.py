@@ -70,6 +70,14 @@ def test_all_ranks_have_lines_or_none_has() -> None:
         assert (lines._sums is None) == shows_bar
 
 
+def test_a_bar_of_another_class_shows_the_loss(capsys, corpus_path) -> None:
+    bar = ["callbacks.progress._target_=pytorch_lightning.callbacks.TQDMProgressBar"]
+    hidden = ("callbacks.progress=null", "trainer.enable_progress_bar=false")
+    shown = [option for option in RUN if option not in hidden]
+    run_training(*shown, *bar, "trainer.max_steps=2", f"data.corpus={corpus_path}")
+    assert "train/loss=3." in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_lines_replace_the_bar_where_there_is_no_terminal(terminal: bool, capsys, monkeypatch, corpus_path) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)

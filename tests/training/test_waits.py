@@ -1,6 +1,8 @@
 """Training waits for the device at most twice per step, and calls no barrier, also as one of several ranks."""
 
+import math
 import os
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 
 from protlm.performer import bidirectional, estimator, linear_attention
 from protlm.training.callbacks import SeededSteps
+from protlm.training.progress import StepProgressBar
 from tests.tiny import FAST, run_training
 
 READS = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "cpu", "nonzero", "unique")
@@ -68,6 +71,20 @@ def test_a_step_of_one_process_waits_once(calls: Counter[tuple[str, str]], corpu
     """For the norm of the gradient."""
     run_training(*OPTIONS, f"data.corpus={corpus_path}")
     assert calls.total() == LAST - FIRST, calls
+
+
+def test_a_progress_bar_waits_for_the_loss_at_intervals_only(
+    calls: Counter[tuple[str, str]], corpus_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    hidden = ("trainer.enable_progress_bar=false", "callbacks.progress=null")
+    options = [option for option in OPTIONS if option not in hidden]
+    for interval, waits in ((math.inf, 1), (0.0, 2)):
+        calls.clear()
+        monkeypatch.setattr(StepProgressBar, "interval", interval)
+        run_training(*options, f"data.corpus={corpus_path}")
+        assert calls.total() == waits * (LAST - FIRST), calls
+        assert "train/loss: 3." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
