@@ -155,10 +155,14 @@ class _Attention(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[:_FIRST], *output)
         ctx.mark_non_differentiable(*output[1:])
+        if not torch.compiler.is_compiling():  # which cannot trace it
+            ctx.set_materialize_grads(False)  # zeros for the results that have no gradient, a kernel each
         ctx.options = inputs[_FIRST:]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 12
         return (*_Gradients.apply(grads[0], *ctx.saved_tensors, *ctx.options), *[None] * 9)
 
 

@@ -178,13 +178,13 @@ def results(
     packed: Packed | None = None,
     sizes: Tiling | None = None,
 ) -> Outputs:
-    """Empty results of `causal`, with a shift of 0 for a map that is not positive."""
+    """Empty results of `causal`."""
     batch, heads, length, width = q.shape
     sequences = batch if packed is None else len(packed.cu_seqlens) - 1
     features, e = width if weight is None else len(weight), v.shape[-1]
     norm = q.new_empty(batch, heads, length, 1, dtype=torch.float32)
     final = norm.new_empty(sequences, heads, e + 1, features)
-    shift = norm.new_empty(sequences, heads, 1, features) if feature_map.log else norm.new_zeros(sequences, heads, 1, 1)
+    shift = norm.new_empty(sequences, heads, 1, features if feature_map.log else 1)
     return Outputs(like(v, e), norm, shift, final)
 
 

@@ -121,7 +121,8 @@ def scan_kernel(
             first real key in it if there is none before. For queries r on entry, and on return -r, relative to which
             the results are, or where the group's keys outgrow r, the largest logarithm after the group.
         past_growth: (slots, H, MP) float32, a result for keys: the largest logarithm in the group, relative to r.
-        final: (S, H, e + 1, M) float32, sums over the whole sequence, and final_shift (S, H, M): see `Outputs`.
+        final: (S, H, e + 1, M) float32, sums over the whole sequence, and final_shift (S, H, M): see `Outputs`;
+            without LOG a zero (S, H).
     """
     sequence, head, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BS
     heads = tl.num_programs(1)
@@ -178,6 +179,8 @@ def scan_kernel(
             tl.store(final_shift + row * M + i, tl.where(some, largest + tl.log2(divisor), 0.0), mask=i < M)
             before = before / divisor[:, None]
             before_ones = before_ones / divisor
+        else:
+            tl.store(final_shift + row, 0.0)
         address = final + row * (e + 1) * M + i
         tl.store(address[:, None] + column[None, :] * M, before, mask=(i < M)[:, None] & (column < e)[None, :])
         tl.store(address + e * M, before_ones, mask=i < M)
