@@ -1,8 +1,10 @@
 """Compiles the kernels for GPUs that need not be there, and prints what they take.
 
 python -m tests.performer.kernels.ahead_of_time CAPABILITY CALL...: one JSON object a line for each kernel of a forward
-and a backward pass. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, or what applies of causal, packed and
-masked, such as causal-masked. It runs in a process of its own, since kernels are either interpreted or compiled.
+and a backward pass; with "sources" instead of a capability, nothing is compiled, and each has the hashes of its source
+and arguments at several lengths. A call is "KERNEL WIDTH FEATURES DTYPE FORM"; FORM is dense, or what applies of
+causal, packed and masked, such as causal-masked. It runs in a process of its own, since kernels are either interpreted
+or compiled.
 """
 
 import json
@@ -26,8 +28,8 @@ from protlm.performer.kernels.causal_step import causal_step
 from protlm.performer.segments import Packed
 from tests.performer.kernels.disassembly import unwritten
 
-LENGTH = 512
-"""Positions of a row."""
+LENGTHS = [512, 513, 700]
+"""Positions of a row; the first is compiled."""
 TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -70,8 +72,9 @@ class Launched:
         return ASTSource(self.kernel, signature, constants, attributes)
 
 
-def launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: str) -> Iterator[Launched]:
+def launches(call: str, length: int) -> Iterator[Launched]:
     """The launches of a forward and a backward pass, each kernel once; none is made."""
+    kernel, width, features, dtype, form = call.split()
     found: dict[str, Launched] = {}
 
     def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **named_arguments: Any) -> None:
@@ -82,25 +85,27 @@ def launches(kernel: str, width: int, features: int, dtype: torch.dtype, form: s
 
     run, triton.runtime.JITFunction.run = triton.runtime.JITFunction.run, record
     try:
-        arguments = kernel, width, features, dtype, "packed" in form, "masked" in form
-        (causal_pass if "causal" in form else bidirectional_pass)(*arguments)
+        sizes = int(width), getattr(torch, dtype), length, "packed" in form, "masked" in form
+        (causal_pass if "causal" in form else bidirectional_pass)(kernel, int(features), *sizes)
     finally:
         triton.runtime.JITFunction.run = run
     yield from found.values()
 
 
-def operands(batch: int, heads: int, width: int, dtype: torch.dtype, packed: bool, masked: bool) -> tuple[Any, ...]:
+def operands(
+    batch: int, heads: int, width: int, dtype: torch.dtype, length: int, packed: bool, masked: bool
+) -> tuple[Any, ...]:
     """q, k, v and the gradient of the output, a key mask and the sequences of a packed batch, or None for these."""
     batch = 1 if packed else batch
-    q, k, v, grad = (torch.empty(batch, LENGTH, heads, width, dtype=dtype).transpose(1, 2) for _ in range(4))
-    key_mask = torch.ones(batch, LENGTH, dtype=torch.bool) if masked else None
-    sequences = Packed(torch.tensor([0, 200, LENGTH], dtype=torch.int32), LENGTH - 200) if packed else None
+    q, k, v, grad = (torch.empty(batch, length, heads, width, dtype=dtype).transpose(1, 2) for _ in range(4))
+    key_mask = torch.ones(batch, length, dtype=torch.bool) if masked else None
+    sequences = Packed(torch.tensor([0, 200, length], dtype=torch.int32), length - 200) if packed else None
     return q, k, v, grad, key_mask, sequences
 
 
-def bidirectional_pass(kernel: str, width: int, features: int, dtype: torch.dtype, packed: bool, masked: bool) -> None:
+def bidirectional_pass(kernel: str, features: int, width: int, *sizes: Any) -> None:
     """Of 4 x 8 heads, or 8 of a packed batch."""
-    *qkv, grad, key_mask, sequences = operands(4, 8, width, dtype, packed, masked)
+    *qkv, grad, key_mask, sequences = operands(4, 8, width, *sizes)
     attention = FavorAttention(width, features, kernel)
     inputs, options = attention._operands(*qkv, key_mask)
     call = attention.feature_map.redrawn, *(sequences or (None, 0))
@@ -108,15 +113,15 @@ def bidirectional_pass(kernel: str, width: int, features: int, dtype: torch.dtyp
     bidirectional.backward(grad, inputs, options, results, *call)
 
 
-def causal_pass(kernel: str, width: int, features: int, dtype: torch.dtype, packed: bool, masked: bool) -> None:
+def causal_pass(kernel: str, features: int, width: int, *sizes: Any) -> None:
     """Of 2 x 4 heads, or 4 of a packed batch, and a step."""
-    *qkv, grad, key_mask, sequences = operands(2, 4, width, dtype, packed, masked)
+    *qkv, grad, key_mask, sequences = operands(2, 4, width, *sizes)
     feature_map = named(kernel)
     bias = torch.zeros(features) if feature_map.adaptive else None
     directions = torch.zeros(features, width), bias, feature_map, 1.0
     results = causal_launch.causal(*qkv, key_mask, *directions, packed=sequences)
     causal_launch.causal_backward(grad, results, *qkv, key_mask, *directions, packed=sequences)
-    if not packed:
+    if sequences is None:
         causal_step(*(x[:, :, :1] for x in qkv), *directions, results.shift, results.sums)
 
 
@@ -137,10 +142,14 @@ def resources(launch: Launched, capability: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    capability = int(sys.argv[1])
+    capability = 90 if sys.argv[1] == "sources" else int(sys.argv[1])
     bidirectional._older = lambda device: capability < 90
     causal_launch.generation = lambda device: capability // 10
     for call in sys.argv[2:]:
-        kernel, width, features, dtype, form = call.split()
-        for launch in launches(kernel, int(width), int(features), getattr(torch, dtype), form):
-            print(json.dumps({"call": call, "kernel": launch.name} | resources(launch, capability)), flush=True)
+        if sys.argv[1] == "sources":
+            found = [{launch.name: launch.source().hash() for launch in launches(call, length)} for length in LENGTHS]
+            for kernel in found[0]:
+                print(json.dumps({"call": call, "kernel": kernel, "sources": [one[kernel] for one in found]}))
+        else:
+            for launch in launches(call, LENGTHS[0]):
+                print(json.dumps({"call": call, "kernel": launch.name} | resources(launch, capability)), flush=True)

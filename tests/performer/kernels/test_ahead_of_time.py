@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -53,19 +54,37 @@ ONLY = {
 """In addition."""
 
 
+def rows(what: str, calls: list[str]) -> list[dict[str, Any]]:
+    """What ahead_of_time.py prints."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.performer.kernels.ahead_of_time", what, *calls]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED)
 def test_registers_and_shared_memory_suffice_and_addresses_are_written(capability: int) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     calls = CALLS + ONLY[capability]
-    command = [sys.executable, "-m", "tests.performer.kernels.ahead_of_time", str(capability), *calls]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    found = rows(str(capability), calls)
     for call in calls:
-        kernels = [row["kernel"] for row in rows if row["call"] == call]
+        kernels = [row["kernel"] for row in found if row["call"] == call]
         assert len(kernels) >= (5 if "causal" not in call else 7 if "packed" in call else 8)
-    for row in rows:
+    for row in found:
         assert row["spills"] <= (SPILLED if "float32 causal" in row["call"] else 0), row
         assert row["shared"] <= SHARED[capability] * 1024, row
         assert row["unwritten"] == [], row
+
+
+@pytest.mark.slow
+def test_a_new_length_compiles_nothing() -> None:
+    """The source and the arguments that Triton compiles a kernel for are the same at several lengths.
+
+    Where a long sequence is divided, sums of parts are float32: a second variant of two kernels, not at these lengths.
+    """
+    calls = ["softmax 64 128 bfloat16 packed", "relu 20 100 float32 masked", "softmax 64 256 bfloat16 causal-packed"]
+    found = rows("sources", [*calls, "relu 20 100 float32 causal-masked"])
+    assert len(found) >= 25
+    for row in found:
+        assert len(set(row["sources"])) == 1, row

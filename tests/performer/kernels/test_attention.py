@@ -1,6 +1,7 @@
 """`FavorAttention` and the model with the kernels, in Triton's interpreter, against PyTorch operations."""
 
 import importlib
+from itertools import pairwise
 
 import pytest
 import torch
@@ -144,6 +145,28 @@ def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
         x = torch.randn(1, length, 32)
         mask = torch.ones(1, length, dtype=torch.bool)
         found, expected = compiled(x, mask), block(x, mask)
+        assert error(found, expected) < 1e-5
+        gradients = [torch.autograd.grad(y.square().sum(), list(block.parameters())) for y in (found, expected)]
+        assert max(map(error, *gradients)) < 1e-4
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch._dynamo itself
+def test_a_block_with_packed_sequences_and_rotary_positions_compiles_once():
+    torch.manual_seed(0)
+    sizes = {"attention": "relu", "num_features": 16, "dropout": 0.0, "positions": "rotary"}
+    model = Performer(PerformerConfig(33, 1, 1, 2, 32, 32, **sizes))
+    model.use_backend("triton")
+    assert model.backend_in_use == "Triton kernels on cpu"
+    testing = importlib.import_module("torch._dynamo.testing")  # takes seconds
+    block, counter = model.blocks[0], testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=True)
+    for edges in ([0, 9, 20], [0, 5, 16, 33], [0, 30, 44]):
+        x, tokens = torch.randn(1, edges[-1], 32), torch.zeros(1, edges[-1], dtype=torch.long)
+        packed = Packed(torch.tensor(edges, dtype=torch.int32), max(b - a for a, b in pairwise(edges)))
+        rotation = model._rotation(tokens, packed.numbers(edges[-1]))
+        found, expected = (function(x, None, packed, rotation) for function in (compiled, block))
         assert error(found, expected) < 1e-5
         gradients = [torch.autograd.grad(y.square().sum(), list(block.parameters())) for y in (found, expected)]
         assert max(map(error, *gradients)) < 1e-4

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is the optional extra gpu")
 
 from protlm.performer.attention import FavorAttention
-from protlm.performer.kernels import bidirectional, bidirectional_parts
+from protlm.performer.kernels import bidirectional, bidirectional_parts, bidirectional_tiles
 from protlm.performer.reference import favor_attention
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -137,17 +137,61 @@ def test_masked_keys_and_values_may_hold_any_number(kernel):
         assert (a[2] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kernel", ["softmax", "relu"])
-def test_packed_proteins_equal_each_alone(kernel, dtype):
-    attention = FavorAttention(16, 32, kernel)
+def alone(attention, operands, cu_seqlens, key_mask=None):
+    """What is expected of a packed batch: each protein by itself, 0 where it has no key."""
+    parts = []
+    for start, stop in pairwise(cu_seqlens.tolist()):
+        here = [x[:, :, start:stop] for x in operands]
+        mask = None if key_mask is None else key_mask[:, start:stop]
+        if start < stop:
+            real = mask is None or mask.any()
+            parts.append(
+                expected(attention, *here, mask) if real else [torch.zeros_like(here[i]) for i in (3, 0, 1, 2)]
+            )
+    return [torch.cat(x, 2) for x in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "masked"),
+    [
+        ("softmax", torch.float32, True),
+        ("softmax", torch.bfloat16, False),
+        ("relu", torch.float32, False),
+        ("relu", torch.bfloat16, True),
+        ("exp", torch.float16, True),
+        ("sderf", torch.float32, False),
+    ],
+)
+def test_packed_proteins_equal_each_alone(kernel, dtype, masked):
+    """Also with masked keys among those of a protein, and with a protein that has no other."""
+    attention = adapted(FavorAttention(16, 32, kernel))
     packed = tensors(1, 2, sum(PROTEINS), 16, 16, dtype)
     cu_seqlens = torch.tensor([0, *PROTEINS]).cumsum(0).int()
-    actual = computed(attention, *packed, None, cu_seqlens, max(PROTEINS))
-    ends = pairwise(cu_seqlens)
-    alone = [expected(attention, *(x[:, :, start:stop] for x in packed)) for start, stop in ends if start < stop]
-    for a, e in zip(actual, zip(*alone, strict=True), strict=True):
-        assert relative(a, torch.cat(e, 2)) < TOLERANCE[dtype]
+    key_mask = torch.rand(1, sum(PROTEINS), generator=torch.Generator().manual_seed(1)) > 0.3 if masked else None
+    if masked:
+        key_mask[:, -2:] = False
+    actual = computed(attention, *packed, key_mask, cu_seqlens, max(PROTEINS))
+    for a, e in zip(actual, alone(attention, packed, cu_seqlens, key_mask), strict=True):
+        assert relative(a, e) < TOLERANCE[dtype]
+        assert not masked or (a[:, :, -2:] == 0).all()
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "relu"])
+def test_division_of_packed_sequences(kernel, monkeypatch):
+    """One long protein among short and empty ones, some of whose parts are empty."""
+    for name in ("sum_keys", "sum_queries", "differentiate_keys"):
+        monkeypatch.setitem(bidirectional_tiles.TILES, (name, 16, 4), {"BLOCK_N": 16})
+    monkeypatch.setattr(bidirectional_parts, "PROCESSORS", 20)
+    joins = []
+    join = bidirectional._join
+    monkeypatch.setattr(bidirectional, "_join", lambda *a, **k: (joins.append(a[2]), join(*a, **k)))
+    attention, lengths = FavorAttention(16, 16, kernel), [0, 140, 1, 0, 20]
+    operands = tensors(1, 1, sum(lengths), 16, 16, torch.float32)
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    actual = computed(attention, *operands, None, cu_seqlens, max(lengths))
+    assert joins == [2, 2]
+    for a, e in zip(actual, alone(attention, operands, cu_seqlens), strict=True):
+        assert relative(a, e) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("kernel", ["softmax", "relu"])

@@ -33,7 +33,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 
 @dataclass
 class Case:
-    """One call; `lengths` are those of packed sequences, `growth` the factor by which keys grow with position."""
+    """One call; `lengths` are those of packed sequences, `growth` the factor by which keys grow with position.
+
+    `offset` is added to queries and keys, so that maps with features of either sign have no denominator near 0.
+    """
 
     kernel: str
     length: int = 50
@@ -47,6 +50,7 @@ class Case:
     lengths: tuple[int, ...] = ()
     size: float = 1.0
     growth: float = 1.0
+    offset: float = 0.0
     sizes: Tiling | None = SMALL
 
 
@@ -85,7 +89,8 @@ def drawn(case: Case) -> tuple[list[Tensor], tuple]:
     widths = case.e, case.d, case.d, case.e
     grad, q, k, v = (torch.randn(case.batch, length, case.heads, width).transpose(1, 2) for width in widths)
     k = k * torch.linspace(1, case.growth, length)[:, None]
-    tensors = [x.to(case.dtype) for x in (grad, q * case.size, k * case.size, v)]
+    q, k = (x * case.size + case.offset for x in (q, k))
+    tensors = [x.to(case.dtype) for x in (grad, q, k, v)]
     moment = torch.eye(case.d, dtype=torch.float64)
     weight, bias = feature_map.affine(torch.randn(case.features, case.d, dtype=torch.float64), moment)
     mask = None
@@ -132,7 +137,9 @@ def check(case: Case, tolerance: float = 0.0) -> None:
         Case("relu", lengths=(0, 1, 33, 0, 32, 0)),
         Case("relu", length=1),
         Case("relu", length=63, dtype=torch.bfloat16, d=64, e=64, features=100, sizes=None),
-        Case("relu", dtype=torch.float16),
+        Case("relu", dtype=torch.float16, lengths=(0, 20, 33)),
+        Case("relu", lengths=(0, 1, 64, 5), dtype=torch.bfloat16, d=64, e=64, features=100, sizes=None),
+        Case("relu", length=40, masked=True, dtype=torch.bfloat16, d=64, e=64, features=100, sizes=None),
         Case("relu_unprojected", batch=2, masked=True, d=20),
         *(Case(name, length=40) for name in ("gelu", "sigmoid", "abs", "elu+1")),
         Case("softmax", heads=2),
@@ -141,9 +148,13 @@ def check(case: Case, tolerance: float = 0.0) -> None:
         Case("softmax", length=1),
         Case("softmax", length=63, dtype=torch.bfloat16, d=64, e=64, features=100, sizes=None),
         Case("softmax", dtype=torch.float16),
+        Case("softmax", lengths=(40, 0, 33), masked=True),
+        Case("softmax", lengths=(0, 1, 64, 5), dtype=torch.bfloat16, d=64, e=64, features=100, sizes=None),
+        Case("softmax", length=140, masked=True, dtype=torch.bfloat16, d=64, e=64, features=100, sizes=None),
+        *(Case(name, length=40, size=0.1, offset=1.0) for name in ("tanh", "cos", "identity")),
         *(Case(name, length=40) for name in ("hyperbolic", "regularised", "optimal", "sderf", "exp")),
     ],
-    ids=lambda case: f"{case.kernel}-{case.dtype}-{'masked' if case.masked else case.lengths or case.length}",
+    ids=lambda case: f"{case.kernel}-{case.dtype}-{case.lengths or case.length}{'-masked' if case.masked else ''}",
 )
 def test_outputs_and_gradients(case: Case) -> None:
     check(case)
