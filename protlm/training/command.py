@@ -103,8 +103,12 @@ def job(config: DictConfig) -> float:
 
 
 def quiet_lightning() -> None:
-    """Silences what Lightning says about ordinary runs."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    """Silences what Lightning says about ordinary runs; the rest reaches the log of the run, too."""
+    lightning = logging.getLogger("pytorch_lightning")
+    lightning.setLevel(logging.WARNING)
+    if logging.getLogger().hasHandlers():  # Hydra's; without any, as when it was imported, Lightning has its own
+        lightning.handlers.clear()
+        lightning.propagate = True
     for name in ("profilers", "callbacks"):  # these report when they are configured to
         logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
