@@ -12,7 +12,7 @@ from protlm.performer.config import PerformerConfig
 from protlm.performer.feed_forward import feed_forward
 from protlm.performer.mixed import attention_of
 from protlm.performer.positions import Rotation, rotate
-from protlm.performer.segments import Segments, attend
+from protlm.performer.segments import Plan, Segments, attend
 
 
 class SelfAttention(nn.Module):
@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, segments: Segments = None, rotation: Rotation | None = None
+        self, x: Tensor, key_mask: Tensor | None, segments: Segments | Plan = None, rotation: Rotation | None = None
     ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         attended = attend(self.attention, *self._heads(x, rotation), key_mask, segments)
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, segments: Segments = None, rotation: Rotation | None = None
+        self, x: Tensor, key_mask: Tensor | None, segments: Segments | Plan = None, rotation: Rotation | None = None
     ) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, segments, rotation))

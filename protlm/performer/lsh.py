@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer.estimator import finite, nonzero, precision, widest, without_autocast
+from protlm.performer.estimator import finite, nonzero, precision, waits, widest, without_autocast
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.operands import check_operands
 from protlm.performer.projection import draw_directions, whole_number
@@ -151,8 +151,8 @@ class LshAttention(nn.Module):
             x, values = (F.pad(y, (0, 0, 0, -length % chunk)) for y in (x, values))
             real = F.pad(real, (0, -length % chunk))
             parts = [
-                self._level(x[:, :, :stop], values[:, :, :stop], real[:, :stop], count, chunk)[:, :, start:]
-                for start, stop, count in self._levels(real)
+                self._level(x[:, :, :stop], values[:, :, :stop], real[:, :stop], count, most, chunk)[:, :, start:]
+                for start, stop, count, most in self._levels(real)
             ]
             out = torch.cat(parts, 2)[:, :, :length]
             return (out if place is None else _Permuted.apply(out, back, place)).to(v.dtype)
@@ -161,27 +161,29 @@ class LshAttention(nn.Module):
         """Not supported: sorting needs all positions."""
         raise ValueError("generation with LSH attention is not supported; use another kind of attention")
 
-    def _levels(self, real: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Ranges of positions with the same number of buckets, and the number of directions (B) for each."""
+    def _levels(self, real: Tensor) -> Iterator[tuple[int, int, Tensor, int]]:
+        """Ranges of positions with the same number of buckets, the number of directions (B) for each, and its bound."""
         chunk, length = self.lsh.bucket, real.shape[1]
         if not self.causal:
             keys = real.sum(1)
             count = (keys + chunk - 1).div(chunk, rounding_mode="floor").clamp(max=MAX_DIRECTIONS)
-            yield 0, length, count.masked_fill(keys <= chunk, 0)
+            count = count.masked_fill(keys <= chunk, 0)
+            most = min(MAX_DIRECTIONS, -(-length // chunk)) if waits(real) else int(count.max())
+            yield 0, length, count, most
             return
         start, most = 0, chunk
         while start < length:
             stop = length if most >= chunk * MAX_DIRECTIONS else min(most, length)
             count = 0 if most == chunk else min(most // chunk, MAX_DIRECTIONS)
-            yield start, stop, torch.full_like(real[:, 0], count, dtype=torch.long)
+            yield start, stop, torch.full_like(real[:, 0], count, dtype=torch.long), count
             start, most = stop, 2 * most
 
-    def _level(self, x: Tensor, values: Tensor, real: Tensor, count: Tensor, chunk: int) -> Tensor:
-        """Attention (B, H, T, e) of x (B, H, T, d), T a multiple of `chunk`, with `count` (B) directions."""
+    def _level(self, x: Tensor, values: Tensor, real: Tensor, count: Tensor, most: int, chunk: int) -> Tensor:
+        """Attention (B, H, T, e) of x (B, H, T, d), T a multiple of `chunk`, with `count` (B) directions, <= `most`."""
         rounds = self.lsh.rounds if x.shape[2] > chunk else 1  # in one chunk all rounds would be the same
         keys = x / nonzero(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
         operands, widths = torch.cat((x, keys, values), -1), (self.head_dim, self.head_dim, values.shape[-1])
-        orders, codes = self._sorted(x, real, count, rounds, chunk)
+        orders, codes = self._sorted(x, real, count, most, rounds, chunk)
         results, tops = [], []
         for i, order in enumerate(orders):
             back = order.argsort(-1)
@@ -199,7 +201,9 @@ class LshAttention(nn.Module):
         return torch.where(denominator == 0, values, numerator / nonzero(denominator))
 
     @torch.no_grad()
-    def _sorted(self, x: Tensor, real: Tensor, count: Tensor, rounds: int, chunk: int) -> tuple[list[Tensor], ...]:
+    def _sorted(
+        self, x: Tensor, real: Tensor, count: Tensor, most: int, rounds: int, chunk: int
+    ) -> tuple[list[Tensor], ...]:
         """For each round, the order of positions (B, H, T) and their codes: i sees j if 0 <= code_i - code_j <= reach.
 
         Codes count positions if causal, otherwise chunks; those of different buckets differ by more than the reach.
@@ -209,7 +213,7 @@ class LshAttention(nn.Module):
         exact, largest = x.to(widest(x)), len(position) + (reach + 1) * (2 * MAX_DIRECTIONS + 1)
         dtype = torch.int16 if largest < 2**15 else torch.int32  # comparing all pairs takes much of the time
         for directions in self.directions[:rounds]:
-            bucket = _hash(exact, directions, count).masked_fill(~real[:, None], 2 * MAX_DIRECTIONS)
+            bucket = _hash(exact, directions[: max(1, most)], count).masked_fill(~real[:, None], 2 * MAX_DIRECTIONS)
             bucket, order = bucket.sort(dim=-1, stable=True)
             code = (position if self.causal else position // chunk) + (reach + 1) * bucket
             orders.append(order)
@@ -270,10 +274,12 @@ def _windows(x: Tensor, chunk: int, nothing: float) -> Tensor:
 
 
 def _hash(x: Tensor, directions: Tensor, count: Tensor) -> Tensor:
-    """Buckets (B, H, T) from 0: the nearest of the first `count` (B) signed directions; one bucket if `count` is 0."""
-    most = min(MAX_DIRECTIONS, max(1, int(count.max())))
-    p = x @ directions[:most].to(x).T
-    column = torch.arange(most, device=x.device)
+    """Buckets (B, H, T) from 0: the nearest of the first `count` (B) signed directions; one bucket if `count` is 0.
+
+    Directions beyond all counts change nothing.
+    """
+    p = x @ directions.to(x).T
+    column = torch.arange(len(directions), device=x.device)
     sizes = p.abs().masked_fill_(column >= count[:, None, None, None], -1.0)
     best = sizes.argmax(-1, keepdim=True)
     bucket = (2 * best + (p.gather(-1, best) < 0)).squeeze(-1)

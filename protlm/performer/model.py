@@ -6,6 +6,7 @@ Legend: B batch, L length, D model width, V vocabulary.
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from protlm.performer.block import Block
 from protlm.performer.checkpointing import SELECTIVE, keeping_attention
 from protlm.performer.config import PerformerConfig
 from protlm.performer.contact_head import ContactHead
+from protlm.performer.estimator import waits
 from protlm.performer.features import FeatureMap
 from protlm.performer.head import EsmHead, head_of
 from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
 from protlm.performer.positions import Rotation, extrapolated, rotary, sinusoids
 from protlm.performer.recurrent import PerformerState
-from protlm.performer.segments import Packed, Segments, accepts_packed, restarted, share_of
+from protlm.performer.segments import Packed, Plan, Segments, accepts_packed, needs_mask, plan_of, restarted, share_of
 
 NO_HEAD = "the model has no language-model head, so it predicts no residues; embed proteins or fit labels with it"
 ZEROED = 0.15 * 0.8
@@ -125,6 +127,11 @@ class Performer(nn.Module):
         q = self.embedding.weight.new_empty(1, 1, 1, width, dtype=dtype, device=device)
         return all(accepts_packed(module, q, q) for module in self._attention_modules())
 
+    def _takes_packed(self, x: Tensor) -> bool:
+        """Whether attention of the first layer, like that of all others, takes packed batches of such activations."""
+        q = x.new_empty(1, 1, 1, self.config.width // self.config.heads)
+        return accepts_packed(next(self._attention_modules()), q, q)
+
     @property
     def has_step_kernel(self) -> bool:
         """Whether steps take an `InPlaceState` in every layer: where the kernels compute causal attention."""
@@ -182,18 +189,22 @@ class Performer(nn.Module):
         numbers = segments.numbers(tokens.shape[1]) if isinstance(segments, Packed) else segments
         x = self._embedded(tokens, key_mask, numbers)
         rotation = self._rotation(tokens, numbers)
-        if isinstance(segments, Packed):
-            key_mask = None  # nothing is padding
-        elif segments is None and self.config.kind.prefers_no_mask and bool(key_mask.all()):
-            key_mask = None  # found out once, since on a GPU it means waiting for the device
+        within: Segments | Plan = segments
+        # what attention of all layers needs is found out once, since on a GPU the host waits for it
+        unmasked, ahead = self.config.kind.prefers_no_mask, self.config.causal and waits(x)
+        if isinstance(segments, Packed) or (segments is None and unmasked and not needs_mask(key_mask, ahead)):
+            key_mask = None  # in a packed batch nothing is padding
+        if numbers is not None and not (isinstance(segments, Packed) and self._takes_packed(x)):
+            needed = partial(needs_mask, causal=ahead) if unmasked and waits(x) else (lambda mask: True)
+            within = plan_of(numbers, key_mask, needed)
         keeping: dict[str, Any] = {"context_fn": keeping_attention}
         selective = keeping if self.activation_checkpointing == SELECTIVE else {}
         kept = {0: x} if 0 in layers else {}
         for number, block in enumerate(self.blocks, start=1):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, key_mask, segments, rotation, use_reentrant=False, **selective)
+                x = checkpoint(block, x, key_mask, within, rotation, use_reentrant=False, **selective)
             else:
-                x = block(x, key_mask, segments, rotation)
+                x = block(x, key_mask, within, rotation)
             if number in layers and number < len(self.blocks):
                 kept[number] = x
         if len(self.blocks) in layers:

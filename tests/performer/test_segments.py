@@ -8,7 +8,7 @@ from torch import Tensor
 
 from protlm.performer import FavorAttention
 from protlm.performer.baselines import ExactAttention, IdentityAttention
-from protlm.performer.segments import Packed, accepts_packed, restarted, within_segments
+from protlm.performer.segments import Packed, accepts_packed, needs_mask, plan_of, restarted, within_segments
 from protlm.performer.window import WindowAttention
 
 LENGTHS = [[1, 2, 3, 4, 5, 8, 1, 9, 16, 17, 1, 33], [100], [50, 50], [1] * 100, [99, 1], [1, 64, 35]]
@@ -161,6 +161,28 @@ def test_segments_of_similar_length_share_a_call() -> None:
     assert len(shapes) <= 7
     assert sum(shape[0] for shape in shapes) == 17
     assert sum(shape[0] * shape[2] for shape in shapes) < 2 * 600
+
+
+@pytest.mark.parametrize("share", [None, 0.6])
+def test_a_plan_of_a_batch_serves_all_its_layers(share: float | None) -> None:
+    mask, tensors = None if share is None else key_mask(LENGTHS, share), operands(LENGTHS)
+    plan = plan_of(numbered(LENGTHS), mask)
+    for attention in (ExactAttention(), FavorAttention(8, 24).eval()):
+        expected = within_segments(attention, *tensors, mask, numbered(LENGTHS))
+        assert torch.equal(within_segments(attention, *tensors, mask, plan), expected)
+    assert sum(len(part.target) for part in plan.parts) == len(LENGTHS) * 100
+    assert all(part.mask is not None for part in plan.parts)
+    without = plan_of(numbered(LENGTHS), mask, lambda mask: False)
+    assert all(part.mask is None for part in without.parts)
+
+
+@pytest.mark.parametrize(
+    ("mask", "bidirectional", "causal"),
+    [([1, 1, 1], False, False), ([1, 1, 0], True, False), ([0, 1, 1], True, True), ([1, 0, 1], True, True)],
+)
+def test_a_mask_is_needed_where_a_position_could_see_what_it_hides(mask, bidirectional: bool, causal: bool) -> None:
+    given = torch.tensor([[1, 1, 1], mask], dtype=torch.bool)
+    assert (needs_mask(given, False), needs_mask(given, True)) == (bidirectional, causal)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))

@@ -7,9 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from protlm.performer import bidirectional, estimator
+from protlm.performer import Performer, PerformerConfig, baselines, bidirectional, estimator, lsh
 from protlm.performer import linear_attention as linear_attention_module
+from protlm.performer import model as model_module
+from protlm.performer.hybrid import Hybrid
+from protlm.performer.kind import Kind
 from protlm.performer.linear_attention import linear_attention
+from protlm.performer.lsh import Lsh, LshAttention
+from protlm.performer.segments import Packed
 from tests.performer.test_attention import (
     BOTH,
     EACH_TRAIT,
@@ -58,7 +63,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on tensors count as those of a GPU."""
-    for module in (estimator, bidirectional, linear_attention_module):
+    for module in (estimator, bidirectional, linear_attention_module, lsh, model_module):
         monkeypatch.setattr(module, "waits", lambda x: True)
 
 
@@ -130,3 +135,76 @@ def test_keys_that_grow_elsewhere_lose_no_precision_up_to_the_limit(kernel: str,
     steep = k.float()
     steep[:, :, 100:] *= 1e3 if rising else 1e-3
     assert attention(q.float(), steep * 10, v.float()).isfinite().all()
+
+
+@BOTH
+def test_lsh_attention_elsewhere_decides_nothing_by_values(causal: bool, waits, monkeypatch) -> None:
+    """Of proteins with several numbers of buckets, one of them without any."""
+    q, k, v = (x.requires_grad_() for x in inputs((3, 2, 150, 8)))
+    mask = torch.arange(150) < torch.tensor([[150], [90], [20]])
+    attention = LshAttention(8, 3, 16, causal)
+    waits.count = 0
+    expected = attention(q, k, v, mask)
+    assert (waits.count > 0) == (not causal)
+    of_expected = torch.autograd.grad(expected.square().sum(), (q, v))
+    elsewhere(monkeypatch)
+    waits.count = 0
+    found = attention(q, k, v, mask)
+    gradients = torch.autograd.grad(found.square().sum(), (q, v))
+    assert waits.count == 0
+    torch.testing.assert_close((found, *gradients), (expected, *of_expected))
+
+
+def network(attention: str | Kind, layers: int, causal: bool = False) -> Performer:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"attention": attention, "causal": causal, "dropout": 0.0, "num_features": 8}
+    return Performer(PerformerConfig(33, 1, layers, 2, 16, 16, max_length=64, **options))
+
+
+@pytest.mark.parametrize("attention", ["exact", "linformer", "softmax", Lsh(2, 8), Hybrid(block=8)], ids=str)
+@pytest.mark.parametrize("batch", ["padded", "packed", "segments"])
+def test_a_model_elsewhere_asks_once_for_all_layers(attention, batch: str, waits, monkeypatch) -> None:
+    """Whether there is padding, and where the sequences of a packed batch are."""
+    elsewhere(monkeypatch)
+    tokens = torch.randint(4, 24, (1, 60), generator=torch.Generator().manual_seed(0))
+    tokens[0, 50:] = 1
+    packed = Packed(torch.tensor([0, 7, 20, 21, 60], dtype=torch.int32), 39)
+    segments = {"padded": None, "packed": packed, "segments": packed.numbers(60)}[batch]
+    counts = []
+    for layers in (1, 3):
+        model = network(attention, layers)
+        waits.count = 0
+        hidden = model.hidden(tokens, segments=segments)
+        torch.autograd.grad(hidden.square().sum(), model.embedding.weight)
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
+    if segments is None:
+        assert counts[0] == int(model.config.kind.prefers_no_mask)
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_causal_exact_attention_elsewhere_has_no_mask_for_padding_at_the_end(
+    segments: bool, padding: str, monkeypatch
+) -> None:
+    """So that PyTorch's flash kernels can compute it."""
+    tokens = torch.randint(4, 24, (2, 30), generator=torch.Generator().manual_seed(0))
+    tokens[1, 20:] = 1
+    tokens = tokens if padding == "right" else tokens.flip(1)
+    number = torch.arange(30).expand(2, 30) // 12 if segments else None
+    model, real = network("exact", 2, causal=True), tokens != 1
+    with torch.no_grad():
+        expected = model.hidden(tokens, segments=number)[real]
+    calls, attention = [], baselines.F.scaled_dot_product_attention
+
+    def spied(*tensors: Tensor, **options: Any) -> Tensor:
+        calls.append(options)
+        return attention(*tensors, **options)
+
+    monkeypatch.setattr(baselines.F, "scaled_dot_product_attention", spied)
+    elsewhere(monkeypatch)
+    with torch.no_grad():
+        found = model.hidden(tokens, segments=number)[real]
+    torch.testing.assert_close(found, expected)
+    assert any("attn_mask" in options for options in calls) == (padding == "left")
+    assert all(options.get("is_causal", False) != ("attn_mask" in options) for options in calls)
