@@ -87,6 +87,22 @@ def test_there_are_no_second_derivatives():
         first.sum().backward()
 
 
+def test_no_gradient_in_gives_none_out():
+    class Constant(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    attention, (q, k, v, _) = FavorAttention(16, 8), tensors(1, 1, 5, 16)
+    attention.backend = "triton"
+    out = Constant.apply(attention(q, k, v)).sum()
+    assert torch.autograd.grad(out, (q, k, v), allow_unused=True) == (None, None, None)
+
+
 def test_float64_and_wide_heads_are_refused():
     attention = FavorAttention(16, 24)
     attention.backend = "triton"
