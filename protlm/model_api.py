@@ -1,5 +1,6 @@
 """The Python API: a trained model as a `Performer` that takes proteins and returns numpy arrays."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -286,7 +287,8 @@ def load(
         path: a model folder, written by `protlm export` or `protlm import`, or a training checkpoint (.ckpt).
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the accelerator of this machine, if any.
         attention, num_features: switch to another kind of attention with the same weights, see `checkpoint.switch`.
-        attention_backend: what computes attention from random features; see `Performer.use_backend`.
+        attention_backend: what computes attention from random features; see `Performer.use_backend`. On a GPU, the
+            logger "protlm" says at level INFO what is used; see also `backend_in_use`.
         packed_batches: compute batches without padding; by default on a GPU, where attention takes such batches.
         any_alphabet: accept a model of DNA, RNA, bytes or another alphabet, for everything but `score` and `contacts`,
             which are for proteins. Its sequences are strings or bytes (text is encoded in UTF-8), in the same ways.
@@ -299,8 +301,16 @@ def load(
         raise no_model("path, of a model folder or a training checkpoint (.ckpt)")
     if not isinstance(path, str | Path):
         raise UserError(f"expected the path of a model, got {type(path).__name__}")
-    model: Performer = checkpoint.load(path, attention, num_features, any_alphabet)
-    return placed(model, device, attention_backend, packed_batches)
+    model = placed(
+        checkpoint.load(path, attention, num_features, any_alphabet), device, attention_backend, packed_batches
+    )
+    if _on_gpu(model) and (used := model.backend_in_use):
+        logging.getLogger("protlm").info("attention: %s", used)
+    return model
+
+
+def _on_gpu(model: Performer) -> bool:
+    return model.embedding.weight.is_cuda
 
 
 def placed(model: Performer, device: str, attention_backend: str, packed_batches: bool | None) -> ProteinModel:

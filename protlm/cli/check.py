@@ -12,6 +12,7 @@ from protlm.cli.console import (
     Device,
     Packed,
     Precision,
+    announced,
     given_path,
     load_network,
     required,
@@ -55,10 +56,10 @@ def check(
 
     folder = base_of(model) if is_predictor(model) else model
     if is_for_transformers(folder):
-        network = placed(load_pretrained(folder).model, device, attention_backend, packed_batches)
+        network = announced(placed(load_pretrained(folder).model, device, attention_backend, packed_batches))
     else:
         options = {"attention_backend": attention_backend, "packed_batches": packed_batches, "any_alphabet": True}
-        network = load_network(folder, device, True, **options)
+        network = load_network(folder, device, **options)
     if not folder.is_dir():
         raise UserError(f"{folder}: a checkpoint keeps no golden values; export it to a model folder: protlm export")
     kept = golden.read(folder)

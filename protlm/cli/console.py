@@ -70,7 +70,12 @@ def load_network(path: Path, device: str, quiet: bool = False, only: str = "", *
         network = load(path, device, **options)
     except OtherAlphabetError as error:
         raise UserError(f"{error.found}; {only or error.advice}") from error
-    if not quiet and network.embedding.weight.is_cuda and (used := network.backend_in_use):
+    return network if quiet else announced(network)
+
+
+def announced(network: Any) -> Any:
+    """The model, after a line that says what computes attention from random features, where there is a choice."""
+    if network.embedding.weight.is_cuda and (used := network.backend_in_use):
         say(f"attention: {used}")
     return network
 

@@ -1,11 +1,11 @@
 """The command linearise."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from protlm.cli.console import Device, Precision, say
+from protlm.cli.console import Backend, Device, Precision, announced, say
 from protlm.cli.outputs import FOLDER, check_outputs
 from protlm.errors import UserError
 
@@ -79,6 +79,7 @@ def linearise(
     seed: Annotated[int, Option(min=0, help="Of the order of proteins, crops and masks.")] = 1,
     precision: Precision = "float32",
     device: Device = "auto",
+    attention_backend: Backend = "auto",
 ) -> None:
     """Turn a model with exact attention into one with linear attention, and measure what is lost.
 
@@ -88,6 +89,7 @@ def linearise(
     from protlm.distillation.run import linearise as distil
     from protlm.distillation.run import sampled
     from protlm.model_api import placed
+    from protlm.performer.baselines import Exact
 
     times = None if lengths is None else lengths_of(lengths)
     measured = [] if check is None else sampled([check], proteins)
@@ -102,18 +104,18 @@ def linearise(
         options |= {"exact_heads": exact_heads, "exact_layers": exact_layers, "window_heads": window_heads}
         options |= {"window_layers": window_layers, "choose_by": choose_by, "max_length": max_length, "seed": seed}
         options |= {"token_budget": token_budget, "clusters": clusters, "precision": precision, "device": device}
+        options["attention_backend"] = attention_backend
         distil(teacher, output, fasta, setting or (), **options)
         say(f"wrote {output}; use it with --model {output}")
     if check is None:
         say(f"to compare it with its teacher: protlm linearise {teacher} -o {output} --check FASTA")
         return
-    reports = check_student(
-        teacher,
-        output,
-        measured,
-        times,
-        lambda model: placed(model, device, "auto", None),
-        lambda text: say(f"measuring {text}"),
-    )
+
+    def place(model: Any) -> Any:
+        """On the device; the teacher has exact attention, for which there is no choice."""
+        backend = "auto" if isinstance(model.config.kind, Exact) else attention_backend
+        return announced(placed(model, device, backend, None))
+
+    reports = check_student(teacher, output, measured, times, place, lambda text: say(f"measuring {text}"))
     print(tables_of(reports))
     say(f"wrote {output / 'gap.json'}")

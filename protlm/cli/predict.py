@@ -15,6 +15,7 @@ from protlm.cli.console import (
     Nucleotides,
     Packed,
     Precision,
+    announced,
     model_files,
     progress,
     say,
@@ -84,7 +85,9 @@ def predict(
     if not ranks:  # before the model is loaded; of several ranks, all would report the error
         FastaFiles(checked_inputs(fasta), allow_nucleotides, invalid=invalid).check_start()
     predictor = load_predictor(model, base=base)
-    placed(predictor.model, ranks.device(device) if ranks else device, attention_backend, packed_batches)
+    network = placed(predictor.model, ranks.device(device) if ranks else device, attention_backend, packed_batches)
+    if not quiet:
+        announced(network)
     heads = checked_heads(predictor, target or ())
     names = [head.target for head in heads]
     if picture and len(heads) > 1:

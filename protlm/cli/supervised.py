@@ -12,6 +12,7 @@ from protlm.cli.console import (
     Model,
     Packed,
     Precision,
+    announced,
     required,
     say,
     stages,
@@ -145,7 +146,7 @@ def fit(
         if value:
             raise UserError(f"{name}: is for --method head, lora and full; a probe has no such option")
     network, base = base_model(model)
-    network = placed(network, device, attention_backend, packed_batches)
+    network = announced(placed(network, device, attention_backend, packed_batches))
     units = {"comparing": "proteins", "embedding": "residues"}
     with stages() as stage:
         predictor, _ = fitted(labelled, network, base, options, lambda name: stage(name, units[name]))

@@ -31,6 +31,7 @@ class LineariseOptions:
         seed: of the order of proteins, crops and masks.
         precision: "float32", or "bfloat16" for mixed precision.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        attention_backend: of training; see `Performer.use_backend`.
 
     Raises:
         UserError: for options out of range.
@@ -54,6 +55,7 @@ class LineariseOptions:
     seed: int = 1
     precision: str = "float32"
     device: str = "auto"
+    attention_backend: str = "auto"
 
     def __post_init__(self) -> None:
         check_measure(self.choose_by)
@@ -98,6 +100,8 @@ class LineariseOptions:
         found |= {"trainer.accelerator": kind, "trainer.devices": [int(number)] if number.isdigit() else 1}
         found["trainer.val_check_interval"] = self.validation_interval
         found["trainer.precision"] = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
+        if self.attention_backend != "auto":  # an interrupted run of an earlier version has no such option
+            found["task.attention_backend"] = self.attention_backend
         if self.clusters is not None:
             found |= {"data.clusters": str(Path(self.clusters).resolve()), "data.split_by": "cluster"}
         return found

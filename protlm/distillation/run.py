@@ -61,6 +61,10 @@ def linearise(
     output, how = Path(output), LineariseOptions(**options)
     check_absent(output)
     student = student_of(str(teacher), **how.of_student)
+    try:
+        student.use_backend(how.attention_backend)
+    except ValueError as error:
+        raise UserError(str(error), "attention_backend") from error
     files = [path.resolve() for path in checked_inputs(fasta)]
     given = {"model.teacher": Path(teacher).resolve(), "data.fasta": [str(path) for path in files], **how.named}
     given["data.causal"] = student.config.causal

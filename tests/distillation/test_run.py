@@ -126,6 +126,8 @@ def test_a_student_is_made_and_compared(protlm, teacher_folder, fasta, others, t
         (["--token-budget", 500], "--max-length 1,024: more than --token-budget, 500"),
         (["--lengths", "0"], "lengths '0': expected numbers of tokens"),
         (["--fasta", "missing.fasta"], "missing.fasta"),
+        (["--attention-backend", "gpu"], "--attention-backend 'gpu': expected one of"),
+        (["--attention-backend", "triton"], "random features only; the model's is 'hybrid'"),
     ],
 )
 def test_wrong_options_are_refused_and_leave_nothing(options, words, protlm, teacher_folder, fasta, tmp_path) -> None:

@@ -1,5 +1,10 @@
 """The choice of what computes attention, and FlexAttention on the CPU."""
 
+import logging
+import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -127,3 +132,55 @@ def test_a_loaded_model_refuses_such_a_backend_at_once_and_keeps_its_own(monkeyp
         with pytest.raises(UserError, match=f"attention_backend '{name}': .*{reason}"):
             model.use_backend(name)
     assert {block.attention.attention.backend for block in model.blocks} == {"eager"}
+
+
+def on_a_gpu(monkeypatch, error: float) -> tuple[backends.Inputs, backends.Options, list[torch.dtype]]:
+    """A call that counts as one on a CUDA device, whose kernels differ by `error`; and the dtypes of the checks."""
+    kernels, checked = SimpleNamespace(unsupported=lambda inputs, options: None), []
+
+    def agreement(device, dtype, *given):
+        checked.append(dtype)
+        return error
+
+    monkeypatch.setattr(backends, "kernels", lambda: kernels)
+    monkeypatch.setattr(backends, "_PROVED", {})
+    monkeypatch.setattr(backends, "agreement", agreement)
+    monkeypatch.setattr(torch.cuda, "device_of", lambda x: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    inputs, options = FavorAttention(8, 16)._operands(*tensors(1, 2, 9, 8), None)
+    q = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32, shape=inputs.q.shape)
+    return inputs._replace(q=q), options, checked
+
+
+def test_kernels_that_differ_from_pytorch_are_not_used_with_one_warning(monkeypatch):
+    inputs, options, checked = on_a_gpu(monkeypatch, 0.5)
+    reason = "the kernels differ from PyTorch by 0.5"
+    with pytest.warns(RuntimeWarning, match=f"^attention on a card: {reason}, which computes it instead$"):
+        assert backends.choose("auto", inputs, options) == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose("auto", inputs, options) == "eager"
+    assert checked == [torch.float32]
+    assert backends.explain("auto", inputs, options) == f"PyTorch operations on a card ({reason})"
+    assert backends.choose("triton", inputs, options) == "triton"  # as requested
+
+
+def test_kernels_that_agree_are_checked_once_for_each_dtype(monkeypatch):
+    inputs, options, checked = on_a_gpu(monkeypatch, 1e-3)
+    short = inputs._replace(q=SimpleNamespace(**vars(inputs.q) | {"dtype": torch.bfloat16}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (inputs, short, inputs, short):
+            assert backends.choose("auto", given, options) == "triton"
+    assert checked == [torch.float32, torch.bfloat16]
+    assert backends.explain("auto", inputs, options) == "Triton kernels on a card"
+
+
+def test_from_python_what_is_used_on_a_gpu_is_logged(tmp_path, monkeypatch, caplog):
+    checkpoint.export(example(), tmp_path / "model")
+    with caplog.at_level(logging.INFO, "protlm"):
+        protlm.load(tmp_path / "model")
+        assert caplog.messages == []
+        monkeypatch.setattr("protlm.model_api._on_gpu", lambda model: True)
+        protlm.load(tmp_path / "model")
+    assert caplog.messages == ["attention: PyTorch operations on cpu"]
