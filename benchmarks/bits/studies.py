@@ -98,15 +98,9 @@ SHORT = (
     *("data.max_length=512", "data.token_budget=2048", "trainer.max_steps=600", "trainer.val_check_interval=100"),
     *("trainer.limit_val_batches=40", "trainer.limit_test_batches=80"),
 )
-SMALL = (
-    *("data.max_length=3074", "data.token_budget=3074", "trainer.max_steps=400", "trainer.val_check_interval=50"),
-    "trainer.limit_val_batches=20",
-)
 STUDIES = {
     "text": Study("text", "byte", TEXT),
     "text_short": Study("text", "byte", {name: kind for name, kind in TEXT.items() if name != "exact_full"}, SHORT),
     "images": Study("image64", "dimension", IMAGES),
-    "images_small": Study("image64", "dimension", IMAGES, SMALL),
 }
-"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes. images_small: pictures
-of 32 x 32."""
+"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes."""
