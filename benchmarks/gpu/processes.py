@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any
 
 PATIENCE = 10.0
@@ -38,12 +38,12 @@ def items_of(part: Callable[[], Iterator[Any]], deadline: float) -> Iterator[Any
             try:
                 kind, value = receiver.recv()
             except EOFError:
-                wait([process.sentinel], PATIENCE)
+                process.join(PATIENCE)
                 raise PartError(f"its process died (exit code {process.exitcode})") from None
             if kind == "error":
                 raise PartError(value)
             if kind == "end":
-                wait([process.sentinel], PATIENCE)
+                process.join(PATIENCE)
                 return
             yield value
         raise PartError("stopped at its deadline")
