@@ -66,7 +66,7 @@ def draw(study: Study, runs: list[Measured], path: Path) -> None:
             steps, bits = [step for step, _ in points], [value for _, value in points]
             if split == TRAIN:
                 bits = smooth(bits)
-            style = kind.style if split == VALID else kind.style.lstrip("o^sv")
+            style = kind.style if split == VALID else kind.style.lstrip("o^svD")
             found[kind.title] = Curve(steps, bits, kind.colour, style)
         least = min([bits for curve in found.values() for bits in curve.y if math.isfinite(bits)], default=0.0)
         limits = (least - 0.1, most if math.isfinite(most) else None)

@@ -209,5 +209,7 @@ def _figure(path: Path, size: tuple[float, float], number: int, stacked: bool = 
 
 
 def _legend(figure: Any, handles: Sequence[Any], labels: Sequence[str], columns: int = 5, **options: Any) -> None:
-    """Draws the legend below all axes."""
+    """Draws the legend below all axes, in fewer columns if the labels are long."""
+    inches = 0.7 + 0.085 * max(map(len, labels), default=0)  # of an entry
+    columns = max(1, min(columns, int(figure.get_figwidth() / inches)))
     figure.legend(handles, labels, loc="outside lower center", ncol=columns, frameon=False, fontsize=11, **options)
