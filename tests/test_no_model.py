@@ -44,13 +44,6 @@ def test_a_command_without_model_says_how_to_get_one(protlm, tmp_path, monkeypat
     assert MODEL_VARIABLE in protlm(command, "--help").out
 
 
-@pytest.mark.parametrize("command", [*NEEDED, "generate"])
-def test_a_model_that_is_not_there_is_named_before_other_input(protlm, tmp_path, monkeypatch, command: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    model = ["nowhere"] if command == "check" else ["--model", "nowhere"]
-    assert_refused(protlm(command, *NEEDED.get(command, "").split(), *model), "error: nowhere: no such model; expected")
-
-
 def test_where_something_does_without_a_model_the_message_says_so(protlm) -> None:
     for command, words in (
         ("annotate", "--by homology needs none"),

@@ -117,13 +117,12 @@ def required(
         kinds: of models, for the message.
 
     Raises:
-        UserError: without a model, and it says how to get one; or if there is none at this path.
+        UserError: without a model, and it says how to get one; or if the variable names none.
     """
     if model is None:
         raise UserError(f"{no_model(f'{name} or the environment variable {MODEL_VARIABLE}, {kinds}')}{otherwise}")
-    if not model.exists():
-        of = f"environment variable {MODEL_VARIABLE}: " if str(model) == os.environ.get(MODEL_VARIABLE) else ""
-        raise UserError(f"{of}{no_such_model(model)}")
+    if not model.exists() and str(model) == os.environ.get(MODEL_VARIABLE):
+        raise UserError(f"environment variable {MODEL_VARIABLE}: {no_such_model(model)}")
     return model
 
 
