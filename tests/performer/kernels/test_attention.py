@@ -145,18 +145,24 @@ def test_operators_pass_the_checks_of_pytorch(causal):
     )
 
 
-@pytest.mark.slow
-@BOTH
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch._dynamo itself
-def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
+def compiled_block(**sizes):
+    """A model whose attention the kernels compute, its block compiled, and a counter of what was compiled."""
     torch.manual_seed(0)
-    sizes = {"attention": "softmax", "num_features": 16, "dropout": 0.0, "causal": causal}
     model = Performer(PerformerConfig(33, 1, 1, 2, 32, 32, **sizes))
     model.use_backend("triton")
     assert model.backend_in_use == "Triton kernels on cpu"
     testing = importlib.import_module("torch._dynamo.testing")  # takes seconds
-    block, counter = model.blocks[0], testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=True)
+    counter = testing.CompileCounterWithBackend("aot_eager")
+    return model, torch.compile(model.blocks[0], backend=counter, fullgraph=True, dynamic=True), counter
+
+
+@pytest.mark.slow
+@BOTH
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch._dynamo itself
+def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
+    sizes = {"attention": "softmax", "num_features": 16, "dropout": 0.0, "causal": causal}
+    model, compiled, counter = compiled_block(**sizes)
+    block = model.blocks[0]
     for length in (20, 33, 21):
         x = torch.randn(1, length, 32)
         mask = torch.ones(1, length, dtype=torch.bool)
@@ -170,14 +176,9 @@ def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch._dynamo itself
 def test_a_block_with_packed_sequences_and_rotary_positions_compiles_once():
-    torch.manual_seed(0)
     sizes = {"attention": "relu", "num_features": 16, "dropout": 0.0, "positions": "rotary"}
-    model = Performer(PerformerConfig(33, 1, 1, 2, 32, 32, **sizes))
-    model.use_backend("triton")
-    assert model.backend_in_use == "Triton kernels on cpu"
-    testing = importlib.import_module("torch._dynamo.testing")  # takes seconds
-    block, counter = model.blocks[0], testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=True)
+    model, compiled, counter = compiled_block(**sizes)
+    block = model.blocks[0]
     for edges in ([0, 9, 20], [0, 5, 16, 33], [0, 30, 44]):
         x, tokens = torch.randn(1, edges[-1], 32), torch.zeros(1, edges[-1], dtype=torch.long)
         packed = Packed(torch.tensor(edges, dtype=torch.int32), max(b - a for a, b in pairwise(edges)))
