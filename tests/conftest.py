@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from protlm.performer import Performer, PerformerConfig
 from tests.command import Outcome
 
 DATA = Path(__file__).parents[1] / "data"
+LAUNCHER = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"} - os.environ.keys()
 
 # the same examples in every run, however slow the machine
 settings.register_profile("protlm", deadline=None, derandomize=True, database=None)
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _without_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests do not depend on the model of whoever runs them."""
     monkeypatch.delenv(MODEL_VARIABLE, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _without_launcher() -> Iterator[None]:
+    """Removes what Lightning's launcher leaves in the environment, by which later processes would be ranks of its run."""
+    yield
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

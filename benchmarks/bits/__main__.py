@@ -4,7 +4,7 @@
     python -m benchmarks.bits report text                         # also while training is under way
     python -m benchmarks.bits time text
     python -m benchmarks.bits train text_short data/prose.h5
-    python -m benchmarks.bits report text_short
+    python -m benchmarks.bits report text_short                   # text_long likewise: five times as many steps
     python -m benchmarks.bits train images data/pictures.h5
     python -m benchmarks.bits report images
     python -m benchmarks.bits draw images data/pictures.h5

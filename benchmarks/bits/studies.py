@@ -5,11 +5,12 @@ of the text study has shorter blocks, at which its step takes as long as a Perfo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.plots.charts import BLUE, GREEN, ORANGE, PINK, RED, SKY
 
 REDRAWN = "callbacks.redraw.every_n_steps=25"
+RARELY = "callbacks.redraw.every_n_steps=150"
 FIXED = "callbacks.redraw.every_n_steps=0"
 
 
@@ -64,9 +65,12 @@ TEXT = {
         usual=False,
     ),
     "softmax_rare": Kind(
-        "positive, redrawn every 150 steps",
-        ("model.attention=softmax", "callbacks.redraw.every_n_steps=150"),
-        "#8B4513",
+        "positive, redrawn every 150 steps", ("model.attention=softmax", RARELY), "#8B4513", "D-", usual=False
+    ),
+    "regularised_rare": Kind(
+        "regularised (SMREG), redrawn every 150 steps",
+        ("model.attention=regularised", RARELY),
+        "#2F4F4F",
         "D-",
         usual=False,
     ),
@@ -94,13 +98,20 @@ IMAGES = {
     ),
     "reformer_6": Kind("Reformer, 6 layers", REFORMER, ORANGE, "s:", usual=False),
 }
-SHORT = (
-    *("data.max_length=512", "data.token_budget=2048", "trainer.max_steps=600", "trainer.val_check_interval=100"),
-    *("trainer.limit_val_batches=40", "trainer.limit_test_batches=80"),
+BLOCKS = (
+    "data.max_length=512",
+    "data.token_budget=2048",
+    "trainer.limit_val_batches=40",
+    "trainer.limit_test_batches=80",
 )
+SHORT = (*BLOCKS, "trainer.max_steps=600", "trainer.val_check_interval=100")
+LONG = (*BLOCKS, "trainer.max_steps=3000", "trainer.val_check_interval=250")
+LONG_KINDS = "exact", "softmax_fixed", "softmax_rare", "regularised_fixed", "regularised_rare"
 STUDIES = {
     "text": Study("text", "byte", TEXT),
     "text_short": Study("text", "byte", {name: kind for name, kind in TEXT.items() if name != "exact_full"}, SHORT),
+    "text_long": Study("text", "byte", {name: replace(TEXT[name], usual=True) for name in LONG_KINDS}, LONG),
     "images": Study("image64", "dimension", IMAGES),
 }
-"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes."""
+"""text_short: blocks of 512 bytes, on which a model of this size learns more in as many bytes; text_long: five times as
+many steps of these."""

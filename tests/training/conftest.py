@@ -1,6 +1,5 @@
-"""A process that is rank 0 of two, and the variables that Lightning leaves in the environment."""
+"""A process that is rank 0 of two."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,16 +9,6 @@ import torch.distributed as dist
 from lightning_fabric.utilities.distributed import _InfiniteBarrier
 from pytorch_lightning.strategies import DDPStrategy
 from torch.testing._internal.distributed.fake_pg import FakeStore
-
-
-@pytest.fixture(autouse=True)
-def no_port_is_left() -> Iterator[None]:
-    """Removes the port that Lightning chose in this process, which processes of later tests would all try to use."""
-    before = {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
-    yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
 
 
 @pytest.fixture
