@@ -90,7 +90,7 @@ class WindowAttention(nn.Module):
         alone = ~seen.any(-1, keepdim=True)
         k, v = _blocks(k, edges, width, block), _blocks(v, edges, width, block)
         # some of PyTorch's kernels return 0 / 0 for a row that sees nothing: it sees all, and its result is dropped
-        out = F.scaled_dot_product_attention(_blocks(q, (0, rest), block, block), k, v, attn_mask=seen | alone)
+        out = _attended(_blocks(q, (0, rest), block, block), k, v, seen | alone)
         out = out.masked_fill(alone, 0).unflatten(0, (batch, -1)).transpose(1, 2)
         return out.flatten(2, 3)[:, :, :length]
 
@@ -109,6 +109,16 @@ class WindowAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, causal={self.causal}"
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Softmax attention (B n, H, C, e) to the keys that `seen` (B n, 1, C, W) names."""
+    trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if not (trained and q.device.type == "cpu" and q.element_size() == 2):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    # in 16 bits the backward pass of PyTorch's kernel for CPUs takes three to five times as long as that of products
+    logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
+    return torch.matmul(logits.softmax(-1).to(v.dtype), v)
 
 
 def _blocks(x: Tensor, edges: tuple[int, int], width: int, step: int) -> Tensor:

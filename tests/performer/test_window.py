@@ -128,6 +128,25 @@ def test_the_result_has_the_dtype_of_the_values(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.double(), window_attention(q, k, v, 8), rtol=0, atol=3e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_in_16_bits(dtype: torch.dtype, causal: bool, autocast: bool) -> None:
+    """Up to the rounding of a few products."""
+    narrow = [x.detach().to(dtype).requires_grad_() for x in operands(100)]
+    wide = [x.detach().double().requires_grad_() for x in narrow]
+    mask = torch.rand(2, 100, generator=torch.Generator().manual_seed(0)) < 0.8
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        got = WindowAttention(8, causal)(*narrow, mask)
+    expected = window_attention(*wide, 8, mask, causal)
+    assert got.dtype == dtype
+    upstream = torch.randn(got.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (got * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for one, other in zip((got, *(x.grad for x in narrow)), (expected, *(x.grad for x in wide)), strict=True):
+        assert (one.double() - other).norm() < 8 * torch.finfo(dtype).eps * other.norm()
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [1, 5, 100])
 @pytest.mark.parametrize("size", [1, 8, 9, 300])
