@@ -49,7 +49,7 @@ def _without_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _without_launcher() -> Iterator[None]:
-    """Removes what Lightning's launcher leaves in the environment, by which later processes would be ranks of its run."""
+    """Removes what Lightning's launcher leaves in the environment, by which later processes become its ranks."""
     yield
     for name in LAUNCHER:
         os.environ.pop(name, None)
