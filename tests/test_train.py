@@ -570,7 +570,9 @@ def test_batches_are_packed_where_that_gains_and_a_resumed_run_keeps_its_choice(
     assert packed("trainer.max_steps=3", "model.attention=window") == (False, False)
 
 
-@pytest.mark.parametrize("base", [FAST, BLOCKS], ids=["proteins", "blocks"])
+@pytest.mark.parametrize(
+    "base", [FAST, BLOCKS, [*BLOCKS, "data.separate=true"]], ids=["proteins", "blocks", "separated blocks"]
+)
 def test_packed_batches_train_like_padded_ones(base: list[str], monkeypatch, tmp_path, corpus_path) -> None:
     monkeypatch.chdir(tmp_path)
     models = []
