@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import typer
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
 
 from protlm.cli import app
 from protlm.training import from_config  # noqa: F401 - it registers the schema
+from protlm.training.datamodule import TremblDataModule
 from protlm.training.options import CONF
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +71,16 @@ def test_documented_training_options_compose(arguments):
         for argument in arguments
         if argument not in ("-m", "--help") and "(" not in argument
     ]
-    compose("config", one_run, return_hydra_config=True)
+    data = compose("config", one_run, return_hydra_config=True).data
+    if issubclass(get_object(data._target_), TremblDataModule):
+        instantiate(data, corpus="corpus.h5", fasta=None, _convert_="all")  # reads no corpus yet
+
+
+@pytest.mark.usefixtures("configuration")
+def test_options_in_the_docs_that_no_data_can_have_are_found():
+    data = compose("config", ["data.corpus=genome.h5", "data.max_length=8192"]).data
+    with pytest.raises(InstantiationException, match="max_length 8192: expected 3 to 4000"):
+        instantiate(data)
 
 
 def test_pages_have_commands_of_both_programs():

@@ -67,6 +67,13 @@ class Objective(NamedTuple):
         return Objective(self.causal, self.masking.for_evaluation())
 
 
+def check_sizes(max_length: int, token_budget: int) -> None:
+    """Raises a UserError if the longest sequence does not fit into a batch, or has no room for a residue."""
+    if not 3 <= max_length <= token_budget:
+        expected = f"expected 3 to {token_budget}; for longer sequences, raise token_budget"
+        raise UserError(f"max_length {max_length}: {expected}", "max_length", "token_budget")
+
+
 class Batches(Dataset[Batch]):
     """Batches of one split, made from keys; subclasses define a sequence.
 
@@ -100,9 +107,7 @@ class Batches(Dataset[Batch]):
         min_cluster_size: int | Sequence[int] = 1,
         reverse_complement: bool = False,
     ) -> None:
-        if not 3 <= max_length <= token_budget:
-            sizes = f"max_length {max_length}, token_budget {token_budget}"
-            raise UserError(f"{sizes}: expected 3 <= max_length <= token_budget", "max_length", "token_budget")
+        check_sizes(max_length, token_budget)
         self.corpora = corpus if isinstance(corpus, Corpora) else Corpora([corpus])
         self.alphabet, self.reverse_complement = self.corpora.alphabet, reverse_complement
         self.start = self.start_of(self.alphabet)

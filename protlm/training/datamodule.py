@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from xxhash import xxh3_128_hexdigest
 
-from protlm.batching.batches import Batch, Batches, BlockBatches, Objective, ProteinBatches
+from protlm.batching.batches import Batch, Batches, BlockBatches, Objective, ProteinBatches, check_sizes
 from protlm.batching.masking import Masking
 from protlm.batching.samplers import Plan
 from protlm.corpus.ingest import Selection
@@ -103,6 +103,7 @@ class TremblDataModule(TrainingData):
         for name, value in counts.items():
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"data.{name} {value!r}: expected a non-negative integer")
+        check_sizes(max_length, token_budget)
         if split_by not in ("cluster", "sequence"):
             raise UserError(f"data.split_by {split_by!r}: expected 'cluster' or 'sequence'")
         if split_by == "cluster" and not clusters:
