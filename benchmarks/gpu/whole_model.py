@@ -51,6 +51,7 @@ def steps_of(name: str, causal: bool, length: int, compiled: bool) -> Iterator[R
 def training_step(net: Performer, length: int, compiled: bool) -> Callable[[], None]:
     """A step on random tokens."""
     if compiled:
+        _ = net.backend_in_use  # chosen now, since torch.compile cannot trace the choice
         for block in net.blocks:
             block.compile(dynamic=True)  # as task.compile does
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)

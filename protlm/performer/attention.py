@@ -58,7 +58,7 @@ class FavorAttention(nn.Module):
     draw_number: Tensor
     backend = "auto"
     """What computes attention; see backends.py."""
-    _chosen = "eager"
+    _chosen: str | None = None
     _attend: Any = None
 
     def __init__(
@@ -189,7 +189,7 @@ class FavorAttention(nn.Module):
         """
         check_operands(self.head_dim, q, k, v, key_mask)
         inputs, options = self._operands(q, k, v, key_mask)
-        backend = self._choice(inputs, options)
+        backend = self._choice(inputs, options, packed is not None)
         if packed is not None and (backend != "triton" or self._observes):
             raise ValueError("packed sequences: expected the backend 'triton', and no adaptive kernel in training mode")
         if self._observes:
@@ -206,18 +206,27 @@ class FavorAttention(nn.Module):
         """Whether `forward` takes packed sequences of such queries and values, in the mode that the module is in."""
         if self.function is not None or self._observes:
             return False
-        return self._choice(*self._operands(q, q, v, None)) == "triton"
+        return self._choice(*self._operands(q, q, v, None), packed=True) == "triton"
 
     @property
     def _observes(self) -> bool:
         return self.training and self.feature_map.adaptive
 
-    def _choice(self, inputs: Inputs, options: Options) -> str:
-        """The backend of a call; for torch.compile, which cannot trace the choice, that of the latest call."""
+    def _choice(self, inputs: Inputs, options: Options, packed: bool = False) -> str:
+        """The backend of a call; for torch.compile, which cannot trace the choice, that of the latest call.
+
+        Without an earlier call, torch.compile breaks its graph here.
+        """
         if not torch.compiler.is_compiling():
-            self._chosen = choose(self.backend, inputs, options)
-            self._attend = kernels().attention if self._chosen == "triton" else None
+            self._choose(inputs, options, packed)
+        elif self._chosen is None:
+            torch.compiler.disable(self._choose)(inputs, options, packed)
+        assert self._chosen is not None
         return self._chosen
+
+    def _choose(self, inputs: Inputs, options: Options, packed: bool) -> None:
+        self._chosen = choose(self.backend, inputs, options, packed)
+        self._attend = kernels().attention if self._chosen == "triton" else None
 
     def backend_in_use(self, dtype: torch.dtype = torch.bfloat16) -> str:
         """What computes attention of such tensors on the device of this module, as a phrase for users.

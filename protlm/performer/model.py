@@ -116,10 +116,13 @@ class Performer(nn.Module):
     def backend_in_use(self) -> str | None:
         """What computes attention from random features on this device, for users; None for other kinds of attention.
 
+        Ask before the first call of compiled blocks, which keep the choice; otherwise each breaks its graph once.
+
         Raises:
             ValueError: if the chosen backend cannot compute it.
         """
-        return next((attention.backend_in_use() for attention in self._attention("backend_in_use")), None)
+        found = [attention.backend_in_use() for attention in self._attention("backend_in_use")]
+        return found[0] if found else None
 
     def takes_packed(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> bool:
         """Whether attention computes packed batches as they are, by default of the weights' dtype and device."""

@@ -112,7 +112,7 @@ def test_a_model_uses_one_backend_in_all_layers():
     assert [block.attention.attention.rest.backend for block in model.blocks] == ["eager", "eager"]
     assert model.backend_in_use == "PyTorch operations on cpu"
     assert Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention="exact")).backend_in_use is None
-    with pytest.raises(ValueError, match="'gpu': expected one of auto, cpu, eager, triton, flex"):
+    with pytest.raises(ValueError, match="'gpu': expected one of auto, cpu, eager"):
         model.use_backend("gpu")
 
 
@@ -134,12 +134,14 @@ def test_a_loaded_model_refuses_such_a_backend_at_once_and_keeps_its_own(monkeyp
     assert {block.attention.attention.backend for block in model.blocks} == {"eager"}
 
 
-def on_a_gpu(monkeypatch, error: float) -> tuple[backends.Inputs, backends.Options, list[torch.dtype]]:
-    """A call that counts as one on a CUDA device, whose kernels differ by `error`; and the dtypes of the checks."""
+def on_a_gpu(monkeypatch, error: float | Exception) -> tuple[backends.Inputs, backends.Options, list[tuple]]:
+    """A call that counts as one on a CUDA device, whose kernels differ by `error` or raise it; and what was checked."""
     kernels, checked = SimpleNamespace(unsupported=lambda inputs, options: None), []
 
-    def agreement(device, dtype, *given):
-        checked.append(dtype)
+    def agreement(device, dtype, *given, packed):
+        checked.append((dtype, packed))
+        if isinstance(error, Exception):
+            raise error
         return error
 
     monkeypatch.setattr(backends, "kernels", lambda: kernels)
@@ -155,25 +157,46 @@ def on_a_gpu(monkeypatch, error: float) -> tuple[backends.Inputs, backends.Optio
 def test_kernels_that_differ_from_pytorch_are_not_used_with_one_warning(monkeypatch):
     inputs, options, checked = on_a_gpu(monkeypatch, 0.5)
     reason = "the kernels differ from PyTorch by 0.5"
-    with pytest.warns(RuntimeWarning, match=f"^attention on a card: {reason}, which computes it instead$"):
+    with pytest.warns(RuntimeWarning, match=f"^attention on a card: {reason}; PyTorch computes it instead$"):
         assert backends.choose("auto", inputs, options) == "eager"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert backends.choose("auto", inputs, options) == "eager"
-    assert checked == [torch.float32]
+    assert checked == [(torch.float32, False)]
     assert backends.explain("auto", inputs, options) == f"PyTorch operations on a card ({reason})"
     assert backends.choose("triton", inputs, options) == "triton"  # as requested
 
 
-def test_kernels_that_agree_are_checked_once_for_each_dtype(monkeypatch):
+def test_kernels_that_fail_are_not_used_with_one_warning(monkeypatch):
+    """A missing compiler, for example."""
+    inputs, options, checked = on_a_gpu(monkeypatch, RuntimeError("Failed to find C compiler.\nPlease set CC."))
+    with pytest.warns(RuntimeWarning, match="a card: the kernels failed: RuntimeError: Failed to find C compiler.; Py"):
+        assert backends.choose("auto", inputs, options) == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose("auto", inputs, options) == "eager"
+    assert len(checked) == 1
+    assert "Failed to find C compiler" in backends.explain("auto", inputs, options)
+
+
+def test_kernels_that_agree_are_checked_once_for_each_dtype_and_for_packed_batches(monkeypatch):
     inputs, options, checked = on_a_gpu(monkeypatch, 1e-3)
     short = inputs._replace(q=SimpleNamespace(**vars(inputs.q) | {"dtype": torch.bfloat16}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for given in (inputs, short, inputs, short):
-            assert backends.choose("auto", given, options) == "triton"
-    assert checked == [torch.float32, torch.bfloat16]
+        for given, packed in ((inputs, False), (short, False), (inputs, True), (short, False), (inputs, True)):
+            assert backends.choose("auto", given, options, packed) == "triton"
+    assert checked == [(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)]
     assert backends.explain("auto", inputs, options) == "Triton kernels on a card"
+
+
+def test_an_unknown_backend_is_refused():
+    attention = FavorAttention(8, 16)
+    attention.backend = "nonsense"
+    with pytest.raises(
+        ValueError, match="attention_backend 'nonsense': expected one of auto, cpu, eager, triton, flex"
+    ):
+        attention(*tensors(1, 2, 9, 8))
 
 
 def test_from_python_what_is_used_on_a_gpu_is_logged(tmp_path, monkeypatch, caplog):

@@ -12,6 +12,8 @@ from protlm.performer.segments import Packed, within_segments
 
 pytest.importorskip("triton", reason="Triton is the optional extra gpu")
 
+import triton.runtime.interpreter as interpreter
+
 BOTH = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
 EDGES = [0, 20, 20, 21, 40]
 
@@ -115,10 +117,12 @@ def test_float64_and_wide_heads_are_refused():
 
 
 @BOTH
-def test_the_check_at_first_use_finds_a_difference(causal, monkeypatch):
-    attention = FavorAttention(16, 24, "relu", causal=causal)
+@pytest.mark.parametrize("kernel", ["relu", "optimal"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_the_check_at_first_use_finds_a_difference(kernel, causal, packed, monkeypatch):
+    attention = FavorAttention(16, 24, kernel, causal=causal)
     options = attention._operands(*tensors(1, 1, 5, 16)[:3], None)[1]
-    sizes = torch.device("cpu"), torch.float32, options, 16, 16, 24
+    sizes = torch.device("cpu"), torch.float32, options, 16, 16, 24, packed
     assert backends.agreement(*sizes) < 1e-4
     real = backends.kernels().attention
 
@@ -171,6 +175,35 @@ def test_a_block_compiles_without_graph_breaks_and_once_for_all_lengths(causal):
         gradients = [torch.autograd.grad(y.square().sum(), list(block.parameters())) for y in (found, expected)]
         assert max(map(error, *gradients)) < 1e-4
     assert counter.frame_count <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch._dynamo itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # likewise
+def test_all_layers_of_a_compiled_model_use_the_kernels(asked, monkeypatch):
+    """Also if nothing was computed before."""
+    torch.manual_seed(0)
+    model = Performer(PerformerConfig(33, 1, 3, 2, 32, 32, "relu", num_features=16, dropout=0.0))
+    tokens = torch.randint(4, 24, (2, 20))
+    expected = model(tokens)
+    for block in model.blocks:
+        block.attention.attention._chosen = None
+    model.use_backend("triton")
+    if asked:
+        assert model.backend_in_use == "Triton kernels on cpu"
+    for block in model.blocks:
+        block.compile(dynamic=True, backend="aot_eager")
+    launched: list[str] = []
+    launch = interpreter.GridExecutor.__call__
+
+    def counted(executor, *arguments, **options):
+        launched.append(executor.fn.__name__)
+        return launch(executor, *arguments, **options)
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", counted)
+    assert error(model(tokens), expected) < 1e-5
+    assert launched.count("attend") == 3
 
 
 @pytest.mark.slow
