@@ -41,13 +41,16 @@ def packs(model: Performer, precision: str = "float32") -> bool:
     if model.packed_batches is None:
         return taken
     if model.packed_batches and not taken:
-        warnings.warn(
-            f"packed batches: {model.config.attention_label} attention on {model.embedding.weight.device} takes the "
-            "sequences apart and pads them; only the other layers save the padding",
-            ProtlmWarning,
-            stacklevel=3,
-        )
+        warnings.warn(taken_apart(model, model.embedding.weight.device), ProtlmWarning, stacklevel=3)
     return model.packed_batches
+
+
+def taken_apart(model: Performer, device: torch.device) -> str:
+    """The warning about attention that does not compute packed batches as they are."""
+    return (
+        f"packed batches: {model.config.attention_label} attention on {device} takes the sequences apart and pads "
+        "them; only the other layers save the padding"
+    )
 
 
 def gains(device: torch.device) -> bool:

@@ -31,7 +31,7 @@ from protlm.training.epochs import describe_plan, plan_epochs, resolve_limits
 from protlm.training.factories import checked, of_kind, parameters_of, takes_optimizer
 from protlm.training.loggers import RunLogger
 from protlm.training.options import meant, own_options
-from protlm.training.packing import AUTO, packed_before, packed_by_default
+from protlm.training.packing import AUTO, packed_before, packed_by_default, warn_if_taken_apart
 from protlm.training.run import (
     RunRecorder,
     describe_run,
@@ -128,6 +128,8 @@ def train(config: DictConfig, announce: bool = True) -> float:
     if config.data.get("packed") == AUTO:
         config.data.packed = packed_before(content, data) if resume else packed_by_default(model, trainer)
         data.pack(config.data.packed)
+    if config.data.get("packed"):
+        warn_if_taken_apart(model, trainer)
     recorder.init = config.init
     if trainer.is_global_zero:
         if not resume or Path(resume).parent.resolve() != checkpoints.resolve():
