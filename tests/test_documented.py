@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def test_options_in_the_docs_that_no_data_can_have_are_found():
 def test_pages_have_commands_of_both_programs():
     assert len(of_program("protlm")) > 30
     assert len(of_program("protlm.train")) > 10
+
+
+def test_every_extra_is_in_the_guide():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert [extra for extra in extras if f"| `{extra}` |" not in text] == []
 
 
 def test_readme_is_short():
