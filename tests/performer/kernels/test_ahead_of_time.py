@@ -12,10 +12,10 @@ pytest.importorskip("triton", reason="Triton is the optional extra gpu")
 
 SHARED = {80: 163, 90: 227, 100: 227}
 """KiB of shared memory that a program may have, by compute capability times 10."""
-SPILLED = 64
-"""Bytes a thread may keep in local memory in causal kernels for float32, whose products take three tf32 ones.
+SPILLED = {"float32 causal": 64, "exp": 96, "gelu": 136}
+"""Bytes a thread may keep in local memory, by a part of the call; other kernels keep none.
 
-Other kernels keep none.
+Products of float32 numbers take three tf32 ones, and the maps exp and gelu need more registers than relu.
 """
 CALLS = [
     "softmax 128 256 bfloat16 packed",
@@ -38,6 +38,8 @@ SMALL = [
     "relu 20 32 bfloat16 dense",
 ]
 """Bidirectional ones, for the same reason."""
+MAPS = ["exp 20 100 bfloat16 causal", "gelu 64 128 bfloat16 masked"]
+"""Other maps; kernels of the first accessed wrong addresses on an H200 when its rows had 64 bytes."""
 COMMON = [
     "softmax 64 128 bfloat16 masked",
     "softmax 64 256 bfloat16 masked",
@@ -48,7 +50,7 @@ COMMON = [
 """What models use, with the tiles that need the most registers, and float16."""
 ONLY = {
     80: ["relu 64 128 bfloat16 masked", "relu 64 256 float32 causal"],  # shared memory is smallest
-    90: SMALL + NARROW + COMMON,
+    90: SMALL + NARROW + MAPS + COMMON,
     100: ["relu 64 128 bfloat16 masked", "softmax 64 256 bfloat16 causal-packed"],
 }
 """In addition."""
@@ -72,7 +74,7 @@ def test_registers_and_shared_memory_suffice_and_addresses_are_written(capabilit
         kernels = [row["kernel"] for row in found if row["call"] == call]
         assert len(kernels) >= (5 if "causal" not in call else 7 if "packed" in call else 8)
     for row in found:
-        assert row["spills"] <= (SPILLED if "float32 causal" in row["call"] else 0), row
+        assert row["spills"] <= max((limit for part, limit in SPILLED.items() if part in row["call"]), default=0), row
         assert row["shared"] <= SHARED[capability] * 1024, row
         assert row["unwritten"] == [], row
 
