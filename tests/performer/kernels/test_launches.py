@@ -69,17 +69,19 @@ class Launches(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("length", [9, 200])
 @pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
-@pytest.mark.parametrize(("kernel", "form"), [("softmax", "masked"), ("relu", "packed")])
-def test_a_layer_launches_its_kernels_and_nothing_else(kernel, causal, form, monkeypatch):
-    """Neither waits nor zeros for results without a gradient; as many at any length, unless sequences are divided."""
+@pytest.mark.parametrize("form", ["masked", "packed"])
+@pytest.mark.parametrize("kernel", ["softmax", "relu"])
+def test_a_layer_launches_its_kernels_and_nothing_else(kernel, form, causal, length, monkeypatch):
+    """Neither waits nor zeros for results without a gradient; as many at both lengths (longer ones may be divided)."""
     attention = FavorAttention(16, 16, kernel, causal=causal)
     attention.backend = "triton"
-    q, k, v, grad = (torch.randn(1, 9, 1, 16).to(torch.bfloat16).transpose(1, 2) for _ in range(4))
+    q, k, v, grad = (torch.randn(1, length, 1, 16).to(torch.bfloat16).transpose(1, 2) for _ in range(4))
     for x in (q, k, v):
         x.requires_grad_()
-    packed = Packed(torch.tensor([0, 4, 9], dtype=torch.int32), 5) if form == "packed" else None
-    mask = torch.ones(1, 9, dtype=torch.bool) if form == "masked" else None
+    packed = Packed(torch.tensor([0, 4, length], dtype=torch.int32), length - 4) if form == "packed" else None
+    mask = torch.ones(1, length, dtype=torch.bool) if form == "masked" else None
     launches = Launches(monkeypatch)
     with launches:
         out = attention(q, k, v, mask, packed)
