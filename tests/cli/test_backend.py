@@ -8,6 +8,8 @@ import pytest
 
 from protlm.checkpoint import export
 from protlm.cli import console
+from protlm.corpus.prepare import prepare_corpus
+from protlm.corpus.splits import SplitRule
 from protlm.errors import UserError
 from protlm.model_api import ProteinModel
 from tests.command import assert_refused
@@ -22,6 +24,9 @@ COMMANDS = {
     "contacts": ["contacts", SEQUENCE, "-o", "maps", "--model", "model"],
     "map": ["map", "proteins.fasta", "-o", "out", "--model", "model"],
     "check": ["check", "model"],
+    "evaluate": ["evaluate", "corpus.h5", "--model", "model"],
+    "proteingym": ["proteingym", "assays", "--model", "model"],
+    "linearise": ["linearise", "model", "-o", "student", "--check", "proteins.fasta"],
     "fit": ["fit", "labels.tsv", "-o", "out", "--model", "model", "--threads", 1],
     "predict": ["predict", "proteins.fasta", "--model", "fitted"],
 }
@@ -34,7 +39,12 @@ def inputs(tiny_model, causal_model, write_fasta, tmp_path, monkeypatch) -> None
     export(tiny_model, tmp_path / "model")
     export(causal_model, tmp_path / "causal")
     sequences, labels = proteins(12)
-    write_fasta([(f"P{number}", sequence) for number, sequence in enumerate(sequences)])
+    fasta = write_fasta([(f"P{number}", sequence) for number, sequence in enumerate(sequences)])
+    prepare_corpus([fasta], tmp_path / "corpus.h5", SplitRule(0.25, 0.25))
+    (tmp_path / "assays").mkdir()
+    (tmp_path / "assays" / "wt.fasta").write_text(f">one\n{SEQUENCE}\n")
+    (tmp_path / "assays" / "one.csv").write_text("mutant,DMS_score\nK2R,1.5\nT3A,-1\n")
+    (tmp_path / "student").mkdir()  # compared with its teacher, without training
     table(tmp_path / "labels.tsv", list(zip(sequences, labels, ["train", "train", "test"] * 4, strict=True)))
     predictor = SimpleNamespace(model=tiny_model)  # instead of fitting one
     monkeypatch.setattr("protlm.supervised.predictor_folder.load_predictor", lambda *given, **options: predictor)
@@ -68,7 +78,7 @@ def test_what_computes_attention_is_said(command: str, inputs, protlm, monkeypat
         said.append(network.backend_in_use)
         raise UserError("enough")
 
-    for module in ("console", "check", "predict", "supervised"):
+    for module in ("console", "check", "linearise", "predict", "supervised"):
         monkeypatch.setattr(import_module(f"protlm.cli.{module}"), "announced", announced)
     assert protlm(*COMMANDS[command]).err.splitlines()[-1] == "error: enough"
     assert said == ["PyTorch operations on cpu"]
