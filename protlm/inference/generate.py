@@ -27,7 +27,8 @@ from protlm.sequence.alphabets import PROTEIN, alphabet_of
 from protlm.sequence.containers import protein_of
 from protlm.sequence.letters import Alphabet
 
-_LINE = 60  # residues per line of FASTA, as in UniProt
+_LINE = 60  # characters per line of FASTA, as in UniProt
+_BYTES = alphabet_of("bytes").tokens
 _STREAMS = 7  # keeps these random numbers apart from those of training with the same seed
 
 
@@ -65,8 +66,7 @@ class Generated:
             **more,
         }
         header = " ".join((f">generated_{self.number}", *(f"{name}={value}" for name, value in entries.items())))
-        lines = (self.sequence[i : i + _LINE] for i in range(0, len(self.sequence), _LINE))
-        return "\n".join((header, *lines, ""))
+        return "\n".join((header, *_lines(self.letters or self.sequence.encode()), ""))
 
 
 def generate(
@@ -186,6 +186,24 @@ def draw(log_p: np.ndarray, uniform: np.ndarray, temperature: float, top_p: floa
     # in the order of the alphabet, so that rounding of the logits rarely changes the draw
     heights = p.cumsum(1)
     return (heights <= (uniform * heights[:, -1])[:, None]).sum(1)
+
+
+def _lines(letters: bytes) -> Iterator[str]:
+    """Lines of FASTA, in which <0x0A> is one byte: of those that cannot be printed, or would be read as something else.
+
+    >>> list(_lines(b"> <0x0A>\\n"))
+    ['<0x3E> <0x3C>0x0A><0x0A>']
+    """
+    line = ""
+    for i, byte in enumerate(letters):
+        literal = letters[i : i + 3] == b"<0x"
+        token = f"<0x{byte:02X}>" if literal or (not line and byte in b" >") else _BYTES[byte]
+        if len(line) + len(token) > _LINE:
+            yield line.removesuffix(" ") + "<0x20>" * line.endswith(" ")
+            line, token = "", f"<0x{byte:02X}>" if byte in b" >" else token
+        line += token
+    if line:
+        yield line.removesuffix(" ") + "<0x20>" * line.endswith(" ")
 
 
 def _check(model: Performer, counts: dict[str, int], temperature: float, top_p: float, seed: int) -> None:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -239,3 +240,23 @@ def test_a_model_that_is_not_finite_is_refused() -> None:
         network.head.bias[7] = math.nan
     with pytest.raises(UserError, match="not finite"):
         list(generate(network))
+
+
+def read_bytes(fasta: str) -> bytes:
+    """The bytes of a record, as the guide reads them."""
+    joined = "".join(line.strip() for line in fasta.splitlines() if not line.startswith(">"))
+    return re.sub(rb"<0x(..)>", lambda token: bytes.fromhex(token[1].decode()), joined.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "letters",
+    [bytes(range(256)), b"word " * 40, b">" * 130, b" <0x0A>< 0x\n" * 20, b"a" * 57 + b"\x1d" * 30, b" "],
+)
+def test_bytes_are_read_back_from_fasta(letters: bytes) -> None:
+    fasta = Generated(1, "", 0.0, 1, ended=True, letters=letters).fasta()
+    assert read_bytes(fasta) == letters
+    assert max(map(len, fasta.splitlines()[1:])) <= 65
+
+
+def test_proteins_have_sixty_residues_a_line() -> None:
+    assert Generated(1, "MK" * 40, 0.0, 1, ended=True).fasta().splitlines()[1:] == ["MK" * 30, "MK" * 10]
