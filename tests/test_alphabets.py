@@ -108,6 +108,11 @@ def test_files_of_any_alphabet_are_embedded(tmp_path, protlm) -> None:
     command = ("embed", fasta, "--model", tmp_path / "bytes", "-o", tmp_path / "t.csv")
     assert f"1 document, {fasta.stat().st_size} bytes" in protlm(*command).err
     assert_refused(protlm(*command[:-1], tmp_path / "u.csv", "--invalid", "skip"), "--invalid is only for proteins")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "genome.fa").write_text("another")
+    assert protlm(*command[:1], tmp_path / "b" / "genome.fa", *command[1:-1], tmp_path / "two.csv").code == 0
+    ids = [line.partition(",")[0] for line in (tmp_path / "two.csv").read_text().splitlines()[1:]]
+    assert ids == ["b/genome.fa", f"{tmp_path.name}/genome.fa"]
     fasta.write_text(">chr1\nACGT\nALA\n")
     command = ("embed", fasta, "--model", model, "-o", tmp_path / "f.h5")
     assert_refused(protlm(*command), "record 1 (chr1), line 3: 'L' at position 6 is not a base")

@@ -16,7 +16,7 @@ from protlm.progress import Progress
 from protlm.sequence.alphabets import PROTEIN, Alphabet, describe
 from protlm.sequence.fasta import Chunk, FastaFile
 from protlm.sequence.invalid import INVALID
-from protlm.sequence.long_records import CUT, LongRecords
+from protlm.sequence.long_records import CUT, LongRecords, document_names
 from protlm.sequence.tally import Tally
 
 START = 4096
@@ -207,19 +207,22 @@ def read_parts(
     fastas: Sequence[str | Path], folder: Path, selection: Selection, crew: Workers, progress: Progress | None
 ) -> list[Part]:
     """Reads all files into one part or, with several workers, each file into a part of its own, in the order given."""
-    files = [open_records(path, selection) for path in fastas]
+    named = list(zip(fastas, document_names(fastas), strict=True))
+    files = [open_records(*one, selection) for one in named]
     total = sum(file.size for file in files) if all(file.size for file in files) else 0
-    groups = [[path] for path in fastas] if crew.count > 1 else [list(fastas)]
+    groups = [[one] for one in named] if crew.count > 1 else [named]
     jobs = [(group, folder / str(number), selection) for number, group in enumerate(groups)]
     return crew.map(_read_part, jobs, (lambda done: progress(done, total)) if progress else None)
 
 
-def open_records(path: str | Path, selection: Selection) -> FastaFile | LongRecords:
-    """Opens a file with the options of the selection."""
+def open_records(path: str | Path, document: str, selection: Selection) -> FastaFile | LongRecords:
+    """Opens a file, named `document`, with the options of the selection."""
     if not selection.of_proteins:
-        return LongRecords(path, selection.alphabet, selection.layout, selection.cut, selection.identifier)
+        return LongRecords(path, selection.alphabet, selection.layout, selection.cut, selection.identifier, document)
     return FastaFile(path, selection.allow_nucleotides, selection.identifier, invalid=selection.invalid)
 
 
-def _read_part(paths: Sequence[str | Path], folder: Path, selection: Selection, report: Callable[[int], None]) -> Part:
-    return read_part([open_records(path, selection) for path in paths], folder, selection, report)
+def _read_part(
+    named: Sequence[tuple[str | Path, str]], folder: Path, selection: Selection, report: Callable[[int], None]
+) -> Part:
+    return read_part([open_records(*one, selection) for one in named], folder, selection, report)

@@ -10,7 +10,7 @@ from protlm.errors import UserError
 from protlm.sequence.alphabets import PROTEIN
 from protlm.sequence.fasta import Chunk, FastaFile
 from protlm.sequence.letters import Alphabet
-from protlm.sequence.long_records import LongRecords, check_options
+from protlm.sequence.long_records import LongRecords, check_options, document_names
 from protlm.sequence.stream import STDIN, check_readable, read_through
 from protlm.sequence.tally import Tally
 
@@ -43,7 +43,10 @@ class FastaFiles:
             self._files = [FastaFile(path, allow_nucleotides, identifier, invalid=invalid) for path in paths]
         else:
             check_options(alphabet, allow_nucleotides, invalid)
-            self._files = [LongRecords(path, alphabet, identifier=identifier) for path in paths]
+            self._files = [
+                LongRecords(path, alphabet, identifier=identifier, document=document)
+                for path, document in zip(paths, document_names(paths), strict=True)
+            ]
         if name:
             self._files[0].path = name
         self.path = self._files[0].path

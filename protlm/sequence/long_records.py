@@ -3,9 +3,10 @@
 Records longer than a limit are cut into pieces named as regions of samtools are, ID:FIRST-LAST, from 1.
 """
 
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -36,6 +37,7 @@ class LongRecords:
         layout: one of `LAYOUTS`: FASTA records, the whole file, or each line without its end.
         cut: maximum length of a record; longer ones are cut into pieces.
         identifier: of FASTA records, see `IDENTIFIERS`; documents are FILE, and lines FILE:LINE.
+        document: FILE, see `document_names`; by default the name of the file.
 
     Attributes:
         size, position: bytes of the (compressed) file, and bytes read so far; a size of 0 means unknown.
@@ -47,7 +49,13 @@ class LongRecords:
     """
 
     def __init__(
-        self, path: str | Path, alphabet: Alphabet, layout: str = "", cut: int = CUT, identifier: str = "word"
+        self,
+        path: str | Path,
+        alphabet: Alphabet,
+        layout: str = "",
+        cut: int = CUT,
+        identifier: str = "word",
+        document: str = "",
     ) -> None:
         self.layout = layout or alphabet.layout
         if self.layout not in LAYOUTS:
@@ -56,6 +64,7 @@ class LongRecords:
             raise UserError(f"cut {cut}: expected at least 1", "cut")
         check_readable(path)
         self._path, self._identifier, self._cut = path, identifier, cut
+        self._document = document or document_names([path])[0]
         self.path = "standard input" if str(path) == STDIN else str(path)
         self.alphabet, self.tally = alphabet, Tally()
         self.unusable: Callable[[bytes], str | None] | None = None
@@ -69,7 +78,7 @@ class LongRecords:
 
     def again(self) -> Self:
         """The same file, to be read from the start."""
-        file = type(self)(self._path, self.alphabet, self.layout, self._cut, self._identifier)
+        file = type(self)(self._path, self.alphabet, self.layout, self._cut, self._identifier, self._document)
         file.path, file.unusable = self.path, self.unusable
         return file
 
@@ -184,7 +193,7 @@ class LongRecords:
         return self._line
 
     def _file(self, content: IO[bytes]) -> Iterator[tuple[str, Iterable[bytes]]]:
-        yield self._stem, iter(lambda: content.read(_BLOCK), b"")
+        yield self._document, iter(lambda: content.read(_BLOCK), b"")
 
     def _lines(self, content: IO[bytes]) -> Iterator[tuple[str, Iterable[bytes]]]:
         state = {"line": content.readline(_BLOCK)}
@@ -199,11 +208,7 @@ class LongRecords:
         number = 0
         while state["line"]:
             number += 1
-            yield f"{self._stem}:{number}", rest()
-
-    @property
-    def _stem(self) -> str:
-        return "stdin" if str(self._path) == STDIN else Path(self._path).name
+            yield f"{self._document}:{number}", rest()
 
     def _fasta(self, content: IO[bytes]) -> Iterator[tuple[str, Iterable[bytes]]]:
         start = content.peek(LOOKED_AT)  # type: ignore[attr-defined]
@@ -244,6 +249,24 @@ class LongRecords:
             except HeaderError as error:
                 raise UserError(f"{self.path}, record {number}, line {state['number']}: {error}") from error
             yield name, rest()
+
+
+def document_names(paths: Sequence[str | Path]) -> list[str]:
+    """The name of each file, with as many of its folders as distinguish it from other files of that name.
+
+    >>> document_names(["a/x.txt", "b/x.txt", "b/y.txt"])
+    ['a/x.txt', 'b/x.txt', 'y.txt']
+    """
+    parts = [("stdin",) if str(path) == STDIN else Path(os.path.abspath(path)).parts for path in paths]
+    names = [""] * len(parts)
+    same, depth = list(range(len(parts))), 0
+    while same:
+        depth += 1
+        for i in same:
+            names[i] = Path(*parts[i][-depth:]).as_posix()
+        repeated = Counter(names)
+        same = [i for i in same if repeated[names[i]] > 1 and depth < len(parts[i])]
+    return names
 
 
 def check_options(alphabet: Alphabet, allow_nucleotides: bool, invalid: str) -> None:

@@ -122,3 +122,18 @@ def test_documents_of_several_files_in_several_processes(tmp_path) -> None:
     assert corpus.ids() == ["0.txt", "1.txt", "2.txt"]
     assert np.array_equal(corpus[1], np.frombuffer(b"1.txt" * 5, np.uint8))
     assert summary.describe("out")[0] == "out: 3 documents, 75 bytes (train 3, valid 0, test 0, ood 0)"
+
+
+@pytest.mark.parametrize("layout", ["file", "line"])
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, layout: str) -> None:
+    paths = [tmp_path / name for name in ("a/x.txt", "b/x.txt", "b/y.txt")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"text of {path}")
+    selection = Selection(alphabet=ALPHABETS["bytes"], layout=layout)
+    held = frozenset({"b/x.txt" if layout == "file" else "b/x.txt:1"})
+    prepare_corpus(paths, tmp_path / "c.h5", SplitRule(0, 0, held_out=held), selection)
+    corpus = Corpus(tmp_path / "c.h5")
+    names = ["a/x.txt", "b/x.txt", "y.txt"]
+    assert corpus.ids() == (names if layout == "file" else [f"{name}:1" for name in names])
+    assert [SPLITS[code] for code in corpus.split] == ["train", "ood", "train"]
