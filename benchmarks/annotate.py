@@ -142,7 +142,9 @@ def study(arguments: argparse.Namespace, options: AnnotateOptions) -> Study:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.annotate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("reference", "queries", "labels", "clusters"):
         parser.add_argument(name, type=Path)
     parser.add_argument("model", type=Path, help="model folder or checkpoint")

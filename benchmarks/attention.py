@@ -234,7 +234,7 @@ def write_csv(times: list[dict[str, Any]], memories: list[dict[str, Any]], path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS)
     parser.add_argument("--repeats", type=positive, default=5, help="timed calls, after one warm-up call")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds that one call may take")

@@ -147,7 +147,7 @@ def measure(model: Performer, corpus: Corpus, folder: Path, token_budget: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.card", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="model folder or checkpoint")
     parser.add_argument("corpus", type=Path, help="made by protlm prepare, with a test or ood split")
     parser.add_argument("folder", type=Path, metavar="dms_dir", help="folder with a CSV file per assay, and wt.fasta")

@@ -88,7 +88,9 @@ def summary(rows: Sequence[Mapping[str, object]], methods: Sequence[str]) -> str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.contacts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="structure files")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--database", type=Path, action="append", default=[], help="FASTA file, for couplings")

@@ -248,7 +248,7 @@ def print_and_write(rows: Iterator[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
     part = parts.add_parser("compare", help="residues/s and memory, compared with the bare forward pass and EsmModel")
     part.add_argument("fasta", type=Path, help="proteins of ordinary length, such as Swiss-Prot")

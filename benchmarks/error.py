@@ -202,7 +202,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.error", description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=positive, default=LENGTH)
     parser.add_argument("--draws", type=positive, default=15)
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/error.png"))

@@ -100,7 +100,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", required=True, help="model folder or checkpoint")
     parser.add_argument("--name", help="of the model in the table; by default that of its folder")

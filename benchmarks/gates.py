@@ -156,7 +156,9 @@ def neighbours(model: Performer, reference: Annotated, asked: Annotated, token_b
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="model folder or checkpoint")
     for name in ("corpus", "proteins", "data"):
         parser.add_argument(name, type=Path)

@@ -137,7 +137,7 @@ def measure(attention: list[str], lengths: list[int], count: int, repeats: int, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generate", description=__doc__.splitlines()[0])
     parser.add_argument("--attention", nargs="+", default=ATTENTION, metavar="KIND")
     parser.add_argument("--lengths", type=positive, nargs="+", default=LENGTHS, help="tokens, including the first")
     parser.add_argument("--count", type=positive, default=50, help="tokens sampled per turn")

@@ -283,7 +283,7 @@ def measure(fasta: Path, clusters: Path | None, folder: Path, repeats: int, synt
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__.splitlines()[0])
     parser.add_argument("fasta", type=Path, help="proteins, plain or compressed; the targets are for 160 M residues")
     parser.add_argument("--clusters", type=Path, help="table of their clusters, to measure memory with clusters, too")
     parser.add_argument("--repeats", type=positive, default=5, help="number of runs; the median is reported")

@@ -162,7 +162,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inside", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="model folder or checkpoint")
     parser.add_argument(
         "proteins_of",

@@ -205,7 +205,7 @@ def append(line: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability", description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, help="made by `protlm prepare`")
     parser.add_argument("--attention", nargs="+", default=ATTENTION, metavar="KIND")
     parser.add_argument("--directions", nargs="+", default=list(DIRECTIONS), choices=DIRECTIONS)

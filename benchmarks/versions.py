@@ -136,7 +136,9 @@ def compare(before: Version, after: Version, case: str, budget: float) -> Row:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.versions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path, help="a checkout")
     parser.add_argument("after", type=Path, help="another")
     parser.add_argument("--threads", type=positive, default=2)

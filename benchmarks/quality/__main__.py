@@ -151,7 +151,7 @@ def add_runs(part: argparse.ArgumentParser, usual: str, directions: str) -> None
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
 
     part = parts.add_parser("train", help="all runs of the comparison")

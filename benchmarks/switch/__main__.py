@@ -164,7 +164,9 @@ def as_number(text: str) -> float:
 
 def main() -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Fine-tunes a trained exact Transformer as a Performer.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.switch", description="Fine-tunes a trained exact Transformer as a Performer."
+    )
     parts = parser.add_subparsers(dest="part", required=True)
     part = parts.add_parser("train", help="fine-tune with each kind of attention")
     part.add_argument("run", type=Path, help="folder of a finished run with model.attention=exact")

@@ -83,7 +83,7 @@ def add_sizes(parser: argparse.ArgumentParser, layers: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
 
     part = parts.add_parser("throughput", help="`python -m protlm.train` against a bare loop")
