@@ -46,7 +46,7 @@ def coordinates_of(
         seed: of UMAP, and of the components of large sets.
 
     Raises:
-        UserError: for fewer than three proteins, an unknown method, or umap-learn that is not installed.
+        UserError: for fewer than three sequences, an unknown method, or umap-learn that is not installed.
 
     >>> coordinates_of(np.array([[0.0, 0, 1], [2, 0, 1], [4, 0, 1]])).axes
     ('PC1 (100.0 %)', 'PC2 (0.0 %)')
@@ -54,7 +54,7 @@ def coordinates_of(
     if method not in METHODS:
         raise UserError(f"method {method!r}: expected one of {', '.join(METHODS)}", "method")
     if len(vectors) < FEWEST:
-        raise UserError(f"{counted(len(vectors), 'protein')}: expected at least {FEWEST} for a map")
+        raise UserError(f"{counted(len(vectors), 'sequence')}: expected at least {FEWEST} for a map")
     if method == "pca":
         from sklearn.decomposition import PCA
 

@@ -29,6 +29,7 @@ def write_map_folder(
     coordinates: Coordinates,
     columns: Mapping[str, Sequence[str]],
     colour: str | None,
+    record: str = "protein",
 ) -> list[Path]:
     """Writes all files of a map, replacing those of an earlier one; without pyarrow no bundle.
 
@@ -39,11 +40,12 @@ def write_map_folder(
         coordinates: of each.
         columns: name -> n cells.
         colour: name of a column.
+        record: what a point is, for the page.
     """
     folder.mkdir(exist_ok=True)
     cells = [[f"{value:.{DIGITS}g}" for value in axis] for axis in coordinates.values.T.tolist()]
     write_table(folder / COORDINATES, [ID, "x", "y", *columns], zip(ids, *cells, *columns.values(), strict=True))
-    write_map(folder / PAGE, title, ids, coordinates, columns, colour)
+    write_map(folder / PAGE, title, ids, coordinates, columns, colour, record)
     written = [folder / COORDINATES, folder / PAGE]
     try:
         write_bundle(folder / BUNDLE, ids, coordinates, columns)
@@ -74,7 +76,7 @@ def label_columns(given: Any, ids: Sequence[str], source: str) -> dict[str, list
         row_of[name] = row
     rows = [row_of.get(name) for name in ids]
     if missing := rows.count(None):
-        what = f"{table.path}: no row for {missing:,} of {counted(len(ids), 'protein')} of {source}"
+        what = f"{table.path}: no row for {missing:,} of {counted(len(ids), 'identifier')} of {source}"
         if missing == len(ids):
             raise UserError(f"{what}; expected identifiers such as {ids[0]!r}, found {next(iter(row_of))!r}")
         warnings.warn(what, ProtlmWarning, stacklevel=2)

@@ -28,6 +28,7 @@ def write_map(
     coordinates: Coordinates,
     columns: Mapping[str, Sequence[str]],
     colour: str | None = None,
+    record: str = "protein",
 ) -> None:
     """Writes the page.
 
@@ -36,8 +37,9 @@ def write_map(
         title: of the page.
         ids: (n,).
         coordinates: of each.
-        columns: name -> n cells, shown for the protein that is pointed at.
+        columns: name -> n cells, shown for the sequence that is pointed at.
         colour: the one that decides the colour.
+        record: what a point is.
     """
     spread = float(np.ptp(coordinates.values)) or 1.0
     digits = 5 - int(np.floor(np.log10(spread)))
@@ -47,15 +49,16 @@ def write_map(
         "x": x,
         "y": y,
         "axes": coordinates.axes,
+        "records": f"{record}s",
         "columns": [{"name": name, "cells": list(cells)} for name, cells in columns.items()],
         "colour": {"name": colour, **(colours_of(columns[colour]) if colour else {})},
     }
     settings = ", ".join(f"{name} {value}" for name, value in coordinates.settings.items())
-    about = f"{counted(len(ids), 'protein')}; {coordinates.method.upper()}{' with ' if settings else ''}{settings}"
+    about = f"{counted(len(ids), record)}; {coordinates.method.upper()}{' with ' if settings else ''}{settings}"
     template, style, script = (
         (PARTS / f"map.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
     )
-    body = Template(template).substitute(title=html.escape(title), about=html.escape(about))
+    body = Template(template).substitute(title=html.escape(title), about=html.escape(about), record=record)
     with text_output(path) as file:
         file.write(page_of(title, body, style, script, data))
 

@@ -124,7 +124,7 @@ def map_proteins(
     invalid: Invalid = "error",
     allow_nucleotides: Nucleotides = False,
 ) -> None:
-    """Draw proteins as points in a plane: similar embeddings are close to each other."""
+    """Draw proteins or other sequences as points in a plane: similar embeddings are close to each other."""
     from protlm.annotation.annotate import embedded
     from protlm.annotation.coordinates import coordinates_of
     from protlm.annotation.map import label_columns, write_map_folder
@@ -136,10 +136,10 @@ def map_proteins(
         raise UserError(f"{output}: already exists; to replace its files, use --overwrite")
     if color is not None and labels is None:
         raise UserError("--color requires --labels")
-    records, notes, vectors, loaded = [], [], None, None
+    records, notes, vectors, loaded, kind = [], [], None, None, "protein"
     if proteins.suffix.lower() in (*HDF5.suffixes, ".npz"):
         stored = read_stored_vectors(proteins)
-        ids, vectors = stored.ids, stored.vectors
+        ids, vectors, kind = stored.ids, stored.vectors, "sequence"  # of any alphabet, which the file does not tell
     else:
         options: dict[str, Any] = {"attention_backend": attention_backend, "packed_batches": packed_batches}
         only = "embed the sequences with it (protlm embed, .h5 or .npz), and map the embeddings"
@@ -156,8 +156,8 @@ def map_proteins(
             vectors = embedded(loaded.network, [record.sequence for record in records], layer, token_budget, report)
     coordinates = coordinates_of(vectors, method, neighbours, min_dist, seed)
     chosen = color or next(iter(columns), None)
-    written = write_map_folder(output, f"Map of {proteins.name}", ids, coordinates, columns, chosen)
-    say(f"{counted(len(ids), 'protein')}, {' and '.join(coordinates.axes)}: {', '.join(map(str, written))}", *notes)
+    written = write_map_folder(output, f"Map of {proteins.name}", ids, coordinates, columns, chosen, kind)
+    say(f"{counted(len(ids), kind)}, {' and '.join(coordinates.axes)}: {', '.join(map(str, written))}", *notes)
 
 
 def _text(cell: str | float | None) -> str:

@@ -114,24 +114,26 @@ def fill(
 
 def generate(
     model: Causal = None,
-    n: Annotated[int, Option("-n", min=1, help="Number of proteins.")] = 1,
-    prefix: Annotated[str, Option(help="Amino acids (bases, text) with which each protein starts.")] = "",
-    temperature: Annotated[float, Option(help="Divides the logits; 0 always takes the most probable residue.")] = 1.0,
+    n: Annotated[int, Option("-n", min=1, help="Number of sequences.")] = 1,
+    prefix: Annotated[str, Option(help="Amino acids (bases, text) with which each sequence starts.")] = "",
+    temperature: Annotated[float, Option(help="Divides the logits; 0 always takes the most probable token.")] = 1.0,
     top_p: Annotated[
         float,
-        Option(help="Nucleus sampling: draw from the most probable residues with at least this total probability."),
+        Option(help="Nucleus sampling: draw from the most probable tokens with at least this total probability."),
     ] = 1.0,
-    max_length: Annotated[int, Option(min=1, help="Maximum length in residues; longer proteins are cut.")] = 1_000,
-    min_length: Annotated[int, Option(min=1, help="Minimum length in residues.")] = 1,
+    max_length: Annotated[
+        int, Option(min=1, help="Maximum length in residues (bases, bytes); longer sequences are cut.")
+    ] = 1_000,
+    min_length: Annotated[int, Option(min=1, help="Minimum length, likewise.")] = 1,
     seed: Annotated[int, Option(min=0, help="Random seed.")] = 0,
-    batch_size: Annotated[int, Option(min=1, help="Proteins generated together.")] = 16,
+    batch_size: Annotated[int, Option(min=1, help="Sequences generated together.")] = 16,
     output: Annotated[
         Path | None, Option("--output", "-o", help="FASTA file to write. Default: standard output.")
     ] = None,
     device: Device = "auto",
     attention_backend: Backend = "auto",
 ) -> None:
-    """Generate new proteins with a causal model, as FASTA."""
+    """Generate new proteins, or sequences of the model's alphabet, with a causal model, as FASTA."""
     if model is None:
         raise UserError(
             f"no model given; expected --model MODEL or the environment variable {MODEL_VARIABLE}, a causal model. To "

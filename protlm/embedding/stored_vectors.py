@@ -43,8 +43,10 @@ def read_stored_vectors(path: str | Path) -> StoredVectors:
     if not description or description["layout"] not in ("uniprot", "packed", "npz"):
         raise UserError(f"{path}: not embeddings in HDF5 or npz; {expected}")
     if of_residues(description):
-        raise UserError(f"{path}: embeddings of residues; expected one vector per protein, as of 'protlm embed -o'")
+        raise UserError(f"{path}: embeddings of residues; expected one vector per sequence, as of 'protlm embed -o'")
     if len(stored := vectors(description)) > 1:
-        raise UserError(f"{path}: {len(stored)} vectors per protein ({', '.join(stored)}); expected one layer and pool")
+        raise UserError(
+            f"{path}: {len(stored)} vectors per sequence ({', '.join(stored)}); expected one layer and pool"
+        )
     ids, rows = npz.read_vectors(path) if description["layout"] == "npz" else hdf5.read_vectors(path, description)
     return StoredVectors(path, ids, rows.astype(np.float32), description)

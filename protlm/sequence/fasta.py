@@ -174,6 +174,9 @@ class FastaFile:
                         break
         except _TooLongError as error:
             self._refuse()
+            letters = b"".join(line for line in error.args[0].split(b"\n") if not line.startswith(b">"))
+            if not self._allow_nucleotides and len(letters) >= FEWEST:
+                refuse_nucleotides(self.path, len(letters), nucleotides_in(letters))
             raise UserError(
                 f"{self.path}, record {number + 1}: longer than {_MAX_RECORD:,} characters; expected proteins, each "
                 "with a header line that starts with '>'"
@@ -213,7 +216,7 @@ class FastaFile:
                 line = 0
             end = rest.find(b"\n>")  # only the first record can be longer than a block
             if (end if end > 0 else len(rest)) > _MAX_RECORD:
-                raise _TooLongError
+                raise _TooLongError(rest)
             if (cut := rest.rfind(b"\n>")) > 0:
                 yield rest[:cut]
                 rest = rest[cut + 1 :]

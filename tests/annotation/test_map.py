@@ -65,7 +65,7 @@ def test_what_cannot_be_drawn_is_refused(monkeypatch):
     for vectors, method, message in (
         (np.ones((5, 3)), "umap", "requires the package umap-learn; install it: pip install -e"),
         (np.ones((5, 3)), "tsne", "method 'tsne': expected one of pca, umap"),
-        (np.ones((2, 3)), "pca", "2 proteins: expected at least 3"),
+        (np.ones((2, 3)), "pca", "2 sequences: expected at least 3"),
     ):
         with pytest.raises(UserError, match=message):
             coordinates_of(vectors, method)
@@ -111,9 +111,9 @@ def test_the_page_loads_nothing_and_escapes_everything(folder):
 
 def test_labels_are_matched_by_id():
     frame = pandas.DataFrame({"id": ["sp|P1|A_B", "Q"], "family": ["x", "y"]})
-    with pytest.warns(ProtlmWarning, match="no row for 1 of 2 proteins of p.fasta"):
+    with pytest.warns(ProtlmWarning, match="no row for 1 of 2 identifiers of p.fasta"):
         assert label_columns(frame, ["P2", "P1"], "p.fasta") == {"family": ["", "x"]}
-    with pytest.raises(UserError, match="no row for 1 of 1 protein of p.fasta; expected identifiers such as 'z'"):
+    with pytest.raises(UserError, match="no row for 1 of 1 identifier of p.fasta; expected identifiers such as 'z'"):
         label_columns(frame, ["z"], "p.fasta")
     with pytest.raises(UserError, match=r"duplicate id 'Q' \(rows 1 and 2\)"):
         label_columns(pandas.DataFrame({"id": ["Q", "Q"], "f": ["1", "2"]}), ["Q"], "p.fasta")

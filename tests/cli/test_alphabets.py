@@ -145,3 +145,26 @@ def test_fit_of_a_model_of_bases_is_refused(protlm, folder) -> None:
         r"\nerror: .*dna: a model of bases \(dna\); this is for models of proteins; with [^\n]*\n$", done.err
     )
     assert not (folder / "out").exists()
+
+
+def test_a_map_of_bases_is_of_sequences(protlm, folder) -> None:
+    (folder / "many.fa").write_text("".join(f">{i}\nACGT{'ACGT'[i]}\n" for i in range(4)))
+    assert protlm("embed", "many.fa", "--model", "dna", "-o", "e.h5").code == 0
+    done = protlm("map", "e.h5", "-o", "map")
+    assert done.err.startswith("4 sequences, PC1")
+    page = (folder / "map" / "map.html").read_text()
+    assert "4 sequences; PCA" in page
+    assert "point at a sequence" in page
+    assert "protein" not in page.partition("<script")[0]
+
+
+def test_help_of_generate_is_for_every_alphabet(protlm) -> None:
+    shown = " ".join(re.sub("[│|]", " ", protlm("generate", "--help").out).split())  # without its boxes
+    assert "Sequences generated together" in shown
+    assert "residues (bases," in shown
+
+
+def test_a_genome_without_its_alphabet_is_told_of_it(protlm, folder) -> None:
+    (folder / "long.fa").write_text(">chr1\n" + "ACGT" * 300_000 + "\n")
+    done = protlm("prepare", "long.fa", "-o", "long.h5")
+    assert_refused(done, "looks like nucleotides", "--alphabet dna or rna")

@@ -28,7 +28,7 @@ def test_other_files_are_refused_in_one_line(tiny_model, write_fasta, tmp_path):
     for path, message in (
         (fasta, "not embeddings in HDF5 or npz"),
         (tmp_path / "none.h5", "no such file"),
-        (several, "2 vectors per protein (layer_1, layer_2)"),
+        (several, "2 vectors per sequence (layer_1, layer_2)"),
         (residues, "embeddings of residues"),
     ):
         with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):

@@ -396,6 +396,13 @@ def test_the_longest_known_protein_is_read(written) -> None:
     assert [record.sequence for record in records] == ["MKT", titin, titin, "MKT"]
 
 
+def test_a_chromosome_looks_like_nucleotides_whatever_its_length(written) -> None:
+    path = written(b">chr1\n" + b"ACGT" * 300_000)
+    assert "looks like nucleotides, not proteins (100% of the letters" in refusal(path)
+    with pytest.raises(UserError, match="record 1: longer than 1,000,000 characters"):
+        list(FastaFile(path, allow_nucleotides=True))
+
+
 @pytest.mark.parametrize("before", [0, 1, 20_000, 60_000, 100_000, 131_000])
 @pytest.mark.parametrize("after", [b"", b">c\nMKT\n"])
 def test_a_record_of_more_than_a_million_characters_is_refused_with_its_number(

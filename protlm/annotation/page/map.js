@@ -139,7 +139,7 @@ function entry(group, name, number) {
   });
   element("legend").append(button);
 }
-element("column").textContent = colour.name || "proteins";
+element("column").textContent = colour.name || data.records;
 if (colour.groups) {
   colour.groups.forEach((one, group) => entry(group, one.name, one.count));
   const missing = colour.group.filter((group) => group === null).length;
