@@ -25,8 +25,8 @@ COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttribu
 
 def documented(text: str) -> list[list[str]]:
     """The arguments of each command line in the code blocks of a page."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = "".join(blocks).replace("\\\n", " ").split("\n")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "".join(block for language, block in blocks if not language).replace("\\\n", " ").split("\n")
     commands = r"(\$ |srun |zcat .* \| )?(protlm |python -m protlm\.train |torchrun )"
     return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if re.match(commands, line)]
 
@@ -82,6 +82,12 @@ def test_options_in_the_docs_that_no_data_can_have_are_found():
     data = compose("config", ["data.corpus=genome.h5", "data.max_length=8192"]).data
     with pytest.raises(InstantiationException, match="max_length 8192: expected 3 to 4000"):
         instantiate(data)
+
+
+def test_commands_after_a_block_of_python_are_found():
+    assert documented("```python\nprotlm.load(path)\n```\ntext\n```\nprotlm check m\n```\n") == [
+        ["protlm", "check", "m"]
+    ]
 
 
 def test_pages_have_commands_of_both_programs():
