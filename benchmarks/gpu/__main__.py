@@ -5,9 +5,9 @@
 
 Parts: correctness (kernels against float64), invariance (a protein alone, packed, padded, and among others in another
 order), attention (against scaled_dot_product_attention's flash kernels, FlexAttention, PyTorch operations and, if
-installed, performer-pytorch and flash-linear-attention), model (training steps of the 36-layer model), embedding
-(residues per second), resume (through `python -m protlm.train`) and generation. Times are medians of events on the
-device. Each row of the CSV names card, driver and versions.
+installed, performer-pytorch and flash-linear-attention), model (training steps of the 36-layer model), packing (the
+same on proteins, padded and packed), embedding (residues per second), resume (through `python -m protlm.train`) and
+generation. Times are medians of events on the device. Each row of the CSV names card, driver and versions.
 
 Each part runs in a process of its own, within its share of the time and what earlier parts left of theirs. A part that
 fails keeps its rows and does not end the others. In the CSV, a part replaces its own earlier rows only. The exit code
@@ -33,7 +33,7 @@ from benchmarks.gpu.figures import Row, beyond, merged, table
 from benchmarks.gpu.operator import attention
 from benchmarks.gpu.processes import PartError, items_of
 from benchmarks.gpu.resuming import resume
-from benchmarks.gpu.whole_model import embedding, generation, model
+from benchmarks.gpu.whole_model import embedding, generation, model, packing
 from benchmarks.measure import program
 from benchmarks.tables import check_outputs, read_rows, replace_csv
 from protlm.errors import UserError
@@ -54,8 +54,9 @@ class Part(NamedTuple):
 PARTS = {
     "correctness": Part(correctness, 110),
     "invariance": Part(invariance, 30),
-    "attention": Part(attention, 160),
-    "model": Part(model, 110),
+    "attention": Part(attention, 150),
+    "model": Part(model, 100),
+    "packing": Part(packing, 20),
     "embedding": Part(embedding, 50),
     "resume": Part(resume, 70),
     "generation": Part(generation, 40),

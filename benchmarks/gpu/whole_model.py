@@ -5,15 +5,19 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks.gpu.device import DEVICE, TOKENS_A_BATCH, launches, milliseconds, network
 from benchmarks.gpu.figures import Row, attempt, check, row, way
 from protlm.embedding import in_memory
 from protlm.inference.steps import Steps, steps_from
 from protlm.performer import Performer
+from protlm.performer.segments import Packed
+from protlm.sequence.alphabet import PAD
 
 KINDS = {"exact": ("exact", 1), "relu, M=128": ("relu", 128), "softmax, M=128": ("softmax", 128)}
 
@@ -49,23 +53,55 @@ def steps_of(name: str, causal: bool, length: int, compiled: bool) -> Iterator[R
 
 
 def training_step(net: Performer, length: int, compiled: bool) -> Callable[[], None]:
-    """A step on random tokens."""
+    """A step on random tokens of equal lengths."""
     if compiled:
         _ = net.backend_in_use  # chosen now, since torch.compile cannot trace the choice
         for block in net.blocks:
             block.compile(dynamic=True)  # as task.compile does
-    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
     tokens = torch.randint(4, 24, (TOKENS_A_BATCH // length, length), device=DEVICE)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
+    return step_on(net, tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def step_on(net: Performer, tokens: Tensor, mask: Tensor, packed: Packed | None = None) -> Callable[[], None]:
+    """A step on one batch: forward, backward and AdamW."""
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    targets = tokens.masked_fill(~mask, -100).flatten()
 
     def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            logits = net(tokens, mask)
-        F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten()).backward()
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            logits = net(tokens, mask, packed)
+        F.cross_entropy(logits.flatten(0, 1).float(), targets).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+def packing() -> Iterator[Row]:
+    """Training steps on proteins of similar lengths, padded and packed."""
+    failed: list[str] = []
+    for case, packed in product(KINDS, (False, True)):
+        kind, features = KINDS[case]
+        name = "packed" if packed else "padded"
+        with attempt(f"{case}, {name}", failed):
+            step = step_on(network(kind, positions="rotary", num_features=features), *bucket(packed))
+            where: dict[str, Any] = {"pass": "step"}
+            yield row("packing", case, f"time, {name}", milliseconds(step, 1), "ms", **where)
+        torch.cuda.empty_cache()
+    check(failed)
+
+
+def bucket(packed: bool) -> tuple[Tensor, Tensor, Packed | None]:
+    """Tokens, mask and boundaries of a batch as training makes them, of proteins around the median length."""
+    ordered = sorted(map(len, proteins(4000)))
+    lengths = torch.tensor(ordered[len(ordered) // 2 :][: TOKENS_A_BATCH // ordered[len(ordered) // 2]])
+    longest, edges = int(lengths.max()), F.pad(lengths.cumsum(0), (1, 0)).int().to(DEVICE)
+    mask = (torch.arange(longest) < lengths[:, None]).to(DEVICE)
+    tokens = torch.randint(4, 24, mask.shape, device=DEVICE).masked_fill(~mask, PAD)
+    if not packed:
+        return tokens, mask, None
+    joined = tokens[mask][None]
+    return joined, torch.ones_like(joined, dtype=torch.bool), Packed(edges, longest)
 
 
 def proteins(count: int) -> list[str]:

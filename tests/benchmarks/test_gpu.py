@@ -169,6 +169,26 @@ def test_invariance_compares_a_protein_alone_with_batches_of_shuffled_others(cau
     assert seen == [(1, 1), (1, 9), (1, 20), (1, 30), (3, 20), (1, 111), (6, 37)]
 
 
+def test_packed_and_padded_training_steps_are_on_the_same_proteins(monkeypatch):
+    """A bucket of similar lengths, as in training; both have the same gradients."""
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, fused: torch.optim.SGD(parameters, 1.0))
+    monkeypatch.setattr(whole_model, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(whole_model, "TOKENS_A_BATCH", 1000)
+    gradients = []
+    for packed in (False, True):
+        torch.manual_seed(0)
+        net = Performer(PerformerConfig(33, 1, 1, 2, 16, 16, "window", max_length=400, positions="rotary", dropout=0.0))
+        tokens, mask, boundaries = whole_model.bucket(packed)
+        assert 750 < mask.sum() <= 1000
+        assert (~mask).float().mean() < 0.01
+        assert (boundaries is not None) == packed
+        before = net.norm.weight.detach().clone()
+        whole_model.step_on(net, tokens, mask, boundaries)()
+        gradients.append(before - net.norm.weight.detach())
+    assert tokens.shape == mask.shape == (1, int(mask.sum()))
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
+
+
 def test_flash_linear_attention_computes_the_same_relu_attention(monkeypatch):
     """With a stand-in for the package, which needs a GPU: causal, normalised, positions before heads."""
 
