@@ -220,7 +220,8 @@ class FavorAttention(nn.Module):
         if not torch.compiler.is_compiling():
             self._choose(inputs, options, packed)
         elif self._chosen is None:
-            torch.compiler.disable(self._choose)(inputs, options, packed)
+            untraced: Any = torch.compiler.disable(self._choose)
+            untraced(inputs, options, packed)
         assert self._chosen is not None
         return self._chosen
 
