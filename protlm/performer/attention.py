@@ -215,11 +215,13 @@ class FavorAttention(nn.Module):
     def _choice(self, inputs: Inputs, options: Options, packed: bool = False) -> str:
         """The backend of a call; for torch.compile, which cannot trace the choice, that of the latest call.
 
-        Without an earlier call, torch.compile breaks its graph here.
+        Without an earlier call, torch.compile breaks its graph here, unless there is nothing to choose.
         """
         if not torch.compiler.is_compiling():
             self._choose(inputs, options, packed)
         elif self._chosen is None:
+            if inputs.q.device.type == "cpu" and self.backend in ("auto", "cpu", "eager"):
+                return "eager"
             untraced: Any = torch.compiler.disable(self._choose)
             untraced(inputs, options, packed)
         assert self._chosen is not None

@@ -134,7 +134,12 @@ def assert_near(one: Path, other: Path) -> None:
             ]
         for value, same in pairs:
             np.testing.assert_allclose(value, same, atol=1e-5)
-    assert about(one) == about(other)
+    ours, theirs = about(one), about(other)
+    for name in ("table_bytes", "table_xxh3_128"):  # of a CSV file, which rounding changes
+        assert (name in ours) == (name in theirs)
+        ours.pop(name, None)
+        theirs.pop(name, None)
+    assert ours == theirs
 
 
 def about(path: Path) -> dict[str, Any]:

@@ -555,13 +555,17 @@ def test_sums_are_float32_under_autocast(kernel: str, causal: bool) -> None:
 @pytest.mark.parametrize("kernel", [kernel for kernel in TRAITS if kernel in POSITIVE])
 @BOTH
 def test_16_bit_results_are_close_to_float32(kernel: str, causal: bool) -> None:
-    """Within 1 %: bfloat16 has 8 bits, so rounding of the result alone is 0.2 %; sums are float32."""
+    """Within 1 %, gradients 2 %: bfloat16 has 8 bits, so rounding of the result alone is 0.2 %; sums are float32.
+
+    The derivative of ReLU jumps at 0: where the processor multiplies in 16 bits, directions are rounded, too, and of a
+    thousand projections some change their sign, each of which changes the gradient by a whole feature.
+    """
     tensors = [x.requires_grad_() for x in inputs((1, 2, 200, 32), dtype=torch.bfloat16)]
     attention = build(kernel, 32, 64, causal=causal)
     wide = [x.detach().float().requires_grad_() for x in tensors]
     assert distance(attention(*tensors), attention(*wide)) < 0.01
     for mine, theirs in zip(gradients(attention(*tensors), tensors), gradients(attention(*wide), wide), strict=True):
-        assert distance(mine, theirs) < 0.02
+        assert distance(mine, theirs) < (0.03 if kernel == "relu" else 0.02)
 
 
 # what PyTorch does with it
