@@ -112,7 +112,7 @@ def test_a_model_uses_one_backend_in_all_layers():
     assert [block.attention.attention.rest.backend for block in model.blocks] == ["eager", "eager"]
     assert model.backend_in_use == "PyTorch operations on cpu"
     assert Performer(PerformerConfig(33, 1, 1, 2, 16, 16, attention="exact")).backend_in_use is None
-    with pytest.raises(ValueError, match="'gpu': expected one of auto, cpu, eager"):
+    with pytest.raises(ValueError, match="'gpu': expected one of auto, cpu, eager, triton, flex"):
         model.use_backend("gpu")
 
 
