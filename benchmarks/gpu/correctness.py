@@ -73,7 +73,7 @@ def limit(case: Case, what: str) -> float:
 
 def invariance() -> Iterator[Row]:
     """Differences of representations between a protein alone and in batches, also among others in another order."""
-    for kind, causal in product(("relu", "softmax"), (False, True)):
+    for kind, causal in product(("relu", "softmax", "exact"), (False, True)):
         net = network(kind, causal, layers=6).eval()
         for name in ("float32", "bfloat16"):
             for batch, error in differences(net, getattr(torch, name)).items():

@@ -1,13 +1,15 @@
 """Exact attention and no attention, with the interface of `FavorAttention`."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protlm.performer import varlen
 from protlm.performer.kind import AttentionSettings, Kind
+from protlm.performer.segments import Packed
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class KeysAndValues(NamedTuple):
 
 
 class ExactAttention(nn.Module):
-    """Softmax attention, quadratic in length, by PyTorch's `scaled_dot_product_attention`.
+    """Softmax attention, quadratic in length, by PyTorch's `scaled_dot_product_attention` or, if packed, `varlen_attn`.
 
     Args:
         causal: position t sees positions up to t only.
@@ -59,9 +61,16 @@ class ExactAttention(nn.Module):
     def __init__(self, causal: bool = False) -> None:
         super().__init__()
         self.causal = causal
+        self._asked, self._varlen = False, None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Like `FavorAttention.forward`, with exact softmax(q.k / sqrt(d))."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
+    ) -> Tensor:
+        """Like `FavorAttention.forward`, with exact softmax(q.k / sqrt(d)); it ignores the mask of packed sequences."""
+        if packed is not None:
+            if self._varlen is None:
+                raise ValueError("packed sequences: expected a GPU with flash attention; see `accepts_packed`")
+            return varlen.varlen_attention(self._varlen, q, k, v, packed, self.causal)
         if key_mask is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         mask = key_mask[:, None, None, :]
@@ -69,6 +78,23 @@ class ExactAttention(nn.Module):
             length = q.shape[-2]
             mask = mask & mask.new_ones(length, length).tril()
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
+        """Like `FavorAttention.accepts_packed`: in 16 bits, on CUDA devices of compute capability 8.0 or more.
+
+        torch.compile, which cannot trace the look at the device, keeps what was found before, or breaks its graph once.
+        """
+        if not varlen.fits(q, v):
+            return False
+        if not torch.compiler.is_compiling():
+            self._ask(q.device)
+        elif not self._asked:
+            untraced: Any = torch.compiler.disable(self._ask)
+            untraced(q.device)
+        return self._varlen is not None
+
+    def _ask(self, device: torch.device) -> None:
+        self._asked, self._varlen = True, varlen.kernel() if varlen.capable(device) else None
 
     @staticmethod
     def matrix(q: Tensor, k: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from protlm.performer.operators import NAMESPACE
 
 SELECTIVE = "selective"
 """Its name in `Performer.activation_checkpointing`."""
-_EXACT = "aten::_scaled_dot_product_"
+_EXACT = ("aten::_scaled_dot_product_", "torch_attn::_varlen_attn")
 """How the names of PyTorch's fused operators of exact attention begin."""
 
 
@@ -19,5 +19,5 @@ def keeping_attention() -> Any:
 
 def _policy(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
     name = operation.name()
-    kept = name.startswith((f"{NAMESPACE}::", _EXACT))
+    kept = name.startswith((f"{NAMESPACE}::", *_EXACT))
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

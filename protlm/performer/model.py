@@ -19,7 +19,7 @@ from protlm.performer.block import Block
 from protlm.performer.checkpointing import SELECTIVE, keeping_attention
 from protlm.performer.config import PerformerConfig
 from protlm.performer.contact_head import ContactHead
-from protlm.performer.estimator import waits
+from protlm.performer.estimator import dtype_of_products, waits
 from protlm.performer.features import FeatureMap
 from protlm.performer.head import EsmHead, head_of
 from protlm.performer.kind import Kind
@@ -132,7 +132,7 @@ class Performer(nn.Module):
 
     def _takes_packed(self, x: Tensor) -> bool:
         """Whether attention of the first layer, like that of all others, takes packed batches of such activations."""
-        q = x.new_empty(1, 1, 1, self.config.width // self.config.heads)
+        q = x.new_empty(1, 1, 1, self.config.width // self.config.heads, dtype=dtype_of_products(x))
         return accepts_packed(next(self._attention_modules()), q, q)
 
     @property

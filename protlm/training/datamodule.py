@@ -58,8 +58,8 @@ class TremblDataModule(TrainingData):
         causal: next-residue prediction instead of masked language modelling.
         masking: how residues are masked.
         workers: see `TrainingData`.
-        packed: join the sequences of a batch to one row without padding, each attending to itself; for the kernels on
-            GPUs (docs/gpu.md), since other attention has to take them apart again. "auto" pads until `pack` is called.
+        packed: join the sequences of a batch to one row without padding, each attending to itself; for attention on
+            GPUs (docs/gpu.md), which elsewhere has to take them apart again. "auto" pads until `pack` is called.
         seed: seed of the order, crops and masks.
 
     Raises:
