@@ -72,6 +72,8 @@ class WindowAttention(nn.Module):
     ) -> Tensor:
         """Like `FavorAttention.forward`; 0 where no key within reach is real."""
         batch, length = q.shape[0], q.shape[2]
+        if length == 0:
+            return v
         block, back, ahead = max(_LEAST, self.size // 2), self.back, self.ahead
         if length <= block + back + ahead:  # no more keys than a block sees
             block, back, ahead = length, 0, 0

@@ -23,6 +23,10 @@ COMMANDS = {
     "score": ["score", SEQUENCE, "--model", "model", "--variant", "K2R"],
     "contacts": ["contacts", SEQUENCE, "-o", "maps", "--model", "model"],
     "map": ["map", "proteins.fasta", "-o", "out", "--model", "model"],
+    "annotate": [
+        *("annotate", "proteins.fasta", "--reference", "proteins.fasta", "--labels", "terms.tsv"),
+        *("--model", "model", "--threads", 1),
+    ],
     "check": ["check", "model"],
     "evaluate": ["evaluate", "corpus.h5", "--model", "model"],
     "proteingym": ["proteingym", "assays", "--model", "model"],
@@ -44,6 +48,8 @@ def inputs(tiny_model, causal_model, write_fasta, tmp_path, monkeypatch) -> None
     (tmp_path / "assays").mkdir()
     (tmp_path / "assays" / "wt.fasta").write_text(f">one\n{SEQUENCE}\n")
     (tmp_path / "assays" / "one.csv").write_text("mutant,DMS_score\nK2R,1.5\nT3A,-1\n")
+    rows = [f"P{number}\t{label}\n" for number, label in enumerate(labels)]
+    (tmp_path / "terms.tsv").write_text("".join(["id\tterm\n", *rows]))
     (tmp_path / "student").mkdir()  # compared with its teacher, without training
     table(tmp_path / "labels.tsv", list(zip(sequences, labels, ["train", "train", "test"] * 4, strict=True)))
     predictor = SimpleNamespace(model=tiny_model)  # instead of fitting one
@@ -65,7 +71,7 @@ def test_the_option_reaches_the_model(command: str, inputs, protlm, monkeypatch)
 
 
 def assert_refused_in_its_last_line(outcome: Any) -> None:
-    """`fit` describes the labels before."""
+    """`fit` and `annotate` describe the labels before."""
     last = outcome.err.splitlines()[-1]
     assert_refused(outcome._replace(err=f"{last}\n"), "--attention-backend 'flex': not here")
 

@@ -10,7 +10,7 @@ from protlm.performer import PerformerConfig
 from protlm.performer.baselines import ExactAttention
 from protlm.performer.cost import flops_per_token
 from protlm.performer.reference import exact_attention, window_attention
-from protlm.performer.segments import within_segments
+from protlm.performer.segments import Packed, within_segments
 from protlm.performer.window import Window, WindowAttention
 
 SIZES = [1, 2, 7, 32, 65]
@@ -101,6 +101,21 @@ def test_steps_equal_the_parallel_forward_and_keep_one_window(size: int) -> None
         torch.testing.assert_close(torch.cat(outs, 2), whole)
     with pytest.raises(ValueError, match="only causal"):
         WindowAttention(size).step(q, k, v)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_positions_have_an_empty_result(causal: bool) -> None:
+    """Of a sequence, of a packed batch and of a step, also after others."""
+    attention, empty = WindowAttention(5, causal), [x.detach() for x in operands(0)]
+    assert attention(*empty).shape == attention(*empty, torch.ones(2, 0, dtype=torch.bool)).shape == (2, 3, 0, 6)
+    assert attention(*empty, None, Packed(torch.zeros(1, dtype=torch.int32), 0)).shape == (2, 3, 0, 6)
+    if causal:
+        out, state = attention.step(*empty)
+        assert out.shape == (2, 3, 0, 6)
+        some = [x.detach() for x in operands(3)]
+        out, state = attention.step(*some, state)
+        torch.testing.assert_close(out, attention(*some))
+        assert attention.step(*empty, state)[0].shape == (2, 3, 0, 6)
 
 
 @pytest.mark.parametrize("causal", [False, True])
