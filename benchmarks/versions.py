@@ -5,7 +5,8 @@
 
 Both run in a process of their own, with the same interpreter and libraries, and take turns call by call. On a machine
 whose speed varies by a third from minute to minute, medians of separate runs say nothing about 5 %; the median ratio of
-neighbouring calls does. Attention has B=1, H=8, d=64, M=256, and float32.
+neighbouring calls does. Attention has B=1, H=8, d=64, M=256, and float32. Each case is printed as soon as it is timed;
+the CSV file is written at the end.
 """
 
 import argparse
@@ -92,7 +93,10 @@ class Version:
         own = {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
         command = [sys.executable, "-P", __file__, "--serve"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, env={**os.environ, **own}, stdin=pipe, stdout=pipe, text=True)
+        # a session of its own, so that Ctrl-C ends only the process that asks, which ends this one
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **own}, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+        )
 
     def __enter__(self) -> Self:
         return self

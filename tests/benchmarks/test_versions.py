@@ -1,6 +1,7 @@
 """Two checkouts timed in turns."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,11 @@ def test_each_process_runs_the_code_of_its_checkout(tmp_path: Path) -> None:
     other = versions.Version(tmp_path, 1)
     with other, pytest.raises(versions.UserError, match="its code cannot compute this case"):
         other.seconds("generate 20 tokens")
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_only_the_process_that_asks() -> None:
+    """A terminal sends it to the whole group, and each of the others would print a traceback."""
+    with versions.Version(ROOT, 1) as version:
+        assert os.getpgid(version._process.pid) != os.getpgid(0)
+    assert version._process.poll() is not None
