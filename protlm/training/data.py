@@ -33,7 +33,7 @@ class TrainingData(pl.LightningDataModule):
 
     allow_zero_length_dataloader_with_multiple_devices = True  # of a small split
     collate: Any = None
-    """Applied to each batch."""
+    """Applied to each batch, if not None."""
     earlier: Mapping[str, Any] = MappingProxyType({})
     """What `_order` had for options that older checkpoints lack."""
 
@@ -137,9 +137,14 @@ class TrainingData(pl.LightningDataModule):
             samples,
             batch_size=None,  # a key yields a whole batch
             sampler=keys,
-            collate_fn=self.collate,
+            collate_fn=self.collate or as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_gpu,  # copied to the device while it computes
             worker_init_fn=leave_signals_to_the_main_process,
         )
+
+
+def as_it_is(batch: Any) -> Any:
+    """The batch; PyTorch's own function would make a tensor of its key, which then moves to the device."""
+    return batch

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -43,7 +44,9 @@ def test_training_never_ends_and_evaluation_masks_only_with_mask(kind, corpus_pa
     data = kind(corpus=str(corpus_path), max_length=128, token_budget=20_000)
     data.prepare_data()
     epoch = train_batches(data)
-    assert len(list(islice(data.train_dataloader(), epoch + 2))) == epoch + 2
+    batches = list(islice(data.train_dataloader(), epoch + 2))
+    assert len(batches) == epoch + 2
+    assert all(isinstance(batch.key, np.ndarray) for batch in batches)  # which stays on the CPU
     for loader in (*data.val_dataloader(), *data.test_dataloader()):
         assert len(loader) == len(list(loader)) > 0
         for batch in loader:
