@@ -3,5 +3,8 @@
 import signal
 import sys
 
-if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports; `measure.program` restores it
+# Ctrl-C prints no traceback during imports, after which `measure.program` handles it, nor in processes that
+# multiprocessing starts, whose command lines name it
+_OURS = sys.argv[0] == "-m" or any("multiprocessing" in part for part in sys.orig_argv)
+if _OURS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

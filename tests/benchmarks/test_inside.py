@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ def test_ctrl_c_during_imports_prints_no_traceback(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.communicate()[1] == ""
     assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+def test_ctrl_c_ends_the_processes_of_a_benchmark_without_a_traceback() -> None:
+    """They leave the signal to the system; a terminal sends it to all."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a new process has, too
+    try:
+        with get_context("spawn").Pool(1) as pool:
+            assert pool.apply(signal.getsignal, (signal.SIGINT,)) == signal.default_int_handler
+            pool.apply(exec, ("import benchmarks",))
+            assert pool.apply(signal.getsignal, (signal.SIGINT,)) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_proteins_are_sampled_uniformly_in_file_order() -> None:

@@ -233,6 +233,7 @@ def test_training_and_inference_on_cuda_pack_by_default_in_16_bits(
         assert not packs(one)
 
 
+@pytest.mark.slow  # the import of TorchDynamo
 @BOTH
 def test_compiled_blocks_call_the_kernel_in_one_graph(causal: bool, gpu: None) -> None:
     """On tensors without values, and with gradients."""
