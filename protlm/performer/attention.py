@@ -283,11 +283,12 @@ class FavorAttention(nn.Module):
         dtype, options = precision(q, k, v), Options(self._encoded, self.head_dim**-0.25, self.causal)
         if not self.feature_map.projected:
             return Inputs(q, k, v, key_mask), options
-        weight = self.directions.to(dtype) * options.scale
+        weight = self.directions.to(dtype)
         if self.function is None:
             bias = self.bias.to(dtype) if self.feature_map.adaptive else None
             return Inputs(q, k, v, key_mask, weight, bias), options
         epsilon = Generalised().epsilon
+        weight = weight * options.scale
         with without_autocast(q.device):
             q, k = (self._called(x.to(dtype) @ weight.T) + epsilon for x in (q, k))
         return Inputs(q, k, v, key_mask), options._replace(scale=1.0)

@@ -135,7 +135,9 @@ def agreement(
 
     shape, lengths = ((1, 2, 227), [130, 97]) if packed else ((2, 2, 130), [130])
     q, k, v, grad = (drawn(*shape, width).to(dtype) for width in (head_dim, head_dim, values, values))
-    weight = (drawn(num_features, head_dim) * options.scale).to(dtype).float() if num_features else None
+    # once scaled, they have few digits, since kernels round them
+    weight = drawn(num_features, head_dim) * options.scale if num_features else None
+    weight = None if weight is None else weight.to(dtype).float() / options.scale
     bias = drawn(num_features) * 0.1 if feature_map.adaptive else None
     mask = None
     if not packed:

@@ -49,7 +49,7 @@ def _unfused(*args: Any, **options: Any) -> Any:
 
 def attention(inputs: Inputs, options: Options) -> Tensor:
     """Weighted means of the values (B, H, L, e); arguments as in linear_attention.py."""
-    q, k, v, mask, weight, bias = inputs
+    q, k, v, mask, weight, bias = inputs.scaled(options.scale)
     assert weight is not None
     function = _unfused if q.device.type == "cpu" else _compiled()
     quadratic = decode_map(options.feature_map).quadratic * options.scale**2 / 2

@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
     Args:
         q, k: (B, H, L, d), v: (B, H, L, e); any float dtype and strides. Sums are float32 (float64 for float64).
         key_mask: (B, L) bool, true where a key is real; None if all are.
-        weight: (M, d), multiplied by `Options.scale`; None if the map has no projection.
+        weight: (M, d), the directions; None if the map has no projection.
         bias: (M); None for zeros.
     """
 
@@ -48,13 +48,17 @@ class Inputs(NamedTuple):
     weight: Tensor | None = None
     bias: Tensor | None = None
 
+    def scaled(self, scale: float) -> "Inputs":
+        """The same with directions multiplied by `scale`."""
+        return self if self.weight is None else self._replace(weight=self.weight * scale)
+
 
 class Options(NamedTuple):
     """What else determines the result of one call.
 
     Args:
         feature_map: the map, as a string from `features.encode_map`.
-        scale: what q and k are multiplied by, usually d^(-1/4).
+        scale: what q and k, or else the directions, are multiplied by, usually d^(-1/4).
         causal: position t sees positions up to t only.
         chunk: positions whose pairwise products are computed in the causal case.
         block: positions processed at once; 0 for a size that suits the device.
@@ -67,7 +71,7 @@ class Options(NamedTuple):
     block: int = 0
 
 
-# The schemas of the operators: the fields above one by one, since operators take no tuples.
+# The schemas of the operators: the fields above one by one, since operators take no tuples. Their weight is scaled.
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? weight, Tensor? bias"
 _OPTIONS = "str feature_map, float scale, bool causal, SymInt chunk, SymInt block"
 _RESULTS = "Tensor out, Tensor norm, Tensor shift, Tensor sums"
@@ -80,7 +84,7 @@ def linear_attention(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor, 
     These are the state of `FavorAttention.step`: shift (B, H, 1, M or 1) and sums (B, H, e + 1, M). Gradients reach q,
     k and v from the means only.
     """
-    out, _, shift, sums = _LinearAttention.apply(*inputs, *options)
+    out, _, shift, sums = _LinearAttention.apply(*inputs.scaled(options.scale), *options)
     return out, shift, sums
 
 

@@ -84,7 +84,7 @@ def step(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tenso
     check_state(inputs, options, state)
     if isinstance(state, InPlaceState):
         return kernels().step(inputs, options, state), state
-    outs = []
+    inputs, outs = inputs.scaled(options.scale), []
     parts = (x.to(state.sums.dtype).split(1, 2) for x in inputs[:3])
     for q_t, k_t, v_t in zip(*parts, strict=True):
         out, state = step_position(inputs._replace(q=q_t, k=k_t, v=v_t), options, state)
@@ -93,7 +93,8 @@ def step(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tenso
 
 
 def step_position(inputs: Inputs, options: Options, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-    """Attention (B, H, 1, e) of one position, and the state after it; q, k and v have the state's dtype."""
+    """Attention (B, H, 1, e) of one position, and the state after it; q, k and v have the state's dtype, the
+    directions are multiplied by the scale."""
     q, k, v, _, weight, bias = inputs
     feature_map, scale = decode_map(options.feature_map), options.scale
     dtype, exact = state.sums.dtype, state.shift.dtype

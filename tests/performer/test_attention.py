@@ -425,7 +425,7 @@ def test_a_position_that_sees_no_key_gets_zero(causal: bool) -> None:
 def test_sizes_of_chunks_and_blocks_change_nothing(kernel: str, causal: bool, scale: float) -> None:
     tensors = [x.requires_grad_() for x in inputs((2, 2, 130, 16), scale, torch.float64)]
     attention = build(kernel, 16, 32, causal=causal)
-    weight = attention.directions.double() / 2 if attention.feature_map.projected else None
+    weight = attention.directions.double() if attention.feature_map.projected else None
     bias = attention.bias.double() if kernel in ADAPTIVE else None
     limit = 1e-12 * scale * conditioning(attention, *tensors[:2], pads(2, 130))
     whole: list[Tensor] = []

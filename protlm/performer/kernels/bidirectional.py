@@ -130,8 +130,8 @@ def _constants(
 
     @cache
     def of(kernel: Any) -> dict[str, Any]:
-        larger = padded != [width, values]
-        sizes = tiles(kernel.fn.__name__, max(padded), dtype.itemsize, features, chosen.log, larger, older)
+        scarce = padded != [width, values] or name == "gelu"
+        sizes = tiles(kernel.fn.__name__, max(padded), dtype.itemsize, features, chosen.log, scarce, older)
         known = {name: value for name, value in (constants | sizes).items() if name in kernel.arg_names}
         return known | {name: sizes[name] for name in ("num_warps", "num_stages")}
 

@@ -16,7 +16,15 @@ import triton
 import triton.language as tl
 
 from protlm.performer.kernels.bidirectional_forward import LENGTHS, centred, shifts, strides
-from protlm.performer.kernels.maps import directions, feature_of, feature_slope, logarithm, logarithm_slope, remainders
+from protlm.performer.kernels.maps import (
+    directions,
+    feature_of,
+    feature_slope,
+    logarithm,
+    logarithm_slope,
+    remainders,
+    scaled_directions,
+)
 from protlm.performer.kernels.products import product, projections
 from protlm.performer.kernels.tiles import (
     load_features,
@@ -56,12 +64,12 @@ def sum_queries(
     norm += (batch * heads + index % heads) * length + first
     drift += (batch * heads + index % heads) * length + first
     low, high = span(count, part, parts, BLOCK_N)
-    w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+    w = scaled_directions(weight, feature, SCALE, M, D, DP, BLOCK_M, DOT, LOG)
     if rounded is not None:
         if (index == 0) & (part == 0):
             store_features(rounded, w, index, feature, M, D, DP, BLOCK_M)
             if SPLIT:
-                rest = remainders(weight, feature, M, D, DP, BLOCK_M, DOT)
+                rest = remainders(weight, feature, SCALE, M, D, DP, BLOCK_M, DOT)
                 store_features(rounded + M * D, rest, index, feature, M, D, DP, BLOCK_M)
     result = tl.zeros((BLOCK_M, EP), tl.float32)
     ones = tl.zeros((BLOCK_M,), tl.float32)
@@ -160,8 +168,8 @@ def differentiate_keys(
         )
         sum_k = tl.zeros((DP,), tl.float32)
     if M <= BLOCK_M:
-        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
-        rest = directions(rounded + M * D, 0, M, D, DP, BLOCK_M, DOT, False) if SPLIT else w
+        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT)
+        rest = directions(rounded + M * D, 0, M, D, DP, BLOCK_M, DOT) if SPLIT else w
         dg = load_features(grad_sums, index, 0, M, E, EP, BLOCK_M, DOT)
         h = load_vector(grad_logs, index, 0, 0.0, M, BLOCK_M)
         origin = origins(logs, index, 0, LOG, M, BLOCK_M)
@@ -180,8 +188,8 @@ def differentiate_keys(
             )  # fmt: skip
         else:
             for feature in range(0, M, BLOCK_M):
-                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
-                some_rest = directions(rounded + M * D, feature, M, D, DP, BLOCK_M, DOT, False) if SPLIT else some_w
+                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT)
+                some_rest = directions(rounded + M * D, feature, M, D, DP, BLOCK_M, DOT) if SPLIT else some_w
                 some_dg = load_features(grad_sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_h = load_vector(grad_logs, index, feature, 0.0, M, BLOCK_M)
                 some_origin = origins(logs, index, feature, LOG, M, BLOCK_M)
@@ -257,8 +265,8 @@ def differentiate_queries(
             centre, index, centre_parts, D, PARTS
         )
     if M <= BLOCK_M:
-        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
-        rest = directions(rounded + M * D, 0, M, D, DP, BLOCK_M, DOT, False) if SPLIT else w
+        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT)
+        rest = directions(rounded + M * D, 0, M, D, DP, BLOCK_M, DOT) if SPLIT else w
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)
         shift = shifts(logs, bias, index, 0, LOG, M, BLOCK_M)
     for row in range(low, tl.minimum(low + BLOCK_N * REPEAT, count), BLOCK_N):
@@ -276,8 +284,8 @@ def differentiate_queries(
             )  # fmt: skip
         else:
             for feature in range(0, M, BLOCK_M):
-                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
-                some_rest = directions(rounded + M * D, feature, M, D, DP, BLOCK_M, DOT, False) if SPLIT else some_w
+                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT)
+                some_rest = directions(rounded + M * D, feature, M, D, DP, BLOCK_M, DOT) if SPLIT else some_w
                 some_means = load_features(sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_shift = shifts(logs, bias, index, feature, LOG, M, BLOCK_M)
                 result = query_gradients(

@@ -14,7 +14,7 @@ of the feature, and out_t = sum_i phi_ti g_i / sum_i phi_ti m_i. Here "sums" is 
 import triton
 import triton.language as tl
 
-from protlm.performer.kernels.maps import directions, feature_of, logarithm
+from protlm.performer.kernels.maps import directions, feature_of, logarithm, scaled_directions
 from protlm.performer.kernels.products import product
 from protlm.performer.kernels.tiles import (
     load_features,
@@ -95,7 +95,8 @@ def sum_keys(
 ):  # fmt: skip
     """g (n, parts, M, e) and m (n, parts, M) of each part of each sequence. Grid (n x blocks of features, parts).
 
-    The directions that other kernels load, `rounded` (M, d), are those of the products: times log2(e) for logarithms.
+    The directions that other kernels load, `rounded` (M, d), are those of the products: scaled, and times log2(e) for
+    logarithms.
     """
     BLOCKS: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
     index, part = tl.program_id(0) // BLOCKS, tl.program_id(1)
@@ -106,7 +107,7 @@ def sum_keys(
     if mask is not None:
         mask += batch * mask_batch + first
     low, high = span(count, part, parts, BLOCK_N)
-    w = directions(weight, feature, M, D, DP, BLOCK_M, DOT, LOG)
+    w = scaled_directions(weight, feature, SCALE, M, D, DP, BLOCK_M, DOT, LOG)
     if rounded is not None:
         if (index == 0) & (part == 0):
             store_features(rounded, w, index, feature, M, D, DP, BLOCK_M)
@@ -240,7 +241,7 @@ def attend(
     out = locate(out, batch, index % heads, first, out_batch, out_head, out_row, ALIGN)
     norm += (batch * heads + index % heads) * length + first
     if M <= BLOCK_M:
-        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT, False)
+        w = directions(rounded, 0, M, D, DP, BLOCK_M, DOT)
         means = load_features(sums, index, 0, M, E, EP, BLOCK_M, DOT)
         shift = shifts(logs, bias, index, 0, LOG, M, BLOCK_M)
     for row in range(low, tl.minimum(low + BLOCK_N * REPEAT, count), BLOCK_N):
@@ -255,7 +256,7 @@ def attend(
             )
         else:
             for feature in range(0, M, BLOCK_M):
-                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT, False)
+                some_w = directions(rounded, feature, M, D, DP, BLOCK_M, DOT)
                 some_means = load_features(sums, index, feature, M, E, EP, BLOCK_M, DOT)
                 some_shift = shifts(logs, bias, index, feature, LOG, M, BLOCK_M)
                 result, ones, top = attend_features(

@@ -37,7 +37,7 @@ _VARIANTS: dict[tuple[str, bool, bool], tuple[int, int, int, int, int]] = {
     ("differentiate_queries", False, False): (128, 64, 8, 2, 2),
 }
 """Instead of the first column, by kernel, whether features are logarithms, and whether M > 128; not for widths that
-are padded, which take more registers."""
+are padded nor for the map gelu, which take more registers."""
 _OLDER_TILES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "sum_rows": [(64, 16, 4, 2, 1), (32, 16, 4, 2, 1)],
     "sum_keys": [(32, 64, 4, 2, 1), (64, 64, 8, 2, 1)],
@@ -55,7 +55,7 @@ def replaced() -> tuple[Any, ...]:
 
 
 def tiles(
-    name: str, width: int, itemsize: int, features: int, log: bool, padded: bool = False, older: bool = False
+    name: str, width: int, itemsize: int, features: int, log: bool, scarce: bool = False, older: bool = False
 ) -> dict[str, int]:
     """BLOCK_N positions, BLOCK_M features, REPEAT blocks a program, num_warps and num_stages of a kernel.
 
@@ -65,12 +65,12 @@ def tiles(
         itemsize: bytes of a number in matrix products.
         features: M.
         log: whether features are positive and computed as logarithms.
-        padded: whether d or e is smaller than what it is padded to.
+        scarce: whether registers are: d or e is smaller than what it is padded to, or the map is gelu.
         older: whether the GPU is one before Hopper.
     """
     older = older and itemsize == 2
     sizes = (_OLDER_TILES if older and name in _OLDER_TILES else _TILES)[name][2 * (itemsize == 4) + (width > 64)]
-    if itemsize == 2 and width <= 64 and not (older or padded):
+    if itemsize == 2 and width <= 64 and not (older or scarce):
         sizes = _VARIANTS.get((name, log, features > 128), sizes)
     chosen = dict(zip(_NAMES, sizes, strict=True)) | TILES.get((name, width, itemsize), {})
     block_m = min(chosen["BLOCK_M"], max(16, triton.next_power_of_2(features)))

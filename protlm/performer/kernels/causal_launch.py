@@ -63,7 +63,8 @@ class Call:
         capability = generation(q.device)
         narrowest = NARROWEST if short and capability == HOPPER else 16
         widths = [max(narrowest, triton.next_power_of_2(x)) for x in (d, e)]
-        kind = widths != [d, e], feature_map.log and key_mask is not None
+        exponential = type(feature_map) is Exponential
+        kind = widths != [d, e], feature_map.log and key_mask is not None, exponential
         self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability, *kind)
         self.features = d if weight is None else len(weight)
         self.largest_tile = max(16 if weight is not None else narrowest, triton.next_power_of_2(self.features))
@@ -76,7 +77,9 @@ class Call:
         self.slots = self.batch * self.groups if packed is None else self.length // sizes.group + self.sequences
         self.boundaries = q if packed is None else packed.cu_seqlens
         self.mask = q if key_mask is None else key_mask.contiguous()
-        self.directions = q if weight is None else weight.to(input_dtype).contiguous()
+        self.directions = q
+        if weight is not None:  # scaled and rounded by one kernel
+            self.directions = torch.mul(weight, scale, out=q.new_empty(weight.shape, dtype=input_dtype))
         self.offsets = q if bias is None else bias
         self.numbers = {
             "mask_stride": self.length,
@@ -88,7 +91,7 @@ class Call:
             "scale": scale,
             "epsilon": float(getattr(feature_map, "epsilon", 0.0)),
         }
-        function = "exp" if type(feature_map) is Exponential else getattr(feature_map, "function", "identity")
+        function = "exp" if exponential else getattr(feature_map, "function", "identity")
         self.common: dict[str, Any] = {
             "M": self.features,
             "d": d,

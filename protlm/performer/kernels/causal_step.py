@@ -33,9 +33,8 @@ def step_kernel(
     x = tl.load(q + batch * q_batch + head * q_head + column, mask=column < d, other=0.0).to(tl.float32)
     y = tl.load(k + batch * k_batch + head * k_head + column, mask=column < d, other=0.0).to(tl.float32)
     if PROJECTED:
-        w = tl.load(
-            weight + i[:, None] * d + column[None, :], mask=some[:, None] & (column < d)[None, :], other=0.0
-        ).to(tl.float32)
+        present = some[:, None] & (column < d)[None, :]
+        w = tl.load(weight + i[:, None] * d + column[None, :], mask=present, other=0.0).to(tl.float32) * scale
         p_q, p_k = tl.sum(w * x[None, :], 1), tl.sum(w * y[None, :], 1)
         if BIASED:
             b = tl.load(bias + i, mask=some, other=0.0).to(tl.float32)

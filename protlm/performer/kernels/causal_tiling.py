@@ -62,7 +62,13 @@ BLACKWELL_BACKWARD = Tiling(keys=Launch(features=16))
 BLACKWELL_MASKED_FORWARD = Tiling(group=128, outputs=Launch(chunk=128, num_warps=8, num_stages=1))
 AMPERE = Tiling(states=_SMALL, outputs=_SMALL, queries=_SMALL, keys=Launch(chunk=32, features=16, num_warps=8))
 """Of both passes for 16-bit inputs on GPUs before Hopper."""
-FLOAT32 = Tiling(group=32, states=_SMALLEST, outputs=_SMALLEST_WIDE, queries=_SMALLEST_WIDE, keys=_SMALLEST_WIDE)
+FLOAT32 = Tiling(
+    group=32,
+    states=_SMALLEST,
+    outputs=_SMALLEST_WIDE,
+    queries=_SMALLEST_WIDE,
+    keys=_SMALLEST_WIDE._replace(num_stages=1),
+)
 """Of both passes for float32 inputs."""
 
 HOPPER = 9
@@ -81,12 +87,18 @@ def generation(device: torch.device) -> int:
 
 
 def tiling(
-    width: int, short: bool, backward: bool, capability: int, padded: bool = False, masked: bool = False
+    width: int,
+    short: bool,
+    backward: bool,
+    capability: int,
+    padded: bool = False,
+    masked: bool = False,
+    exponential: bool = False,
 ) -> Tiling:
     """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability.
 
     `padded` says that the tiles are wider than the heads or values; `masked`, that features are positive and keys have
-    a mask.
+    a mask; `exponential`, that the map is "exp", whose logarithms take registers.
     """
     if not short:
         sizes = FLOAT32
@@ -100,12 +112,10 @@ def tiling(
         sizes = BLACKWELL_BACKWARD
     else:
         sizes = BLACKWELL_MASKED_FORWARD if masked and capability > HOPPER else FORWARD
-    if width <= 64:
-        return sizes
-    # twice the numbers in each row: half the features in a tile
-    halved = {
-        name: launch._replace(features=max(16, launch.features // 2))
-        for name in ("states", "outputs", "queries", "keys")
-        for launch in (getattr(sizes, name),)
-    }
-    return sizes._replace(scan_features=max(16, sizes.scan_features // 2), **halved)
+    halved: dict[str, Launch] = {}
+    for name in ("states", "outputs", "queries", "keys"):
+        launch: Launch = getattr(sizes, name)
+        # half the features in a tile for rows with twice the numbers, and for this map, but for the sums of groups
+        halvings = (width > 64) + (short and exponential and name != "states")
+        halved[name] = launch._replace(features=max(16, launch.features >> halvings))
+    return sizes._replace(**halved)

@@ -17,9 +17,8 @@ def directions(
     DP: tl.constexpr,
     BLOCK: tl.constexpr,
     DOT: tl.constexpr,
-    LOG: tl.constexpr,
 ):
-    """(BLOCK, DP) directions from `feature` on, 0 beyond M and d, times log2(e) with LOG; the identity without any."""
+    """(BLOCK, DP) directions from `feature` on, 0 beyond M and d; the identity without any."""
     i = feature + tl.arange(0, BLOCK)
     columns = tl.arange(0, DP)
     if weight is None:
@@ -30,17 +29,30 @@ def directions(
             w = tl.load(pointers)
         else:
             w = tl.load(pointers, mask=(i < M)[:, None] & (columns < D)[None, :], other=0.0)
-        if LOG:
-            w *= 1.4426950408889634
         return w.to(DOT)
 
 
 @triton.jit
+def scaled_directions(
+    weight, feature, SCALE: tl.constexpr, M: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
+    DOT: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    """(BLOCK, DP) directions times SCALE, and times log2(e) with LOG; the identity without any."""
+    w = directions(weight, feature, M, D, DP, BLOCK, tl.float32)
+    if weight is not None:
+        w *= SCALE
+        if LOG:
+            w *= 1.4426950408889634
+    return w.to(DOT)
+
+
+@triton.jit
 def remainders(
-    weight, feature, M: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr
-):
-    """(BLOCK, DP): what `directions` has lost by rounding, rounded itself."""
-    w = directions(weight, feature, M, D, DP, BLOCK, tl.float32, False)
+    weight, feature, SCALE: tl.constexpr, M: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
+    DOT: tl.constexpr,
+):  # fmt: skip
+    """(BLOCK, DP): what `scaled_directions` has lost by rounding, rounded itself."""
+    w = scaled_directions(weight, feature, SCALE, M, D, DP, BLOCK, tl.float32, False)
     return (w - w.to(DOT).to(tl.float32)).to(DOT)
 
 

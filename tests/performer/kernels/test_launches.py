@@ -16,18 +16,18 @@ from protlm.performer.segments import Packed
 from tests.performer.test_waits import ASKING
 
 BODIES = {operators._FORWARD: operators._forward, operators._BACKWARD: operators._backward}
-SCALED, ROUNDED = "aten.mul.Tensor", "aten.to.dtype"
-"""What PyTorch does with the directions: it scales them, and causal kernels take them in float16."""
-CAUSAL = ["states_kernel", "scan_kernel", "outputs_kernel"]
+SCALED = "aten.mul.out"
+"""The directions of causal kernels, scaled and rounded to float16 by PyTorch."""
+CAUSAL = [SCALED, "states_kernel", "scan_kernel", "outputs_kernel"]
 FORWARD = {
-    ("softmax", False): [SCALED, "sum_rows", "sum_keys", "attend"],
-    ("relu", False): [SCALED, "sum_keys", "attend"],
-    ("softmax", True): [SCALED, ROUNDED, *CAUSAL],
-    ("relu", True): [SCALED, ROUNDED, *CAUSAL],
+    ("softmax", False): ["sum_rows", "sum_keys", "attend"],
+    ("relu", False): ["sum_keys", "attend"],
+    ("softmax", True): CAUSAL,
+    ("relu", True): CAUSAL,
 }
 BACKWARD = {
     False: ["sum_queries", "differentiate_keys", "differentiate_queries"],
-    True: [ROUNDED, "states_kernel", "scan_kernel", "queries_kernel", "states_kernel", "scan_kernel", "keys_kernel"],
+    True: [SCALED, "states_kernel", "scan_kernel", "queries_kernel", "states_kernel", "scan_kernel", "keys_kernel"],
 }
 
 
