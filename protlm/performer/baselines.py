@@ -61,7 +61,8 @@ class ExactAttention(nn.Module):
     def __init__(self, causal: bool = False) -> None:
         super().__init__()
         self.causal = causal
-        self._asked, self._varlen = False, None
+        self._asked: torch.device | None = None
+        self._varlen: varlen.Kernel | None = None
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
@@ -82,19 +83,20 @@ class ExactAttention(nn.Module):
     def accepts_packed(self, q: Tensor, v: Tensor) -> bool:
         """Like `FavorAttention.accepts_packed`: in 16 bits, on CUDA devices of compute capability 8.0 or more.
 
-        torch.compile, which cannot trace the look at the device, keeps what was found before, or breaks its graph once.
+        torch.compile, which cannot trace the look at the device, keeps what was found before for it, or breaks its
+        graph once.
         """
         if not varlen.fits(q, v):
             return False
         if not torch.compiler.is_compiling():
             self._ask(q.device)
-        elif not self._asked:
+        elif self._asked != q.device:
             untraced: Any = torch.compiler.disable(self._ask)
             untraced(q.device)
         return self._varlen is not None
 
     def _ask(self, device: torch.device) -> None:
-        self._asked, self._varlen = True, varlen.kernel() if varlen.capable(device) else None
+        self._asked, self._varlen = device, varlen.kernel() if varlen.capable(device) else None
 
     @staticmethod
     def matrix(q: Tensor, k: Tensor) -> Tensor:

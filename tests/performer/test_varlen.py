@@ -245,3 +245,12 @@ def test_compiled_blocks_call_the_kernel_in_one_graph(causal: bool, gpu: None) -
     out = torch.compile(one.blocks[0], backend="eager", fullgraph=True)(x, None, packed, None)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     assert gradient.shape == x.shape == out.shape
+
+
+@pytest.mark.slow  # the import of TorchDynamo
+def test_a_compiled_layer_asks_again_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "capable", lambda device: device.type == "meta")
+    attention, q = ExactAttention(), torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16)
+    assert not attention.accepts_packed(q, q)
+    compiled = torch.compile(attention.accepts_packed, backend="eager")
+    assert compiled(q.to("meta"), q.to("meta"))

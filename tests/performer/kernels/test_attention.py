@@ -89,6 +89,17 @@ def test_there_are_no_second_derivatives():
         first.sum().backward()
 
 
+@BOTH
+def test_a_redraw_between_forward_and_backward_is_an_error(causal):
+    """Gradients with other directions than those of the outputs would be wrong."""
+    attention, (q, k, v, _) = FavorAttention(16, 24, causal=causal), tensors(1, 1, 5, 16)
+    attention.backend = "triton"
+    out = attention(q, k, v)
+    attention.redraw(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_no_gradient_in_gives_none_out():
     class Constant(torch.autograd.Function):
         @staticmethod
