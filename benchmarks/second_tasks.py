@@ -42,6 +42,12 @@ class SecondTask(LanguageModelTask):
         share = residues / residues.sum(1, keepdim=True).clamp(min=1)
         return (share[:, None] @ hidden.float())[:, 0]
 
+    def setup(self, stage: str) -> None:
+        """Refuses packed batches, whose rows are not proteins."""
+        super().setup(stage)
+        if self._data().packed:
+            raise UserError("data.packed=true: the second tasks of benchmarks take padded batches; set it to false")
+
     def loss_of(self, batch: Batch) -> Tensor:
         hidden = self.model.hidden(batch.inputs, batch.key_mask, batch.segments)
         logits = self.model.logits(hidden)
@@ -61,7 +67,8 @@ class WithTerms(SecondTask):
     Args:
         model, arguments, options: those of `LanguageModelTask`.
         proteins: FASTA file of the corpus, with GO terms in its headers.
-        without: folder of FASTA files; clusters with a protein of theirs have no terms in training.
+        without: folder of FASTA files; clusters with a protein of theirs, by identifier or the same sequence, have no
+            terms in training.
         least: proteins that a term needs.
         weight: of the cross-entropy, summed over the terms.
     """
@@ -82,7 +89,10 @@ class WithTerms(SecondTask):
         if not number:
             raise UserError(f"{proteins}: no GO term, such as M=0003824, in the headers of {least} proteins")
         self._named = {name: [number[term] for term in terms if term in number] for name, terms in found.items()}
-        self._left_out = {record.id for path in sorted(Path(without).glob("*.fasta")) for record in FastaFile(path)}
+        tested = [record for path in sorted(Path(without).glob("*.fasta")) for record in FastaFile(path)]
+        sequences = {record.sequence for record in tested}
+        self._left_out = {record.id for record in tested}
+        self._left_out |= {record.id for record in FastaFile(proteins) if record.sequence in sequences}
         self._weight = weight
         head = nn.Linear(model.config.width, len(number))
         nn.init.normal_(head.weight, std=0.02)
@@ -142,7 +152,7 @@ class WithPairs(SecondTask):
     ) -> None:
         super().__init__(model, *arguments, **options)
         self._weight, self._temperature, self._earlier = weight, temperature, earlier
-        self._before = torch.zeros(0, model.config.width)
+        self.register_buffer("_before", torch.zeros(0, model.config.width), persistent=False)
 
     def setup(self, stage: str) -> None:
         """Finds the training proteins of each cluster."""
@@ -163,15 +173,22 @@ class WithPairs(SecondTask):
         first, end = self._bounds[group], self._bounds[group + 1]
         chance = np.random.default_rng((self._data().seed, 17, self.global_step))
         other = self._partners[np.stack((passes, self._members[first + chance.integers(end - first)]), axis=1)]
-        theirs = self.model.hidden(other.inputs, other.key_mask)
-        masked = self.model.loss(self.model.logits(theirs), other.targets)
-        a, b = (F.normalize(self.pooled(x, y), dim=-1) for x, y in ((hidden, batch.inputs), (theirs, other.inputs)))
-        right = torch.arange(len(a))
-        near = [
-            F.cross_entropy(x @ torch.cat((y, self._before)).T / self._temperature, right) for x, y in ((a, b), (b, a))
-        ]
+        inputs, targets, key_mask = (x.to(hidden.device) for x in (other.inputs, other.targets, other.key_mask))
+        theirs = self.model.hidden(inputs, key_mask)
+        masked = self.model.loss(self.model.logits(theirs), targets)
+        a, b = (F.normalize(self.pooled(x, y), dim=-1) for x, y in ((hidden, batch.inputs), (theirs, inputs)))
+        near = contrast(a, b, self._before, self._temperature) + contrast(b, a, self._before, self._temperature)
         self._before = torch.cat((b.detach(), self._before))[: self._earlier]
-        return masked + self._weight * (near[0] + near[1])
+        return masked + self._weight * near
+
+
+def contrast(a: Tensor, b: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """InfoNCE: row i of `a` (n, D) has to be nearer to row i of `b` (n, D) than to its other rows and `others` (m, D).
+
+    All rows have length 1.
+    """
+    similar = a @ torch.cat((b, others)).T / temperature
+    return F.cross_entropy(similar, torch.arange(len(a), device=a.device))
 
 
 class WithTeacher(SecondTask):
@@ -190,7 +207,7 @@ class WithTeacher(SecondTask):
 
     def second(self, batch: Batch, hidden: Tensor, logits: Tensor) -> Tensor:
         with torch.no_grad():
-            taught = self._teacher[0](batch.inputs, batch.key_mask)
+            taught = self._teacher[0].to(hidden.device)(batch.inputs, batch.key_mask)
         wanted = batch.targets >= 0
         ours, theirs = (x[wanted].float().log_softmax(-1) for x in (logits, taught))
         return self._weight * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)

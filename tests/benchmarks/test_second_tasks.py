@@ -23,7 +23,7 @@ SIZE = 5  # proteins of each cluster
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder with proteins.fasta, whose GO terms follow from composition, corpus.h5 and, to leave out, p0."""
+    """A folder with proteins.fasta, whose GO terms follow from composition, corpus.h5 and, to leave out, p0 and p5."""
     sequences, labels = proteins(80)
     terms = {"basic": "M=0000001,0000002", "acidic": "B=0000003"}
     records = list(zip(sequences, labels, strict=True))
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
     clusters.write_text("".join(f"p{i // SIZE * SIZE}\tp{i}\n" for i in range(len(records))))
     prepare_corpus([fasta], tmp_path / "corpus.h5", SplitRule(valid=0.1, test=0.1, clusters=clusters))
     (tmp_path / "without").mkdir()
-    (tmp_path / "without" / "tested.fasta").write_text(">p0\nMA\n")
+    (tmp_path / "without" / "tested.fasta").write_text(f">p0\nMA\n>other\n{sequences[SIZE]}\n")
     return tmp_path
 
 
@@ -85,7 +85,8 @@ def test_terms_are_learned_except_those_of_clusters_left_out(
     task = second_tasks.WithTerms(tiny_model, torch.optim.Adam, **given)
     here = Attached(monkeypatch, task, data / "corpus.h5")
     ids = Corpus(data / "corpus.h5").ids()
-    assert {ids[i] for i in task._of_protein} == set(ids) - {f"p{i}" for i in range(SIZE)}
+    left_out = range(2 * SIZE)  # the clusters of p0, which is named, and of p5, whose sequence has another name
+    assert {ids[i] for i in task._of_protein} == set(ids) - {f"p{i}" for i in left_out}
     optimizer = torch.optim.Adam(task.trained.parameters(), 0.01)
     losses = []
     for _ in range(60):
@@ -133,3 +134,44 @@ def test_a_student_equal_to_its_teacher_has_no_divergence(
     logits = teacher(batch.inputs, batch.key_mask)
     assert task.second(batch, logits, logits).item() == pytest.approx(0, abs=1e-6)
     assert task.second(batch, logits, logits + torch.arange(logits.shape[-1])).item() > 0.1
+
+
+def test_the_loss_is_that_of_masked_residues_and_the_second(
+    data: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(model_folder)
+    task = second_tasks.WithPairs(model, torch.optim.Adam, weight=0.5)
+    batch = Attached(monkeypatch, task, data / "corpus.h5").batches()[0]
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)
+    hidden = model.hidden(batch.inputs, batch.key_mask)
+    masked = model.loss(model(batch.inputs, batch.key_mask), batch.targets)
+    second = task.second(batch, hidden, torch.empty(0))
+    task._before = task._before[:0]
+    assert task.loss_of(batch).item() == pytest.approx((masked + second).item(), rel=1e-5)
+    task._before, task._weight = task._before[:0], 0.0
+    assert second > task.second(batch, hidden, torch.empty(0)) > 0  # pairs are compared, partners' residues predicted
+
+
+def test_pairs_are_compared_row_by_row_and_with_earlier_proteins() -> None:
+    rows, none = torch.eye(3), torch.zeros(0, 3)
+    right = -math.log(math.exp(2) / (math.exp(2) + 2))
+    assert second_tasks.contrast(rows, rows, none, 0.5).item() == pytest.approx(right, rel=1e-5)
+    assert second_tasks.contrast(rows, rows.roll(1, 0), none, 0.5).item() == pytest.approx(right + 2, rel=1e-5)
+    more = -math.log(math.exp(2) / (2 * math.exp(2) + 2))  # one that equals the first protein
+    found = second_tasks.contrast(rows[:1], rows[:1], rows, 0.5).item()
+    assert found == pytest.approx(more, rel=1e-5)
+
+
+def test_means_are_over_residues(data: Path, tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Attached(monkeypatch, second_tasks.WithPairs(tiny_model, torch.optim.Adam), data / "corpus.h5").task
+    inputs = torch.tensor([[0, 5, 32, 2], [0, 7, 2, 1]])  # start, residues (one of them masked), end, padding
+    hidden = torch.arange(8.0).view(2, 4, 1)
+    assert task.pooled(hidden, inputs).flatten().tolist() == [1.5, 5.0]
+
+
+def test_packed_batches_are_refused(data: Path, tiny_model: Performer, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = second_tasks.WithPairs(tiny_model, torch.optim.Adam)
+    monkeypatch.setattr(TremblDataModule, "packed", True, raising=False)
+    monkeypatch.setattr(TremblDataModule, "pack", lambda *_: None)
+    with pytest.raises(UserError, match=r"data.packed=true: .* set it to false"):
+        Attached(monkeypatch, task, data / "corpus.h5")
