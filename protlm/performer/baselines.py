@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protlm.performer import varlen
 from protlm.performer.kind import AttentionSettings, Kind
 from protlm.performer.segments import Packed
+from protlm.performer.varlen import Kernel, fits, kernel_for, varlen_attention
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ExactAttention(nn.Module):
         super().__init__()
         self.causal = causal
         self._asked: torch.device | None = None
-        self._varlen: varlen.Kernel | None = None
+        self._varlen: Kernel | None = None
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, packed: Packed | None = None
@@ -71,7 +71,7 @@ class ExactAttention(nn.Module):
         if packed is not None:
             if self._varlen is None:
                 raise ValueError("packed sequences: expected a GPU with flash attention; see `accepts_packed`")
-            return varlen.varlen_attention(self._varlen, q, k, v, packed, self.causal)
+            return varlen_attention(self._varlen, q, k, v, packed, self.causal)
         if key_mask is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         mask = key_mask[:, None, None, :]
@@ -86,7 +86,7 @@ class ExactAttention(nn.Module):
         torch.compile, which cannot trace the look at the device, keeps what was found before for it, or breaks its
         graph once.
         """
-        if not varlen.fits(q, v):
+        if not fits(q, v):
             return False
         if not torch.compiler.is_compiling():
             self._ask(q.device)
@@ -96,7 +96,7 @@ class ExactAttention(nn.Module):
         return self._varlen is not None
 
     def _ask(self, device: torch.device) -> None:
-        self._asked, self._varlen = device, varlen.kernel() if varlen.capable(device) else None
+        self._asked, self._varlen = device, kernel_for(device)
 
     @staticmethod
     def matrix(q: Tensor, k: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ def kernel() -> Kernel | None:
     return attention if "window_size" in inspect.signature(attention).parameters else None
 
 
+def kernel_for(device: torch.device) -> Kernel | None:
+    """`varlen_attn`, if it computes something on a device."""
+    return kernel() if capable(device) else None
+
+
 def varlen_attention(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool) -> Tensor:
     """Softmax attention (1, H, L, d) within each sequence of a packed batch; q, k and v are (1, H, L, d)."""
     rows = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from protlm.batching.batches import as_it_is
 from protlm.batching.samplers import EndlessBatches, Position, leave_signals_to_the_main_process
 from protlm.errors import UserError
 from protlm.training.packing import AUTO
@@ -143,8 +144,3 @@ class TrainingData(pl.LightningDataModule):
             pin_memory=on_gpu,  # copied to the device while it computes
             worker_init_fn=leave_signals_to_the_main_process,
         )
-
-
-def as_it_is(batch: Any) -> Any:
-    """The batch; PyTorch's own function would make a tensor of its key, which then moves to the device."""
-    return batch

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from protlm.inference import packing
 from protlm.inference.packing import packs
-from protlm.performer import Performer, PerformerConfig, model, varlen
+from protlm.performer import Performer, PerformerConfig, baselines, model, varlen
 from protlm.performer.baselines import ExactAttention
 from protlm.performer.segments import Packed, accepts_packed
 from protlm.training.packing import packed_by_default
@@ -137,7 +137,7 @@ def test_a_model_computes_packed_batches_without_taking_them_apart(
     one = network(causal, local_heads=local_heads, local_window=8)
     if not autocast:
         one = one.double()
-        monkeypatch.setattr(varlen, "fits", lambda q, v: True)
+        monkeypatch.setattr(baselines, "fits", lambda q, v: True)
     proteins = torch.randint(4, 24, (sum(lengths),), generator=torch.Generator().manual_seed(0)).split(lengths)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         alone = torch.cat([one.hidden(protein[None])[0] for protein in proteins])
