@@ -64,7 +64,7 @@ class Call:
         narrowest = NARROWEST if short and capability == HOPPER else 16
         widths = [max(narrowest, triton.next_power_of_2(x)) for x in (d, e)]
         exponential = type(feature_map) is Exponential
-        kind = widths != [d, e], feature_map.log and key_mask is not None, exponential
+        kind = widths != [d, e], feature_map.log and key_mask is not None, exponential, feature_map.log
         self.sizes = sizes = sizes or tiling(max(d, e), short, backward, capability, *kind)
         self.features = d if weight is None else len(weight)
         self.largest_tile = max(16 if weight is not None else narrowest, triton.next_power_of_2(self.features))

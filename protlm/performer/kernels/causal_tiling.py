@@ -48,6 +48,9 @@ class Tiling(NamedTuple):
 _SMALL = Launch(chunk=32, features=32)
 _SMALLEST = Launch(chunk=16, features=16)
 _SMALLEST_WIDE = Launch(chunk=16, features=16, num_warps=8)
+_SMALLEST_KEYS = _SMALLEST_WIDE._replace(num_stages=1)
+"""Of keys and values in float32, and of positive features and heads wider than 64 in 16 bits, there also of queries
+before Hopper."""
 
 FORWARD = Tiling(group=128, outputs=Launch(chunk=128, num_warps=8))
 """Of the forward pass for 16-bit inputs, from Hopper on."""
@@ -67,9 +70,9 @@ FLOAT32 = Tiling(
     states=_SMALLEST,
     outputs=_SMALLEST_WIDE,
     queries=_SMALLEST_WIDE,
-    keys=_SMALLEST_WIDE._replace(num_stages=1),
+    keys=_SMALLEST_KEYS,
 )
-"""Of both passes for float32 inputs."""
+"""Of both passes for float32 inputs; heads wider than 64 spill registers."""
 
 HOPPER = 9
 """The major compute capability of the GPUs whose products are by groups of warps, from shared memory."""
@@ -94,11 +97,13 @@ def tiling(
     padded: bool = False,
     masked: bool = False,
     exponential: bool = False,
+    positive: bool = False,
 ) -> Tiling:
     """The sizes for head and value widths up to `width`, 16-bit inputs or not, and a major compute capability.
 
     `padded` says that the tiles are wider than the heads or values; `masked`, that features are positive and keys have
-    a mask; `exponential`, that the map is "exp", whose logarithms take registers.
+    a mask; `exponential`, that the map is "exp", whose logarithms take registers; `positive`, that features are
+    positive, so that kernels have an exact way for keys that outgrow others, which takes registers.
     """
     if not short:
         sizes = FLOAT32
@@ -118,4 +123,11 @@ def tiling(
         # half the features in a tile for rows with twice the numbers, and for this map, but for the sums of groups
         halvings = (width > 64) + (short and exponential and name != "states")
         halved[name] = launch._replace(features=max(16, launch.features >> halvings))
+    wide = short and width > 64
+    if wide and positive:
+        halved["keys"] = _SMALLEST_KEYS
+    if (wide and capability < HOPPER) or (short and exponential and capability > HOPPER):
+        halved["queries"] = halved["queries"]._replace(num_warps=8)
+    if wide and positive and capability < HOPPER:
+        halved["queries"] = _SMALLEST_KEYS
     return sizes._replace(**halved)

@@ -1,4 +1,7 @@
-"""Kernels are compiled for GPUs that need not be there: no register is spilled, and shared memory suffices."""
+"""Kernels are compiled for GPUs that need not be there: no register is spilled, and shared memory suffices.
+
+Only the cases below are compiled; SPILLED lists the known exceptions.
+"""
 
 import json
 import os
@@ -43,12 +46,22 @@ COMMON = [
     "softmax 64 256 bfloat16 causal-packed",
 ]
 """What models use, with the tiles that need the most registers, and float16."""
+WIDE_FLOAT32 = "softmax 128 128 float32 causal"
 ONLY = {
     80: ["relu 64 128 bfloat16 masked", "relu 64 256 float32 causal"],  # shared memory is smallest
-    90: SMALL + NARROW + MAPS + COMMON,
-    100: ["relu 64 128 bfloat16 masked", "softmax 64 256 bfloat16 causal-packed"],
+    90: [*SMALL, *NARROW, *MAPS, *COMMON, "softmax 128 256 bfloat16 causal-masked", WIDE_FLOAT32],
+    100: ["relu 64 128 bfloat16 masked", "softmax 64 256 bfloat16 causal-packed", "exp 64 256 bfloat16 causal"],
 }
 """In addition."""
+SPILLED = {
+    (90, WIDE_FLOAT32, "outputs_kernel"): 992,
+    (90, WIDE_FLOAT32, "queries_kernel"): 328,
+    (90, WIDE_FLOAT32, "keys_kernel"): 568,
+}
+"""Bytes a thread at most; no tile that was tried spills less.
+
+Each warp holds rows of 128 float32 numbers whole as operands, probably twice for three tf32 products.
+"""
 
 
 def rows(what: str, calls: list[str]) -> list[dict[str, Any]]:
@@ -69,7 +82,7 @@ def test_registers_and_shared_memory_suffice_and_addresses_are_written(capabilit
         kernels = [row["kernel"] for row in found if row["call"] == call]
         assert len(kernels) >= (5 if "causal" not in call else 7 if "packed" in call else 8)
     for row in found:
-        assert row["spills"] == 0, row
+        assert row["spills"] <= SPILLED.get((capability, row["call"], row["kernel"]), 0), row
         assert row["shared"] <= SHARED[capability] * 1024, row
         assert row["unwritten"] == [], row
 
