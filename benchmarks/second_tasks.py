@@ -83,16 +83,18 @@ class WithTerms(SecondTask):
         weight: float = 1 / 30,
         **options: Any,
     ) -> None:
-        found = {record.id: go_terms(record.description) for record in FastaFile(proteins)}
+        tested = [record for path in sorted(Path(without).glob("*.fasta")) for record in FastaFile(path)]
+        sequences = {record.sequence for record in tested}
+        self._left_out, found = {record.id for record in tested}, {}
+        for record in FastaFile(proteins):
+            found[record.id] = go_terms(record.description)
+            if record.sequence in sequences:
+                self._left_out.add(record.id)
         counts = Counter(term for terms in found.values() for term in terms)
         number = {term: i for i, term in enumerate(sorted(term for term in counts if counts[term] >= least))}
         if not number:
             raise UserError(f"{proteins}: no GO term, such as M=0003824, in the headers of {least} proteins")
         self._named = {name: [number[term] for term in terms if term in number] for name, terms in found.items()}
-        tested = [record for path in sorted(Path(without).glob("*.fasta")) for record in FastaFile(path)]
-        sequences = {record.sequence for record in tested}
-        self._left_out = {record.id for record in tested}
-        self._left_out |= {record.id for record in FastaFile(proteins) if record.sequence in sequences}
         self._weight = weight
         head = nn.Linear(model.config.width, len(number))
         nn.init.normal_(head.weight, std=0.02)

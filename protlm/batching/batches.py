@@ -331,11 +331,6 @@ def collate(samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]], padding: i
     return Batch(inputs, targets, scored, inputs != padding)
 
 
-def as_it_is(batch: Any) -> Any:
-    """The batch; PyTorch's own function for loaders would make a tensor of its key, which then moves to the device."""
-    return batch
-
-
 def pad(arrays: list[np.ndarray], value: int | bool) -> np.ndarray:
     """Stacks arrays (n_i,) of one dtype into (B, max n_i), padded with `value` on the right."""
     rows = np.full((len(arrays), max(map(len, arrays))), value, dtype=arrays[0].dtype)

@@ -40,13 +40,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def dtype_of_products(x: Tensor) -> torch.dtype:
-    """Of what a linear layer makes of x: that of autocast, if it is enabled."""
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if autocast else x.dtype
-
-
 def precision(*tensors: Tensor) -> torch.dtype:
     """float64 if one of the tensors is, else float32."""
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32

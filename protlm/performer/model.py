@@ -19,11 +19,12 @@ from protlm.performer.block import Block
 from protlm.performer.checkpointing import SELECTIVE, keeping_attention
 from protlm.performer.config import PerformerConfig
 from protlm.performer.contact_head import ContactHead
-from protlm.performer.estimator import dtype_of_products, waits
+from protlm.performer.estimator import waits
 from protlm.performer.features import FeatureMap
 from protlm.performer.head import EsmHead, head_of
 from protlm.performer.kind import Kind
 from protlm.performer.mixed import MixedAttention, attention_of
+from protlm.performer.operands import dtype_of_products
 from protlm.performer.positions import Rotation, extrapolated, rotary, sinusoids
 from protlm.performer.recurrent import PerformerState
 from protlm.performer.segments import Packed, Plan, Segments, accepts_packed, needs_mask, plan_of, restarted, share_of

@@ -1,4 +1,4 @@
-"""Checks of the tensors that attention gets."""
+"""The tensors that attention gets: checks, and their dtype."""
 
 import torch
 from torch import Tensor
@@ -20,3 +20,10 @@ def check_operands(head_dim: int, q: Tensor, k: Tensor, v: Tensor, key_mask: Ten
         raise ValueError(
             f"expected a bool key_mask of shape {expected}, got {key_mask.dtype} of shape {tuple(key_mask.shape)}"
         )
+
+
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """Of what a linear layer makes of x: that of autocast, if it is enabled."""
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else x.dtype

@@ -7,8 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from protlm.batching.batches import as_it_is
-from protlm.batching.samplers import EndlessBatches, Position, leave_signals_to_the_main_process
+from protlm.batching.samplers import EndlessBatches, Position, as_it_is, leave_signals_to_the_main_process
 from protlm.errors import UserError
 from protlm.training.packing import AUTO
 
